@@ -1,0 +1,96 @@
+"""The ledger that every step of an entry is booked in, and the snapshot users see."""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+
+import msgspec
+
+
+class QueueState(enum.StrEnum):
+    """What a queue is doing, in one word.
+
+    Attributes:
+        RUNNING: entries are accepted and written.
+        WAITING: the store can't be reached, or needs a person; entries are kept.
+        PAUSED: nothing is written for another reason: a background task crashed and will
+            be restarted, or the dead letter sink fails and holds the writer up.
+        DRAINING: no more entries are accepted; what is left is being written.
+        CLOSED: the queue is over.
+    """
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class LastError(msgspec.Struct, frozen=True, kw_only=True):
+    """The last error that the store or the dead letter sink raised.
+
+    Attributes:
+        error_class: name of the error's class (of the driver's, where it is known).
+        sqlstate: five-character SQLSTATE, or None.
+        at: when; aware, UTC.
+    """
+
+    error_class: str
+    sqlstate: str | None
+    at: datetime
+
+
+class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """A consistent snapshot of one queue.
+
+    At every instant::
+
+        total_enqueued + total_recovered
+            == total_persisted + total_coalesced + total_failed + total_abandoned
+               + current_queue_depth + in_flight
+
+    Attributes:
+        total_enqueued: entries accepted.
+        total_recovered: entries taken over from a journal; 0 in this release.
+        total_persisted: entries that the store acknowledged.
+        total_coalesced: entries whose place was taken by a newer version of their key.
+        total_failed: entries dead-lettered: taken by the sink or, without one, logged.
+        total_abandoned: entries handed back at the end; see ``undelivered``.
+        current_queue_depth: entries in line: the open batch and those behind a writer.
+        in_flight: entries handed to the writer, with those that wait for a failing sink.
+        total_retries: entries tried again, in outages too.
+        total_batches: successful ``upsert_many`` calls.
+        total_unchanged: persisted entries for which the store had nothing to change.
+        total_refused: times that ``enqueue_nowait`` raised ``trio.WouldBlock``.
+        producers_waiting: tasks that wait for room now.
+        oldest_pending_seconds: age of the oldest batch with an open fate; 0.0 when none.
+        state: see ``QueueState``.
+        recovering: a journal is being replayed; False in this release.
+        durable: whether accepted entries survive a crash; None without a journal.
+        next_try_in_seconds: time to the writer's next try while it backs off, else None.
+        last_error: the last error of the store or the sink, or None. It stays after the
+            store has recovered; ``state`` tells about now.
+        timestamp: when the snapshot was taken; aware, UTC.
+    """
+
+    total_enqueued: int
+    total_recovered: int
+    total_persisted: int
+    total_coalesced: int
+    total_failed: int
+    total_abandoned: int
+    current_queue_depth: int
+    in_flight: int
+    total_retries: int
+    total_batches: int
+    total_unchanged: int
+    total_refused: int
+    producers_waiting: int
+    oldest_pending_seconds: float
+    state: QueueState
+    recovering: bool
+    durable: bool | None
+    next_try_in_seconds: float | None
+    last_error: LastError | None
+    timestamp: datetime

@@ -1,0 +1,78 @@
+"""``WriteBehindOptions``: every tunable of a queue, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+
+class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a queue batches, waits, retries and drains.
+
+    Raises:
+        TypeError: a field has the wrong type (bool is no number here).
+        ValueError: a field is out of its range.
+
+    Attributes:
+        queue_capacity: entries that wait in line before ``enqueue`` waits for room; at
+            least 1. Memory holds at most ``queue_capacity + 2 * batch_size * writers``.
+        batch_size: most entries in one ``upsert_many``; at least 1.
+        flush_interval_seconds: oldest age at which a batch that is not full is written;
+            0 writes as soon as the writer is free.
+        max_retries: retries of a batch that failed for a transient or an unknown reason,
+            before its entries are dead-lettered (with the other defaults about 40 s);
+            None retries without end. An unreachable store uses up none.
+        retry_base_seconds: backoff before retry n is drawn from 0 to
+            ``min(retry_cap_seconds, retry_base_seconds * 2**n)``; above 0.
+        retry_cap_seconds: see above; at least ``retry_base_seconds``.
+        drain_timeout_seconds: bound on the drain at exit; the default is below the 30 s
+            that orchestrators grant. 0 hands back at once what is not written.
+        coalesce: a newer version of a waiting key takes its place. False writes every
+            version, in order.
+        writers: lanes that write at once; only 1 for now.
+    """
+
+    queue_capacity: int = 10_000
+    batch_size: int = 500
+    flush_interval_seconds: float = 0.25
+    max_retries: int | None = 10
+    retry_base_seconds: float = 0.1
+    retry_cap_seconds: float = 30.0
+    drain_timeout_seconds: float = 20.0
+    coalesce: bool = True
+    writers: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every field; msgspec itself checks types only when it decodes."""
+        _check_int("queue_capacity", self.queue_capacity, at_least=1)
+        _check_int("batch_size", self.batch_size, at_least=1)
+        _check_seconds("flush_interval_seconds", self.flush_interval_seconds)
+        if self.max_retries is not None:
+            _check_int("max_retries", self.max_retries, at_least=0)
+        _check_seconds("retry_base_seconds", self.retry_base_seconds)
+        if not self.retry_base_seconds > 0:
+            raise ValueError("retry_base_seconds must be above 0")
+        _check_seconds("retry_cap_seconds", self.retry_cap_seconds)
+        if self.retry_cap_seconds < self.retry_base_seconds:
+            raise ValueError("retry_cap_seconds must be at least retry_base_seconds")
+        _check_seconds("drain_timeout_seconds", self.drain_timeout_seconds)
+        if type(self.coalesce) is not bool:
+            raise TypeError(f"coalesce must be a bool, not {type(self.coalesce).__name__}")
+        _check_int("writers", self.writers, at_least=1)
+        if self.writers != 1:
+            raise ValueError("writers must be 1 in this release")
+
+
+def _check_int(field: str, value: object, *, at_least: int) -> None:
+    if type(value) is not int:
+        raise TypeError(f"{field} must be an int, not {type(value).__name__}")
+    if value < at_least:
+        raise ValueError(f"{field} must be at least {at_least}")
+
+
+def _check_seconds(field: str, value: object) -> None:
+    if type(value) is not float and type(value) is not int:
+        raise TypeError(f"{field} must be a number of seconds, not {type(value).__name__}")
+    if not 0 <= value < math.inf:  # NaN fails this too
+        raise ValueError(f"{field} must be finite and at least 0")

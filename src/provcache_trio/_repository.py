@@ -1,0 +1,108 @@
+"""What the queue asks of the outside, and what it gives: four small protocols."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._metrics import WriteBehindMetrics
+
+E = TypeVar("E")
+E_contra = TypeVar("E_contra", contravariant=True)
+
+
+class Repository(Protocol[E_contra]):
+    """Where batches of entries go. One method; the errors are its contract.
+
+    The queue never has more calls under way than it has ``writers``, and never one key in
+    two of them.
+    """
+
+    async def upsert_many(self, entries: Sequence[E_contra], /) -> int:
+        """Store every entry, or none.
+
+        Must be idempotent: after an unknown outcome the same entries come again. A call
+        that is cancelled must return promptly; if the entries were stored all the same,
+        it should return normally.
+
+        Args:
+            entries: 1 to ``batch_size`` entries, no key twice.
+
+        Returns:
+            How many rows the call changed (0 to ``len(entries)``).
+
+        Raises:
+            StoreUnavailableError: can't be reached, locked, or outcome unknown: the queue
+                keeps the batch and tries again without end. ``OSError``,
+                ``TimeoutError`` and ``trio.TooSlowError`` mean the same.
+            StoreMisconfiguredError: the same, but a person is needed.
+            TransientStoreError: rolled back; tried again up to ``max_retries`` times.
+            EntryRejectedError: one entry can't be stored; it is isolated and dead-lettered.
+            Exception: unknown; tried again up to ``max_retries`` times, then isolated.
+        """
+        ...
+
+
+class DeadLetter(msgspec.Struct, Generic[E], frozen=True, kw_only=True):
+    """One entry that the store refused, and why.
+
+    Attributes:
+        entry: the entry, whole.
+        key: its key.
+        error_class: name of the error's class (of the driver's, where it is known).
+        sqlstate: five-character SQLSTATE, or None.
+        constraint: name of the violated constraint, or None.
+        attempts: how many ``upsert_many`` calls included the entry.
+        opened_at: when its batch was opened, that is, when the batch's oldest entry was
+            accepted; aware, UTC.
+        failed_at: when the entry was given up; aware, UTC.
+    """
+
+    entry: E
+    key: object
+    error_class: str
+    sqlstate: str | None
+    constraint: str | None
+    attempts: int
+    opened_at: datetime
+    failed_at: datetime
+
+
+class DeadLetterSink(Protocol[E_contra]):
+    """Where refused entries go.
+
+    ``DeadLetter`` is generic in the entry, so a sink for ``ProvcacheEntry`` takes
+    ``Sequence[DeadLetter[ProvcacheEntry]]``.
+    """
+
+    async def put_many(self, letters: Sequence[DeadLetter[E_contra]], /) -> None:  # type: ignore[type-var]
+        """Take every letter, or raise.
+
+        One call at a time. A call that raises, or takes longer than five seconds, is
+        repeated with the same letters (and perhaps more), so a sink may see one twice.
+
+        Args:
+            letters: at least one letter, oldest first.
+        """
+        ...
+
+
+class EntryQueue(Protocol[E_contra]):
+    """What an application types against, so that a test can pass something smaller."""
+
+    async def enqueue(self, entry: E_contra, /) -> None:
+        """Accept ``entry``, waiting for room; see ``WriteBehindQueue.enqueue``."""
+        ...
+
+    def enqueue_nowait(self, entry: E_contra, /) -> None:
+        """Accept ``entry`` or raise; see ``WriteBehindQueue.enqueue_nowait``."""
+        ...
+
+    def metrics(self) -> WriteBehindMetrics:
+        """Return a consistent snapshot; see ``WriteBehindQueue.metrics``."""
+        ...
