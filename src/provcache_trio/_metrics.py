@@ -94,3 +94,44 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
     next_try_in_seconds: float | None
     last_error: LastError | None
     timestamp: datetime
+
+
+class Ledger:
+    """Every counter of a queue, booked in the same step in which an entry moves.
+
+    ``metrics()`` may run in another thread or in a signal handler. CPython lets neither in
+    between plain attribute operations, only at calls and at backward jumps, so whoever
+    books one move writes its lines next to each other with no call among them. (A test
+    reads the bytecode.) A lock would deadlock in a signal handler.
+
+    No counter is computed from the others: tests hold them against the real lengths.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "batches",
+        "coalesced",
+        "depth",
+        "enqueued",
+        "failed",
+        "in_flight",
+        "persisted",
+        "recovered",
+        "refused",
+        "retries",
+        "unchanged",
+    )
+
+    def __init__(self) -> None:
+        self.enqueued = 0
+        self.recovered = 0
+        self.persisted = 0
+        self.coalesced = 0
+        self.failed = 0
+        self.abandoned = 0
+        self.depth = 0
+        self.in_flight = 0
+        self.retries = 0
+        self.batches = 0
+        self.unchanged = 0
+        self.refused = 0

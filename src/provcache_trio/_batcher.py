@@ -1,0 +1,38 @@
+"""The batcher: hands the head of the line to the writer when it is full or due."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from ._lifetime import Lifetime
+    from ._line import Batch, Line
+    from ._repository import E
+
+
+async def run_batcher(
+    line: Line[E], channel: trio.MemorySendChannel[Batch[E]], lifetime: Lifetime
+) -> None:
+    """Send each batch once it is full, due or asked for, for as long as the queue lives.
+
+    The channel has no buffer, so a send waits until the writer is free, and the batch goes
+    on filling meanwhile.
+    """
+    while True:
+        batch = await _due_batch(line, lifetime)
+        await channel.send(batch)
+        # Not before: until the writer wants it the batch can still fill.
+        line.take(batch)
+
+
+async def _due_batch(line: Line[E], lifetime: Lifetime) -> Batch[E]:
+    while not line.batches:
+        await line.bell.wait()  # without a deadline: an idle queue wakes nobody
+    batch = line.batches[0]
+    age = lifetime.clock() - batch.opened_at
+    with trio.move_on_after(max(0.0, lifetime.options.flush_interval_seconds - age)):
+        while not batch.due:
+            await line.bell.wait()
+    return batch

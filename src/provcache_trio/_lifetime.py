@@ -1,0 +1,99 @@
+"""How long a queue lives, and the waits that its end cuts short."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from ._metrics import Ledger
+    from ._options import WriteBehindOptions
+
+logger: Final = logging.getLogger("provcache_trio")
+
+
+class Lifetime:
+    """What a queue's tasks know of its beginning and end."""
+
+    __slots__ = (
+        "clock",
+        "closing",
+        "crashes",
+        "drained",
+        "ledger",
+        "name",
+        "options",
+        "restarting",
+        "scope",
+        "wall_clock",
+    )
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        options: WriteBehindOptions,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], datetime],
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.ledger = ledger
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.closing = trio.Event()  # no more entries are accepted
+        self.drained = trio.Event()  # ... and everything accepted is settled
+        # Around all our tasks: a cancelled surrounding scope must not reach them.
+        self.scope = trio.CancelScope(shield=True)
+        self.restarting = False  # a crashed task waits for its restart
+        self.crashes = 0  # of our tasks, since something was last persisted
+
+    def note_settled(self) -> None:
+        """Call after entries were settled: ends the drain when they were the last."""
+        ledger = self.ledger
+        if self.closing.is_set() and ledger.depth == 0 and ledger.in_flight == 0:
+            self.drained.set()
+
+    def log(self, level: int, message: str, *args: object, **fields: object) -> None:
+        """Log with the queue's name in front, and ``fields`` on the record."""
+        logger.log(level, "%s: " + message, self.name, *args, extra={"queue": self.name, **fields})
+
+
+class Backoff:
+    """Exponential backoff with full jitter, which closing the queue cuts short once."""
+
+    __slots__ = ("_lifetime", "next_try_at")
+
+    def __init__(self, lifetime: Lifetime) -> None:
+        self._lifetime = lifetime
+        self.next_try_at: float | None = None  # on trio's clock, while it waits
+
+    async def wait(self, failures: int) -> None:
+        """Wait before the next try, after ``failures`` (1 or more) failed ones in a row."""
+        lifetime = self._lifetime
+        options = lifetime.options
+        draining = lifetime.closing.is_set()
+        # 2**64 seconds is above any cap; without the bound the power overflows a float.
+        ceiling = min(
+            options.retry_cap_seconds, options.retry_base_seconds * 2.0 ** min(failures - 1, 64)
+        )
+        if draining:
+            # Else a store that comes back during the drain may be noticed too late.
+            ceiling = min(ceiling, options.drain_timeout_seconds / 10)
+        # The global generator, so that seeding it makes a test's waits repeatable.
+        delay = random.uniform(0, ceiling)  # noqa: S311  # no secret
+        self.next_try_at = lifetime.clock() + delay
+        try:
+            with trio.move_on_after(delay):
+                if draining:
+                    await trio.sleep_forever()
+                await lifetime.closing.wait()
+        finally:
+            self.next_try_at = None

@@ -1,0 +1,339 @@
+"""The line of batches: every place in which an accepted entry can be before it is written.
+
+Nothing here waits. Each method is one synchronous step that leaves every entry with exactly
+one owner and the ledger in balance, so no cancellation, crash or task switch can fall in
+between.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Generic
+
+import trio
+
+from ._repository import E
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from ._errors import ProvcacheError
+    from ._metrics import Ledger
+    from ._verdict import Failure
+
+
+class Bell:
+    """Wakes one waiting task; rings once however often it was pulled before."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        """Wake the waiter now, or as soon as it waits."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait for a ring since the last wait."""
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+class Receipt:
+    """One caller's wait for the fate of one key in one batch."""
+
+    __slots__ = ("error", "known")
+
+    def __init__(self) -> None:
+        self.known = trio.Event()
+        self.error: ProvcacheError | None = None
+
+
+class Part:
+    """Keys of a batch that go to the store in one call."""
+
+    __slots__ = ("isolating", "keys", "retries", "tries")
+
+    def __init__(
+        self, keys: tuple[Hashable, ...], *, tries: int = 0, isolating: bool = False
+    ) -> None:
+        self.keys = keys
+        self.tries = tries  # calls that included these keys
+        self.retries = 0  # of max_retries, used up by this part
+        self.isolating = isolating  # max_retries is used up for unknown errors: halve
+
+    def without(self, index: int) -> Part:
+        """Return the rest, to be tried next."""
+        return Part(
+            self.keys[:index] + self.keys[index + 1 :], tries=self.tries, isolating=self.isolating
+        )
+
+    def halves(self, *, isolating: bool) -> tuple[Part, Part]:
+        """Return both halves; each has retries of its own for transient errors."""
+        middle = len(self.keys) // 2
+        return (
+            Part(self.keys[:middle], tries=self.tries, isolating=isolating),
+            Part(self.keys[middle:], tries=self.tries, isolating=isolating),
+        )
+
+
+class Refusal(Generic[E]):
+    """An entry that the store refused while the verdict on its batch is open."""
+
+    __slots__ = ("entry", "failure", "tries")
+
+    def __init__(self, entry: E, failure: Failure, tries: int) -> None:
+        self.entry = entry
+        self.failure = failure
+        self.tries = tries
+
+
+class Batch(Generic[E]):
+    """Lives from its first accepted entry to its last settled one, and owns them all.
+
+    An entry is in ``entries`` or, once the store has refused it, in ``refused``.
+    """
+
+    __slots__ = (
+        "due",
+        "entries",
+        "opened_at",
+        "parts",
+        "receipts",
+        "refused",
+        "settled",
+        "suspect",
+        "vindicated",
+    )
+
+    def __init__(self, opened_at: float) -> None:
+        self.entries: dict[Hashable, E] = {}
+        self.opened_at = opened_at  # trio's clock at its first entry's acceptance
+        self.due = False  # write as soon as the writer is free
+        self.receipts: dict[Hashable, list[Receipt]] = {}
+        self.settled = trio.Event()  # the fate of every entry is known
+        # The rest is the writer's progress. It is kept here so that a writer which crashed
+        # goes on where it was.
+        self.parts: list[Part] = []  # a stack: what is still to be tried
+        self.refused: dict[Hashable, Refusal[E]] = {}
+        self.suspect = False  # refusals came while the store looked misconfigured
+        self.vindicated = False  # ... and then something was persisted: refuse for good
+
+    def unsettled(self) -> int:
+        """Count the entries whose fate is open."""
+        return len(self.entries) + len(self.refused)
+
+
+class Line(Generic[E]):
+    """One lane: its batches in line, oldest first, and the one being written.
+
+    Invariant: an accepted entry is in exactly one of ``batches`` or in ``writing`` (or has
+    become a dead letter), and the ledger's ``depth`` and ``in_flight`` say how many are
+    where.
+    """
+
+    __slots__ = (
+        "_batch_size",
+        "_clock",
+        "_coalesce",
+        "_ledger",
+        "_merge",
+        "_on_room",
+        "_sealed",
+        "batches",
+        "bell",
+        "open",
+        "writing",
+    )
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        coalesce: bool,
+        merge: Callable[[E, E], E] | None,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        on_room: Callable[[], None],
+    ) -> None:
+        self._batch_size = batch_size
+        self._coalesce = coalesce
+        self._merge = merge
+        self._ledger = ledger
+        self._clock = clock
+        self._on_room = on_room
+        self.batches: deque[Batch[E]] = deque()
+        self.open: Batch[E] | None = None  # batches[-1] while it takes new keys
+        self._sealed: dict[Hashable, Batch[E]] = {}  # newest batch in line, not open, by key
+        self.writing: Batch[E] | None = None
+        # Rings when the head of the line appears or becomes due: once a batch, never once
+        # an entry.
+        self.bell = Bell()
+
+    def replace(self, key: Hashable, entry: E) -> Batch[E] | None:
+        """Accept ``entry`` in the place of the version of ``key`` in line, if there is one.
+
+        The place keeps its position and age, so that a key which is rewritten without end
+        is still written within the flush interval.
+        """
+        if not self._coalesce:
+            return None
+        batch = self.open
+        if batch is None or key not in batch.entries:
+            batch = self._sealed.get(key)
+            if batch is None:
+                return None
+        merge = self._merge
+        if merge is not None:
+            entry = merge(batch.entries[key], entry)
+        batch.entries[key] = entry
+        ledger = self._ledger
+        ledger.enqueued += 1
+        ledger.coalesced += 1
+        return batch
+
+    def append(self, key: Hashable, entry: E) -> Batch[E]:
+        """Accept ``entry`` at the end of the line."""
+        batch = self.open
+        # Without coalescing the key may be here already, and no batch holds one twice.
+        if batch is None or len(batch.entries) >= self._batch_size or key in batch.entries:
+            batch = self._open_batch()
+        batch.entries[key] = entry
+        ledger = self._ledger
+        ledger.enqueued += 1
+        ledger.depth += 1
+        if len(batch.entries) == self._batch_size:
+            batch.due = True
+            if self.batches[0] is batch:
+                self.bell.ring()
+        return batch
+
+    def _open_batch(self) -> Batch[E]:
+        self.seal()
+        batch = Batch[E](self._clock())
+        self.open = batch
+        self.batches.append(batch)
+        if len(self.batches) == 1:
+            self.bell.ring()
+        return batch
+
+    def seal(self) -> None:
+        """Close the open batch to new keys; it can't grow, so it is due."""
+        batch = self.open
+        if batch is not None:
+            self.open = None
+            self._sealed.update(dict.fromkeys(batch.entries, batch))
+            self.hurry(batch)
+
+    def hurry(self, batch: Batch[E]) -> None:
+        """Make ``batch`` due as soon as the writer is free."""
+        batch.due = True
+        if self.batches and self.batches[0] is batch:
+            self.bell.ring()
+
+    def take(self, batch: Batch[E]) -> None:
+        """Hand ``batch`` to the writer, unless it already was.
+
+        Both ends of the channel call this, so that a reference which is lost with a
+        crashed task loses nothing.
+        """
+        if self.writing is not None or not self.batches or self.batches[0] is not batch:
+            return
+        if batch is self.open:
+            self.open = None
+        elif len(self.batches) == 1:
+            self._sealed.clear()
+        else:
+            for key in batch.entries:
+                # Without coalescing, a later batch may hold a newer version of the key.
+                if self._sealed[key] is batch:
+                    del self._sealed[key]
+        batch.parts.append(Part(tuple(batch.entries)))
+        self.batches.popleft()
+        self.writing = batch
+        moved = len(batch.entries)
+        ledger = self._ledger
+        ledger.depth -= moved
+        ledger.in_flight += moved
+        self._on_room()
+
+    def persisted(self, batch: Batch[E], part: Part, unchanged: int) -> None:
+        """Settle the entries of ``part``, which the store has acknowledged."""
+        batch.parts.remove(part)
+        entries = batch.entries
+        if len(part.keys) == len(entries):
+            entries.clear()
+        else:
+            for key in part.keys:
+                del entries[key]
+        if batch.receipts:
+            for key in part.keys:
+                for receipt in batch.receipts.pop(key, ()):
+                    receipt.known.set()
+        settled = len(part.keys)
+        ledger = self._ledger
+        ledger.in_flight -= settled
+        ledger.persisted += settled
+        ledger.unchanged += unchanged
+        ledger.batches += 1
+
+    def finish(self, batch: Batch[E]) -> None:
+        """Let go of a batch that holds no entry any more."""
+        self.writing = None
+        for receipts in batch.receipts.values():
+            for receipt in receipts:
+                receipt.known.set()
+        batch.settled.set()
+
+    def tail(self) -> Batch[E] | None:
+        """Return the batch whose fate is known last, or None if all is settled."""
+        return self.batches[-1] if self.batches else self.writing
+
+    def pending(self, key: Hashable) -> E | None:
+        """Return the newest version of ``key`` whose fate is open."""
+        batch = self.open
+        if batch is None or key not in batch.entries:
+            batch = self._sealed.get(key) or self.writing
+        if batch is None:
+            return None
+        if key in batch.entries:
+            return batch.entries[key]
+        refusal = batch.refused.get(key)
+        return None if refusal is None else refusal.entry
+
+    def abandon(self, error: Callable[[], ProvcacheError]) -> list[E]:
+        """Give up everything; return it in the order of acceptance."""
+        given_up: list[E] = []
+        ledger = self._ledger
+        if self.writing is not None:
+            batch = self.writing
+            refused = [refusal.entry for refusal in batch.refused.values()]
+            given_up += refused
+            given_up += batch.entries.values()
+            moved = batch.unsettled()
+            self._give_up(batch, error)
+            self.writing = None
+            ledger.in_flight -= moved
+            ledger.abandoned += moved
+        self.open = None
+        self._sealed.clear()
+        while self.batches:
+            batch = self.batches.popleft()
+            given_up += batch.entries.values()
+            moved = batch.unsettled()
+            self._give_up(batch, error)
+            ledger.depth -= moved
+            ledger.abandoned += moved
+        return given_up
+
+    @staticmethod
+    def _give_up(batch: Batch[E], error: Callable[[], ProvcacheError]) -> None:
+        batch.entries.clear()
+        batch.refused.clear()
+        batch.parts.clear()
+        for receipts in batch.receipts.values():
+            for receipt in receipts:
+                receipt.error = receipt.error or error()
+                receipt.known.set()
+        batch.settled.set()

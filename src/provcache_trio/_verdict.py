@@ -1,0 +1,129 @@
+"""What an exception of a repository means to the queue."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+import trio
+
+from ._errors import (
+    EntryRejectedError,
+    StoreError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+    TransientStoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+
+class Kind(enum.IntEnum):
+    """What to do; of several leaves of a group, the lowest decides."""
+
+    MISCONFIGURED = 0  # keep, wait, and tell a person
+    UNAVAILABLE = 1  # keep and wait, without end
+    UNKNOWN = 2  # retry, then isolate
+    TRANSIENT = 3  # retry, then dead-letter
+    REJECTED = 4  # isolate
+
+
+_KINDS: Final[tuple[tuple[type[BaseException], Kind], ...]] = (
+    (StoreMisconfiguredError, Kind.MISCONFIGURED),
+    (StoreUnavailableError, Kind.UNAVAILABLE),
+    (OSError, Kind.UNAVAILABLE),  # TimeoutError is one
+    (trio.TooSlowError, Kind.UNAVAILABLE),
+    (TransientStoreError, Kind.TRANSIENT),
+    (EntryRejectedError, Kind.REJECTED),
+    (Exception, Kind.UNKNOWN),
+    # Ours is not: the writer lets that one pass. A repository that cancels itself (asyncio
+    # bridges can) must not end the writer as if the queue had been told to stop.
+    (trio.Cancelled, Kind.UNKNOWN),
+)
+
+
+class Failure(NamedTuple):
+    """A failed call, without the exception's message, which may quote a row."""
+
+    kind: Kind
+    error: BaseException
+    error_class: str
+    sqlstate: str | None
+    constraint: str | None
+    index: int | None
+
+    def described(self) -> str:
+        """Name the error: its class and, if there is one, its SQLSTATE."""
+        sqlstate = f", SQLSTATE {self.sqlstate}" if self.sqlstate else ""
+        return f"{self.error_class}{sqlstate}"
+
+    def rejection(self) -> EntryRejectedError:
+        """Return an error for one waiting caller; each needs its own object."""
+        error = EntryRejectedError(
+            f"the store refused the entry ({self.described()})",
+            error_class=self.error_class,
+            sqlstate=self.sqlstate,
+            constraint=self.constraint,
+            table=getattr(self.error, "table", None),
+            column=getattr(self.error, "column", None),
+        )
+        error.__cause__ = self.error
+        return error
+
+
+def classify(error: BaseException) -> Failure | None:
+    """Say what ``error`` means, or None if it is no answer of a store but a crash."""
+    decisive: BaseException | None = None
+    kind: Kind | None = None
+    for leaf in _leaves(error):
+        leaf_kind = next((kind for cls, kind in _KINDS if isinstance(leaf, cls)), None)
+        if leaf_kind is None:
+            return None
+        if kind is None or leaf_kind < kind:
+            decisive, kind = leaf, leaf_kind
+    if decisive is None or kind is None:  # unreachable: a group has leaves
+        return None
+    if isinstance(decisive, (StoreError, EntryRejectedError)):
+        return Failure(
+            kind=kind,
+            error=decisive,
+            error_class=decisive.error_class or type(decisive).__qualname__,
+            sqlstate=decisive.sqlstate,
+            constraint=decisive.constraint,
+            index=decisive.index if isinstance(decisive, EntryRejectedError) else None,
+        )
+    return Failure(
+        kind=kind,
+        error=decisive,
+        error_class=type(decisive).__qualname__,
+        sqlstate=None,
+        constraint=None,
+        index=None,
+    )
+
+
+async def result_of(call: Callable[[], Awaitable[T]], scope: trio.CancelScope) -> T | Failure:
+    """Await foreign code and return its result or what its exception means.
+
+    Raises:
+        trio.Cancelled: ``scope`` is cancelled; whatever else was raised does not matter.
+        BaseException: the foreign code crashed (see ``classify``).
+    """
+    try:
+        return await call()
+    except BaseException as error:
+        if scope.cancel_called:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        failure = classify(error)
+        if failure is None:
+            raise
+        return failure
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for child in error.exceptions for leaf in _leaves(child)]

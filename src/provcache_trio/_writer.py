@@ -1,0 +1,170 @@
+"""The writer: retries in place, isolates what can't be stored, and loses nothing."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Generic
+
+from ._lifetime import Backoff, logger
+from ._line import Part, Refusal
+from ._repository import E
+from ._verdict import Failure, Kind, result_of
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    import trio
+
+    from ._letters import Outbox
+    from ._lifetime import Lifetime
+    from ._line import Batch, Line
+    from ._repository import Repository
+    from ._store_watch import StoreWatch
+
+
+class Writer(Generic[E]):
+    """Writes one line's batches, one at a time, in order.
+
+    What is left to do with a batch is kept on the batch, so a writer that crashed and was
+    restarted goes on with the call that it could not finish.
+    """
+
+    def __init__(
+        self,
+        repository: Repository[E],
+        line: Line[E],
+        outbox: Outbox[E],
+        watch: StoreWatch,
+        lifetime: Lifetime,
+    ) -> None:
+        self._repository = repository
+        self._line = line
+        self._outbox = outbox
+        self._watch = watch
+        self._lifetime = lifetime
+        self._failures = 0  # calls in a row that found no working store
+        self.backoff = Backoff(lifetime)
+
+    async def run(self, channel: trio.MemoryReceiveChannel[Batch[E]]) -> None:
+        """Write each batch that comes, for as long as the queue lives."""
+        line = self._line
+        while True:
+            if line.writing is None:
+                line.take(await channel.receive())
+            if line.writing is not None:
+                await self._write(line.writing)
+
+    async def _write(self, batch: Batch[E]) -> None:
+        while batch.parts or self._reconsider(batch):
+            # A store that refuses everything is probed far from the entries it refused, to
+            # learn soon whether it is the store or a run of bad entries.
+            part = batch.parts[0 if self._watch.refuses_everything else -1]
+            await self._try(batch, part)
+        await self._outbox.post(batch)
+        self._line.finish(batch)
+        self._lifetime.note_settled()
+
+    def _reconsider(self, batch: Batch[E]) -> bool:
+        """Put refused entries back if the refusals may say more about the store than them."""
+        if not batch.refused or batch.vindicated:
+            return False
+        if not self._watch.refuses_everything:
+            if not batch.suspect:
+                return False
+            # The store works again. Once more, now for good.
+            batch.vindicated = True
+        keys = tuple(batch.refused)
+        tries = max(refusal.tries for refusal in batch.refused.values())
+        for key in keys:
+            batch.entries[key] = batch.refused.pop(key).entry
+        batch.parts.append(Part(keys, tries=tries))
+        self._lifetime.ledger.retries += len(keys)
+        return True
+
+    async def _try(self, batch: Batch[E], part: Part) -> None:
+        entries = tuple(map(batch.entries.__getitem__, part.keys))
+        part.tries += 1
+        result = await result_of(
+            lambda: self._repository.upsert_many(entries), self._lifetime.scope
+        )
+        if not isinstance(result, Failure):
+            self._persisted(batch, part, result)
+            return
+        self._watch.note(result)
+        if result.kind in (Kind.MISCONFIGURED, Kind.UNAVAILABLE):
+            self._watch.lost(result)
+            self._failures += 1
+            await self._retry(part, self._failures)
+            return
+        if result.kind is not Kind.UNKNOWN:
+            self._watch.answered()
+        if result.kind is not Kind.REJECTED and self._may_retry(part, result.kind):
+            part.retries += 1
+            self._log_retry(part, result)
+            await self._retry(part, part.retries)
+        else:
+            await self._isolate(batch, part, result)
+
+    def _persisted(self, batch: Batch[E], part: Part, changed: object) -> None:
+        written = len(part.keys)
+        if type(changed) is not int or not 0 <= changed <= written:
+            changed = written  # the rows are stored, whatever the repository says of them
+        self._line.persisted(batch, part, written - changed)
+        self._watch.persisted()
+        self._failures = 0
+        self._lifetime.crashes = 0
+        logger.debug("%s: batch persisted: %d entries", self._lifetime.name, written)
+
+    def _may_retry(self, part: Part, kind: Kind) -> bool:
+        if kind is Kind.UNKNOWN and part.isolating:
+            return False
+        most = self._lifetime.options.max_retries
+        return most is None or part.retries < most
+
+    def _log_retry(self, part: Part, failure: Failure) -> None:
+        self._lifetime.log(
+            logging.WARNING,
+            "batch failed and is retried: %d entries, %s",
+            len(part.keys),
+            failure.described(),
+            count=len(part.keys),
+            error_class=failure.error_class,
+            sqlstate=failure.sqlstate,
+        )
+
+    async def _retry(self, part: Part, failures: int) -> None:
+        """Wait; the part stays where it is, so nothing overtakes it."""
+        await self.backoff.wait(failures)
+        self._lifetime.ledger.retries += len(part.keys)
+
+    async def _isolate(self, batch: Batch[E], part: Part, failure: Failure) -> None:
+        """Refuse the bad entry if it is known, else narrow it down by halving."""
+        keys = part.keys
+        if failure.kind is Kind.TRANSIENT:
+            batch.parts.remove(part)
+            self._refuse(batch, keys, part, failure)
+            return
+        index = 0 if len(keys) == 1 else failure.index
+        if type(index) is not int or not 0 <= index < len(keys):
+            left, right = part.halves(isolating=failure.kind is Kind.UNKNOWN)
+            batch.parts.remove(part)
+            batch.parts += (right, left)
+            return
+        batch.parts.remove(part)
+        if len(keys) > 1:
+            batch.parts.append(part.without(index))
+        self._refuse(batch, keys[index : index + 1], part, failure)
+        if batch.vindicated:
+            return
+        self._watch.refused(failure)
+        if self._watch.refuses_everything:
+            batch.suspect = True
+            self._failures += 1
+            await self.backoff.wait(self._failures)
+
+    @staticmethod
+    def _refuse(
+        batch: Batch[E], keys: tuple[Hashable, ...], part: Part, failure: Failure
+    ) -> None:
+        for key in keys:
+            batch.refused[key] = Refusal(batch.entries.pop(key), failure, part.tries)
