@@ -2,16 +2,82 @@
 
 Reading order is the order in which an entry travels::
 
+    _open       the exits       open_write_behind_queue: nursery, drain, supervision
     _queue      accept          WriteBehindQueue: one synchronous step per entry
-    _line       batches         the open batch, the batches in line, the one being written
+    _waiting    no room         producers that wait, first come, first served
     _batcher    full or due     hands the head of the line to the writer
     _writer     retry, isolate  the supervised loop around one upsert_many
-    _verdict    classify        what a repository's exception means
     _letters    dead letters    what the store refused, on its way to the sink
+    _line       batches         the open batch, the batches in line, the one being written
+    _verdict    classify        what a repository's exception means
     _repository protocols       what the queue asks of the outside
-    _open       the exits       open_write_behind_queue: nursery, drain, supervision
 
-Vocabulary: ``_entries``, ``_options``, ``_metrics``, ``_errors``. Each module imports only
-from modules below it. ``sqlite`` and ``testing`` stand beside the core, which never
-imports them.
+Vocabulary: ``_entries``, ``_options``, ``_metrics``, ``_errors``. Imports point down this
+list, never up. ``sqlite`` and ``testing`` stand beside the core, which never imports them.
 """
+
+from ._entries import (
+    DecisionDigest as DecisionDigest,
+    ProvcacheEntry as ProvcacheEntry,
+    ReplaySeed as ReplaySeed,
+    build_veri_key as build_veri_key,
+    merge_entries as merge_entries,
+)
+from ._errors import (
+    DrainTimeoutError as DrainTimeoutError,
+    EntryRejectedError as EntryRejectedError,
+    JournalError as JournalError,
+    ProvcacheError as ProvcacheError,
+    QueueClosedError as QueueClosedError,
+    StoreError as StoreError,
+    StoreMisconfiguredError as StoreMisconfiguredError,
+    StoreUnavailableError as StoreUnavailableError,
+    TransientStoreError as TransientStoreError,
+    WriteBehindCrashedError as WriteBehindCrashedError,
+)
+from ._metrics import (
+    LastError as LastError,
+    QueueState as QueueState,
+    WriteBehindMetrics as WriteBehindMetrics,
+)
+from ._open import HasVeriKey as HasVeriKey, open_write_behind_queue as open_write_behind_queue
+from ._options import WriteBehindOptions as WriteBehindOptions
+from ._queue import WriteBehindQueue as WriteBehindQueue
+from ._repository import (
+    DeadLetter as DeadLetter,
+    DeadLetterSink as DeadLetterSink,
+    EntryQueue as EntryQueue,
+    Repository as Repository,
+)
+
+__all__ = [
+    "DeadLetter",
+    "DeadLetterSink",
+    "DecisionDigest",
+    "DrainTimeoutError",
+    "EntryQueue",
+    "EntryRejectedError",
+    "HasVeriKey",
+    "JournalError",
+    "LastError",
+    "ProvcacheEntry",
+    "ProvcacheError",
+    "QueueClosedError",
+    "QueueState",
+    "ReplaySeed",
+    "Repository",
+    "StoreError",
+    "StoreMisconfiguredError",
+    "StoreUnavailableError",
+    "TransientStoreError",
+    "WriteBehindCrashedError",
+    "WriteBehindMetrics",
+    "WriteBehindOptions",
+    "WriteBehindQueue",
+    "__version__",
+    "build_veri_key",
+    "merge_entries",
+    "open_write_behind_queue",
+]
+
+__version__ = "0.1.0"

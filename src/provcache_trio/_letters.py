@@ -43,6 +43,7 @@ class Outbox(Generic[E]):
         self.letters: list[DeadLetter[E]] = []
         self.failing = False  # the sink's last call failed
         self.full = False  # ... and a writer waits for room
+        self.undelivered: tuple[E, ...] = ()  # handed back at the end, the line's included
 
     async def post(self, batch: Batch[E]) -> None:
         """Take over everything that ``batch`` refused, once there is room for it.
@@ -109,11 +110,8 @@ class Outbox(Generic[E]):
             )
         self._lifetime.note_settled()
 
-    async def run(self) -> None:
-        """Give the sink its letters, oldest first, for as long as the queue lives."""
-        sink = self._sink
-        if sink is None:
-            return
+    async def run(self, sink: DeadLetterSink[E]) -> None:
+        """Give ``sink`` its letters, oldest first, for as long as the queue lives."""
         failures = 0
         while True:
             while not self.letters:

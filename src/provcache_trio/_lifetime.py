@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import threading
+import weakref
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -22,13 +25,17 @@ class Lifetime:
     """What a queue's tasks know of its beginning and end."""
 
     __slots__ = (
+        "__weakref__",
         "clock",
+        "closed",
         "closing",
         "crashes",
         "drained",
+        "forked",
         "ledger",
         "name",
         "options",
+        "owner",
         "restarting",
         "scope",
         "wall_clock",
@@ -48,12 +55,18 @@ class Lifetime:
         self.ledger = ledger
         self.clock = clock
         self.wall_clock = wall_clock
+        # The thread that may call the queue; no thread at all once the intake is closed or
+        # in a forked child. One comparison with it guards every call.
+        self.owner = threading.get_ident()
+        self.forked = False
         self.closing = trio.Event()  # no more entries are accepted
         self.drained = trio.Event()  # ... and everything accepted is settled
         # Around all our tasks: a cancelled surrounding scope must not reach them.
         self.scope = trio.CancelScope(shield=True)
-        self.restarting = False  # a crashed task waits for its restart
+        self.closed = False  # it is over
+        self.restarting = 0  # crashed tasks that wait for their restart
         self.crashes = 0  # of our tasks, since something was last persisted
+        _OPEN.add(self)
 
     def note_settled(self) -> None:
         """Call after entries were settled: ends the drain when they were the last."""
@@ -63,7 +76,21 @@ class Lifetime:
 
     def log(self, level: int, message: str, *args: object, **fields: object) -> None:
         """Log with the queue's name in front, and ``fields`` on the record."""
-        logger.log(level, "%s: " + message, self.name, *args, extra={"queue": self.name, **fields})
+        extra = {"queue": self.name, **fields}
+        logger.log(level, f"%s: {message}", self.name, *args, extra=extra)  # noqa: G004  # constant
+
+
+_OPEN: Final[weakref.WeakSet[Lifetime]] = weakref.WeakSet()
+
+
+def _disown_in_child() -> None:
+    for lifetime in tuple(_OPEN):
+        lifetime.forked = True
+        lifetime.owner = 0
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
+    os.register_at_fork(after_in_child=_disown_in_child)
 
 
 class Backoff:

@@ -43,11 +43,21 @@ class Bell:
 class Receipt:
     """One caller's wait for the fate of one key in one batch."""
 
-    __slots__ = ("error", "known")
+    __slots__ = ("error", "key", "known", "register")
 
     def __init__(self) -> None:
         self.known = trio.Event()
         self.error: ProvcacheError | None = None
+        self.key: Hashable = None
+        self.register: dict[Hashable, list[Receipt]] = {}  # of the batch; see await_fate
+
+    def withdraw(self) -> None:
+        """Forget about a caller that does not wait any more."""
+        waiting = self.register.get(self.key, [])
+        if self in waiting:
+            waiting.remove(self)
+            if not waiting:
+                del self.register[self.key]
 
 
 class Part:
@@ -96,6 +106,7 @@ class Batch(Generic[E]):
     """
 
     __slots__ = (
+        "abandoned",
         "due",
         "entries",
         "opened_at",
@@ -113,6 +124,7 @@ class Batch(Generic[E]):
         self.due = False  # write as soon as the writer is free
         self.receipts: dict[Hashable, list[Receipt]] = {}
         self.settled = trio.Event()  # the fate of every entry is known
+        self.abandoned = False  # ... and it is that they were handed back
         # The rest is the writer's progress. It is kept here so that a writer which crashed
         # goes on where it was.
         self.parts: list[Part] = []  # a stack: what is still to be tried
@@ -139,10 +151,10 @@ class Line(Generic[E]):
         "_coalesce",
         "_ledger",
         "_merge",
-        "_on_room",
         "_sealed",
         "batches",
         "bell",
+        "on_room",
         "open",
         "writing",
     )
@@ -155,14 +167,13 @@ class Line(Generic[E]):
         merge: Callable[[E, E], E] | None,
         ledger: Ledger,
         clock: Callable[[], float],
-        on_room: Callable[[], None],
     ) -> None:
         self._batch_size = batch_size
         self._coalesce = coalesce
         self._merge = merge
         self._ledger = ledger
         self._clock = clock
-        self._on_room = on_room
+        self.on_room: Callable[[], None] = _nothing  # called when the line got shorter
         self.batches: deque[Batch[E]] = deque()
         self.open: Batch[E] | None = None  # batches[-1] while it takes new keys
         self._sealed: dict[Hashable, Batch[E]] = {}  # newest batch in line, not open, by key
@@ -250,13 +261,13 @@ class Line(Generic[E]):
                 if self._sealed[key] is batch:
                     del self._sealed[key]
         batch.parts.append(Part(tuple(batch.entries)))
-        self.batches.popleft()
         self.writing = batch
+        self.batches.popleft()
         moved = len(batch.entries)
         ledger = self._ledger
         ledger.depth -= moved
         ledger.in_flight += moved
-        self._on_room()
+        self.on_room()
 
     def persisted(self, batch: Batch[E], part: Part, unchanged: int) -> None:
         """Settle the entries of ``part``, which the store has acknowledged."""
@@ -285,6 +296,23 @@ class Line(Generic[E]):
             for receipt in receipts:
                 receipt.known.set()
         batch.settled.set()
+
+    def oldest(self) -> float | None:
+        """Return when the oldest batch with an open fate was opened; from any thread."""
+        writing = self.writing
+        if writing is not None:
+            return writing.opened_at
+        try:
+            return self.batches[0].opened_at
+        except IndexError:
+            return None
+
+    def await_fate(self, batch: Batch[E], key: Hashable, receipt: Receipt) -> None:
+        """Have ``receipt`` told the fate of ``key`` in ``batch``, and that soon."""
+        batch.receipts.setdefault(key, []).append(receipt)
+        receipt.register = batch.receipts
+        receipt.key = key
+        self.hurry(batch)
 
     def tail(self) -> Batch[E] | None:
         """Return the batch whose fate is known last, or None if all is settled."""
@@ -336,4 +364,9 @@ class Line(Generic[E]):
             for receipt in receipts:
                 receipt.error = receipt.error or error()
                 receipt.known.set()
+        batch.abandoned = True
         batch.settled.set()
+
+
+def _nothing() -> None:
+    return

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._metrics import WriteBehindMetrics
 
 E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
 E_contra = TypeVar("E_contra", contravariant=True)
 
 
@@ -48,7 +49,7 @@ class Repository(Protocol[E_contra]):
         ...
 
 
-class DeadLetter(msgspec.Struct, Generic[E], frozen=True, kw_only=True):
+class DeadLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
     """One entry that the store refused, and why.
 
     Attributes:
@@ -63,7 +64,7 @@ class DeadLetter(msgspec.Struct, Generic[E], frozen=True, kw_only=True):
         failed_at: when the entry was given up; aware, UTC.
     """
 
-    entry: E
+    entry: E_co
     key: object
     error_class: str
     sqlstate: str | None
@@ -80,7 +81,7 @@ class DeadLetterSink(Protocol[E_contra]):
     ``Sequence[DeadLetter[ProvcacheEntry]]``.
     """
 
-    async def put_many(self, letters: Sequence[DeadLetter[E_contra]], /) -> None:  # type: ignore[type-var]
+    async def put_many(self, letters: Sequence[DeadLetter[E_contra]], /) -> None:
         """Take every letter, or raise.
 
         One call at a time. A call that raises, or takes longer than five seconds, is

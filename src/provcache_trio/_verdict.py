@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 
 import trio
 
@@ -24,6 +24,7 @@ T = TypeVar("T")
 class Kind(enum.IntEnum):
     """What to do; of several leaves of a group, the lowest decides."""
 
+    CRASH = -1  # no answer of a store: the task that called it ends
     MISCONFIGURED = 0  # keep, wait, and tell a person
     UNAVAILABLE = 1  # keep and wait, without end
     UNKNOWN = 2  # retry, then isolate
@@ -53,7 +54,7 @@ class Failure(NamedTuple):
     error_class: str
     sqlstate: str | None
     constraint: str | None
-    index: int | None
+    position: int | None  # of the refused entry, where the store tells
 
     def described(self) -> str:
         """Name the error: its class and, if there is one, its SQLSTATE."""
@@ -74,18 +75,11 @@ class Failure(NamedTuple):
         return error
 
 
-def classify(error: BaseException) -> Failure | None:
-    """Say what ``error`` means, or None if it is no answer of a store but a crash."""
-    decisive: BaseException | None = None
-    kind: Kind | None = None
-    for leaf in _leaves(error):
-        leaf_kind = next((kind for cls, kind in _KINDS if isinstance(leaf, cls)), None)
-        if leaf_kind is None:
-            return None
-        if kind is None or leaf_kind < kind:
-            decisive, kind = leaf, leaf_kind
-    if decisive is None or kind is None:  # unreachable: a group has leaves
-        return None
+def classify(error: BaseException) -> Failure:
+    """Say what ``error`` means."""
+    kind, decisive = min(
+        ((_kind_of(leaf), leaf) for leaf in leaves_of(error)), key=lambda ranked: ranked[0]
+    )
     if isinstance(decisive, (StoreError, EntryRejectedError)):
         return Failure(
             kind=kind,
@@ -93,7 +87,7 @@ def classify(error: BaseException) -> Failure | None:
             error_class=decisive.error_class or type(decisive).__qualname__,
             sqlstate=decisive.sqlstate,
             constraint=decisive.constraint,
-            index=decisive.index if isinstance(decisive, EntryRejectedError) else None,
+            position=decisive.index if isinstance(decisive, EntryRejectedError) else None,
         )
     return Failure(
         kind=kind,
@@ -101,7 +95,7 @@ def classify(error: BaseException) -> Failure | None:
         error_class=type(decisive).__qualname__,
         sqlstate=None,
         constraint=None,
-        index=None,
+        position=None,
     )
 
 
@@ -118,12 +112,21 @@ async def result_of(call: Callable[[], Awaitable[T]], scope: trio.CancelScope) -
         if scope.cancel_called:
             await trio.lowlevel.checkpoint_if_cancelled()
         failure = classify(error)
-        if failure is None:
+        if failure.kind is Kind.CRASH:
             raise
         return failure
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def _kind_of(leaf: BaseException) -> Kind:
+    for cls, kind in _KINDS:
+        if isinstance(leaf, cls):
+            return kind
+    return Kind.CRASH
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """Return the exceptions that are no groups, of a group of any depth."""
     if not isinstance(error, BaseExceptionGroup):
         return [error]
-    return [leaf for child in error.exceptions for leaf in _leaves(child)]
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return [leaf for child in group.exceptions for leaf in leaves_of(child)]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Generic
 
-from ._lifetime import Backoff, logger
+import trio
+
+from ._lifetime import Backoff
 from ._line import Part, Refusal
 from ._repository import E
 from ._verdict import Failure, Kind, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
-
-    import trio
 
     from ._letters import Outbox
     from ._lifetime import Lifetime
@@ -49,10 +49,9 @@ class Writer(Generic[E]):
         """Write each batch that comes, for as long as the queue lives."""
         line = self._line
         while True:
-            if line.writing is None:
+            while line.writing is None:
                 line.take(await channel.receive())
-            if line.writing is not None:
-                await self._write(line.writing)
+            await self._write(line.writing)
 
     async def _write(self, batch: Batch[E]) -> None:
         while batch.parts or self._reconsider(batch):
@@ -82,6 +81,8 @@ class Writer(Generic[E]):
         return True
 
     async def _try(self, batch: Batch[E], part: Part) -> None:
+        if self._lifetime.forked:
+            await trio.sleep_forever()  # the parent writes this batch
         entries = tuple(map(batch.entries.__getitem__, part.keys))
         part.tries += 1
         result = await result_of(
@@ -113,7 +114,7 @@ class Writer(Generic[E]):
         self._watch.persisted()
         self._failures = 0
         self._lifetime.crashes = 0
-        logger.debug("%s: batch persisted: %d entries", self._lifetime.name, written)
+        self._lifetime.log(logging.DEBUG, "batch persisted: %d entries", written, count=written)
 
     def _may_retry(self, part: Part, kind: Kind) -> bool:
         if kind is Kind.UNKNOWN and part.isolating:
@@ -144,7 +145,7 @@ class Writer(Generic[E]):
             batch.parts.remove(part)
             self._refuse(batch, keys, part, failure)
             return
-        index = 0 if len(keys) == 1 else failure.index
+        index = 0 if len(keys) == 1 else failure.position
         if type(index) is not int or not 0 <= index < len(keys):
             left, right = part.halves(isolating=failure.kind is Kind.UNKNOWN)
             batch.parts.remove(part)
@@ -163,8 +164,6 @@ class Writer(Generic[E]):
             await self.backoff.wait(self._failures)
 
     @staticmethod
-    def _refuse(
-        batch: Batch[E], keys: tuple[Hashable, ...], part: Part, failure: Failure
-    ) -> None:
+    def _refuse(batch: Batch[E], keys: tuple[Hashable, ...], part: Part, failure: Failure) -> None:
         for key in keys:
             batch.refused[key] = Refusal(batch.entries.pop(key), failure, part.tries)

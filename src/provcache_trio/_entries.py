@@ -1,0 +1,277 @@
+"""What is cached: entries that, once constructed, can be stored, and their key."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final, cast
+
+import msgspec
+from msgspec.structs import force_setattr
+
+_MAX_HIT_COUNT: Final = 2**63 - 1  # what a signed 64-bit column holds
+_MAX_SEED_BYTES: Final = 64 * 1024
+
+# A NUL has no place in a Postgres text, a lone surrogate none in UTF-8.
+_is_hash: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
+_is_text_256: Final = re.compile(r"[^\0\ud800-\udfff]{1,256}").fullmatch
+_is_text_32: Final = re.compile(r"[^\0\ud800-\udfff]{1,32}").fullmatch
+_is_line_256: Final = re.compile(r"[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,256}").fullmatch
+
+
+class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True):
+    """Which inputs a decision was made from, so that it can be made again.
+
+    All ids together take at most 64 KiB in UTF-8.
+
+    Raises:
+        TypeError: a field is not a tuple of str.
+        ValueError: an id is out of its range, or the ids are too many. As everywhere in
+            this module, the message names the field and never quotes its content.
+
+    Attributes:
+        feed_ids: ids of the feeds, each 1 to 256 characters, without NUL or lone surrogate.
+        rule_ids: ids of the rules, likewise.
+    """
+
+    feed_ids: tuple[str, ...] = ()
+    rule_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every field; msgspec itself checks types only when it decodes."""
+        _check_ids("feed_ids", self.feed_ids)
+        _check_ids("rule_ids", self.rule_ids)
+        if len("".join(self.feed_ids + self.rule_ids).encode()) > _MAX_SEED_BYTES:
+            raise ValueError("feed_ids and rule_ids must together take at most 64 KiB in UTF-8")
+
+
+class DecisionDigest(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decided, by hash.
+
+    Raises:
+        TypeError: a field has the wrong type (a subclass of str or int included).
+        ValueError: a field is out of its range.
+
+    Attributes:
+        digest_version: version of the digest's form, 1 to 32 characters, without NUL or
+            lone surrogate.
+        verdict_hash: hash of the verdict: ``sha256:`` and 64 lower-case hex digits.
+        proof_root: root of the proof's hash tree, in the same form.
+        replay_seed: which inputs the decision was made from.
+        trust_score: 0 to 100.
+    """
+
+    digest_version: str = "v1"
+    verdict_hash: str
+    proof_root: str
+    replay_seed: ReplaySeed
+    trust_score: int
+
+    def __post_init__(self) -> None:
+        """Check every field; msgspec itself checks types only when it decodes."""
+        _check_type("digest_version", self.digest_version, str)
+        if not _is_text_32(self.digest_version):
+            raise ValueError(f"digest_version must be {_TEXT.format(32)}")
+        _check_hash("verdict_hash", self.verdict_hash)
+        _check_hash("proof_root", self.proof_root)
+        _check_type("replay_seed", self.replay_seed, ReplaySeed)
+        _check_type("trust_score", self.trust_score, int)
+        if not 0 <= self.trust_score <= 100:  # noqa: PLR2004 - the documented range
+            raise ValueError("trust_score must be 0 to 100")
+
+
+class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A cached decision about a software artifact.
+
+    An entry that can be constructed can be stored. Datetimes may come in any time zone;
+    they are kept in UTC, exact to the microsecond, from year 1 to 9999.
+
+    Raises:
+        TypeError: a field has the wrong type (a subclass of str or int included).
+        ValueError: a field is out of its range, or a datetime is naive.
+
+    Attributes:
+        veri_key: the key, as ``build_veri_key`` makes it: ``sha256:`` and 64 lower-case hex
+            digits.
+        decision: what was decided.
+        policy_hash: hash of the policy that was applied, in the form of ``veri_key``.
+        signer_set_hash: hash of the set of trusted signers, in the form of ``veri_key``.
+        feed_epoch: state of the feeds, 1 to 256 characters, without NUL or lone surrogate.
+        created_at: when the decision was made; of two versions of one key, the payload of
+            the newer is kept, so one from the future wins until then.
+        expires_at: when the entry expires; after ``created_at``.
+        hit_count: how often the entry was used, 0 to 2**63 - 1.
+        last_accessed_at: when the entry was last used, or None.
+    """
+
+    veri_key: str
+    decision: DecisionDigest
+    policy_hash: str
+    signer_set_hash: str
+    feed_epoch: str
+    created_at: datetime
+    expires_at: datetime
+    hit_count: int = 0
+    last_accessed_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field; msgspec itself checks types only when it decodes."""
+        _check_hash("veri_key", self.veri_key)
+        _check_type("decision", self.decision, DecisionDigest)
+        _check_hash("policy_hash", self.policy_hash)
+        _check_hash("signer_set_hash", self.signer_set_hash)
+        _check_text("feed_epoch", self.feed_epoch)
+        _put_in_utc(self, "created_at", self.created_at)
+        _put_in_utc(self, "expires_at", self.expires_at)
+        if self.expires_at <= self.created_at:
+            raise ValueError("expires_at must be after created_at")
+        _check_type("hit_count", self.hit_count, int)
+        if not 0 <= self.hit_count <= _MAX_HIT_COUNT:
+            raise ValueError("hit_count must be 0 to 2**63 - 1")
+        if self.last_accessed_at is not None:
+            _put_in_utc(self, "last_accessed_at", self.last_accessed_at)
+
+
+def merge_entries(old: ProvcacheEntry, new: ProvcacheEntry) -> ProvcacheEntry:
+    """Return what is kept of two versions of one key: the one rule, in memory and in stores.
+
+    The larger ``hit_count`` and the later ``last_accessed_at`` (None is earliest) are kept;
+    every other field is that of the version with the newer ``created_at``.
+
+    Args:
+        old: the version that arrived first.
+        new: the version that arrived later; it wins if both were created at once.
+
+    Returns:
+        One of the two objects, if it already is the result; else a new entry.
+
+    Raises:
+        ValueError: the two have different keys.
+    """
+    if old.veri_key != new.veri_key:
+        raise ValueError("old and new must have the same veri_key")
+    winner, loser = (new, old) if new.created_at >= old.created_at else (old, new)
+    accessed = winner.last_accessed_at
+    if loser.last_accessed_at and (accessed is None or loser.last_accessed_at > accessed):
+        accessed = loser.last_accessed_at
+    elif loser.hit_count <= winner.hit_count:
+        return winner
+    merged = copy.copy(winner)  # both were checked; ``structs.replace`` would check again
+    force_setattr(merged, "hit_count", max(winner.hit_count, loser.hit_count))
+    force_setattr(merged, "last_accessed_at", accessed)
+    return merged
+
+
+def build_veri_key(
+    *,
+    source_hash: str,
+    sbom_hash: str,
+    vex_hashes: Iterable[str],
+    policy_hash: str,
+    signer_set_hash: str,
+    time_window: str,
+) -> str:
+    """Return the key that names every input of a decision.
+
+    Hashes have the form ``sha256:`` and 64 lower-case hex digits.
+
+    Args:
+        source_hash: hash of the artifact.
+        sbom_hash: hash of its bill of materials.
+        vex_hashes: hashes of the VEX documents, none or more; neither their order nor
+            repetitions matter.
+        policy_hash: hash of the policy.
+        signer_set_hash: hash of the set of trusted signers.
+        time_window: when the decision is good for, such as ``2026-W48``: 1 to 256
+            characters without control characters or lone surrogates.
+
+    Returns:
+        ``sha256:`` and 64 lower-case hex digits.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has the wrong form.
+    """
+    _check_hash("source_hash", source_hash)
+    _check_hash("sbom_hash", sbom_hash)
+    vex = _as_hashes("vex_hashes", vex_hashes)
+    _check_hash("policy_hash", policy_hash)
+    _check_hash("signer_set_hash", signer_set_hash)
+    _check_type("time_window", time_window, str)
+    if not _is_line_256(time_window):
+        raise ValueError(
+            "time_window must be 1 to 256 characters without control characters or lone surrogates"
+        )
+    lines = (
+        "provcache/verikey/v1\n"
+        f"source={source_hash}\n"
+        f"sbom={sbom_hash}\n"
+        f"vex={','.join(sorted(vex))}\n"
+        f"policy={policy_hash}\n"
+        f"signers={signer_set_hash}\n"
+        f"window={time_window}\n"
+    )
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+_TEXT: Final = "1 to {} characters without NUL or lone surrogates"
+_A: Final = {
+    str: "a str",
+    int: "an int",
+    tuple: "a tuple",
+    datetime: "a datetime",
+    ReplaySeed: "a ReplaySeed",
+    DecisionDigest: "a DecisionDigest",
+}
+
+
+def _check_type(field: str, value: object, kind: type) -> None:
+    if type(value) is not kind:  # exactly: bool is no int here
+        raise TypeError(f"{field} must be {_A[kind]}, not {type(value).__name__}")
+
+
+def _check_hash(field: str, value: object) -> None:
+    if type(value) is not str:
+        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
+    if not _is_hash(value):
+        raise ValueError(f"{field} must be 'sha256:' and 64 lower-case hex digits")
+
+
+def _as_hashes(field: str, values: object) -> set[str]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{field} must be an iterable of str, not {type(values).__name__}")
+    hashes: set[str] = set()
+    for value in cast("Iterable[str]", values):
+        _check_hash(f"each of {field}", value)
+        hashes.add(value)
+    return hashes
+
+
+def _check_text(field: str, value: object) -> None:
+    if type(value) is not str:
+        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
+    if not _is_text_256(value):
+        raise ValueError(f"{field} must be {_TEXT.format(256)}")
+
+
+def _check_ids(field: str, ids: object) -> None:
+    _check_type(field, ids, tuple)
+    for one in cast("tuple[object, ...]", ids):
+        _check_text(f"each of {field}", one)
+
+
+def _put_in_utc(entry: ProvcacheEntry, field: str, value: object) -> None:
+    if type(value) is not datetime:
+        raise TypeError(f"{field} must be a datetime, not {type(value).__name__}")
+    if value.tzinfo is UTC:
+        return
+    if value.utcoffset() is None:
+        raise ValueError(f"{field} must be an aware datetime, not a naive one")
+    try:
+        in_utc = value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{field} must be from year 1 to 9999 in UTC") from None
+    force_setattr(entry, field, in_utc)

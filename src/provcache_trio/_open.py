@@ -1,0 +1,422 @@
+"""``open_write_behind_queue``: the nursery, the drain, the supervision, and every exit."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast, final, overload
+
+import trio
+
+from ._batcher import run_batcher
+from ._entries import ProvcacheEntry, merge_entries
+from ._errors import DrainTimeoutError, QueueClosedError, WriteBehindCrashedError
+from ._letters import Outbox
+from ._lifetime import Lifetime
+from ._line import Batch, Line
+from ._metrics import Ledger
+from ._options import WriteBehindOptions
+from ._queue import WriteBehindQueue
+from ._repository import E
+from ._store_watch import StoreWatch
+from ._verdict import leaves_of
+from ._waiting import WaitingRoom
+from ._writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+    from types import TracebackType
+
+    from ._repository import DeadLetterSink, Repository
+
+_RESTART_SECONDS: Final = 1.0
+_MOST_CRASHES: Final = 3
+
+
+class HasVeriKey(Protocol):
+    """An entry that carries its key."""
+
+    @property
+    def veri_key(self) -> Hashable:
+        """What identifies the entry in the store."""
+        ...
+
+
+V = TypeVar("V", bound=HasVeriKey)
+
+
+@overload
+def open_write_behind_queue(
+    repository: Repository[V],
+    options: WriteBehindOptions = ...,
+    *,
+    name: str = ...,
+    merge: Callable[[V, V], V] | None = ...,
+    dead_letters: DeadLetterSink[V] | None = ...,
+    wall_clock: Callable[[], datetime] | None = ...,
+) -> AbstractAsyncContextManager[WriteBehindQueue[V], None]: ...
+
+
+@overload
+def open_write_behind_queue(
+    repository: Repository[E],
+    options: WriteBehindOptions = ...,
+    *,
+    name: str = ...,
+    key: Callable[[E], Hashable],
+    merge: Callable[[E, E], E] | None = ...,
+    dead_letters: DeadLetterSink[E] | None = ...,
+    wall_clock: Callable[[], datetime] | None = ...,
+) -> AbstractAsyncContextManager[WriteBehindQueue[E], None]: ...
+
+
+def open_write_behind_queue(
+    repository: Repository[E],
+    options: WriteBehindOptions = WriteBehindOptions(),  # noqa: B008  # it is immutable
+    *,
+    name: str = "default",
+    key: Callable[[E], Hashable] | None = None,
+    merge: Callable[[E, E], E] | None = None,
+    dead_letters: DeadLetterSink[E] | None = None,
+    wall_clock: Callable[[], datetime] | None = None,
+) -> AbstractAsyncContextManager[WriteBehindQueue[E], None]:
+    """Open a queue that writes to ``repository`` behind its callers.
+
+    ::
+
+        async with open_write_behind_queue(repository) as queue:
+            await queue.enqueue(entry)
+
+    Leaving the block closes the intake and writes everything that was accepted, in order,
+    shielded from cancellation, for at most ``options.drain_timeout_seconds``. What the
+    block raised goes on as the very same object. KeyboardInterrupt is held back until the
+    drain is over; a second one ends the drain.
+
+    Args:
+        repository: where entries go. Open it around the queue, so that it closes last.
+        options: see ``WriteBehindOptions``.
+        name: labels logs and metrics.
+        key: what identifies an entry; by default its ``veri_key``.
+        merge: makes one entry of the version in line and a newer one of the same key; must
+            be quick and not call the queue. By default ``merge_entries`` for
+            ``ProvcacheEntry``, and otherwise the newer version wins.
+        dead_letters: takes what the store refuses. Without it such an entry is logged by
+            its key and counted, and its payload is gone.
+        wall_clock: stamps metrics and dead letters with an aware datetime; by default the
+            system's clock in UTC. All waiting uses trio's clock.
+
+    Returns:
+        A context manager to be entered once, with ``async with``, in a trio task.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: ``name`` is empty, or ``wall_clock`` returns naive datetimes.
+        DrainTimeoutError: at exit: entries were left when the time was up. Also instead of
+            Cancelled; if the block raised, its exception goes on with a note.
+        WriteBehindCrashedError: at exit: a background task crashed three times with nothing
+            persisted in between. The block is cancelled when that happens, and what it
+            raised is the error's ``__context__``.
+    """
+    _check_arguments(repository, options, name, dead_letters)
+    for argument, value in (("key", key), ("merge", merge), ("wall_clock", wall_clock)):
+        if value is not None and not callable(value):
+            raise TypeError(f"{argument} must be callable, not {type(value).__name__}")
+    wall_clock = _utc_now if wall_clock is None else wall_clock
+    _check_time(wall_clock())
+    return _Opening(
+        repository,
+        options,
+        name=name,
+        key=attrgetter("veri_key") if key is None else key,
+        merge=_merge_or_replace if merge is None else merge,
+        sink=dead_letters,
+        wall_clock=wall_clock,
+    )
+
+
+def _check_arguments(repository: object, options: object, name: object, sink: object) -> None:
+    if not callable(getattr(repository, "upsert_many", None)):
+        kind = type(repository).__name__
+        raise TypeError(f"repository must have a method upsert_many; {kind} has none")
+    if not isinstance(options, WriteBehindOptions):
+        raise TypeError(f"options must be WriteBehindOptions, not {type(options).__name__}")
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__}")
+    if not name:
+        raise ValueError("name must not be empty")
+    if sink is not None and not callable(getattr(sink, "put_many", None)):
+        kind = type(sink).__name__
+        raise TypeError(f"dead_letters must have a method put_many; {kind} has none")
+
+
+def _check_time(now: object) -> None:
+    if not isinstance(now, datetime):
+        raise TypeError(f"wall_clock must return a datetime, not {type(now).__name__}")
+    if now.utcoffset() is None:
+        raise ValueError("wall_clock must return an aware datetime, not a naive one")
+
+
+def _merge_or_replace(old: E, new: E) -> E:
+    if isinstance(old, ProvcacheEntry) and isinstance(new, ProvcacheEntry):
+        return cast("E", merge_entries(old, new))
+    return new
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@final
+class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic[E]):
+    """A queue's life, from ``__aenter__`` to ``__aexit__``.
+
+    Not a generator: an exception thrown in between two of a generator's steps, as
+    KeyboardInterrupt can be, would leave the queue half open.
+    """
+
+    def __init__(
+        self,
+        repository: Repository[E],
+        options: WriteBehindOptions,
+        *,
+        name: str,
+        key: Callable[[E], Hashable],
+        merge: Callable[[E, E], E] | None,
+        sink: DeadLetterSink[E] | None,
+        wall_clock: Callable[[], datetime],
+    ) -> None:
+        self._repository = repository
+        self._options = options
+        self._name = name
+        self._key = key
+        self._merge = merge
+        self._sink = sink
+        self._wall_clock = wall_clock
+        self._entered = False
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> WriteBehindQueue[E]:
+        if self._entered:
+            raise RuntimeError("a queue can be entered once; open another one")
+        self._entered = True
+        await trio.lowlevel.checkpoint()
+        # From here to the end nothing yields, so a queue is open or it is not.
+        options = self._options
+        self._lifetime = lifetime = Lifetime(
+            name=self._name,
+            options=options,
+            ledger=Ledger(),
+            clock=trio.lowlevel.current_clock().current_time,
+            wall_clock=self._wall_clock,
+        )
+        self._line = line = Line[E](
+            batch_size=options.batch_size,
+            coalesce=options.coalesce,
+            merge=self._merge,
+            ledger=lifetime.ledger,
+            clock=lifetime.clock,
+        )
+        self._room = WaitingRoom(
+            line, lifetime.ledger, options.queue_capacity, coalesce=options.coalesce
+        )
+        watch = StoreWatch(lifetime)
+        self._outbox = Outbox(self._sink, lifetime, watch)
+        self._writer = Writer(self._repository, line, self._outbox, watch, lifetime)
+        self._crash: BaseException | None = None  # the one that was too many
+        self._queue = WriteBehindQueue(
+            lifetime,
+            line,
+            self._room,
+            self._outbox,
+            watch,
+            self._writer.backoff,
+            key=self._key,
+        )
+        self._nursery_manager = trio.open_nursery()
+        # Not `async with`: what the body raises must not pass through our nursery.
+        self._nursery = await self._nursery_manager.__aenter__()
+        self._nursery.start_soon(self._host, name=f"{__name__}: queue {self._name!r}")
+        lifetime.log(
+            logging.INFO,
+            "started: batch size %d, flush interval %g s, capacity %d",
+            options.batch_size,
+            options.flush_interval_seconds,
+            options.queue_capacity,
+            batch_size=options.batch_size,
+            flush_interval_seconds=options.flush_interval_seconds,
+            queue_capacity=options.queue_capacity,
+        )
+        return self._queue
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self._close_intake()
+        interrupted = _holds_interrupt(exc)
+        interrupt: KeyboardInterrupt | None = None
+        if not self._lifetime.forked:
+            interrupt = await self._drain(interrupted=interrupted)
+        interrupt = await self._stop_tasks() or interrupt
+        self._hand_back()
+        self._lifetime.closed = True
+        self._report(exc, None if interrupted else interrupt)
+
+    def _close_intake(self) -> None:
+        lifetime = self._lifetime
+        lifetime.owner = 0
+        lifetime.closing.set()
+        self._room.close(self._name)
+        self._line.seal()
+        lifetime.note_settled()
+
+    async def _drain(self, *, interrupted: bool) -> KeyboardInterrupt | None:
+        """Wait until everything is settled, the time is up, or a second interrupt comes."""
+        interrupt: KeyboardInterrupt | None = None
+        with trio.move_on_after(self._options.drain_timeout_seconds, shield=True):
+            while True:
+                try:
+                    await self._lifetime.drained.wait()
+                except KeyboardInterrupt as error:
+                    if interrupted:
+                        break
+                    interrupted = True
+                    interrupt = error
+                else:
+                    break
+        return interrupt
+
+    async def _stop_tasks(self) -> KeyboardInterrupt | None:
+        """End our tasks; a repository that does not return when cancelled delays this."""
+        self._lifetime.scope.cancel()
+        try:
+            # Waits for the tasks whether or not a surrounding scope is cancelled.
+            await self._nursery_manager.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            interrupts, others = group.split(KeyboardInterrupt)
+            if interrupts is None or others is not None:
+                raise
+            return KeyboardInterrupt()
+        return None
+
+    def _hand_back(self) -> None:
+        """Settle what is left as abandoned: after this, every entry has its fate."""
+        if self._lifetime.forked:
+            return  # the parent's entries
+        name = self._name
+        left = (
+            *self._outbox.undelivered,
+            *self._outbox.abandon(),
+            *self._line.abandon(lambda: QueueClosedError(f"queue {name!r} ended before that")),
+        )
+        self._outbox.undelivered = left
+
+    def _report(self, exc: BaseException | None, interrupt: KeyboardInterrupt | None) -> None:
+        """Log the end, and raise what the caller has to know."""
+        lifetime = self._lifetime
+        left = self._outbox.undelivered
+        if left:
+            lifetime.log(
+                logging.ERROR,
+                "%d entries were not written and are handed back",
+                len(left),
+                count=len(left),
+            )
+        else:
+            lifetime.log(logging.INFO, "drained")
+        lifetime.log(logging.INFO, "stopped")
+        if self._crash is not None:
+            raise WriteBehindCrashedError(
+                f"queue {self._name!r} gave up after {_MOST_CRASHES} crashes of its tasks; "
+                f"{len(left)} entries are in .undelivered",
+                undelivered=left,
+                metrics=self._queue.metrics(),
+            ) from self._crash
+        if not left:
+            if interrupt is not None:
+                raise interrupt
+            return
+        message = (
+            f"queue {self._name!r} could not write {len(left)} entries within "
+            f"{self._options.drain_timeout_seconds:g} s; they are in .undelivered"
+        )
+        if interrupt is not None:
+            interrupt.add_note(message)
+            raise interrupt
+        if exc is None or not _other_than_cancelled(exc):
+            raise DrainTimeoutError(
+                message, undelivered=left, metrics=self._queue.metrics()
+            ) from exc
+        exc.add_note(message)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _host(self) -> None:
+        """Run our tasks in a scope that no surrounding one can cancel."""
+        # No buffer: a send waits until the writer is free.
+        sender, receiver = trio.open_memory_channel[Batch[E]](0)
+        lifetime = self._lifetime
+        ours: dict[str, Callable[[], Awaitable[None]]] = {
+            "batcher": partial(run_batcher, self._line, sender, lifetime),
+            "writer": partial(self._writer.run, receiver),
+        }
+        if self._sink is not None:
+            ours["dead letters"] = partial(self._outbox.run, self._sink)
+        with lifetime.scope, sender, receiver:
+            async with trio.open_nursery() as tasks:
+                for task, run in ours.items():
+                    tasks.start_soon(self._supervise, task, run, name=task)
+        if self._crash is not None:
+            self._hand_back()  # now: nobody should wait for a fate until the body has ended
+
+    @trio.lowlevel.enable_ki_protection
+    async def _supervise(self, task: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Restart ``run`` when it crashes, until that has happened too often."""
+        lifetime = self._lifetime
+        while True:
+            try:
+                await run()
+            except BaseException as error:  # noqa: BLE001  # the sleep raises Cancelled again
+                if not lifetime.scope.cancel_called or _other_than_cancelled(error):
+                    self._note_crash(task, error)
+            lifetime.restarting += 1
+            try:
+                await trio.sleep(_RESTART_SECONDS)
+            finally:
+                lifetime.restarting -= 1
+
+    def _note_crash(self, task: str, error: BaseException) -> None:
+        lifetime = self._lifetime
+        lifetime.crashes += 1
+        # The frames, but not the message, which may quote an entry.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        lifetime.log(
+            logging.ERROR,
+            "%s crashed: %s\n%s",
+            task,
+            type(error).__qualname__,
+            frames,
+            task=task,
+            error_class=type(error).__qualname__,
+        )
+        if lifetime.crashes >= _MOST_CRASHES and not lifetime.scope.cancel_called:
+            self._crash = error
+            self._close_intake()
+            lifetime.scope.cancel()
+            self._nursery.cancel_scope.cancel()
+
+
+def _holds_interrupt(error: BaseException | None) -> bool:
+    return error is not None and any(
+        isinstance(leaf, KeyboardInterrupt) for leaf in leaves_of(error)
+    )
+
+
+def _other_than_cancelled(error: BaseException) -> bool:
+    return not all(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))

@@ -1,0 +1,280 @@
+"""``WriteBehindQueue``: what an application calls, and the step that accepts an entry."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from threading import get_ident
+from typing import TYPE_CHECKING, Generic, NoReturn, final
+
+import trio
+
+from ._errors import QueueClosedError
+from ._line import Receipt
+from ._metrics import QueueState, WriteBehindMetrics
+from ._repository import E
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
+    from ._letters import Outbox
+    from ._lifetime import Backoff, Lifetime
+    from ._line import Batch, Line
+    from ._store_watch import StoreWatch
+    from ._waiting import WaitingRoom
+
+
+@final
+class WriteBehindQueue(Generic[E]):
+    """Accepts entries in memory; background tasks write them in batches.
+
+    Returned by ``open_write_behind_queue``; do not instantiate. Its methods are for the
+    thread that runs trio, except ``metrics``; from another thread use
+    ``trio.from_thread.run(queue.enqueue, entry)``.
+    """
+
+    def __init__(
+        self,
+        lifetime: Lifetime,
+        line: Line[E],
+        room: WaitingRoom[E],
+        outbox: Outbox[E],
+        watch: StoreWatch,
+        backoff: Backoff,
+        *,
+        key: Callable[[E], Hashable],
+    ) -> None:
+        self._lifetime = lifetime
+        self._ledger = lifetime.ledger
+        self._capacity = lifetime.options.queue_capacity
+        self._line = line
+        self._room = room
+        self._outbox = outbox
+        self._watch = watch
+        self._backoff = backoff
+        self._key = key
+
+    def __repr__(self) -> str:
+        return (
+            f"<WriteBehindQueue {self._lifetime.name!r} {self._state()}, "
+            f"{self._ledger.depth} in line, {self._ledger.in_flight} in flight>"
+        )
+
+    async def enqueue(self, entry: E, /) -> None:
+        """Accept ``entry``, waiting for room while the queue is full.
+
+        Producers wait first come, first served. An entry whose key is in line takes that
+        place at once, however full the queue is (unless ``coalesce`` is off).
+
+        A checkpoint, before the entry is accepted: cancelled, the call leaves no trace.
+        Nothing yields after acceptance, so an accepted entry is never reported as cancelled.
+
+        Raises:
+            TypeError: the entry has no key, or one that can't be hashed; nothing is counted.
+            QueueClosedError: the queue takes no more entries; also while waiting for room.
+            RuntimeError: called in a forked child.
+            Exception: whatever ``merge`` raised; nothing is counted.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._accept(entry, None):
+            return
+        await self._room.wait(self._key(entry), entry, None)
+
+    @trio.lowlevel.enable_ki_protection
+    def enqueue_nowait(self, entry: E, /) -> None:
+        """Accept ``entry`` if there is room for it, or raise.
+
+        Raises:
+            trio.WouldBlock: the queue is full or others wait for room, and the entry's key
+                is not in line.
+            TypeError: the entry has no key, or one that can't be hashed; nothing is counted.
+            QueueClosedError: the queue takes no more entries.
+            RuntimeError: called from another thread, or in a forked child.
+            Exception: whatever ``merge`` raised; nothing is counted.
+        """
+        if not self._accept(entry, None):
+            self._ledger.refused += 1
+            self._room.hurry()
+            raise trio.WouldBlock
+
+    async def enqueue_many(self, entries: Iterable[E], /) -> int:
+        """Accept every entry of ``entries``, waiting for room as ``enqueue`` does.
+
+        Takes one item at a time and holds none back: when the call is cancelled, or
+        ``entries`` raises, everything taken before was accepted, but for an item that waited
+        for room. A checkpoint at the start and at least every ``batch_size`` entries.
+
+        Returns:
+            How many entries were accepted.
+
+        Raises:
+            QueueClosedError: the queue takes no more entries; ``.accepted`` tells how many
+                it took.
+            TypeError: ``entries`` is not iterable, or as for ``enqueue``.
+            RuntimeError: called in a forked child.
+            Exception: whatever ``entries`` or ``merge`` raised.
+        """
+        accepted = 0
+        between_checkpoints = self._lifetime.options.batch_size
+        await trio.lowlevel.checkpoint()
+        for entry in entries:
+            try:
+                if not self._accept(entry, None):
+                    await self._room.wait(self._key(entry), entry, None)
+            except QueueClosedError as error:
+                error.accepted = accepted
+                raise
+            accepted += 1
+            if accepted % between_checkpoints == 0:
+                await trio.lowlevel.checkpoint()
+        return accepted
+
+    async def persist(self, entry: E, /) -> None:
+        """Accept ``entry``, then wait until it, or the version that took its place, is stored.
+
+        Its batch is written as soon as the writer is free. Cancelled while it waits for the
+        fate, the entry stays accepted.
+
+        Raises:
+            EntryRejectedError: the store refused the entry; it was dead-lettered.
+            QueueClosedError: the queue takes no more entries, or ended before the entry was
+                stored (see ``undelivered``).
+            TypeError: as for ``enqueue``.
+            RuntimeError: called in a forked child.
+            Exception: whatever ``merge`` raised; nothing is counted.
+        """
+        receipt = Receipt()
+        await trio.lowlevel.checkpoint()
+        try:
+            if not self._accept(entry, receipt):
+                await self._room.wait(self._key(entry), entry, receipt)
+            await receipt.known.wait()
+        finally:
+            if not receipt.known.is_set():
+                receipt.withdraw()
+        if receipt.error is not None:
+            raise receipt.error
+
+    async def flush(self) -> None:
+        """Wait for the fate of every entry accepted before the call.
+
+        Does not wait for the flush interval. Later entries never join the batches that it
+        waits for, though they may replace an entry in them. A refused entry does not block
+        it, except while ``batch_size`` letters wait for a failing sink. A checkpoint;
+        cancelling it changes nothing for the entries.
+
+        Raises:
+            QueueClosedError: some of those entries were handed back; see ``undelivered``.
+            RuntimeError: called in a forked child.
+        """
+        if self._lifetime.forked:
+            self._refuse_call()
+        self._line.seal()
+        last = self._line.tail()
+        await trio.lowlevel.checkpoint()
+        if last is None:
+            return
+        await last.settled.wait()
+        if last.abandoned:
+            raise QueueClosedError(f"queue {self._lifetime.name!r} ended before it was flushed")
+
+    def pending(self, key: Hashable, /) -> E | None:
+        """Return the newest accepted version of ``key`` whose fate is open, or None.
+
+        Together with a read from the store this lets an application read its own writes:
+        ask here first. O(1).
+
+        Raises:
+            TypeError: ``key`` can't be hashed.
+        """
+        return self._line.pending(key)
+
+    def metrics(self) -> WriteBehindMetrics:
+        """Return a consistent snapshot, O(1); from any thread, and after exit."""
+        lifetime = self._lifetime
+        now = lifetime.clock()
+        oldest = self._line.oldest()
+        next_try_at = self._backoff.next_try_at
+        # Every call comes before the counters: between two reads of them nothing else runs.
+        oldest_pending_seconds = 0.0 if oldest is None else max(0.0, now - oldest)
+        next_try_in_seconds = None if next_try_at is None else max(0.0, next_try_at - now)
+        producers_waiting = len(self._room.producers)
+        state = self._state()
+        timestamp = lifetime.wall_clock().astimezone(UTC)
+        ledger = self._ledger
+        return WriteBehindMetrics(
+            total_enqueued=ledger.enqueued,
+            total_recovered=ledger.recovered,
+            total_persisted=ledger.persisted,
+            total_coalesced=ledger.coalesced,
+            total_failed=ledger.failed,
+            total_abandoned=ledger.abandoned,
+            current_queue_depth=ledger.depth,
+            in_flight=ledger.in_flight,
+            total_retries=ledger.retries,
+            total_batches=ledger.batches,
+            total_unchanged=ledger.unchanged,
+            total_refused=ledger.refused,
+            producers_waiting=producers_waiting,
+            oldest_pending_seconds=oldest_pending_seconds,
+            state=state,
+            recovering=False,
+            durable=None,
+            next_try_in_seconds=next_try_in_seconds,
+            last_error=self._watch.last_error,
+            timestamp=timestamp,
+        )
+
+    @property
+    def undelivered(self) -> tuple[E, ...]:
+        """After exit: every entry that is not known to be stored, oldest first.
+
+        One whose write was cut off, so that its outcome is unknown, is among them. Empty
+        before the exit.
+        """
+        return self._outbox.undelivered
+
+    @trio.lowlevel.enable_ki_protection
+    def _accept(self, entry: E, receipt: Receipt | None) -> bool:
+        """Accept ``entry`` in one step, or return False: it has to wait for room."""
+        if get_ident() != self._lifetime.owner:
+            self._refuse_call()
+        try:
+            key = self._key(entry)
+            hash(key)
+        except Exception as error:  # noqa: BLE001  # whatever the user's key raised
+            raise TypeError(
+                f"the key of an entry of type {type(entry).__qualname__} can't be read or "
+                f"hashed ({type(error).__qualname__})"
+            ) from None
+        line = self._line
+        batch: Batch[E] | None = line.replace(key, entry)
+        if batch is None:
+            if self._ledger.depth >= self._capacity or self._room.producers:
+                return False
+            batch = line.append(key, entry)
+        if receipt is not None:
+            line.await_fate(batch, key, receipt)
+        return True
+
+    def _refuse_call(self) -> NoReturn:
+        lifetime = self._lifetime
+        if lifetime.forked:
+            raise RuntimeError(f"queue {lifetime.name!r} belongs to the parent of this process")
+        if lifetime.closing.is_set():
+            raise QueueClosedError(f"queue {lifetime.name!r} takes no more entries")
+        raise RuntimeError(
+            f"queue {lifetime.name!r} was called from another thread than trio's: "
+            "use trio.from_thread.run(queue.enqueue, entry)"
+        )
+
+    def _state(self) -> QueueState:
+        lifetime = self._lifetime
+        if lifetime.closed:
+            return QueueState.CLOSED
+        if lifetime.closing.is_set():
+            return QueueState.DRAINING
+        if self._watch.trouble is not None:
+            return QueueState.WAITING
+        if lifetime.restarting or self._outbox.full:
+            return QueueState.PAUSED
+        return QueueState.RUNNING

@@ -1,0 +1,307 @@
+"""In-memory stand-ins for a store and a dead letter sink, for your own tests.
+
+They behave like the real ones (every call is a checkpoint, a batch is stored whole or not
+at all) and do on request what a real store does at the worst moment. All waiting uses
+trio's clock, so ``trio.testing.MockClock`` drives it and an outage of an hour takes no time.
+With pytest-trio::
+
+    async def test_an_outage_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
+        repository = MemoryRepository()
+        repository.down()
+        async with open_write_behind_queue(repository) as queue:
+            await queue.enqueue(entry)
+            await trio.sleep(3600)
+            assert queue.metrics().state == "waiting"
+            repository.up()
+        assert repository.rows == {entry.veri_key: entry}
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from operator import attrgetter
+from typing import TYPE_CHECKING, Generic, cast
+
+import trio
+
+from ._entries import ProvcacheEntry, merge_entries
+from ._errors import EntryRejectedError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from datetime import datetime
+
+    from ._repository import DeadLetter
+
+if TYPE_CHECKING:
+    # Only checkers see the default (Python's own TypeVar has it from 3.13 on), so that
+    # ``MemoryRepository()`` is one of ProvcacheEntry.
+    from typing_extensions import TypeVar
+
+    E = TypeVar("E", default=ProvcacheEntry)
+else:
+    from typing import TypeVar
+
+    E = TypeVar("E")
+T = TypeVar("T")
+
+
+class RepositoryCrash(BaseException):
+    """What ``crash_next`` raises: no answer of a store, but a crash of the task that called."""
+
+
+class _Scripted:
+    """What can be asked of either stand-in, beforehand or while it is in use.
+
+    Attributes:
+        latency_seconds: how long every call takes, in seconds of trio's clock.
+    """
+
+    def __init__(self, latency_seconds: float) -> None:
+        self.latency_seconds = latency_seconds
+        self._failures: deque[Callable[[], BaseException]] = deque()
+        self._is_down = False
+        self._resumed = trio.Event()
+        self._resumed.set()
+
+    def fail_next(self, error: BaseException | Callable[[], BaseException], times: int = 1) -> None:
+        """Make the next writing calls raise ``error`` and store nothing.
+
+        Such orders are carried out one per call, in the order given, and wait while it is
+        down.
+
+        Args:
+            error: an exception, of which every call raises a copy; or a class or function
+                that makes one.
+            times: how many calls fail.
+        """
+        make = (lambda: copy.copy(error)) if isinstance(error, BaseException) else error
+        self._failures.extend([make] * times)
+
+    def lose_next_answer(self, times: int = 1) -> None:
+        """Make the next writing calls store everything, then raise StoreUnavailableError."""
+        self.fail_next(_answer_lost, times)
+
+    def crash_next(self, times: int = 1) -> None:
+        """Make the next writing calls raise ``RepositoryCrash`` and store nothing."""
+        self.fail_next(RepositoryCrash, times)
+
+    def down(self) -> None:
+        """Make every call raise StoreUnavailableError, until ``up``."""
+        self._is_down = True
+
+    def up(self) -> None:
+        """Answer again, after ``down``."""
+        self._is_down = False
+
+    def stall(self) -> None:
+        """Make every call wait, those under way included, until ``resume``."""
+        if self._resumed.is_set():
+            self._resumed = trio.Event()
+
+    def resume(self) -> None:
+        """Let the calls go on, after ``stall``."""
+        self._resumed.set()
+
+    async def _arrive(self) -> None:
+        await trio.sleep(self.latency_seconds)  # a checkpoint, even when it is 0
+        while not self._resumed.is_set():
+            await self._resumed.wait()
+        if self._is_down:
+            raise StoreUnavailableError("the store is down, as the test asked")
+
+    async def _write(self, store: Callable[[], T]) -> T:
+        await self._arrive()
+        make = self._failures.popleft() if self._failures else None
+        if make is not None and make is not _answer_lost:
+            raise make()
+        result = store()
+        if make is not None:
+            raise make()
+        return result
+
+
+class MemoryRepository(_Scripted, Generic[E]):
+    """A repository that keeps its rows in a dict.
+
+    Args:
+        key: how to read an entry's key; by default its ``veri_key``.
+        merge: what is stored when ``merge(stored, arriving)`` meet. By default the rule of
+            ``merge_entries`` for a ``ProvcacheEntry``; anything else is replaced.
+        latency_seconds: see the attribute.
+        reject_with_index: whether an ``EntryRejectedError`` tells the entry's position, as
+            some stores do.
+
+    Attributes:
+        rows: what is stored, by key. A test may change it.
+        calls: the entries of every ``upsert_many`` call, in the order in which the calls
+            began, whatever came of them.
+        persisted: the entries of every call that returned; so a batch whose answer was
+            lost is not among them, though its rows are stored.
+        in_calls: how many ``upsert_many`` calls are under way now.
+        max_in_calls: the most that ever were.
+        latency_seconds: how long every call takes, in seconds of trio's clock.
+        reject_with_index: see above.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: Callable[[E], Hashable] = attrgetter("veri_key"),
+        merge: Callable[[E, E], E] | None = None,
+        latency_seconds: float = 0.0,
+        reject_with_index: bool = False,
+    ) -> None:
+        super().__init__(latency_seconds)
+        self.rows: dict[Hashable, E] = {}
+        self.calls: list[tuple[E, ...]] = []
+        self.persisted: list[tuple[E, ...]] = []
+        self.in_calls = 0
+        self.max_in_calls = 0
+        self.reject_with_index = reject_with_index
+        self._key = key
+        self._merge = _merge_or_replace if merge is None else merge
+        self._rejected: set[Hashable] = set()
+
+    def reject(self, *keys: Hashable) -> None:
+        """Refuse every batch with one of ``keys``, by EntryRejectedError, until ``accept``."""
+        self._rejected.update(keys)
+
+    def accept(self, *keys: Hashable) -> None:
+        """Take ``keys`` again, after ``reject``."""
+        self._rejected.difference_update(keys)
+
+    async def upsert_many(self, entries: Sequence[E], /) -> int:
+        """Store every entry, or none; see ``Repository.upsert_many``.
+
+        Returns:
+            How many rows were added or are no longer what they were.
+
+        Raises:
+            StoreUnavailableError: it is down, or lost its answer.
+            EntryRejectedError: an entry's key was given to ``reject``.
+            BaseException: what ``fail_next`` or ``crash_next`` asked for.
+        """
+        batch = tuple(entries)
+        self.calls.append(batch)
+        self.in_calls += 1
+        self.max_in_calls = max(self.max_in_calls, self.in_calls)
+        try:
+            changed = await self._write(lambda: self._store(batch))
+        finally:
+            self.in_calls -= 1
+        self.persisted.append(batch)
+        return changed
+
+    async def get_many(self, keys: Iterable[Hashable]) -> dict[Hashable, E]:
+        """Return the stored entries of ``keys``, expired ones too, by key.
+
+        Raises:
+            StoreUnavailableError: it is down.
+        """
+        await self._arrive()
+        return {key: self.rows[key] for key in keys if key in self.rows}
+
+    async def count(self) -> int:
+        """Return how many entries are stored.
+
+        Raises:
+            StoreUnavailableError: it is down.
+        """
+        await self._arrive()
+        return len(self.rows)
+
+    async def delete_many(self, keys: Iterable[Hashable]) -> int:
+        """Delete the entries of ``keys`` and return how many there were.
+
+        Raises:
+            StoreUnavailableError: it is down.
+        """
+        await self._arrive()
+        doomed = self.rows.keys() & set(keys)
+        for key in doomed:
+            del self.rows[key]
+        return len(doomed)
+
+    async def delete_expired(self, now: datetime, limit: int) -> int:
+        """Delete the entries whose ``expires_at`` has come, those that expired first first.
+
+        Args:
+            now: aware; an entry that expires at this very instant has expired.
+            limit: most entries to delete.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            StoreUnavailableError: it is down.
+        """
+        await self._arrive()
+        expires = {key: _expires_at(entry) for key, entry in self.rows.items()}
+        doomed = sorted((key for key in expires if expires[key] <= now), key=expires.__getitem__)
+        for key in doomed[:limit]:
+            del self.rows[key]
+        return len(doomed[:limit])
+
+    async def check(self) -> None:
+        """Return if it would answer.
+
+        Raises:
+            StoreUnavailableError: it is down.
+        """
+        await self._arrive()
+
+    def _store(self, batch: tuple[E, ...]) -> int:
+        updates: dict[Hashable, E] = {}
+        for index, entry in enumerate(batch):
+            key = self._key(entry)
+            if key in self._rejected:
+                raise EntryRejectedError(
+                    "the store refused an entry, as the test asked",
+                    index=index if self.reject_with_index else None,
+                )
+            stored = updates.get(key, self.rows.get(key))
+            updates[key] = entry if stored is None else self._merge(stored, entry)
+        changed = sum(key not in self.rows or self.rows[key] != updates[key] for key in updates)
+        self.rows.update(updates)
+        return changed
+
+
+class MemoryDeadLetters(_Scripted, Generic[E]):
+    """A dead letter sink that keeps its letters in a list.
+
+    Args:
+        latency_seconds: see the attribute.
+
+    Attributes:
+        letters: every letter taken, in order; one whose answer was lost comes again.
+        latency_seconds: how long every call takes, in seconds of trio's clock.
+    """
+
+    def __init__(self, *, latency_seconds: float = 0.0) -> None:
+        super().__init__(latency_seconds)
+        self.letters: list[DeadLetter[E]] = []
+
+    async def put_many(self, letters: Sequence[DeadLetter[E]], /) -> None:
+        """Take every letter, or none; see ``DeadLetterSink.put_many``.
+
+        Raises:
+            StoreUnavailableError: it is down, or lost its answer.
+            BaseException: what ``fail_next`` or ``crash_next`` asked for.
+        """
+        taken = tuple(letters)
+        await self._write(lambda: self.letters.extend(taken))
+
+
+_expires_at: Callable[[object], datetime] = attrgetter("expires_at")
+
+
+def _answer_lost() -> StoreUnavailableError:
+    return StoreUnavailableError("the answer was lost, as the test asked")
+
+
+def _merge_or_replace(stored: E, arriving: E) -> E:
+    if isinstance(stored, ProvcacheEntry) and isinstance(arriving, ProvcacheEntry):
+        return cast("E", merge_entries(stored, arriving))
+    return arriving
