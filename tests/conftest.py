@@ -1,0 +1,38 @@
+"""How much the tests do: reduced counts by default, everything with ``--full``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Derandomized: a run fails on what the change broke, not on what it happened to draw.
+settings.register_profile(
+    "reduced",
+    max_examples=100,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("full", settings.get_profile("reduced"), max_examples=2000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the full counts of heavy tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "heavy: takes seconds; needs to run on one Python only")
+    settings.load_profile("full" if config.getoption("--full") else "reduced")
+
+
+@pytest.fixture
+def counts(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """Return a function that picks the reduced or the full count."""
+    full: bool = request.config.getoption("--full")
+    return lambda reduced, at_full: at_full if full else reduced
