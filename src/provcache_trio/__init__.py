@@ -2,9 +2,10 @@
 
 Reading order is the order in which an entry travels::
 
-    _open       the exits       open_write_behind_queue: nursery, drain, supervision
+    _open       the exits       open_write_behind_queue: the nursery and the drain
     _queue      accept          WriteBehindQueue: one synchronous step per entry
     _waiting    no room         producers that wait, first come, first served
+    _supervisor crashes         restarts the tasks below, or gives up
     _batcher    full or due     hands the head of the line to the writer
     _writer     retry, isolate  the supervised loop around one upsert_many
     _letters    dead letters    what the store refused, on its way to the sink

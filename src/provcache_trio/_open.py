@@ -1,14 +1,13 @@
-"""``open_write_behind_queue``: the nursery, the drain, the supervision, and every exit."""
+"""``open_write_behind_queue``: the nursery, the drain, and every exit."""
 
 from __future__ import annotations
 
 import logging
-import traceback
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast, final, overload
 
 import trio
 
@@ -23,6 +22,7 @@ from ._options import WriteBehindOptions
 from ._queue import WriteBehindQueue
 from ._repository import E
 from ._store_watch import StoreWatch
+from ._supervisor import MOST_CRASHES, Supervisor, other_than_cancelled
 from ._verdict import leaves_of
 from ._waiting import WaitingRoom
 from ._writer import Writer
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ._repository import DeadLetterSink, Repository
-
-_RESTART_SECONDS: Final = 1.0
-_MOST_CRASHES: Final = 3
 
 
 class HasVeriKey(Protocol):
@@ -226,7 +223,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         watch = StoreWatch(lifetime)
         self._outbox = Outbox(self._sink, lifetime, watch)
         self._writer = Writer(self._repository, line, self._outbox, watch, lifetime)
-        self._crash: BaseException | None = None  # the one that was too many
+        self._supervisor = Supervisor(lifetime, self._give_up)
         self._queue = WriteBehindQueue(
             lifetime,
             line,
@@ -236,10 +233,6 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             self._writer.backoff,
             key=self._key,
         )
-        self._nursery_manager = trio.open_nursery()
-        # Not `async with`: what the body raises must not pass through our nursery.
-        self._nursery = await self._nursery_manager.__aenter__()
-        self._nursery.start_soon(self._host, name=f"{__name__}: queue {self._name!r}")
         lifetime.log(
             logging.INFO,
             "started: batch size %d, flush interval %g s, capacity %d",
@@ -250,6 +243,10 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             flush_interval_seconds=options.flush_interval_seconds,
             queue_capacity=options.queue_capacity,
         )
+        self._nursery_manager = trio.open_nursery()
+        # Not `async with`: what the body raises must not pass through our nursery.
+        self._nursery = await self._nursery_manager.__aenter__()
+        self._nursery.start_soon(self._host, name=f"{__name__}: queue {self._name!r}")
         return self._queue
 
     @trio.lowlevel.enable_ki_protection
@@ -262,11 +259,13 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         self._close_intake()
         interrupted = _holds_interrupt(exc)
         interrupt: KeyboardInterrupt | None = None
-        if not self._lifetime.forked:
-            interrupt = await self._drain(interrupted=interrupted)
-        interrupt = await self._stop_tasks() or interrupt
-        self._hand_back()
-        self._lifetime.closed = True
+        try:
+            if not self._lifetime.forked:
+                interrupt = await self._drain(interrupted=interrupted)
+            interrupt = await self._stop_tasks() or interrupt
+        finally:
+            self._hand_back()
+            self._lifetime.closed = True
         self._report(exc, None if interrupted else interrupt)
 
     def _close_intake(self) -> None:
@@ -332,13 +331,18 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         else:
             lifetime.log(logging.INFO, "drained")
         lifetime.log(logging.INFO, "stopped")
-        if self._crash is not None:
-            raise WriteBehindCrashedError(
-                f"queue {self._name!r} gave up after {_MOST_CRASHES} crashes of its tasks; "
+        last_straw = self._supervisor.last_straw
+        if last_straw is not None:
+            crashed = WriteBehindCrashedError(
+                f"queue {self._name!r} gave up after {MOST_CRASHES} crashes of its tasks; "
                 f"{len(left)} entries are in .undelivered",
                 undelivered=left,
                 metrics=self._queue.metrics(),
-            ) from self._crash
+            )
+            crashed.__cause__ = last_straw
+            if interrupt is not None:  # whoever pressed the key wants the program to end
+                raise interrupt from crashed
+            raise crashed
         if not left:
             if interrupt is not None:
                 raise interrupt
@@ -350,7 +354,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         if interrupt is not None:
             interrupt.add_note(message)
             raise interrupt
-        if exc is None or not _other_than_cancelled(exc):
+        if exc is None or not other_than_cancelled(exc):
             raise DrainTimeoutError(
                 message, undelivered=left, metrics=self._queue.metrics()
             ) from exc
@@ -358,65 +362,26 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
 
     @trio.lowlevel.enable_ki_protection
     async def _host(self) -> None:
-        """Run our tasks in a scope that no surrounding one can cancel."""
+        """Run our tasks, out of reach of every surrounding scope."""
         # No buffer: a send waits until the writer is free.
         sender, receiver = trio.open_memory_channel[Batch[E]](0)
-        lifetime = self._lifetime
-        ours: dict[str, Callable[[], Awaitable[None]]] = {
-            "batcher": partial(run_batcher, self._line, sender, lifetime),
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "batcher": partial(run_batcher, self._line, sender, self._lifetime),
             "writer": partial(self._writer.run, receiver),
         }
         if self._sink is not None:
-            ours["dead letters"] = partial(self._outbox.run, self._sink)
-        with lifetime.scope, sender, receiver:
-            async with trio.open_nursery() as tasks:
-                for task, run in ours.items():
-                    tasks.start_soon(self._supervise, task, run, name=task)
-        if self._crash is not None:
+            tasks["dead letters"] = partial(self._outbox.run, self._sink)
+        with sender, receiver:
+            await self._supervisor.run(tasks)
+        if self._supervisor.last_straw is not None:
             self._hand_back()  # now: nobody should wait for a fate until the body has ended
 
-    @trio.lowlevel.enable_ki_protection
-    async def _supervise(self, task: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Restart ``run`` when it crashes, until that has happened too often."""
-        lifetime = self._lifetime
-        while True:
-            try:
-                await run()
-            except BaseException as error:  # noqa: BLE001  # the sleep raises Cancelled again
-                if not lifetime.scope.cancel_called or _other_than_cancelled(error):
-                    self._note_crash(task, error)
-            lifetime.restarting += 1
-            try:
-                await trio.sleep(_RESTART_SECONDS)
-            finally:
-                lifetime.restarting -= 1
-
-    def _note_crash(self, task: str, error: BaseException) -> None:
-        lifetime = self._lifetime
-        lifetime.crashes += 1
-        # The frames, but not the message, which may quote an entry.
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        lifetime.log(
-            logging.ERROR,
-            "%s crashed: %s\n%s",
-            task,
-            type(error).__qualname__,
-            frames,
-            task=task,
-            error_class=type(error).__qualname__,
-        )
-        if lifetime.crashes >= _MOST_CRASHES and not lifetime.scope.cancel_called:
-            self._crash = error
-            self._close_intake()
-            lifetime.scope.cancel()
-            self._nursery.cancel_scope.cancel()
+    def _give_up(self) -> None:
+        self._close_intake()
+        self._nursery.cancel_scope.cancel()
 
 
 def _holds_interrupt(error: BaseException | None) -> bool:
     return error is not None and any(
         isinstance(leaf, KeyboardInterrupt) for leaf in leaves_of(error)
     )
-
-
-def _other_than_cancelled(error: BaseException) -> bool:
-    return not all(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))

@@ -154,6 +154,7 @@ class WriteBehindQueue(Generic[E]):
         if receipt.error is not None:
             raise receipt.error
 
+    @trio.lowlevel.enable_ki_protection
     async def flush(self) -> None:
         """Wait for the fate of every entry accepted before the call.
 
@@ -162,20 +163,23 @@ class WriteBehindQueue(Generic[E]):
         it, except while ``batch_size`` letters wait for a failing sink. A checkpoint;
         cancelling it changes nothing for the entries.
 
+        After a clean exit it returns.
+
         Raises:
             QueueClosedError: some of those entries were handed back; see ``undelivered``.
-            RuntimeError: called in a forked child.
+            RuntimeError: called from another thread, or in a forked child.
         """
-        if self._lifetime.forked:
+        lifetime = self._lifetime
+        closed = lifetime.closing.is_set() and not lifetime.forked
+        if get_ident() != lifetime.owner and not closed:
             self._refuse_call()
         self._line.seal()
         last = self._line.tail()
         await trio.lowlevel.checkpoint()
-        if last is None:
-            return
-        await last.settled.wait()
-        if last.abandoned:
-            raise QueueClosedError(f"queue {self._lifetime.name!r} ended before it was flushed")
+        if last is not None:
+            await last.settled.wait()
+        if self._outbox.undelivered if last is None else last.abandoned:
+            raise QueueClosedError(f"queue {lifetime.name!r} ended before it was flushed")
 
     def pending(self, key: Hashable, /) -> E | None:
         """Return the newest accepted version of ``key`` whose fate is open, or None.

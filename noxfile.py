@@ -1,0 +1,128 @@
+"""Every check of this project; ``nox`` alone runs what CI runs, ``nox -s full`` all of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "types", "tests", "lowest", "heavy", "benchmark", "coverage"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+SUPPORTED = nox.project.python_versions(PROJECT)
+CODE = ("src", "tests", "benchmarks", "examples", "noxfile.py")
+
+
+def find_pythons() -> list[str]:
+    """Return the supported CPythons of this machine, and put them on PATH.
+
+    pyenv keeps them off it: its shims find only the version that is switched on.
+    """
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found: list[str] = []
+    for minor in SUPPORTED:
+        candidates = sorted(root.glob(f"versions/{minor}.*/bin/python{minor}"))
+        on_path = shutil.which(f"python{minor}")
+        if on_path is not None:
+            candidates.append(Path(on_path))
+        for candidate in candidates:
+            command = [str(candidate), "-c", "import venv"]
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:  # noqa: S603
+                os.environ["PATH"] = f"{candidate.parent}{os.pathsep}{os.environ['PATH']}"
+                found.append(minor)
+                break
+    return found
+
+
+PYTHONS = find_pythons()
+MISSING = [
+    f"tests on CPython {minor}: not installed" for minor in SUPPORTED if minor not in PYTHONS
+]
+
+
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install the wheel that users would get, and what ``groups`` name, as pinned."""
+    needed = nox.project.dependency_groups(PROJECT, *groups)
+    session.install("-c", "constraints.txt", f".{extras}", *needed)
+
+
+def run_tests(session: nox.Session, *arguments: str) -> None:
+    """Run pytest on the installed wheel and keep the coverage for the last session."""
+    session.run("coverage", "run", "-m", "pytest", *arguments, *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, and the habits that keep trio programs alive."""
+    session.install("-c", "constraints.txt", *nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    files = [str(path) for place in CODE for path in sorted(Path(place).rglob("*.py"))]
+    session.run("flake8-async", "--enable=ASYNC", *files, "noxfile.py")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly, with two checkers, and that every public name has one."""
+    install(session, "test", "types", extras="[cli]")
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "provcache_trio")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests that take no time, on every CPython."""
+    install(session, "test", extras="[cli]")
+    run_tests(session, "-m", "not heavy")
+
+
+@nox.session(python=PYTHONS[:1])
+def lowest(session: nox.Session) -> None:
+    """Run them with the oldest trio and msgspec that pyproject.toml allows."""
+    install(session, "test", extras="[cli]")
+    oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
+    session.install(*oldest)
+    run_tests(session, "-m", "not heavy")
+
+
+@nox.session
+def heavy(session: nox.Session) -> None:
+    """Run the tests that take seconds, once."""
+    install(session, "test", extras="[cli]")
+    run_tests(session, "-m", "heavy")
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Show what the queue costs its callers; with ``--check``, fail above a bar."""
+    session.install("-c", "constraints.txt", ".")
+    session.run("python", "benchmarks/bench_core.py", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Demand that the tests ran every branch, and say what was not run."""
+    session.install("-c", "constraints.txt", "coverage")
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+    for line in MISSING:
+        session.warn(f"not run: {line}")
+
+
+@nox.session
+def full(session: nox.Session) -> None:
+    """Run everything at full counts; anything that can't be run is a failure."""
+    if MISSING:
+        session.error("; ".join(f"not run: {line}" for line in MISSING))
+    for name in ("lint", "types", *(f"tests-{minor}" for minor in PYTHONS), f"lowest-{PYTHONS[0]}"):
+        session.notify(name)
+    session.notify("heavy", ["--full"])
+    session.notify("benchmark", ["--check"])
+    session.notify("coverage")

@@ -1,0 +1,75 @@
+"""Supervision: our tasks are restarted when they crash, until that has happened too often."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ._verdict import leaves_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from ._lifetime import Lifetime
+
+_RESTART_SECONDS: Final = 1.0
+MOST_CRASHES: Final = 3
+
+
+class Supervisor:
+    """Runs the queue's tasks; each finds the work of a crashed one where that left it."""
+
+    def __init__(self, lifetime: Lifetime, give_up: Callable[[], None]) -> None:
+        self._lifetime = lifetime
+        self._give_up = give_up
+        self.last_straw: BaseException | None = None  # the crash that was one too many
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, tasks: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        """Run every task, none of which ends by itself, until the lifetime's scope is over."""
+        with self._lifetime.scope:
+            async with trio.open_nursery() as nursery:
+                for name, task in tasks.items():
+                    nursery.start_soon(self._supervise, name, task, name=name)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _supervise(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
+        lifetime = self._lifetime
+        while True:
+            try:
+                await task()
+            except BaseException as error:  # noqa: BLE001  # the sleep raises Cancelled again
+                if not lifetime.scope.cancel_called or other_than_cancelled(error):
+                    self._note_crash(name, error)
+            lifetime.restarting += 1
+            try:
+                await trio.sleep(_RESTART_SECONDS)
+            finally:
+                lifetime.restarting -= 1
+
+    def _note_crash(self, name: str, error: BaseException) -> None:
+        lifetime = self._lifetime
+        lifetime.crashes += 1
+        # The frames, but not the message, which may quote an entry.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        lifetime.log(
+            logging.ERROR,
+            "%s crashed: %s\n%s",
+            name,
+            type(error).__qualname__,
+            frames,
+            task=name,
+            error_class=type(error).__qualname__,
+        )
+        if lifetime.crashes >= MOST_CRASHES and not lifetime.scope.cancel_called:
+            self.last_straw = error
+            lifetime.scope.cancel()
+            self._give_up()
+
+
+def other_than_cancelled(error: BaseException) -> bool:
+    """Tell whether ``error``, or anything in a group, is no ``trio.Cancelled``."""
+    return not all(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))
