@@ -16,7 +16,7 @@ nox.options.sessions = ["lint", "types", "tests", "lowest", "heavy", "benchmark"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = nox.project.python_versions(PROJECT)
-CODE = ("src", "tests", "benchmarks", "examples", "noxfile.py")
+CODE = ("src", "tests", "benchmarks", "noxfile.py")
 
 
 def find_pythons() -> list[str]:

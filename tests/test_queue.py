@@ -177,7 +177,7 @@ async def test_enqueue_many_tells_where_the_closed_queue_stopped_it(
 
     async with trio.open_nursery() as nursery:
         async with open_write_behind_queue(store, SMALL) as queue:
-            nursery.start_soon(produce, queue)
+            nursery.start_soon(produce, queue)  # noqa: ASYNC111  # outlives the queue
             await wait_all_tasks_blocked()
             nursery.start_soon(store_up_later, store)
         assert [error.accepted for error in refused] == [6]

@@ -90,7 +90,7 @@ async def test_a_cancelled_scope_wins_over_whatever_else_was_raised() -> None:
 
 
 async def test_a_call_that_was_done_before_the_cancellation_keeps_its_result() -> None:
-    async def call() -> int:
+    async def call() -> int:  # noqa: ASYNC124  # does not yield, so can't be cancelled
         return 7
 
     with trio.CancelScope() as scope:
@@ -104,7 +104,7 @@ async def test_a_foreign_cancelled_is_an_unknown_error() -> None:
             own.cancel()
             try:
                 await trio.sleep_forever()
-            except trio.Cancelled as error:
+            except trio.Cancelled as error:  # noqa: ASYNC103  # that is the point
                 stray = error
         raise stray
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -113,11 +114,11 @@ class JournalError(ProvcacheError):
     """The journal could not make an entry safe on disk."""
 
 
-class DrainTimeoutError(ProvcacheError):
-    """The drain ended with entries that were not written.
+class _UndeliveredError(ProvcacheError):
+    """The queue ended with entries that are not known to be stored.
 
     Attributes:
-        undelivered: every entry that is not known to be stored, oldest first.
+        undelivered: every such entry, oldest first.
         metrics: the queue's last metrics.
     """
 
@@ -128,18 +129,25 @@ class DrainTimeoutError(ProvcacheError):
         self.undelivered = undelivered
         self.metrics = metrics
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # By default an exception is copied and unpickled with its positional arguments only.
+        make = partial(type(self), undelivered=self.undelivered, metrics=self.metrics)
+        return make, self.args, self.__dict__
 
-class WriteBehindCrashedError(ProvcacheError):
+
+class DrainTimeoutError(_UndeliveredError):
+    """The time for the drain was up before everything was written.
+
+    Attributes:
+        undelivered: every entry that is not known to be stored, oldest first.
+        metrics: the queue's last metrics.
+    """
+
+
+class WriteBehindCrashedError(_UndeliveredError):
     """A background task crashed again and again, so the queue gave up.
 
     Attributes:
         undelivered: every entry that is not known to be stored, oldest first.
         metrics: the queue's last metrics.
     """
-
-    def __init__(
-        self, message: str, *, undelivered: tuple[object, ...], metrics: WriteBehindMetrics
-    ) -> None:
-        super().__init__(message)
-        self.undelivered = undelivered
-        self.metrics = metrics

@@ -261,8 +261,8 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         interrupt: KeyboardInterrupt | None = None
         try:
             if not self._lifetime.forked:
-                interrupt = await self._drain(interrupted=interrupted)
-            interrupt = await self._stop_tasks() or interrupt
+                interrupt = await self._drain(interrupted=interrupted)  # noqa: ASYNC102  # is shielded
+            interrupt = await self._stop_tasks() or interrupt  # noqa: ASYNC102  # ends them first
         finally:
             self._hand_back()
             self._lifetime.closed = True

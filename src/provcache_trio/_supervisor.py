@@ -41,7 +41,7 @@ class Supervisor:
         while True:
             try:
                 await task()
-            except BaseException as error:  # noqa: BLE001  # the sleep raises Cancelled again
+            except BaseException as error:  # noqa: BLE001, ASYNC103  # the sleep raises it again
                 if not lifetime.scope.cancel_called or other_than_cancelled(error):
                     self._note_crash(name, error)
             lifetime.restarting += 1

@@ -108,13 +108,13 @@ async def result_of(call: Callable[[], Awaitable[T]], scope: trio.CancelScope) -
     """
     try:
         return await call()
-    except BaseException as error:
+    except BaseException as error:  # noqa: ASYNC103  # ours is raised again below
         if scope.cancel_called:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC102  # only to raise
         failure = classify(error)
         if failure.kind is Kind.CRASH:
             raise
-        return failure
+        return failure  # noqa: ASYNC104
 
 
 def _kind_of(leaf: BaseException) -> Kind:
