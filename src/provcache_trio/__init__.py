@@ -2,20 +2,24 @@
 
 Reading order is the order in which an entry travels::
 
-    _open       the exits       open_write_behind_queue: the nursery and the drain
-    _queue      accept          WriteBehindQueue: one synchronous step per entry
-    _waiting    no room         producers that wait, first come, first served
-    _supervisor crashes         restarts the tasks below, or gives up
-    _batcher    full or due     hands the head of the line to the writer
-    _writer     retry, isolate  the supervised loop around one upsert_many
-    _letters    dead letters    what the store refused, on its way to the sink
-    _line       batches         the open batch, the batches in line, the one being written
-    _verdict    classify        what a repository's exception means
-    _repository protocols       what the queue asks of the outside
+    _open        the exits       open_write_behind_queue: the nursery and the drain
+    _queue       accept          WriteBehindQueue: one synchronous step per entry
+    _waiting     no room         producers that wait, first come, first served
+    _supervisor  crashes         restarts the tasks below, or gives up
+    _batcher     full or due     hands the head of the line to the writer
+    _writer      retry, isolate  the supervised loop around one upsert_many
+    _letters     dead letters    what the store refused, on its way to the sink
+    _line        batches         the open batch, the batches in line, the one being written
+    _store_watch trouble         whether the store is there, and whether it refuses everything
+    _lifetime    life            beginning and end of a queue, and the waits that the end cuts
+    _verdict     classify        what a repository's exception means
+    _repository  protocols       what the queue asks of the outside
 
 Vocabulary: ``_entries``, ``_options``, ``_metrics``, ``_errors``. Imports point down this
 list, never up. ``sqlite`` and ``testing`` stand beside the core, which never imports them.
 """
+
+from msgspec import Struct as _Struct
 
 from ._entries import (
     DecisionDigest as DecisionDigest,
@@ -82,3 +86,8 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Tracebacks show public names. Structs keep theirs: msgspec resolves annotations through it.
+for _offered in map(globals().__getitem__, __all__):
+    if isinstance(_offered, type) and not issubclass(_offered, _Struct):
+        _offered.__module__ = __name__

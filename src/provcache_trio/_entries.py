@@ -15,11 +15,10 @@ from msgspec.structs import force_setattr
 _MAX_HIT_COUNT: Final = 2**63 - 1  # what a signed 64-bit column holds
 _MAX_SEED_BYTES: Final = 64 * 1024
 
-# A NUL has no place in a Postgres text, a lone surrogate none in UTF-8.
 _is_hash: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
-_is_text_256: Final = re.compile(r"[^\0\ud800-\udfff]{1,256}").fullmatch
-_is_text_32: Final = re.compile(r"[^\0\ud800-\udfff]{1,32}").fullmatch
-_is_line_256: Final = re.compile(r"[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,256}").fullmatch
+# A NUL has no place in a Postgres text, a lone surrogate none in UTF-8.
+_find_unstorable: Final = re.compile(r"[\0\ud800-\udfff]").search
+_find_control: Final = re.compile(r"[\0-\x1f\x7f-\x9f]").search
 
 
 class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,8 +27,8 @@ class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True):
     All ids together take at most 64 KiB in UTF-8.
 
     Raises:
-        TypeError: a field is not a tuple of str.
-        ValueError: an id is out of its range, or the ids are too many. As everywhere in
+        TypeError: a field is not a tuple of str, or an instance of a subclass of these.
+        ValueError: an id is out of its range, or the ids take too much. As everywhere in
             this module, the message names the field and never quotes its content.
 
     Attributes:
@@ -52,7 +51,7 @@ class DecisionDigest(msgspec.Struct, frozen=True, kw_only=True):
     """What was decided, by hash.
 
     Raises:
-        TypeError: a field has the wrong type (a subclass of str or int included).
+        TypeError: a field has the wrong type (a subclass of the right one included).
         ValueError: a field is out of its range.
 
     Attributes:
@@ -72,15 +71,11 @@ class DecisionDigest(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check every field; msgspec itself checks types only when it decodes."""
-        _check_type("digest_version", self.digest_version, str)
-        if not _is_text_32(self.digest_version):
-            raise ValueError(f"digest_version must be {_TEXT.format(32)}")
+        _check_text("digest_version", self.digest_version, at_most=32)
         _check_hash("verdict_hash", self.verdict_hash)
         _check_hash("proof_root", self.proof_root)
         _check_type("replay_seed", self.replay_seed, ReplaySeed)
-        _check_type("trust_score", self.trust_score, int)
-        if not 0 <= self.trust_score <= 100:  # noqa: PLR2004 - the documented range
-            raise ValueError("trust_score must be 0 to 100")
+        _check_count("trust_score", self.trust_score, at_most=100)
 
 
 class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +85,7 @@ class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True):
     they are kept in UTC, exact to the microsecond, from year 1 to 9999.
 
     Raises:
-        TypeError: a field has the wrong type (a subclass of str or int included).
+        TypeError: a field has the wrong type (a subclass of the right one included).
         ValueError: a field is out of its range, or a datetime is naive.
 
     Attributes:
@@ -123,14 +118,12 @@ class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True):
         _check_type("decision", self.decision, DecisionDigest)
         _check_hash("policy_hash", self.policy_hash)
         _check_hash("signer_set_hash", self.signer_set_hash)
-        _check_text("feed_epoch", self.feed_epoch)
+        _check_text("feed_epoch", self.feed_epoch, at_most=256)
         _put_in_utc(self, "created_at", self.created_at)
         _put_in_utc(self, "expires_at", self.expires_at)
         if self.expires_at <= self.created_at:
             raise ValueError("expires_at must be after created_at")
-        _check_type("hit_count", self.hit_count, int)
-        if not 0 <= self.hit_count <= _MAX_HIT_COUNT:
-            raise ValueError("hit_count must be 0 to 2**63 - 1")
+        _check_count("hit_count", self.hit_count, at_most=_MAX_HIT_COUNT)
         if self.last_accessed_at is not None:
             _put_in_utc(self, "last_accessed_at", self.last_accessed_at)
 
@@ -154,13 +147,14 @@ def merge_entries(old: ProvcacheEntry, new: ProvcacheEntry) -> ProvcacheEntry:
     if old.veri_key != new.veri_key:
         raise ValueError("old and new must have the same veri_key")
     winner, loser = (new, old) if new.created_at >= old.created_at else (old, new)
-    accessed = winner.last_accessed_at
-    if loser.last_accessed_at and (accessed is None or loser.last_accessed_at > accessed):
-        accessed = loser.last_accessed_at
-    elif loser.hit_count <= winner.hit_count:
+    hit_count = max(winner.hit_count, loser.hit_count)
+    accessed, other = winner.last_accessed_at, loser.last_accessed_at
+    if accessed is None or (other is not None and other > accessed):
+        accessed = other
+    if hit_count == winner.hit_count and accessed is winner.last_accessed_at:
         return winner
     merged = copy.copy(winner)  # both were checked; ``structs.replace`` would check again
-    force_setattr(merged, "hit_count", max(winner.hit_count, loser.hit_count))
+    force_setattr(merged, "hit_count", hit_count)
     force_setattr(merged, "last_accessed_at", accessed)
     return merged
 
@@ -197,14 +191,12 @@ def build_veri_key(
     """
     _check_hash("source_hash", source_hash)
     _check_hash("sbom_hash", sbom_hash)
-    vex = _as_hashes("vex_hashes", vex_hashes)
+    vex = _read_hashes("vex_hashes", vex_hashes)
     _check_hash("policy_hash", policy_hash)
     _check_hash("signer_set_hash", signer_set_hash)
-    _check_type("time_window", time_window, str)
-    if not _is_line_256(time_window):
-        raise ValueError(
-            "time_window must be 1 to 256 characters without control characters or lone surrogates"
-        )
+    _check_text("time_window", time_window, at_most=256)
+    if _find_control(time_window):  # a line feed could forge another line
+        raise ValueError("time_window must not hold control characters")
     lines = (
         "provcache/verikey/v1\n"
         f"source={source_hash}\n"
@@ -217,61 +209,65 @@ def build_veri_key(
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
-_TEXT: Final = "1 to {} characters without NUL or lone surrogates"
-_A: Final = {
-    str: "a str",
-    int: "an int",
-    tuple: "a tuple",
-    datetime: "a datetime",
-    ReplaySeed: "a ReplaySeed",
-    DecisionDigest: "a DecisionDigest",
-}
+# The parameters are annotated as callers should call, and checked because callers may not.
 
 
 def _check_type(field: str, value: object, kind: type) -> None:
     if type(value) is not kind:  # exactly: bool is no int here
-        raise TypeError(f"{field} must be {_A[kind]}, not {type(value).__name__}")
+        article = "an" if kind is int else "a"
+        raise TypeError(f"{field} must be {article} {kind.__name__}, not {type(value).__name__}")
 
 
-def _check_hash(field: str, value: object) -> None:
-    if type(value) is not str:
-        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
+def _check_count(field: str, value: int, *, at_most: int) -> None:
+    _check_type(field, value, int)
+    if not 0 <= value <= at_most:
+        raise ValueError(f"{field} must be 0 to {at_most}")
+
+
+def _check_hash(field: str, value: str) -> None:
+    _check_type(field, value, str)
     if not _is_hash(value):
         raise ValueError(f"{field} must be 'sha256:' and 64 lower-case hex digits")
 
 
-def _as_hashes(field: str, values: object) -> set[str]:
+def _check_text(field: str, value: str, *, at_most: int) -> None:
+    _check_type(field, value, str)
+    if not 1 <= len(value) <= at_most or _find_unstorable(value):
+        raise ValueError(
+            f"{field} must be 1 to {at_most} characters without NUL or lone surrogates"
+        )
+
+
+def _check_ids(field: str, ids: tuple[str, ...]) -> None:
+    _check_type(field, ids, tuple)
+    each = f"each of {field}"
+    for value in ids:
+        _check_text(each, value, at_most=256)
+
+
+def _read_hashes(field: str, values: object) -> set[str]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"{field} must be an iterable of str, not {type(values).__name__}")
     hashes: set[str] = set()
+    each = f"each of {field}"
     for value in cast("Iterable[str]", values):
-        _check_hash(f"each of {field}", value)
+        _check_hash(each, value)
         hashes.add(value)
     return hashes
 
 
-def _check_text(field: str, value: object) -> None:
-    if type(value) is not str:
-        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
-    if not _is_text_256(value):
-        raise ValueError(f"{field} must be {_TEXT.format(256)}")
-
-
-def _check_ids(field: str, ids: object) -> None:
-    _check_type(field, ids, tuple)
-    for one in cast("tuple[object, ...]", ids):
-        _check_text(f"each of {field}", one)
-
-
-def _put_in_utc(entry: ProvcacheEntry, field: str, value: object) -> None:
-    if type(value) is not datetime:
-        raise TypeError(f"{field} must be a datetime, not {type(value).__name__}")
+def _put_in_utc(entry: ProvcacheEntry, field: str, value: datetime) -> None:
+    _check_type(field, value, datetime)
     if value.tzinfo is UTC:
         return
-    if value.utcoffset() is None:
+    try:
+        offset = value.utcoffset()
+    except Exception:  # noqa: BLE001  # whatever somebody's tzinfo raised
+        raise ValueError(f"{field} must have a tzinfo that tells its UTC offset") from None
+    if offset is None:
         raise ValueError(f"{field} must be an aware datetime, not a naive one")
     try:
-        in_utc = value.astimezone(UTC)
+        in_utc = value.replace(tzinfo=UTC) - offset
     except OverflowError:
         raise ValueError(f"{field} must be from year 1 to 9999 in UTC") from None
     force_setattr(entry, field, in_utc)

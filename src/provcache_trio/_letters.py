@@ -41,8 +41,8 @@ class Outbox(Generic[E]):
         self._bell = Bell()  # letters wait
         self._changed = trio.Event()  # letters were taken, or the sink began to fail
         self.letters: list[DeadLetter[E]] = []
-        self.failing = False  # the sink's last call failed
-        self.full = False  # ... and a writer waits for room
+        self.failing: bool = False  # the sink's last call failed
+        self.full: bool = False  # ... and a writer waits for room
         self.undelivered: tuple[E, ...] = ()  # handed back at the end, the line's included
 
     async def post(self, batch: Batch[E]) -> None:

@@ -50,22 +50,22 @@ class Lifetime:
         clock: Callable[[], float],
         wall_clock: Callable[[], datetime],
     ) -> None:
-        self.name = name
-        self.options = options
-        self.ledger = ledger
-        self.clock = clock
-        self.wall_clock = wall_clock
+        self.name: str = name
+        self.options: WriteBehindOptions = options
+        self.ledger: Ledger = ledger
+        self.clock: Callable[[], float] = clock
+        self.wall_clock: Callable[[], datetime] = wall_clock
         # The thread that may call the queue; no thread at all once the intake is closed or
         # in a forked child. One comparison with it guards every call.
-        self.owner = threading.get_ident()
-        self.forked = False
-        self.closing = trio.Event()  # no more entries are accepted
-        self.drained = trio.Event()  # ... and everything accepted is settled
+        self.owner: int = threading.get_ident()
+        self.forked: bool = False
+        self.closing: trio.Event = trio.Event()  # no more entries are accepted
+        self.drained: trio.Event = trio.Event()  # ... and everything accepted is settled
         # Around all our tasks: a cancelled surrounding scope must not reach them.
-        self.scope = trio.CancelScope(shield=True)
-        self.closed = False  # it is over
-        self.restarting = 0  # crashed tasks that wait for their restart
-        self.crashes = 0  # of our tasks, since something was last persisted
+        self.scope: trio.CancelScope = trio.CancelScope(shield=True)
+        self.closed: bool = False  # it is over
+        self.restarting: int = 0  # crashed tasks that wait for their restart
+        self.crashes: int = 0  # of our tasks, since something was last persisted
         _OPEN.add(self)
 
     def note_settled(self) -> None:

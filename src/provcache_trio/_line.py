@@ -46,7 +46,7 @@ class Receipt:
     __slots__ = ("error", "key", "known", "register")
 
     def __init__(self) -> None:
-        self.known = trio.Event()
+        self.known: trio.Event = trio.Event()
         self.error: ProvcacheError | None = None
         self.key: Hashable = None
         self.register: dict[Hashable, list[Receipt]] = {}  # of the batch; see await_fate
@@ -68,10 +68,10 @@ class Part:
     def __init__(
         self, keys: tuple[Hashable, ...], *, tries: int = 0, isolating: bool = False
     ) -> None:
-        self.keys = keys
-        self.tries = tries  # calls that included these keys
-        self.retries = 0  # of max_retries, used up by this part
-        self.isolating = isolating  # max_retries is used up for unknown errors: halve
+        self.keys: tuple[Hashable, ...] = keys
+        self.tries: int = tries  # calls that included these keys
+        self.retries: int = 0  # of max_retries, used up by this part
+        self.isolating: bool = isolating  # max_retries is used up for unknown errors: halve
 
     def without(self, index: int) -> Part:
         """Return the rest, to be tried next."""
@@ -120,17 +120,17 @@ class Batch(Generic[E]):
 
     def __init__(self, opened_at: float) -> None:
         self.entries: dict[Hashable, E] = {}
-        self.opened_at = opened_at  # trio's clock at its first entry's acceptance
-        self.due = False  # write as soon as the writer is free
+        self.opened_at: float = opened_at  # trio's clock at its first entry's acceptance
+        self.due: bool = False  # write as soon as the writer is free
         self.receipts: dict[Hashable, list[Receipt]] = {}
-        self.settled = trio.Event()  # the fate of every entry is known
-        self.abandoned = False  # ... and it is that they were handed back
+        self.settled: trio.Event = trio.Event()  # the fate of every entry is known
+        self.abandoned: bool = False  # ... and it is that they were handed back
         # The rest is the writer's progress. It is kept here so that a writer which crashed
         # goes on where it was.
         self.parts: list[Part] = []  # a stack: what is still to be tried
         self.refused: dict[Hashable, Refusal[E]] = {}
-        self.suspect = False  # refusals came while the store looked misconfigured
-        self.vindicated = False  # ... and then something was persisted: refuse for good
+        self.suspect: bool = False  # refusals came while the store looked misconfigured
+        self.vindicated: bool = False  # ... and then something was persisted: refuse for good
 
     def unsettled(self) -> int:
         """Count the entries whose fate is open."""
@@ -180,7 +180,7 @@ class Line(Generic[E]):
         self.writing: Batch[E] | None = None
         # Rings when the head of the line appears or becomes due: once a batch, never once
         # an entry.
-        self.bell = Bell()
+        self.bell: Bell = Bell()
 
     def replace(self, key: Hashable, entry: E) -> Batch[E] | None:
         """Accept ``entry`` in the place of the version of ``key`` in line, if there is one.

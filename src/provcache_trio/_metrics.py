@@ -123,15 +123,15 @@ class Ledger:
     )
 
     def __init__(self) -> None:
-        self.enqueued = 0
-        self.recovered = 0
-        self.persisted = 0
-        self.coalesced = 0
-        self.failed = 0
-        self.abandoned = 0
-        self.depth = 0
-        self.in_flight = 0
-        self.retries = 0
-        self.batches = 0
-        self.unchanged = 0
-        self.refused = 0
+        self.enqueued: int = 0
+        self.recovered: int = 0
+        self.persisted: int = 0
+        self.coalesced: int = 0
+        self.failed: int = 0
+        self.abandoned: int = 0
+        self.depth: int = 0
+        self.in_flight: int = 0
+        self.retries: int = 0
+        self.batches: int = 0
+        self.unchanged: int = 0
+        self.refused: int = 0

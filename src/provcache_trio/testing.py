@@ -32,12 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
     from datetime import datetime
 
-    from ._repository import DeadLetter
-
-if TYPE_CHECKING:
     # Only checkers see the default (Python's own TypeVar has it from 3.13 on), so that
     # ``MemoryRepository()`` is one of ProvcacheEntry.
     from typing_extensions import TypeVar
+
+    from ._repository import DeadLetter
 
     E = TypeVar("E", default=ProvcacheEntry)
 else:
@@ -45,6 +44,8 @@ else:
 
     E = TypeVar("E")
 T = TypeVar("T")
+
+__all__ = ["MemoryDeadLetters", "MemoryRepository", "RepositoryCrash"]
 
 
 class RepositoryCrash(BaseException):
@@ -66,7 +67,7 @@ class _Scripted:
         self._resumed.set()
 
     def fail_next(self, error: BaseException | Callable[[], BaseException], times: int = 1) -> None:
-        """Make the next writing calls raise ``error`` and store nothing.
+        """Make the next ``upsert_many`` or ``put_many`` calls raise ``error``, storing nothing.
 
         Such orders are carried out one per call, in the order given, and wait while it is
         down.
@@ -80,11 +81,11 @@ class _Scripted:
         self._failures.extend([make] * times)
 
     def lose_next_answer(self, times: int = 1) -> None:
-        """Make the next writing calls store everything, then raise StoreUnavailableError."""
+        """Make the next such calls store everything, then raise StoreUnavailableError."""
         self.fail_next(_answer_lost, times)
 
     def crash_next(self, times: int = 1) -> None:
-        """Make the next writing calls raise ``RepositoryCrash`` and store nothing."""
+        """Make the next such calls raise ``RepositoryCrash``, storing nothing."""
         self.fail_next(RepositoryCrash, times)
 
     def down(self) -> None:
@@ -148,7 +149,7 @@ class MemoryRepository(_Scripted, Generic[E]):
     def __init__(
         self,
         *,
-        key: Callable[[E], Hashable] = attrgetter("veri_key"),
+        key: Callable[[E], Hashable] | None = None,
         merge: Callable[[E, E], E] | None = None,
         latency_seconds: float = 0.0,
         reject_with_index: bool = False,
@@ -157,10 +158,11 @@ class MemoryRepository(_Scripted, Generic[E]):
         self.rows: dict[Hashable, E] = {}
         self.calls: list[tuple[E, ...]] = []
         self.persisted: list[tuple[E, ...]] = []
-        self.in_calls = 0
-        self.max_in_calls = 0
+        self.in_calls: int = 0
+        self.max_in_calls: int = 0
         self.reject_with_index = reject_with_index
-        self._key = key
+        # Not the parameter's default: checkers would take E from it, and know nothing of E.
+        self._key: Callable[[E], Hashable] = attrgetter("veri_key") if key is None else key
         self._merge = _merge_or_replace if merge is None else merge
         self._rejected: set[Hashable] = set()
 

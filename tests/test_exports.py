@@ -1,0 +1,226 @@
+"""The package's face: what it offers, what it imports, and in which order it is read."""
+
+from __future__ import annotations
+
+import ast
+import enum
+import importlib.metadata
+import importlib.resources
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+import provcache_trio
+import provcache_trio.testing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FunctionType
+
+PACKAGE = Path(provcache_trio.__file__).parent
+ABOUT = provcache_trio.__doc__
+BEFORE_VOCABULARY, _, AFTER = ABOUT.partition("Vocabulary:")
+READING_ORDER = re.findall(r"^    (_\w+) ", BEFORE_VOCABULARY, re.MULTILINE)
+VOCABULARY = re.findall(r"``(_\w+)``", AFTER.partition(".")[0])
+# A public module and its private ones (``sqlite``, ``_sqlite_rows``) stand beside the core.
+BESIDE = tuple(f"_{path.stem}_" for path in PACKAGE.glob("[!_]*.py"))
+PRIVATE = {path.stem for path in PACKAGE.glob("_[!_]*.py")}
+CORE = sorted(name for name in PRIVATE if not name.startswith(BESIDE))
+
+# What DESIGN names, in the flat namespace.
+NAMES = [
+    "DeadLetter",
+    "DeadLetterSink",
+    "DecisionDigest",
+    "DrainTimeoutError",
+    "EntryQueue",
+    "EntryRejectedError",
+    "HasVeriKey",
+    "JournalError",
+    "LastError",
+    "ProvcacheEntry",
+    "ProvcacheError",
+    "QueueClosedError",
+    "QueueState",
+    "ReplaySeed",
+    "Repository",
+    "StoreError",
+    "StoreMisconfiguredError",
+    "StoreUnavailableError",
+    "TransientStoreError",
+    "WriteBehindCrashedError",
+    "WriteBehindMetrics",
+    "WriteBehindOptions",
+    "WriteBehindQueue",
+    "__version__",
+    "build_veri_key",
+    "merge_entries",
+    "open_write_behind_queue",
+]
+
+OFFERED = {name: getattr(provcache_trio, name) for name in provcache_trio.__all__}
+CLASSES = [value for value in OFFERED.values() if isinstance(value, type)]
+FUNCTIONS = [value for value in OFFERED.values() if inspect.isfunction(value)]
+FAKES = [getattr(provcache_trio.testing, name) for name in provcache_trio.testing.__all__]
+
+
+# Names
+
+
+def test_all_is_sorted_and_names_what_the_package_promises() -> None:
+    assert provcache_trio.__all__ == sorted(NAMES)
+
+
+def test_every_public_name_is_offered() -> None:
+    public = {name for name in vars(provcache_trio) if not name.startswith("_")}
+    modules = {name for name in public if inspect.ismodule(getattr(provcache_trio, name))}
+    assert {path.stem for path in PACKAGE.glob("[!_]*")} >= modules
+    assert public - modules == set(NAMES) - {"__version__"}
+
+
+def is_protocol(kind: type) -> bool:
+    return getattr(kind, "_is_protocol", False)
+
+
+def test_every_class_is_final_or_made_to_be_a_base_or_a_record() -> None:
+    for kind in CLASSES:
+        assert (
+            getattr(kind, "__final__", False)
+            or is_protocol(kind)
+            or issubclass(kind, msgspec.Struct | Exception | enum.Enum)
+        ), kind
+
+
+def test_structs_are_frozen_and_take_keywords_only() -> None:
+    for kind in CLASSES:
+        if issubclass(kind, msgspec.Struct):
+            assert kind.__struct_config__.frozen, kind
+            with pytest.raises(TypeError, match="positional"):
+                kind(1)
+
+
+def test_every_error_belongs_to_the_tree() -> None:
+    errors = [kind for kind in CLASSES if issubclass(kind, BaseException)]
+    assert errors
+    for error in errors:
+        assert issubclass(error, provcache_trio.ProvcacheError), error
+
+
+def members(kind: type) -> Iterator[FunctionType | property]:
+    for name, member in vars(kind).items():
+        if not name.startswith("_") and (
+            inspect.isfunction(member) or isinstance(member, property)
+        ):
+            yield member
+
+
+@pytest.mark.parametrize("thing", [*CLASSES, *FUNCTIONS, *FAKES], ids=lambda thing: thing.__name__)
+def test_everything_offered_has_a_docstring(thing: type | FunctionType) -> None:
+    assert thing.__doc__
+    if isinstance(thing, type):
+        for base in thing.__mro__:
+            if base.__module__.startswith("provcache_trio"):
+                for member in members(base):
+                    assert member.__doc__, member
+
+
+def test_every_field_of_a_record_is_documented() -> None:
+    for kind in CLASSES:
+        if issubclass(kind, msgspec.Struct):
+            documented = re.findall(r"^    (\w+): ", inspect.getdoc(kind) or "", re.MULTILINE)
+            assert set(kind.__struct_fields__) <= set(documented), kind
+
+
+def test_every_class_is_found_under_the_name_that_it_shows() -> None:
+    for kind in [*CLASSES, *FAKES]:
+        assert getattr(sys.modules[kind.__module__], kind.__qualname__) is kind
+        if issubclass(kind, msgspec.Struct):
+            # msgspec resolves annotations in the module that ``__module__`` names.
+            msgspec.inspect.type_info(kind)
+        elif kind in CLASSES:
+            assert kind.__module__ == "provcache_trio"
+
+
+# Imports
+
+
+def imports(module: str) -> Iterator[tuple[str, bool]]:
+    """Yield the modules of this package that ``module`` imports, and whether at run time."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))
+    for statement, runs in statements(tree.body, runs=True):
+        if isinstance(statement, ast.ImportFrom):
+            named = statement.module or ""
+            if statement.level == 1:
+                several = [named] if named else [name.name for name in statement.names]
+                yield from ((imported, runs) for imported in several)
+            else:
+                assert not named.startswith("provcache_trio")
+        elif isinstance(statement, ast.Import):
+            assert all(not name.name.startswith("provcache_trio") for name in statement.names)
+
+
+def statements(body: list[ast.stmt], *, runs: bool) -> Iterator[tuple[ast.stmt, bool]]:
+    """Yield every statement, also in functions, and whether it runs or is for checkers only."""
+    for statement in body:
+        yield statement, runs
+        checked_only = isinstance(statement, ast.If) and (
+            ast.unparse(statement.test) == "TYPE_CHECKING"
+        )
+        for field in ("body", "orelse", "finalbody", "handlers"):
+            inner: list[ast.stmt] = getattr(statement, field, [])
+            yield from statements(inner, runs=runs and not (checked_only and field == "body"))
+
+
+def test_every_module_of_the_core_has_its_place_in_the_reading_order() -> None:
+    assert sorted(READING_ORDER + VOCABULARY) == CORE
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_imports_point_down_the_reading_order(module: str) -> None:
+    """Those for checkers, too: what a module has to know stands below it."""
+    below: list[str] = []
+    if module in READING_ORDER:
+        below = READING_ORDER[READING_ORDER.index(module) + 1 :]
+    for imported, runs in imports(module):
+        if module in VOCABULARY:
+            # A word may mention another; none needs another to exist.
+            assert imported in VOCABULARY
+            assert not runs, f"{module} imports {imported}"
+        else:
+            assert imported in below + VOCABULARY, f"{module} imports {imported}"
+
+
+def test_the_core_does_not_need_what_stands_beside_it() -> None:
+    for module in ("__init__", *CORE):
+        assert {imported for imported, _ in imports(module)} <= set(CORE)
+
+
+def modules_after(statement: str) -> set[str]:
+    program = f"import sys; {statement}; print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_the_package_imports_no_driver_and_no_user_interface() -> None:
+    added = modules_after("import provcache_trio") - modules_after("import trio")
+    assert added & {"asyncpg", "trio_asyncio", "sqlite3", "cyclopts", "rich"} == set()
+    assert {"provcache_trio", "msgspec"} <= added
+
+
+# What is shipped
+
+
+def test_checkers_are_told_that_the_package_is_typed() -> None:
+    assert importlib.resources.files(provcache_trio).joinpath("py.typed").is_file()
+
+
+def test_the_version_is_the_one_of_the_distribution() -> None:
+    assert provcache_trio.__version__ == importlib.metadata.version("provcache-trio")
