@@ -316,6 +316,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             *self._line.abandon(lambda: QueueClosedError(f"queue {name!r} ended before that")),
         )
         self._outbox.undelivered = left
+        self._lifetime.note_settled()  # after giving up, there is nothing to wait for
 
     def _report(self, exc: BaseException | None, interrupt: KeyboardInterrupt | None) -> None:
         """Log the end, and raise what the caller has to know."""
