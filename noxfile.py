@@ -12,7 +12,16 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
-nox.options.sessions = ["lint", "types", "tests", "lowest", "heavy", "benchmark", "coverage"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "tests",
+    "lowest",
+    "heavy",
+    "mutants",
+    "benchmark",
+    "coverage",
+]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = nox.project.python_versions(PROJECT)
@@ -100,6 +109,13 @@ def heavy(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Put known bugs into a copy of the code and demand that the tests find each of them."""
+    install(session, "test", extras="[cli]")
+    session.run("python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session
 def benchmark(session: nox.Session) -> None:
     """Show what the queue costs its callers; with ``--check``, fail above a bar."""
     session.install("-c", "constraints.txt", ".")
@@ -124,5 +140,6 @@ def full(session: nox.Session) -> None:
     for name in ("lint", "types", *(f"tests-{minor}" for minor in PYTHONS), f"lowest-{PYTHONS[0]}"):
         session.notify(name)
     session.notify("heavy", ["--full"])
+    session.notify("mutants")
     session.notify("benchmark", ["--check"])
     session.notify("coverage")

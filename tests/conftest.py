@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 # Derandomized: a run fails on what the change broke, not on what it happened to draw.
 settings.register_profile(
@@ -29,6 +33,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "heavy: takes seconds; needs to run on one Python only")
     settings.load_profile("full" if config.getoption("--full") else "reduced")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = without_stray_cancelled(item.obj)
+
+
+def without_stray_cancelled(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Fail a test that a Cancelled ends: pytest-trio takes that for a success."""
+
+    @functools.wraps(test)
+    async def run(**arguments: object) -> None:
+        try:
+            await test(**arguments)
+        except trio.Cancelled as error:
+            if trio.current_effective_deadline() != -math.inf:
+                raise AssertionError("a Cancelled came out of the test") from error
+            raise
+
+    return run
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ class _Producer(Generic[E]):
         self.key = key
         self.entry = entry
         self.receipt = receipt
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
 
 class WaitingRoom(Generic[E]):
@@ -103,7 +103,7 @@ class WaitingRoom(Generic[E]):
         batch: Batch[E] | None
         try:
             batch = self._line.replace(key, entry)
-        except Exception as error:  # noqa: BLE001  # the queue's merge; it belongs to that caller
+        except BaseException as error:  # noqa: BLE001  # of the queue's merge: that caller's
             producer.error = error
             return
         if batch is None:
