@@ -1,0 +1,110 @@
+"""Where a command writes: which store, how to open it, and one to try things on."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Protocol
+
+from provcache_trio import StoreMisconfiguredError
+from provcache_trio.sqlite import open_sqlite_repository
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from provcache_trio import ProvcacheEntry
+
+
+class Store(Protocol):
+    """What the commands ask of a repository; the built-in ones have it."""
+
+    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
+        """Store every entry, or none; see ``Repository.upsert_many``."""
+        ...
+
+    async def get_many(self, keys: Iterable[str], /) -> Mapping[str, ProvcacheEntry]:
+        """Return the stored entries of ``keys``, by key."""
+        ...
+
+    async def count(self) -> int:
+        """Return how many entries are stored."""
+        ...
+
+    async def check(self) -> None:
+        """Return if the store answers, else raise a StoreError."""
+        ...
+
+
+class Target(Protocol):
+    """Where entries go.
+
+    Attributes:
+        label: what to call it when telling the user.
+    """
+
+    @property
+    def label(self) -> str:
+        """What to call it when telling the user."""
+        ...
+
+    def open(self) -> AbstractAsyncContextManager[Store]:
+        """Open the store itself.
+
+        Raises:
+            StoreError: at entry, it can't be used.
+        """
+        ...
+
+    def scratch(self) -> AbstractAsyncContextManager[Store]:
+        """Open an empty store of the same kind in the same place; it is removed at exit."""
+        ...
+
+
+class SqliteTarget:
+    """An SQLite file, which is made when it is not there.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def label(self) -> str:
+        """What to call it when telling the user."""
+        return str(self.path)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Store]:
+        """Open the file.
+
+        Raises:
+            StoreMisconfiguredError: there can be no such file, or it is no database of ours.
+            StoreUnavailableError: it is locked.
+        """
+        directory = self.path.parent
+        if self.path.is_dir():
+            raise StoreMisconfiguredError("it is a directory")
+        if not directory.is_dir():
+            raise StoreMisconfiguredError(f"there is no directory {directory}")
+        if not os.access(self.path if self.path.exists() else directory, os.W_OK):
+            raise StoreMisconfiguredError("no permission to write there")
+        try:
+            opening = open_sqlite_repository(self.path)
+        except ValueError as error:  # ":memory:" is no file
+            raise StoreMisconfiguredError(str(error)) from None
+        async with opening as repository:
+            await repository.check()
+            yield repository
+
+    @asynccontextmanager
+    async def scratch(self) -> AsyncGenerator[Store]:
+        """Open an empty file on the same disk; it is removed at exit."""
+        with TemporaryDirectory(prefix=".provcache-", dir=self.path.parent) as directory:
+            async with open_sqlite_repository(Path(directory) / "scratch.db") as repository:
+                await repository.check()  # it opens when it is first needed; that is not timed
+                yield repository

@@ -1,0 +1,245 @@
+"""A repository in one SQLite file, for one machine.
+
+The file holds the table ``provcache_entries`` and, for people, the view
+``provcache_readable``, which shows hashes and times as text. It is written in WAL mode with
+``synchronous=FULL``: what ``upsert_many`` returned for has reached the disk. Several
+processes of one machine may use it at once; a network file system is no place for it.
+
+Calls run in a worker thread, one at a time. A call that is cancelled is interrupted and then
+waited for, so that its thread is done with the file before the call returns; a disk that
+never answers therefore holds up even a cancelled call, and the exit.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast, final
+
+import trio
+from trio.lowlevel import Abort
+
+from ._errors import StoreUnavailableError
+from ._sqlite_file import SQLiteFile
+from ._sqlite_rows import blobs_of, microseconds_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from outcome import Outcome
+
+    from ._entries import ProvcacheEntry
+
+T = TypeVar("T")
+
+__all__ = ["SQLiteRepository", "open_sqlite_repository"]
+
+
+def open_sqlite_repository(
+    path: str | os.PathLike[str],
+) -> AbstractAsyncContextManager[SQLiteRepository]:
+    """Open a repository in the SQLite file ``path``, for the length of an ``async with``.
+
+    Opening always succeeds. The first call opens the file, or makes it, with mode 0600; call
+    ``check`` to learn at once whether that works. A file that was removed or replaced is
+    opened, or made, anew.
+
+    Leaving the block interrupts the calls that other tasks have under way, and closes the
+    file. That is shielded from cancellation, and waits for the disk.
+
+    Args:
+        path: the file; a relative path is taken from the directory that is current now. A
+            database in memory would live only as long as the block; there is
+            ``provcache_trio.testing.MemoryRepository`` for that.
+
+    Raises:
+        TypeError: ``path`` is neither str nor a path-like object that stands for one.
+        ValueError: ``path`` is empty, ``":memory:"``, or holds NUL.
+    """
+    return _Opening(_absolute(path))
+
+
+@final
+class _Opening:
+    """What ``open_sqlite_repository`` returns; no generator, so that Ctrl-C can't leak it."""
+
+    def __init__(self, path: str) -> None:
+        self._repository = SQLiteRepository(path)
+
+    async def __aenter__(self) -> SQLiteRepository:
+        await trio.lowlevel.checkpoint()
+        return self._repository
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(self, *_: object) -> None:
+        repository = self._repository
+        await repository._close()  # noqa: ASYNC102, SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+@final
+class SQLiteRepository:
+    """Returned by ``open_sqlite_repository``; do not instantiate.
+
+    May be used by several tasks and queues at once; calls take their turns in the order in
+    which they were made. A call that is cancelled before its turn has no effect. One that is
+    cancelled later either has none and raises ``trio.Cancelled``, or is done and returns.
+
+    Besides what its own section tells, every method raises:
+        StoreUnavailableError: the file is locked by another process, and stays so for a
+            tenth of a second; the disk is full or fails; or SQLite was interrupted.
+        StoreMisconfiguredError: a person is needed: there can be no such file, it can't be
+            written, it is no database, one of another application, or one of a newer
+            version; or it is damaged.
+        trio.ClosedResourceError: the ``async with`` block was left.
+
+    Their ``error_class`` is SQLite's name for the error, such as ``SQLITE_BUSY``, if SQLite
+    reported one. After any error, the next call may succeed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = SQLiteFile(path)
+        self._turn = trio.Lock()
+        self._closed = False
+
+    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
+        """Store every entry, or none; see ``Repository.upsert_many``.
+
+        An entry whose key is stored already is merged with it as ``merge_entries`` does.
+
+        Returns:
+            How many rows were added or changed.
+
+        Raises:
+            EntryRejectedError: an entry is no ``ProvcacheEntry``, or a constraint or a
+                trigger that somebody added refused it; ``index`` tells which.
+        """
+        return await self._run(self._file.upsert, tuple(entries))
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, ProvcacheEntry]:
+        """Return the stored entries of ``keys``, expired ones too, by key.
+
+        All are read at one instant.
+
+        Raises:
+            TypeError: ``keys`` is not an iterable of str.
+            ValueError: a key does not have the form of a VeriKey.
+        """
+        return await self._run(self._file.get, blobs_of(keys))
+
+    async def count(self) -> int:
+        """Return how many entries are stored."""
+        return await self._run(self._file.count)
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        """Delete the entries of ``keys``, or none, and return how many there were.
+
+        Raises:
+            TypeError: ``keys`` is not an iterable of str.
+            ValueError: a key does not have the form of a VeriKey.
+            EntryRejectedError: a trigger that somebody added refused it.
+        """
+        return await self._run(self._file.delete, tuple(blobs_of(keys).values()))
+
+    async def delete_expired(self, now: datetime, limit: int) -> int:
+        """Delete the entries whose ``expires_at`` has come, those that expired first first.
+
+        Other writers wait meanwhile, so a large table is better cleaned in several calls.
+
+        Args:
+            now: aware; an entry that expires at this very instant has expired.
+            limit: most entries to delete, 1 to 2**63 - 1.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            TypeError: an argument has the wrong type.
+            ValueError: ``now`` is naive, or ``limit`` is out of its range.
+            EntryRejectedError: a trigger that somebody added refused it.
+        """
+        _check_moment(now)
+        _check_limit(limit)
+        return await self._run(self._file.delete_expired, microseconds_of(now), limit)
+
+    async def check(self) -> None:
+        """Return if entries could be written now."""
+        await self._run(self._file.check)
+
+    # Protected: Ctrl-C between taking the turn and giving it back would keep it for good.
+    @trio.lowlevel.enable_ki_protection
+    async def _run(self, call: Callable[..., T], *args: object) -> T:
+        async with self._turn:
+            self._raise_if_closed()
+            self._file.stopped = False
+            try:
+                return await _in_thread(partial(call, *args), self._file.interrupt)
+            except StoreUnavailableError:
+                self._raise_if_closed()
+                # If that raises, it is why the call failed.
+                await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120
+                raise
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the repository is closed") from None
+
+    async def _close(self) -> None:
+        self._closed = True
+        self._file.interrupt()
+        with trio.CancelScope(shield=True):  # for as long as the disk takes
+            try:
+                async with self._turn:
+                    await _in_thread(self._file.close, lambda: None)
+            except KeyboardInterrupt:  # only ends the wait for the turn, which is needed
+                await self._close()  # noqa: ASYNC120  # shielded
+                raise
+
+
+# ``trio.to_thread.run_sync`` can abandon a thread or ignore a cancellation; this is what it
+# is made of, with a third way. The task sleeps until the thread is done, Ctrl-C or not.
+@trio.lowlevel.enable_ki_protection
+async def _in_thread(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
+    """Return what ``work`` returns in a worker thread; when cancelled, make it hurry."""
+    task = trio.lowlevel.current_task()
+    token = trio.lowlevel.current_trio_token()
+
+    def deliver(result: Outcome[T]) -> None:
+        token.run_sync_soon(trio.lowlevel.reschedule, task, result)
+
+    def abort(_: object) -> Abort:
+        interrupt()
+        return Abort.FAILED
+
+    trio.lowlevel.start_thread_soon(work, deliver)
+    result: T = await trio.lowlevel.wait_task_rescheduled(abort)
+    return result
+
+
+# Annotated as object: callers may give what their annotations do not allow.
+
+
+def _absolute(path: object) -> str:
+    name = path
+    if isinstance(path, os.PathLike):
+        name = os.fspath(cast("os.PathLike[str]", path))
+    if not isinstance(name, str):
+        raise TypeError(f"path must be str or os.PathLike[str], not of {type(name).__name__}")
+    if name in {"", ":memory:"} or "\0" in name:
+        raise ValueError("path must name a file")
+    return os.path.abspath(name)  # noqa: PTH100
+
+
+def _check_moment(now: object) -> None:
+    if not isinstance(now, datetime):
+        raise TypeError(f"now must be a datetime, not {type(now).__name__}")
+    if now.utcoffset() is None:
+        raise ValueError("now must be an aware datetime, not a naive one")
+
+
+def _check_limit(limit: object) -> None:
+    if type(limit) is not int:
+        raise TypeError(f"limit must be an int, not {type(limit).__name__}")
+    if not 1 <= limit < 2**63:
+        raise ValueError("limit must be 1 to 2**63 - 1")

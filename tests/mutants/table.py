@@ -1,0 +1,345 @@
+"""The bugs, each as a change of the code, and the tests that must find it.
+
+A letter in brackets is that of a bug of the original, a channel with a background service. Of
+its bugs, three have no place in this code: what failed is never written back to the channel,
+so it can't be dropped there when it is full (f), be lost once it is completed (j), or block
+its own consumer (k). Parallel writers that reorder a key (p) come with ``writers``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Change(NamedTuple):
+    """A text that is in ``file`` exactly once, and what takes its place."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Mutant(NamedTuple):
+    """A bug."""
+
+    name: str
+    changes: tuple[Change, ...]
+    killed_by: tuple[str, ...]
+
+
+def mutant(name: str, killed_by: str, *changes: tuple[str, str, str]) -> Mutant:
+    """Return a mutant; ``killed_by`` names one ``module::test``, or several by spaces."""
+    tests = tuple(f"tests/test_{test.replace('::', '.py::test_')}" for test in killed_by.split())
+    return Mutant(name, tuple(Change(*change) for change in changes), tests)
+
+
+ACCOUNTING = (
+    mutant(
+        "counted before it is accepted (b)",
+        "queue::enqueue_nowait_would_block_when_full",
+        (
+            "_queue.py",
+            "        batch: Batch[E] | None = line.replace(key, entry)\n",
+            "        batch: Batch[E] | None = line.replace(key, entry)\n"
+            "        self._ledger.enqueued += batch is None\n",
+        ),
+        (
+            "_line.py",
+            "        ledger.enqueued += 1\n        ledger.depth += 1\n",
+            "        ledger.depth += 1\n",
+        ),
+    ),
+    mutant(
+        "counted after an await (b)",
+        "random_cancellation::cancelled_at_any_step_of_a_program_nothing_accepted_is_lost",
+        (
+            "_queue.py",
+            "        if self._accept(entry, None):\n            return\n",
+            "        if self._accept(entry, None):\n"
+            "            self._ledger.enqueued -= 1\n"
+            "            await trio.lowlevel.cancel_shielded_checkpoint()\n"
+            "            self._ledger.enqueued += 1\n"
+            "            return\n",
+        ),
+    ),
+    mutant(
+        "counters are read one by one (r)",
+        "ledger::metrics_reads_every_counter_in_one_step",
+        (
+            "_queue.py",
+            "total_persisted=ledger.persisted,",
+            "total_persisted=int(ledger.persisted),",
+        ),
+    ),
+    mutant(
+        "a dead letter is counted before the sink has it",
+        "letters::refused_entries_are_counted_only_when_the_sink_has_them",
+        ("_letters.py", "        if self._sink is None:\n", "        if posted:\n"),
+    ),
+    mutant(
+        "letters that the sink never took are forgotten",
+        "letters::what_the_sink_never_took_is_handed_back",
+        ("_open.py", "            *self._outbox.abandon(),\n", ""),
+    ),
+)
+
+ACCEPTING = (
+    mutant(
+        "dropped when full, without a word (q)",
+        "queue::enqueue_nowait_would_block_when_full",
+        ("_queue.py", "            raise trio.WouldBlock\n", "            return\n"),
+    ),
+    mutant(
+        "one more than the capacity",
+        "queue::enqueue_nowait_would_block_when_full",
+        (
+            "_queue.py",
+            "self._ledger.depth >= self._capacity",
+            "self._ledger.depth > self._capacity",
+        ),
+    ),
+    mutant(
+        "a batch holds a key twice (g)",
+        "queue::without_coalescing_every_version_is_written_in_order",
+        (
+            "_line.py",
+            " or key in batch.entries:\n            batch = self._open",
+            ":\n            batch = self._open",
+        ),
+    ),
+    mutant(
+        "sealing forgets which keys are in line",
+        "queue::a_key_in_line_is_admitted_though_the_queue_is_full",
+        ("_line.py", "self._sealed.update(dict.fromkeys(batch.entries, batch))", "pass"),
+    ),
+    mutant(
+        "flush waits for later entries too",
+        "queue::flush_seals_but_a_key_may_still_be_replaced_in_place",
+        (
+            "_queue.py",
+            "        self._line.seal()\n",
+            "        self._line.hurry(self._line.open) if self._line.open else None\n",
+        ),
+    ),
+    mutant(
+        "no protection from KeyboardInterrupt",
+        "interrupt::enqueue_nowait_is_whole_at_every_instruction",
+        (
+            "_queue.py",
+            "    @trio.lowlevel.enable_ki_protection\n    def enqueue_nowait",
+            "    def enqueue_nowait",
+        ),
+        (
+            "_queue.py",
+            "    @trio.lowlevel.enable_ki_protection\n    def _accept",
+            "    def _accept",
+        ),
+    ),
+    mutant(
+        "who waits for room waits for ever after the end (i)",
+        "exits::producers_that_wait_for_room_are_sent_away_when_the_queue_closes",
+        ("_open.py", "        self._room.close(self._name)\n", ""),
+    ),
+    mutant(
+        "producers are stopped after the drain, not before (t)",
+        "exits::a_queue_that_drains_says_so_and_takes_nothing",
+        ("_open.py", "        lifetime.owner = 0\n", ""),
+    ),
+    mutant(
+        "all who wait for one entry get one exception object",
+        "queue::persist_of_a_refused_entry_raises_an_error_of_its_own",
+        (
+            "_letters.py",
+            "            for receipt in batch.receipts.get(key, ()):\n"
+            "                receipt.error = failure.rejection()\n",
+            "            error = failure.rejection()\n"
+            "            for receipt in batch.receipts.get(key, ()):\n"
+            "                receipt.error = error\n",
+        ),
+    ),
+)
+
+BATCHING = (
+    mutant(
+        "the batch is in a local variable while it is handed over (a)",
+        "random_cancellation::cancelled_at_any_step_of_a_program_nothing_accepted_is_lost",
+        (
+            "_batcher.py",
+            "        await channel.send(batch)\n",
+            "        line.batches.popleft()\n"
+            "        await channel.send(batch)\n"
+            "        line.batches.appendleft(batch)\n",
+        ),
+    ),
+    mutant(
+        "the timer starts again with every entry (o)",
+        "queue::the_interval_counts_from_the_oldest_entry",
+        (
+            "_batcher.py",
+            "    age = lifetime.clock() - batch.opened_at\n",
+            "    age = lifetime.clock() - batch.opened_at\n    before = len(batch.entries)\n",
+        ),
+        (
+            "_batcher.py",
+            "    return batch\n",
+            "    if not batch.due and len(batch.entries) > before:\n"
+            "        batch.opened_at = lifetime.clock()\n"
+            "        return await _due_batch(line, lifetime)\n"
+            "    return batch\n",
+        ),
+    ),
+    mutant(
+        "an idle batcher looks now and then",
+        "callers::an_idle_queue_wakes_nobody",
+        (
+            "_batcher.py",
+            "        await line.bell.wait()  # without",
+            "        with trio.move_on_after(1):\n            await line.bell.wait()  # without",
+        ),
+    ),
+    mutant(
+        "a write removes by key, and with it a newer version",
+        "queue::a_key_being_written_gets_a_new_place_behind",
+        (
+            "_line.py",
+            "        settled = len(part.keys)\n",
+            "        settled = len(part.keys)\n"
+            "        for key in part.keys:\n"
+            "            for other in self.batches:\n"
+            "                other.entries.pop(key, None)\n",
+        ),
+    ),
+)
+
+WRITING = (
+    mutant(
+        "what failed goes to the tail (c)",
+        "writer::a_failed_batch_stays_at_the_head_and_nothing_overtakes_it",
+        (
+            "_writer.py",
+            "        self._lifetime.ledger.retries += len(part.keys)\n\n    async def _isolate",
+            "        self._lifetime.ledger.retries += len(part.keys)\n"
+            "        line, ledger = self._line, self._lifetime.ledger\n"
+            "        failed = line.writing\n"
+            "        if line.batches:\n"
+            "            ledger.in_flight -= len(part.keys)\n"
+            "            ledger.depth += len(part.keys)\n"
+            "            failed.parts.clear()\n"
+            "            line.batches.append(failed)\n\n"
+            "    async def _isolate",
+        ),
+    ),
+    mutant(
+        "poison burns the retries of its batch (d)",
+        "writer::one_refused_entry_is_isolated_at_every_position",
+        (
+            "_writer.py",
+            "        if result.kind is not Kind.REJECTED and self._may_retry(",
+            "        if self._may_retry(",
+        ),
+    ),
+    mutant(
+        "no backoff (e)",
+        "writer::backoff_has_full_jitter_and_doubles_up_to_the_cap",
+        ("_lifetime.py", "        delay = random.uniform(0, ceiling)", "        delay = 0.0"),
+    ),
+    mutant(
+        "a timeout counts as not written, and as the entry's fault (s)",
+        "writer::an_unavailable_store_is_retried_without_end_and_uses_up_no_retry",
+        ("_verdict.py", "    (OSError, Kind.UNAVAILABLE),", "    (OSError, Kind.REJECTED),"),
+    ),
+    mutant(
+        "a store that refuses everything is believed",
+        "writer::a_store_that_refuses_everything_is_misconfigured_and_nothing_is_dead_lettered",
+        ("_store_watch.py", "_STORE: Final = 20", "_STORE: Final = 10**9"),
+    ),
+    mutant(
+        "a repository's own cancellation is taken for the end (n)",
+        "verdict::a_foreign_cancelled_is_an_unknown_error",
+        (
+            "_verdict.py",
+            "        if scope.cancel_called:\n",
+            "        if isinstance(error, trio.Cancelled):\n            raise\n"
+            "        if scope.cancel_called:\n",
+        ),
+    ),
+    mutant(
+        "a task dies and nobody learns of it (l)",
+        "supervision::a_crashed_writer_goes_on_after_a_second_with_the_batch_it_held",
+        (
+            "_supervisor.py",
+            "                    self._note_crash(name, error)\n",
+            "                    return\n",
+        ),
+    ),
+    mutant(
+        "crashes add up over a lifetime",
+        "supervision::crashes_with_something_persisted_in_between_never_add_up",
+        ("_writer.py", "        self._lifetime.crashes = 0\n", ""),
+    ),
+)
+
+LEAVING = (
+    mutant(
+        "the last batch waits for its interval (a)",
+        "exits::a_drain_waits_for_no_flush_interval",
+        ("_open.py", "        self._line.seal()\n", ""),
+    ),
+    mutant(
+        "the drain is not shielded",
+        "exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
+        ("_open.py", "drain_timeout_seconds, shield=True", "drain_timeout_seconds, shield=False"),
+    ),
+    mutant(
+        "the tasks that drain are cancelled (m)",
+        "exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
+        ("_lifetime.py", "trio.CancelScope(shield=True)", "trio.CancelScope()"),
+    ),
+    mutant(
+        "the drain does not keep its deadline (h)",
+        "exits::at_the_deadline_what_is_left_is_handed_back_in_order_of_acceptance",
+        (
+            "_open.py",
+            "trio.move_on_after(self._options.drain_timeout_seconds,",
+            "trio.move_on_after(self._options.drain_timeout_seconds + 100,",
+        ),
+    ),
+    mutant(
+        "the body's exception passes through our nursery",
+        "exits::the_body_s_exception_goes_on_as_the_very_same_object",
+        (
+            "_open.py",
+            "            interrupt = await self._stop_tasks() or interrupt",
+            "            self._lifetime.scope.cancel()\n"
+            "            await self._nursery_manager.__aexit__(exc_type, exc, exc_tb)",
+        ),
+    ),
+)
+
+STORING = (
+    mutant(
+        "of two versions created at once, the first stays",
+        "repositories::storing_versions_one_by_one_is_storing_what_they_merge_to",
+        (
+            "_sqlite_rows.py",
+            '"excluded.created_at >= created_at"',
+            '"excluded.created_at > created_at"',
+        ),
+    ),
+    mutant(
+        "rows that stay as they are count as changed",
+        "repositories::rows_that_stay_as_they_are_do_not_count",
+        ("_sqlite_rows.py", "WHERE {_ARRIVED_NEWER} AND (", "WHERE {_ARRIVED_NEWER} OR ("),
+    ),
+    mutant(
+        "a batch is stored row by row",
+        "sqlite::an_entry_that_is_refused_is_named_and_nothing_is_stored",
+        (
+            "_sqlite_file.py",
+            'with self._transaction("BEGIN IMMEDIATE") as connection:\n                changed',
+            'with self._transaction("SELECT 1") as connection:\n                changed',
+        ),
+    ),
+)
+
+MUTANTS = (*ACCOUNTING, *ACCEPTING, *BATCHING, *WRITING, *LEAVING, *STORING)
