@@ -16,13 +16,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from provcache_trio import (
     DrainTimeoutError,
+    EntryRejectedError,
     QueueClosedError,
     QueueState,
     StoreUnavailableError,
     WriteBehindOptions,
     open_write_behind_queue,
 )
-from provcache_trio.testing import MemoryRepository
+from provcache_trio.testing import MemoryRepository, RepositoryCrash
 
 from tests.items import Item, assert_settled, balance, items
 from tests.tasks import queue_tasks
@@ -472,21 +473,33 @@ async def test_a_write_that_was_cut_off_is_handed_back_even_if_the_store_has_it(
     assert_settled(queue, persisted=0, abandoned=3)
 
 
-async def test_a_write_that_fails_because_it_is_cut_off_is_handed_back_without_ado(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("the driver's way to tell that it was cancelled"),
+        KeyError("unknown"),
+        EntryRejectedError("refused"),
+        RepositoryCrash("crashed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_write_that_fails_when_it_is_cut_off_is_handed_back_without_a_verdict(
+    error: BaseException, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail() -> None:
         await trio.lowlevel.checkpoint()
-        raise ConnectionResetError("the driver's way to tell that it was cancelled")
+        raise error
 
     store = Stubborn(fail)
     with pytest.raises(DrainTimeoutError) as caught:
-        async with open_write_behind_queue(store, PATIENT) as queue:
+        async with open_write_behind_queue(store, PATIENT, name="q") as queue:
             await queue.enqueue(Item("a"))
     assert caught.value.undelivered == (Item("a"),)
-    assert_settled(queue, persisted=0, failed=0, abandoned=1)
+    assert_settled(queue, persisted=0, failed=0, retries=0, abandoned=1)
     assert len(store.calls) == 1
-    assert "crashed" not in caplog.text
+    assert queue.metrics().last_error is None
+    [record] = caplog.records
+    assert record.getMessage() == "q: 1 entries were not written and are handed back"
 
 
 async def test_a_write_that_ends_normally_although_cancelled_counts_as_persisted(
@@ -540,7 +553,8 @@ async def note_outcome(
     outcomes: Outcomes, name: str, call: Callable[..., Awaitable[object]], *args: object
 ) -> None:
     try:
-        await call(*args)
+        with trio.fail_after(60):
+            await call(*args)
     except QueueClosedError as error:
         outcomes[name] = error
     else:

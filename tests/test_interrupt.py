@@ -511,13 +511,16 @@ class Presser:
         finally:
             sys.settrace(before)
 
-    def _trace(self, frame: FrameType, _: str, __: object, /) -> TraceFunction | None:
+    def _trace(self, frame: FrameType, event: str, _: object, /) -> TraceFunction | None:
         if self._looking_away or not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_opcodes = self._opcodes
-        self._steps += 1
-        if self._steps == self._at:
-            press()
+        # Not at "call" and "return": a task that goes to sleep or wakes up causes them too,
+        # and there Python lets no signal in.
+        if event == ("opcode" if self._opcodes else "line"):
+            self._steps += 1
+            if self._steps == self._at:
+                press()
         return self._trace
 
 

@@ -98,7 +98,6 @@ async def test_a_crash_is_logged_once_with_the_frames_of_our_code_and_without_it
     store.fail_next(RepositoryCrash(CONTENTS))
     async with open_write_behind_queue(store, PROMPT, name="q") as queue:
         await queue.enqueue(Item("a"))
-        await queue.flush()
     [record] = crashes(caplog)
     first, rest = record.getMessage().split("\n", 1)
     assert first == "q: writer crashed: RepositoryCrash"
@@ -132,7 +131,8 @@ async def test_a_crashed_writer_goes_on_after_a_second_with_the_batch_it_held(
         assert (metrics.in_flight, metrics.current_queue_depth) == (2, 1)
         assert queue.pending("a") == Item("a")
         await queue.enqueue(Item("a", 1))
-        await queue.flush()
+        with trio.fail_after(60):
+            await queue.flush()
         assert queue.metrics().state is QueueState.RUNNING
     assert called_at == [0, 1, 2, 2]
     assert store.calls == [tuple(items("ab"))] * 3 + [(Item("c"), Item("a", 1))]
@@ -155,7 +155,8 @@ async def test_crashes_with_something_persisted_in_between_never_add_up(
     async with open_write_behind_queue(store, PROMPT) as queue:
         for version in range(10):
             store.crash_next(2)
-            await queue.persist(Item("a", version))
+            with trio.fail_after(60):
+                await queue.persist(Item("a", version))
     assert len(crashes(caplog)) == 20
     assert_settled(queue, persisted=10, abandoned=0)
 
@@ -194,7 +195,8 @@ async def test_a_crashed_batcher_goes_on_after_a_second(
         await trio.sleep(0.5)
         assert queue.metrics().state is QueueState.PAUSED
         assert queue.metrics().current_queue_depth == 3
-        await queue.flush()
+        with trio.fail_after(60):
+            await queue.flush()
         assert trio.current_time() == 2
     assert [item for call in store.calls for item in call] == items("abc")
     assert [record.__dict__["task"] for record in crashes(caplog)] == ["batcher"] * 2
@@ -252,7 +254,7 @@ async def test_the_third_crash_in_a_row_cancels_the_body_and_hands_back(
             store.crash_next(3)
             await queue.enqueue_many(items("abc"))
             try:
-                await trio.sleep_forever()
+                await trio.sleep(60)
             except trio.Cancelled as cancelled:
                 seen.append(cancelled)
                 raise
@@ -285,7 +287,7 @@ async def test_every_task_of_ours_can_be_the_one_that_gives_up(
     with pytest.raises(WriteBehindCrashedError) as caught:
         async with open_write_behind_queue(store, PROMPT, dead_letters=sink) as queue:
             await queue.enqueue(Item("a"))
-            await trio.sleep_forever()
+            await trio.sleep(60)
     assert trio.current_time() == 2
     assert caught.value.undelivered == (Item("a"),)
     assert sink.letters == []
@@ -300,7 +302,7 @@ async def test_crashes_of_different_tasks_in_a_row_add_up(
     with pytest.raises(WriteBehindCrashedError):
         async with open_write_behind_queue(store, PROMPT) as queue:
             await queue.enqueue(Item("a"))
-            await trio.sleep_forever()
+            await trio.sleep(60)
     assert trio.current_time() == 2
 
 
@@ -339,7 +341,7 @@ async def test_giving_up_in_a_cancelled_scope_comes_instead_of_cancelled(
         async with open_write_behind_queue(store, PROMPT) as queue:
             await queue.enqueue(Item("a"))
             scope.cancel()
-            await trio.sleep_forever()
+            await trio.sleep(60)
     assert isinstance(caught.value.__context__, trio.Cancelled)
     assert trio.current_time() == 2
 
@@ -355,7 +357,7 @@ async def test_what_a_body_raises_instead_of_its_cancellation_is_the_context(
         async with open_write_behind_queue(store, PROMPT) as queue:
             await queue.enqueue(Item("a"))
             try:
-                await trio.sleep_forever()
+                await trio.sleep(60)
             finally:
                 raise body
     assert caught.value.__context__ is body
@@ -433,7 +435,7 @@ async def test_no_crash_becomes_a_group_in_the_application_s_nursery(
         try:
             async with open_write_behind_queue(store, PROMPT) as queue:
                 await queue.enqueue(Item("a"))
-                await trio.sleep_forever()
+                await trio.sleep(60)
         except WriteBehindCrashedError as error:
             seen.append(type(error))
         assert trio.current_time() == 2  # and nobody else was cancelled

@@ -199,7 +199,6 @@ async def test_expired_entries_are_deleted_oldest_first_and_up_to_the_limit() ->
         )
     now = NOW + 4 * DAY  # to the microsecond when keys[2] expires
     assert await store.delete_expired(NOW + DAY - timedelta(microseconds=1), 9) == 0
-    assert await store.delete_expired(now, 0) == 0
     assert await store.delete_expired(now, 2) == 2
     assert store.rows.keys() == {keys[0], keys[2], keys[4]}
     assert await store.get_many([keys[0]])  # expired, and still there

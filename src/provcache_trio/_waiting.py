@@ -103,9 +103,9 @@ class WaitingRoom(Generic[E]):
         batch: Batch[E] | None
         try:
             batch = self._line.replace(key, entry)
-        except BaseException as error:  # noqa: BLE001  # of the queue's merge: that caller's
+        except BaseException as error:  # noqa: BLE001, ASYNC103  # merge's: that caller's
             producer.error = error
-            return
+            return  # noqa: ASYNC104
         if batch is None:
             batch = self._line.append(key, entry)
         if producer.receipt is not None:

@@ -231,14 +231,17 @@ class MemoryRepository(_Scripted, Generic[E]):
 
         Args:
             now: aware; an entry that expires at this very instant has expired.
-            limit: most entries to delete.
+            limit: most entries to delete, at least 1.
 
         Returns:
             How many were deleted.
 
         Raises:
+            ValueError: ``limit`` is below 1.
             StoreUnavailableError: it is down.
         """
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
         await self._arrive()
         expires = {key: _expires_at(entry) for key, entry in self.rows.items()}
         doomed = sorted((key for key in expires if expires[key] <= now), key=expires.__getitem__)
