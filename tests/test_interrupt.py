@@ -280,6 +280,35 @@ def test_an_interrupt_in_the_repository_arrives_in_the_main_task(
     assert caplog.records == []
 
 
+def test_an_interrupt_in_a_task_of_the_repository_s_own_is_handed_on_to_the_main_task() -> None:
+    pressed: list[float] = []
+
+    async def press_once() -> None:
+        await trio.lowlevel.checkpoint()
+        if not pressed:
+            pressed.append(trio.current_time())
+            press()  # this task is not ours, so not protected: it is raised here
+
+    class WithTasks(MemoryRepository[Item]):
+        async def upsert_many(self, entries: Sequence[Item], /) -> int:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(press_once)
+                nursery.start_soon(trio.lowlevel.checkpoint)
+            return await super().upsert_many(entries)
+
+    repository = WithTasks()
+
+    async def main() -> None:
+        async with open_write_behind_queue(repository, PATIENT) as queue:
+            await queue.enqueue_many(items("ab"))
+            await trio.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(main)
+    assert pressed
+    assert set(repository.rows) == set("ab")
+
+
 # During the drain
 
 
@@ -505,6 +534,8 @@ class Presser:
     @contextmanager
     def active(self) -> Iterator[None]:
         before = sys.gettrace()
+        # Python 3.12 reports instructions only if a frame wants them when tracing begins.
+        sys._getframe().f_trace_opcodes = self._opcodes
         sys.settrace(self._trace)
         try:
             yield

@@ -33,6 +33,7 @@ class Crash(BaseException):
         (StoreError("x"), Kind.UNKNOWN),
         (ValueError("x"), Kind.UNKNOWN),
         (trio.BrokenResourceError(), Kind.UNKNOWN),
+        (KeyboardInterrupt(), Kind.UNAVAILABLE),
         (Crash("x"), Kind.CRASH),
         (SystemExit(), Kind.CRASH),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import signal
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 
 import trio
@@ -40,6 +41,7 @@ _KINDS: Final[tuple[tuple[type[BaseException], Kind], ...]] = (
     (TransientStoreError, Kind.TRANSIENT),
     (EntryRejectedError, Kind.REJECTED),
     (Exception, Kind.UNKNOWN),
+    (KeyboardInterrupt, Kind.UNAVAILABLE),  # it cut the call short: outcome unknown
     # Ours is not: the writer lets that one pass. A repository that cancels itself (asyncio
     # bridges can) must not end the writer as if the queue had been told to stop.
     (trio.Cancelled, Kind.UNKNOWN),
@@ -102,6 +104,8 @@ def classify(error: BaseException) -> Failure:
 async def result_of(call: Callable[[], Awaitable[T]], scope: trio.CancelScope) -> T | Failure:
     """Await foreign code and return its result or what its exception means.
 
+    A KeyboardInterrupt that a task of its own has caught is handed on to the main task.
+
     Raises:
         trio.Cancelled: ``scope`` is cancelled; whatever else was raised does not matter.
         BaseException: the foreign code crashed (see ``classify``).
@@ -109,6 +113,10 @@ async def result_of(call: Callable[[], Awaitable[T]], scope: trio.CancelScope) -
     try:
         return await call()
     except BaseException as error:  # noqa: ASYNC103  # ours is raised again below
+        if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves_of(error)):
+            # A task of the foreign code's own caught what is meant for the main task. Ours
+            # are protected, so this hands it on.
+            signal.raise_signal(signal.SIGINT)
         if scope.cancel_called:
             await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC102  # only to raise
         failure = classify(error)
