@@ -50,7 +50,7 @@ def without_stray_cancelled(test: Callable[..., Awaitable[None]]) -> Callable[..
             await test(**arguments)
         except trio.Cancelled as error:
             if trio.current_effective_deadline() != -math.inf:
-                raise AssertionError("a Cancelled came out of the test") from error
+                raise AssertionError("a Cancelled came out of the test") from error  # noqa: ASYNC104  # that is it
             raise
 
     return run
