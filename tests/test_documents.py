@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import datetime as dt
 import re
 import subprocess
 import sys
@@ -11,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from provcache_trio import WriteBehindOptions, open_write_behind_queue
+import provcache_trio
+from provcache_trio import (
+    DecisionDigest,
+    ProvcacheEntry,
+    ReplaySeed,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
 from provcache_trio.testing import MemoryRepository
 
 from tests.items import Item
@@ -22,23 +31,89 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 
 
-def blocks_of(name: str) -> list[str]:
+DOCUMENTS = ("README.md", "docs/guide.md")
+
+
+def blocks_of(name: str, kind: str = "python") -> list[str]:
+    """Return the blocks whose opening fence is followed by exactly ``kind``."""
     text = (ROOT / name).read_text("utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-BLOCKS = [
-    pytest.param(block, id=f"{name} {number}")
-    for name in ("README.md",)
-    for number, block in enumerate(blocks_of(name))
-]
+def cases(kind: str) -> list[object]:
+    return [
+        pytest.param(block, id=f"{name} {number}")
+        for name in DOCUMENTS
+        for number, block in enumerate(blocks_of(name, kind))
+    ]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+def an_entry(digit: str) -> ProvcacheEntry:
+    some_hash = "sha256:" + 64 * digit
+    now = dt.datetime.now(dt.UTC)
+    return ProvcacheEntry(
+        veri_key=some_hash,
+        decision=DecisionDigest(
+            verdict_hash=some_hash, proof_root=some_hash, replay_seed=ReplaySeed(), trust_score=1
+        ),
+        policy_hash=some_hash,
+        signer_set_hash=some_hash,
+        feed_epoch="2026-W48",
+        created_at=now,
+        expires_at=now + dt.timedelta(days=7),
+    )
+
+
+@pytest.mark.parametrize("block", cases("python"))
 def test_a_block_runs(block: str, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-W", "error", "-c", block], check=True, cwd=tmp_path, timeout=60
     )
+
+
+@pytest.mark.parametrize("fragment", cases("python fragment"))
+async def test_a_fragment_runs_inside_an_open_queue(
+    fragment: str, autojump_clock: MockClock
+) -> None:
+    repository = MemoryRepository[ProvcacheEntry]()
+    names: dict[str, Any] = {name: getattr(provcache_trio, name) for name in provcache_trio.__all__}
+    names |= {"trio": trio, "repository": repository}
+    names |= {"entry": an_entry("0"), "entries": [an_entry(digit) for digit in "123"]}
+    # A block that awaits is compiled to code that returns a coroutine.
+    code = compile(fragment, "fragment", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    async with open_write_behind_queue(repository) as names["queue"]:
+        await eval(code, names)  # noqa: S307  # our own
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_block_escapes(name: str) -> None:
+    fences = re.findall(r"^ *(?:```|~~~) *py.*$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+    assert len(fences) == len(blocks_of(name)) + len(blocks_of(name, "python fragment")) > 0
+
+
+def test_what_the_guide_links_to_is_there() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text("utf-8")
+    headings = re.findall(r"^## (.*)$", guide, re.MULTILINE)
+    anchors = {f"#{heading.lower().replace(' ', '-')}" for heading in headings}
+    for link in re.findall(r"\]\(([^)]+)\)", guide):
+        assert link in anchors or (ROOT / "docs" / link).is_file(), link
+
+
+def test_the_guide_tells_every_option_and_its_default() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text("utf-8")
+    table = guide[guide.index("## Options") : guide.index("## Own entry types")]
+    rows = dict(re.findall(r"^\| (`.*?) \| ([^|]*?) \|", table, re.MULTILINE))
+    told = {
+        name: default
+        for names, defaults in rows.items()
+        for name, default in zip(
+            re.findall(r"`(\w+)`", names), defaults.replace(" ", "").split(","), strict=True
+        )
+    }
+    assert told == {
+        name: f"{getattr(WriteBehindOptions(), name)}".removesuffix(".0")
+        for name in WriteBehindOptions.__struct_fields__
+    }
 
 
 async def test_the_recipes_for_a_full_queue_do_what_they_say(autojump_clock: MockClock) -> None:
