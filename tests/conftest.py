@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "heavy: takes seconds; needs to run on one Python only")
+    # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile("full" if config.getoption("--full") else "reduced")
 
 
