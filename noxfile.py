@@ -25,7 +25,7 @@ nox.options.sessions = [
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = nox.project.python_versions(PROJECT)
-CODE = ("src", "tests", "benchmarks", "noxfile.py")
+CODE = ("src", "tests", "benchmarks", "examples", "noxfile.py")
 
 
 def find_pythons() -> list[str]:

@@ -161,6 +161,20 @@ async def test_a_failing_sink_does_not_stop_the_writer_until_batch_size_letters_
     assert sum("sink works again" in message for message in messages) == 1
 
 
+async def test_a_letter_that_waits_for_the_sink_counts_in_the_oldest_age(
+    store: MemoryRepository[Item], letters: MemoryDeadLetters[Item], autojump_clock: MockClock
+) -> None:
+    letters.down()
+    options = WriteBehindOptions(flush_interval_seconds=0)
+    async with open_write_behind_queue(store, options, dead_letters=letters) as queue:
+        await queue.enqueue(Item("bad1"))
+        await trio.sleep(600)
+        assert queue.metrics().oldest_pending_seconds == 600
+        letters.up()
+        await trio.sleep(60)
+        assert queue.metrics().oldest_pending_seconds == 0.0
+
+
 async def test_more_letters_than_fit_are_handed_over_piece_by_piece(
     letters: MemoryDeadLetters[Item], autojump_clock: MockClock
 ) -> None:

@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from provcache_trio import (
+    DrainTimeoutError,
     EntryRejectedError,
     QueueState,
     StoreMisconfiguredError,
@@ -253,6 +254,68 @@ async def test_a_batch_of_only_bad_entries_is_refused_for_good_once_the_store_to
         await queue.flush()
         assert queue.metrics().state is QueueState.RUNNING
     assert_settled(queue, persisted=10, failed=30)
+
+
+@pytest.mark.parametrize("with_index", [True, False], ids=["index", "halving"])
+@pytest.mark.parametrize(
+    "bad",
+    [range(475, 500), range(25), range(480), range(0, 500, 7)],
+    ids=["at the end", "at the beginning", "all but the last", "here and there"],
+)
+async def test_a_run_of_bad_entries_with_good_neighbours_holds_nothing_up(
+    bad: range, with_index: bool, autojump_clock: MockClock
+) -> None:
+    store = MemoryRepository[Item](reject_with_index=with_index)
+    store.reject(*map(str, bad))
+    letters = MemoryDeadLetters[Item]()
+    async with open_write_behind_queue(store, dead_letters=letters) as queue:
+        await queue.enqueue_many(items(range(500)))
+        await queue.enqueue(Item("behind"))
+        await queue.flush()
+        assert trio.current_time() < 90
+        assert queue.metrics().state is QueueState.RUNNING
+    assert {letter.key for letter in letters.letters} == set(map(str, bad))
+    assert_settled(queue, persisted=501 - len(bad), failed=len(bad))
+
+
+async def test_a_store_that_refuses_everything_is_not_hammered_by_transient_errors(
+    autojump_clock: MockClock,
+) -> None:
+    scripted: Scripted = Scripted(
+        lambda _: (
+            EntryRejectedError("no")
+            if len(scripted.calls) < 100
+            else TransientStoreError("deadlock")
+        )
+    )
+    options = WriteBehindOptions(max_retries=0, drain_timeout_seconds=0)
+    with pytest.raises(DrainTimeoutError):
+        async with open_write_behind_queue(scripted, options) as queue:
+            await queue.enqueue_many(items(range(30)))
+            await trio.sleep(3600)
+            assert queue.metrics().state is QueueState.WAITING
+            assert queue.metrics().total_failed == 0
+    assert len(scripted.calls) < 600
+
+
+async def test_an_answer_ends_an_outage_for_the_backoff_too(
+    monkeypatch: pytest.MonkeyPatch, store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    ceilings: list[float] = []
+
+    def uniform(_: float, high: float) -> float:
+        ceilings.append(high)
+        return 0.0
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    store.fail_next(OSError("gone"), times=3)
+    store.fail_next(EntryRejectedError("no"), times=1)
+    store.fail_next(OSError("gone"), times=1)
+    async with open_write_behind_queue(store) as queue:
+        await queue.enqueue(Item("bad"))
+        await queue.flush()
+        await queue.persist(Item("good"))
+    assert ceilings == [0.1, 0.2, 0.4, 0.1]
 
 
 async def test_backoff_has_full_jitter_and_doubles_up_to_the_cap(

@@ -41,6 +41,13 @@ class _DriverError(ProvcacheError):
         column: name of the column, or None.
     """
 
+    # Also for a subclass whose __init__ does not call ours.
+    error_class: str | None = None
+    sqlstate: str | None = None
+    constraint: str | None = None
+    table: str | None = None
+    column: str | None = None
+
     def __init__(
         self,
         message: str,
@@ -68,6 +75,8 @@ class EntryRejectedError(_DriverError):
         index: position of the entry in the sequence given to ``upsert_many``, when the
             store tells; otherwise None, and the queue finds it by halving.
     """
+
+    index: int | None = None
 
     def __init__(
         self,
@@ -118,7 +127,7 @@ class _UndeliveredError(ProvcacheError):
     """The queue ended with entries that are not known to be stored.
 
     Attributes:
-        undelivered: every such entry, oldest first.
+        undelivered: every such entry, oldest batch first.
         metrics: the queue's last metrics.
     """
 
@@ -139,7 +148,7 @@ class DrainTimeoutError(_UndeliveredError):
     """The time for the drain was up before everything was written.
 
     Attributes:
-        undelivered: every entry that is not known to be stored, oldest first.
+        undelivered: every entry that is not known to be stored, oldest batch first.
         metrics: the queue's last metrics.
     """
 
@@ -148,6 +157,6 @@ class WriteBehindCrashedError(_UndeliveredError):
     """A background task crashed again and again, so the queue gave up.
 
     Attributes:
-        undelivered: every entry that is not known to be stored, oldest first.
+        undelivered: every entry that is not known to be stored, oldest batch first.
         metrics: the queue's last metrics.
     """

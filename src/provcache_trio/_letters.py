@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Generic
 
 import trio
@@ -41,9 +41,17 @@ class Outbox(Generic[E]):
         self._bell = Bell()  # letters wait
         self._changed = trio.Event()  # letters were taken, or the sink began to fail
         self.letters: list[DeadLetter[E]] = []
+        self._opened_at: list[float] = []  # on trio's clock, when their batches were opened
         self.failing: bool = False  # the sink's last call failed
         self.full: bool = False  # ... and a writer waits for room
         self.undelivered: tuple[E, ...] = ()  # handed back at the end, the line's included
+
+    def oldest(self) -> float | None:
+        """Return when the batch of the oldest letter was opened; from any thread."""
+        try:
+            return self._opened_at[0]
+        except IndexError:
+            return None
 
     async def post(self, batch: Batch[E]) -> None:
         """Take over everything that ``batch`` refused, once there is room for it.
@@ -62,7 +70,7 @@ class Outbox(Generic[E]):
     def _take_over(self, batch: Batch[E]) -> None:
         """Move refused entries from ``batch`` to here, in one step, as far as they fit."""
         lifetime = self._lifetime
-        now = lifetime.wall_clock().astimezone(UTC)
+        now = lifetime.now()
         opened_at = now - timedelta(seconds=lifetime.clock() - batch.opened_at)
         room = lifetime.options.batch_size - len(self.letters)
         posted: list[DeadLetter[E]] = []
@@ -83,6 +91,7 @@ class Outbox(Generic[E]):
             )
             for receipt in batch.receipts.get(key, ()):
                 receipt.error = failure.rejection()
+        self._opened_at += [batch.opened_at] * len(posted)
         self.letters += posted
         if self._sink is None:
             self._settle(posted)
@@ -93,6 +102,7 @@ class Outbox(Generic[E]):
         """Book the oldest letters as dead-lettered."""
         taken = len(letters)
         del self.letters[:taken]
+        del self._opened_at[:taken]
         ledger = self._lifetime.ledger
         ledger.in_flight -= taken
         ledger.failed += taken
@@ -155,6 +165,7 @@ class Outbox(Generic[E]):
         given_up = [letter.entry for letter in self.letters]
         moved = len(given_up)
         self.letters.clear()
+        self._opened_at.clear()
         ledger = self._lifetime.ledger
         ledger.in_flight -= moved
         ledger.abandoned += moved

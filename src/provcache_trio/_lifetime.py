@@ -6,14 +6,15 @@ import logging
 import os
 import random
 import threading
+import traceback
 import weakref
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from ._metrics import Ledger
     from ._options import WriteBehindOptions
@@ -77,7 +78,18 @@ class Lifetime:
     def log(self, level: int, message: str, *args: object, **fields: object) -> None:
         """Log with the queue's name in front, and ``fields`` on the record."""
         extra = {"queue": self.name, **fields}
-        logger.log(level, f"%s: {message}", self.name, *args, extra=extra)  # noqa: G004  # constant
+        try:
+            logger.log(level, f"%s: {message}", self.name, *args, extra=extra)  # noqa: G004  # constant
+        except Exception:  # noqa: BLE001  # a filter or a record factory: no reason to stop
+            if logging.raiseExceptions:  # as the handlers of logging do it
+                traceback.print_exc()
+
+    def now(self) -> datetime:
+        """Return the wall clock's time in UTC; the system's, should the given one fail."""
+        try:
+            return self.wall_clock().astimezone(UTC)
+        except Exception:  # noqa: BLE001  # whatever somebody's clock raised
+            return datetime.now(UTC)
 
 
 _OPEN: Final[weakref.WeakSet[Lifetime]] = weakref.WeakSet()

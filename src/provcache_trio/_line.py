@@ -130,7 +130,7 @@ class Batch(Generic[E]):
         self.parts: list[Part] = []  # a stack: what is still to be tried
         self.refused: dict[Hashable, Refusal[E]] = {}
         self.suspect: bool = False  # refusals came while the store looked misconfigured
-        self.vindicated: bool = False  # ... and then something was persisted: refuse for good
+        self.vindicated: bool = False  # something of it was persisted: refuse for good
 
     def unsettled(self) -> int:
         """Count the entries whose fate is open."""

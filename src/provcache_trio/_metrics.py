@@ -59,12 +59,14 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
         total_abandoned: entries handed back at the end; see ``undelivered``.
         current_queue_depth: entries in line: the open batch and those behind a writer.
         in_flight: entries handed to the writer, with those that wait for a failing sink.
-        total_retries: entries tried again, in outages too.
+        total_retries: entries tried again as they were, in outages too; the calls that
+            narrow a refusal down do not count.
         total_batches: successful ``upsert_many`` calls.
         total_unchanged: persisted entries for which the store had nothing to change.
         total_refused: times that ``enqueue_nowait`` raised ``trio.WouldBlock``.
         producers_waiting: tasks that wait for room now.
-        oldest_pending_seconds: age of the oldest batch with an open fate; 0.0 when none.
+        oldest_pending_seconds: age of the oldest batch with an open fate, letters that wait
+            for the sink included; 0.0 when none.
         state: see ``QueueState``.
         recovering: a journal is being replayed; False in this release.
         durable: whether accepted entries survive a crash; None without a journal.

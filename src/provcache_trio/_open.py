@@ -104,7 +104,8 @@ def open_write_behind_queue(
         dead_letters: takes what the store refuses. Without it such an entry is logged by
             its key and counted, and its payload is gone.
         wall_clock: stamps metrics and dead letters with an aware datetime; by default the
-            system's clock in UTC. All waiting uses trio's clock.
+            system's clock in UTC, which also steps in for one that raises. All waiting uses
+            trio's clock.
 
     Returns:
         A context manager to be entered once, with ``async with``, in a trio task.
@@ -243,7 +244,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             flush_interval_seconds=options.flush_interval_seconds,
             queue_capacity=options.queue_capacity,
         )
-        self._nursery_manager = trio.open_nursery()
+        self._nursery_manager = trio.open_nursery(strict_exception_groups=True)
         # Not `async with`: what the body raises must not pass through our nursery.
         self._nursery = await self._nursery_manager.__aenter__()
         self._nursery.start_soon(self._host, name=f"{__name__}: queue {self._name!r}")

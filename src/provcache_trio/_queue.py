@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from threading import get_ident
 from typing import TYPE_CHECKING, Generic, NoReturn, final
 
@@ -182,7 +181,7 @@ class WriteBehindQueue(Generic[E]):
             raise QueueClosedError(f"queue {lifetime.name!r} ended before it was flushed")
 
     def pending(self, key: Hashable, /) -> E | None:
-        """Return the newest accepted version of ``key`` whose fate is open, or None.
+        """Return the newest accepted version of ``key`` that may yet be stored, or None.
 
         Together with a read from the store this lets an application read its own writes:
         ask here first. O(1).
@@ -196,14 +195,16 @@ class WriteBehindQueue(Generic[E]):
         """Return a consistent snapshot, O(1); from any thread, and after exit."""
         lifetime = self._lifetime
         now = lifetime.clock()
-        oldest = self._line.oldest()
+        oldest = self._outbox.oldest()  # older than anything in the line
+        if oldest is None:
+            oldest = self._line.oldest()
         next_try_at = self._backoff.next_try_at
         # Every call comes before the counters: between two reads of them nothing else runs.
         oldest_pending_seconds = 0.0 if oldest is None else max(0.0, now - oldest)
         next_try_in_seconds = None if next_try_at is None else max(0.0, next_try_at - now)
         producers_waiting = len(self._room.producers)
         state = self._state()
-        timestamp = lifetime.wall_clock().astimezone(UTC)
+        timestamp = lifetime.now()
         ledger = self._ledger
         return WriteBehindMetrics(
             total_enqueued=ledger.enqueued,
@@ -230,7 +231,7 @@ class WriteBehindQueue(Generic[E]):
 
     @property
     def undelivered(self) -> tuple[E, ...]:
-        """After exit: every entry that is not known to be stored, oldest first.
+        """After exit: every entry that is not known to be stored, oldest batch first.
 
         One whose write was cut off, so that its outcome is unknown, is among them. Empty
         before the exit.

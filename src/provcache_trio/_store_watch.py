@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC
 from typing import TYPE_CHECKING, Final
 
 from ._metrics import LastError
@@ -37,7 +36,7 @@ class StoreWatch:
         self.last_error = LastError(
             error_class=failure.error_class,
             sqlstate=failure.sqlstate,
-            at=self._lifetime.wall_clock().astimezone(UTC),
+            at=self._lifetime.now(),
         )
 
     def lost(self, failure: Failure) -> None:

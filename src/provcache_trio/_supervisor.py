@@ -54,15 +54,17 @@ class Supervisor:
         lifetime = self._lifetime
         lifetime.crashes += 1
         # The frames, but not the message, which may quote an entry.
-        frames = "".join(traceback.format_tb(error.__traceback__))
+        leaves = leaves_of(error)
+        frames = "".join("".join(traceback.format_tb(leaf.__traceback__)) for leaf in leaves)
+        classes = ", ".join(type(leaf).__qualname__ for leaf in leaves)
         lifetime.log(
             logging.ERROR,
             "%s crashed: %s\n%s",
             name,
-            type(error).__qualname__,
+            classes,
             frames,
             task=name,
-            error_class=type(error).__qualname__,
+            error_class=classes,
         )
         if lifetime.crashes >= MOST_CRASHES and not lifetime.scope.cancel_called:
             self.last_straw = error

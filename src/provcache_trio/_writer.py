@@ -55,8 +55,8 @@ class Writer(Generic[E]):
 
     async def _write(self, batch: Batch[E]) -> None:
         while batch.parts or self._reconsider(batch):
-            # A store that refuses everything is probed far from the entries it refused, to
-            # learn soon whether it is the store or a run of bad entries.
+            # A store that refuses everything is probed far from the entries it refused (see
+            # ``_isolate``), to learn soon whether it is the store or a run of bad entries.
             part = batch.parts[0 if self._watch.refuses_everything else -1]
             await self._try(batch, part)
         await self._outbox.post(batch)
@@ -72,13 +72,16 @@ class Writer(Generic[E]):
                 return False
             # The store works again. Once more, now for good.
             batch.vindicated = True
+        self._put_back(batch)
+        return True
+
+    def _put_back(self, batch: Batch[E]) -> None:
         keys = tuple(batch.refused)
         tries = max(refusal.tries for refusal in batch.refused.values())
         for key in keys:
             batch.entries[key] = batch.refused.pop(key).entry
         batch.parts.append(Part(keys, tries=tries))
         self._lifetime.ledger.retries += len(keys)
-        return True
 
     async def _try(self, batch: Batch[E], part: Part) -> None:
         if self._lifetime.forked:
@@ -99,6 +102,8 @@ class Writer(Generic[E]):
             return
         if result.kind is not Kind.UNKNOWN:
             self._watch.answered()
+            if not self._watch.refuses_everything:
+                self._failures = 0
         if result.kind is not Kind.REJECTED and self._may_retry(part, result.kind):
             part.retries += 1
             self._log_retry(part, result)
@@ -112,6 +117,10 @@ class Writer(Generic[E]):
             changed = written  # the rows are stored, whatever the repository says of them
         self._line.persisted(batch, part, written - changed)
         self._watch.persisted()
+        # The store takes entries of this batch: what it refuses of it is the entries' fault.
+        batch.vindicated = True
+        if batch.suspect and batch.refused:
+            self._put_back(batch)  # refused under suspicion: once more, now for good
         self._failures = 0
         self._lifetime.crashes = 0
         self._lifetime.log(logging.DEBUG, "batch persisted: %d entries", written, count=written)
@@ -144,8 +153,12 @@ class Writer(Generic[E]):
         if failure.kind is Kind.TRANSIENT:
             batch.parts.remove(part)
             self._refuse(batch, keys, part, failure)
+            if self._watch.refuses_everything:
+                await self._wait_for_the_store()  # else they are put back and tried at once
             return
         index = 0 if len(keys) == 1 else failure.position
+        if self._watch.refuses_everything and not batch.vindicated and len(keys) > 1:
+            index = None  # halve all the same: an entry far from the refused may be good
         if type(index) is not int or not 0 <= index < len(keys):
             left, right = part.halves(isolating=failure.kind is Kind.UNKNOWN)
             batch.parts.remove(part)
@@ -160,8 +173,11 @@ class Writer(Generic[E]):
         self._watch.refused(failure)
         if self._watch.refuses_everything:
             batch.suspect = True
-            self._failures += 1
-            await self.backoff.wait(self._failures)
+            await self._wait_for_the_store()
+
+    async def _wait_for_the_store(self) -> None:
+        self._failures += 1
+        await self.backoff.wait(self._failures)
 
     @staticmethod
     def _refuse(batch: Batch[E], keys: tuple[Hashable, ...], part: Part, failure: Failure) -> None:
