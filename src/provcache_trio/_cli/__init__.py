@@ -3,13 +3,23 @@
 ::
 
     _app        the command line, exit statuses
+    _run        the work of a command, and what it came to
+    _signals    SIGINT and SIGTERM become a cancelled scope
+    _urls       which store a URL names
+    _stores     where entries go and come from
+    _text       how lines, numbers and names are written
+
     _demo       the job of `provcache demo`, which knows no terminal
     _wheels     files held against RECORD
     _decisions  a verdict becomes an entry
-    _stores     where entries go
-    _signals    SIGINT and SIGTERM become a cancelled scope
     _screen     a panel on a terminal, plain lines in a pipe
     _report     the summary
+
+    _ingest     the job of `provcache ingest`, and its summary
+    _input      a file or a pipe, chunk by chunk, and its lines
+    _progress   one line on a terminal, plain lines in a pipe
+
+    _read       `provcache get` and `provcache stats`
 """
 
 from __future__ import annotations

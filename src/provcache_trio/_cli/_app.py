@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-import trio
 from cyclopts import App, CycloptsError, Parameter
 
-from provcache_trio import DrainTimeoutError, ProvcacheError, __version__
+from provcache_trio import __version__
 
 from ._demo import Demo
+from ._ingest import Ingest, all_went_in, summarize_ingest
+from ._input import Input
+from ._progress import make_progress
+from ._read import check_key, entry_as_json, facts_of
 from ._report import summarize, went_well
+from ._run import attempt, attempt_in_sight
 from ._screen import make_screen
-from ._signals import cancel_on_signal
 from ._stores import SqliteTarget
-from ._text import printable
+from ._text import printable, say
+from ._urls import MisuseError, target_of, without_secrets
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Iterable, Sequence
 
+    from ._run import Ending, Watcher
     from ._screen import Screen
+    from ._stores import Target
 
 _FAILED: Final = 1
 _MISUSED: Final = 2
@@ -36,6 +43,9 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
 )
+app.register_install_completion_command(  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+    help="Set up completion in your shell's start-up file."
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -43,8 +53,14 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status: int | None = app(arguments)
     except CycloptsError as error:
+        _complain(f"{without_secrets(str(error))} (see provcache --help)")
+        return _MISUSED
+    except MisuseError as error:
         _complain(f"{error} (see provcache --help)")
         return _MISUSED
+    except OSError as error:  # of --install-completion; commands tell of theirs themselves
+        _complain(str(error))
+        return _FAILED
     return status or 0
 
 
@@ -76,47 +92,142 @@ async def demo(
     return await show(job, make_screen(job, sys.stdout, plain=plain))
 
 
+@app.command
+async def ingest(
+    file: Annotated[str, Parameter(allow_leading_hyphen=True)],  # it may be a lone one
+    /,
+    *,
+    to: str,
+    strict: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Read entries, one in JSON per line, and write them behind, into a store.
+
+    A line that is no entry is told on standard error, by its number and what is wrong with
+    it, and skipped; so is one longer than 1 MiB. Blank lines are skipped. The status is 0 if
+    every line went in, else 1. SIGINT (Ctrl-C) and SIGTERM write what was accepted, tell how
+    much that was, and end with status 130 or 143, also while the input is a silent pipe.
+
+    Args:
+        file: The file, or - for standard input.
+        to: The store, such as sqlite:cache.db. It is made when it is not there; an entry
+            that it has is merged with the one that comes.
+        strict: Read no further than the first bad line; what came before is written.
+    """
+    if file.startswith("-") and file != "-":
+        raise MisuseError(f"Unknown option: {without_secrets(file)}")
+    job = Ingest(Input(file), target_of(to), strict=strict)
+    return await show_ingest(job, make_progress(job, sys.stderr))
+
+
+@app.command
+async def get(veri_key: str, /, *, from_: Annotated[str, Parameter(name="--from")]) -> int:
+    """Print the entry of a VeriKey in one line of JSON.
+
+    The status is 1 if there is none.
+
+    Args:
+        veri_key: The key: sha256: and 64 hex digits.
+        from_: The store, such as sqlite:cache.db. It has to be there.
+    """
+    check_key(veri_key)
+    target = target_of(from_)
+    line: str | None = None
+
+    async def work() -> None:
+        nonlocal line
+        line = await entry_as_json(target, veri_key)
+
+    if status := _status(await attempt(work, _ignore), target):
+        return status
+    if line is None:
+        _complain(f"{target.label}: no entry has this VeriKey")
+        return _FAILED
+    say(line, sys.stdout)
+    return 0
+
+
+@app.command
+async def init(*, to: str) -> int:
+    """Make a store; one that is there already stays as it is.
+
+    Args:
+        to: The store, such as sqlite:cache.db.
+    """
+    target = target_of(to)
+
+    async def work() -> None:
+        async with target.open():
+            say(f"{printable(target.label)} is ready", sys.stdout)
+
+    return _status(await attempt(work, _ignore), target)
+
+
+@app.command
+async def stats(
+    *,
+    from_: Annotated[str, Parameter(name="--from")],
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Tell how many entries a store holds, its size, and the version of its schema.
+
+    Args:
+        from_: The store, such as sqlite:cache.db. It has to be there.
+        as_json: Print one line of JSON.
+    """
+    target = target_of(from_)
+
+    async def work() -> None:
+        facts = await facts_of(target)
+        if as_json:
+            say(json.dumps(facts), sys.stdout)
+            return
+        for name, value in facts.items():
+            say(f"{name:<7} {value:>15,}", sys.stdout)
+
+    return _status(await attempt(work, _ignore), target)
+
+
 def _places(paths: Iterable[Path | str]) -> list[Path]:
     # A dict keeps the order and drops what is named twice.
     return list(dict.fromkeys(path for path in map(Path, paths) if path.is_dir()))
 
 
 async def show(job: Demo, screen: Screen) -> int:
-    """Run the job in sight of the user and return the exit status."""
-    failure = ""
-    signals = 0
-    limit = f"at most {job.options.drain_timeout_seconds:g} s"
-
-    async def attempt() -> None:
-        nonlocal failure
-        try:
-            await job.run()
-        except DrainTimeoutError as error:
-            failure = f"{len(error.undelivered):,} entries could not be written in time"
-        except (ProvcacheError, OSError) as error:
-            failure = str(error)
-
-    def on_signal(received: signal.Signals) -> None:
-        nonlocal signals
-        signals += 1
-        again = "still " if signals > 1 else ""
-        screen.notice(f"{received.name}: {again}writing what was accepted, {limit}")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(screen.run)
-        stopped_by = await cancel_on_signal(attempt, on_signal)
-        nursery.cancel_scope.cancel()
-    screen.summary(summarize(job, stopped_by))
-    if failure:
-        _complain(f"{job.target.label}: {failure}")
-        return _FAILED
-    if stopped_by is not None:
-        return 128 + stopped_by
+    """Run the demo in sight of the user and return the exit status."""
+    ending = await attempt_in_sight(job.run, screen, job.options.drain_timeout_seconds)
+    screen.summary(summarize(job, ending.stopped_by))
+    if status := _status(ending, job.target):
+        return status
     if not job.distributions:
         _complain("no installed distribution has a RECORD there")
         return _FAILED
     return 0 if went_well(job) else _FAILED
 
 
+async def show_ingest(job: Ingest, watcher: Watcher) -> int:
+    """Run the job in sight of the user and return the exit status."""
+    work = partial(job.run, watcher.notice)
+    ending = await attempt_in_sight(work, watcher, job.options.drain_timeout_seconds)
+    for line in summarize_ingest(job, ending.stopped_by):
+        say(line, sys.stdout)
+    if job.trouble:
+        _complain(job.trouble)
+    if status := _status(ending, job.target):
+        return status
+    return 0 if all_went_in(job) else _FAILED
+
+
+def _status(ending: Ending, target: Target) -> int:
+    """Tell what failed and return the exit status, as far as the ending decides it."""
+    if ending.failure:
+        _complain(f"{target.label}: {ending.failure}")
+        return _FAILED
+    return 0 if ending.stopped_by is None else 128 + ending.stopped_by
+
+
+def _ignore(_: object) -> None:
+    """Tell nothing: what only reads, or makes a store, just ends."""
+
+
 def _complain(text: str) -> None:
-    print(f"provcache: {printable(text)}", file=sys.stderr)  # noqa: T201
+    say(f"provcache: {printable(text)}", sys.stderr)

@@ -71,11 +71,11 @@ def went_well(demo: Demo) -> bool:
 
 
 def _is_balanced(demo: Demo, metrics: WriteBehindMetrics) -> bool:
-    places = sum(count for count, _ in _places(metrics))
+    places = sum(count for count, _ in places_of(metrics))
     return demo.files_done == metrics.total_enqueued == places
 
 
-def _places(metrics: WriteBehindMetrics) -> list[tuple[int, str]]:
+def places_of(metrics: WriteBehindMetrics) -> list[tuple[int, str]]:
     """Return where accepted entries are, each of them in one place."""
     return [
         (metrics.total_persisted, "persisted"),
@@ -136,7 +136,7 @@ def _accounted(demo: Demo, metrics: WriteBehindMetrics) -> list[Line]:
         Line(f"= {metrics.total_enqueued:>9,} accepted"),
         *(
             Line(f"{sign} {count:>9,} {word}{remarks.get(word, '')}")
-            for sign, (count, word) in zip("=+++++", _places(metrics), strict=True)
+            for sign, (count, word) in zip("=+++++", places_of(metrics), strict=True)
         ),
     ]
     if lost := metrics.total_failed + metrics.total_abandoned:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
@@ -16,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ._report import Line, Tone
-from ._text import duration, printable, sparkline
+from ._run import Watcher
+from ._text import duration, printable, say, sparkline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,16 +37,8 @@ _STYLES: Final = {
 }
 
 
-class Screen(Protocol):
-    """What shows a job."""
-
-    async def run(self) -> None:
-        """Show the job until cancelled."""
-        ...
-
-    def notice(self, text: str) -> None:
-        """Tell something at once."""
-        ...
+class Screen(Watcher, Protocol):
+    """What shows a job and, at the end, its summary."""
 
     def summary(self, lines: Iterable[Line]) -> None:
         """Tell how it ended."""
@@ -55,6 +47,12 @@ class Screen(Protocol):
 
 def make_screen(demo: Demo, file: TextIO, *, plain: bool) -> Screen:
     """Return a panel for a terminal that can show one, else plain lines."""
+    console = None if plain else console_for(file)
+    return PlainLines(demo, file) if console is None else LivePanel(demo, console)
+
+
+def console_for(file: TextIO) -> Console | None:
+    """Return what draws on the terminal that ``file`` is, or None: it is none, or too simple."""
     console = Console(file=file, highlight=False)
     can_draw = (
         file.isatty()  # rich believes FORCE_COLOR, in a pipe too
@@ -62,7 +60,7 @@ def make_screen(demo: Demo, file: TextIO, *, plain: bool) -> Screen:
         and not console.no_color
         and console.encoding.startswith("utf")
     )
-    return PlainLines(demo, file) if plain or not can_draw else LivePanel(demo, console)
+    return console if can_draw else None
 
 
 class PlainLines:
@@ -75,30 +73,19 @@ class PlainLines:
     async def run(self) -> None:
         """Tell once a second where the job is, until cancelled."""
         target = printable(self._demo.target.label)
-        self._say(f"provcache demo: holding installed files against RECORD, into {target}")
+        say(f"provcache demo: holding installed files against RECORD, into {target}", self._file)
         while True:
             await trio.sleep(1)
-            self._say(_in_one_line(self._demo))
+            say(_in_one_line(self._demo), self._file)
 
     def notice(self, text: str) -> None:
         """Tell something at once."""
-        self._say(text)
+        say(text, self._file)
 
     def summary(self, lines: Iterable[Line]) -> None:
         """Tell how it ended."""
         for line in lines:
-            self._say(line.text if line.tone is Tone.TITLE else f"  {line.text}")
-
-    def _say(self, text: str) -> None:
-        encoding = self._file.encoding
-        try:
-            line = text.encode(encoding, "backslashreplace").decode(encoding)
-            print(line, file=self._file, flush=True)
-        except BrokenPipeError:
-            # Nobody reads any more, as after `| head`: finish the job in silence.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._file.fileno())
-            os.close(nowhere)
+            say(line.text if line.tone is Tone.TITLE else f"  {line.text}", self._file)
 
 
 def _in_one_line(demo: Demo) -> str:

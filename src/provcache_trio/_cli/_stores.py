@@ -1,14 +1,15 @@
-"""Where a command writes: which store, how to open it, and one to try things on."""
+"""The store of a command: how to open it, what is known of it, and one to try things on."""
 
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 from provcache_trio import StoreMisconfiguredError
+from provcache_trio._sqlite_rows import SCHEMA_VERSION
 from provcache_trio.sqlite import open_sqlite_repository
 
 if TYPE_CHECKING:
@@ -63,6 +64,26 @@ class Target(Protocol):
         ...
 
 
+class ReadableTarget(Target, Protocol):
+    """A store that entries come from, too."""
+
+    def open_existing(self) -> AbstractAsyncContextManager[Store]:
+        """Open the store to read from it; it is not made.
+
+        Raises:
+            StoreError: at entry, there is none.
+        """
+        ...
+
+    def facts(self) -> dict[str, int]:
+        """Return what is cheaply known of the store, by name.
+
+        Raises:
+            OSError: it can't be looked at.
+        """
+        ...
+
+
 class SqliteTarget:
     """An SQLite file, which is made when it is not there.
 
@@ -100,6 +121,32 @@ class SqliteTarget:
         async with opening as repository:
             await repository.check()
             yield repository
+
+    @asynccontextmanager
+    async def open_existing(self) -> AsyncGenerator[Store]:
+        """Open the file to read from it, while others write to it too.
+
+        Raises:
+            StoreMisconfiguredError: there is no such file, or nothing in it. What else is
+                wrong with it, the first call tells.
+        """
+        if not self.path.is_file():
+            raise StoreMisconfiguredError("there is no such file")
+        if not self.path.stat().st_size:  # the repository would make a database of it
+            raise StoreMisconfiguredError("the file is empty")
+        async with open_sqlite_repository(self.path) as repository:
+            yield repository
+
+    def facts(self) -> dict[str, int]:
+        """Return the size of the file with what is still in its log, and the schema version.
+
+        Raises:
+            OSError: the file is gone.
+        """
+        size = self.path.stat().st_size
+        with suppress(FileNotFoundError):
+            size += self.path.with_name(f"{self.path.name}-wal").stat().st_size
+        return {"bytes": size, "schema": SCHEMA_VERSION}
 
     @asynccontextmanager
     async def scratch(self) -> AsyncGenerator[Store]:

@@ -1,13 +1,26 @@
-"""How commands write numbers and names."""
+"""How commands write lines, numbers and names."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import os
+from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
+
+
+def say(text: str, file: TextIO) -> None:
+    """Print a line at once, whatever the encoding is, and go on when nobody reads it."""
+    encoding = file.encoding
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+    except BrokenPipeError:
+        # As after `| head`: finish the job in silence.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
 
 
 def printable(text: str) -> str:

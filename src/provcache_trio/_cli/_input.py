@@ -1,0 +1,131 @@
+"""Lines out of a file or a pipe that may have no end, in constant memory."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+_CHUNK: Final = 64 * 1024  # bytes; what a pipe of Linux holds
+LONGEST_LINE: Final = 1024 * 1024  # bytes; the longest entry takes less than half, all escaped
+
+
+class InputError(Exception):
+    """The input can't be opened or read; the message names it and tells why."""
+
+
+class Input:
+    """The bytes of a file or, named ``-``, of standard input.
+
+    It is opened and read in a worker thread, because either may wait without end for the
+    other side of a pipe. Nothing interrupts such a wait, so a cancelled call leaves its
+    thread behind. That thread takes what still comes, once, and closes the file; it keeps no
+    program from ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.label = "standard input" if name == "-" else name
+        self._name = name
+        self._file: io.FileIO | None = None
+        self._in_use = False
+        self._closed = False
+
+    async def open(self) -> None:
+        """Open it; needed before ``read``.
+
+        Raises:
+            InputError: it can't be opened.
+        """
+        await self._in_thread(self._open)
+
+    async def read(self) -> bytes:
+        """Return what there is next, at most 64 KiB; nothing at the end.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        chunk = await self._in_thread(self._read)
+        if chunk is None:  # nothing to read now; to take that for the end would lose the rest
+            raise InputError(f"{self.label}: it is in non-blocking mode")
+        return chunk
+
+    def close(self) -> None:
+        """Close it, or let the thread that was left behind do so when it is done."""
+        self._closed = True
+        if self._file is not None and not self._in_use:
+            self._file.close()
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        self._in_use = True
+        try:
+            result = await trio.to_thread.run_sync(call, abandon_on_cancel=True)
+        except OSError as error:
+            self._in_use = False
+            raise InputError(f"{self.label}: {error.strerror}") from None
+        self._in_use = False
+        return result
+
+    def _open(self) -> None:
+        if self._name != "-":
+            self._file = io.FileIO(self._name)
+        elif sys.stdin is None:  # what Python makes of `<&-`
+            raise OSError(0, "it is closed")
+        else:
+            # No buffer: a thread that is left behind would hold its lock at the program's end.
+            self._file = io.FileIO(sys.stdin.fileno(), closefd=False)
+        if self._closed:
+            self._file.close()
+
+    def _read(self) -> bytes | None:
+        if self._file is None:
+            raise AssertionError("unreachable")
+        try:
+            return self._file.read(_CHUNK)
+        finally:
+            if self._closed:
+                self._file.close()
+
+
+class LineSplitter:
+    """Makes lines of chunks; holds one line at most, and no line that is too long."""
+
+    def __init__(self, longest: int = LONGEST_LINE) -> None:
+        self._longest = longest
+        self._held = bytearray()
+        self._length = 0
+
+    def feed(self, chunk: bytes) -> Iterator[bytes | None]:
+        """Yield the lines that end in ``chunk``, without line feed; None is one too long.
+
+        Every line has to be taken before the next call.
+        """
+        *ends, beginning = chunk.split(b"\n")
+        for end in ends:
+            self._hold(end)
+            yield self._take()
+        self._hold(beginning)
+
+    def finish(self) -> Iterator[bytes | None]:
+        """Yield the last line, if it does not end in a line feed."""
+        if self._length:
+            yield self._take()
+
+    def _hold(self, piece: bytes) -> None:
+        self._length += len(piece)
+        if self._length <= self._longest:
+            self._held += piece
+        else:
+            self._held.clear()
+
+    def _take(self) -> bytes | None:
+        line = bytes(self._held) if self._length <= self._longest else None
+        self._held.clear()
+        self._length = 0
+        return line

@@ -1,0 +1,79 @@
+"""The work of a command, and what it came to."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import trio
+
+from provcache_trio import DrainTimeoutError, ProvcacheError
+
+from ._signals import cancel_on_signal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+class Watcher(Protocol):
+    """What shows a job while it runs."""
+
+    async def run(self) -> None:
+        """Show the job until cancelled."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Tell something at once."""
+        ...
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How work ended.
+
+    Attributes:
+        failure: what went wrong; empty if nothing did.
+        stopped_by: the first signal, or None.
+    """
+
+    failure: str
+    stopped_by: signal.Signals | None
+
+
+async def attempt(
+    work: Callable[[], Awaitable[None]], on_signal: Callable[[signal.Signals], None]
+) -> Ending:
+    """Await ``work()``, cancelled by SIGINT and SIGTERM; see ``cancel_on_signal``."""
+    failure = ""
+
+    async def guarded() -> None:
+        nonlocal failure
+        try:
+            await work()
+        except DrainTimeoutError as error:
+            failure = f"{len(error.undelivered):,} entries could not be written in time"
+        except (ProvcacheError, OSError) as error:
+            failure = str(error)
+
+    stopped_by = await cancel_on_signal(guarded, on_signal)
+    return Ending(failure, stopped_by)
+
+
+async def attempt_in_sight(
+    work: Callable[[], Awaitable[None]], watcher: Watcher, drain_timeout_seconds: float
+) -> Ending:
+    """Await ``work()`` as ``attempt`` does, while ``watcher`` shows it and tells of signals."""
+    signals = 0
+    limit = f"at most {drain_timeout_seconds:g} s"
+
+    def on_signal(received: signal.Signals) -> None:
+        nonlocal signals
+        signals += 1
+        again = "still " if signals > 1 else ""
+        watcher.notice(f"{received.name}: {again}writing what was accepted, {limit}")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watcher.run)
+        ending = await attempt(work, on_signal)
+        nursery.cancel_scope.cancel()
+    return ending
