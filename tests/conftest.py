@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import random
 import signal
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = without_stray_cancelled(item.obj)
+
+
+def pytest_runtest_setup() -> None:
+    random.seed(0)  # the backoff's jitter comes from there
 
 
 def without_stray_cancelled(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

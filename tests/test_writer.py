@@ -272,7 +272,7 @@ async def test_a_run_of_bad_entries_with_good_neighbours_holds_nothing_up(
         await queue.enqueue_many(items(range(500)))
         await queue.enqueue(Item("behind"))
         await queue.flush()
-        assert trio.current_time() < 90
+        assert trio.current_time() < 120  # some backoffs, and not one for each bad entry
         assert queue.metrics().state is QueueState.RUNNING
     assert {letter.key for letter in letters.letters} == set(map(str, bad))
     assert_settled(queue, persisted=501 - len(bad), failed=len(bad))
