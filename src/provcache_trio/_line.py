@@ -164,7 +164,7 @@ class Line(Generic[E]):
         *,
         batch_size: int,
         coalesce: bool,
-        merge: Callable[[E, E], E] | None,
+        merge: Callable[[E, E], E],
         ledger: Ledger,
         clock: Callable[[], float],
     ) -> None:
@@ -173,7 +173,7 @@ class Line(Generic[E]):
         self._merge = merge
         self._ledger = ledger
         self._clock = clock
-        self.on_room: Callable[[], None] = _nothing  # called when the line got shorter
+        self.on_room: Callable[[], None]  # set by the waiting room; the line got shorter
         self.batches: deque[Batch[E]] = deque()
         self.open: Batch[E] | None = None  # batches[-1] while it takes new keys
         self._sealed: dict[Hashable, Batch[E]] = {}  # newest batch in line, not open, by key
@@ -195,10 +195,7 @@ class Line(Generic[E]):
             batch = self._sealed.get(key)
             if batch is None:
                 return None
-        merge = self._merge
-        if merge is not None:
-            entry = merge(batch.entries[key], entry)
-        batch.entries[key] = entry
+        batch.entries[key] = self._merge(batch.entries[key], entry)
         ledger = self._ledger
         ledger.enqueued += 1
         ledger.coalesced += 1
@@ -366,7 +363,3 @@ class Line(Generic[E]):
                 receipt.known.set()
         batch.abandoned = True
         batch.settled.set()
-
-
-def _nothing() -> None:
-    return

@@ -183,7 +183,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         *,
         name: str,
         key: Callable[[E], Hashable],
-        merge: Callable[[E, E], E] | None,
+        merge: Callable[[E, E], E],
         sink: DeadLetterSink[E] | None,
         wall_clock: Callable[[], datetime],
     ) -> None:
@@ -301,8 +301,8 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             await self._nursery_manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             interrupts, others = group.split(KeyboardInterrupt)
-            if interrupts is None or others is not None:
-                raise
+            if interrupts is None or others is not None:  # our tasks let nothing else out
+                raise AssertionError("unreachable") from group
             return KeyboardInterrupt()
         return None
 

@@ -65,13 +65,8 @@ class Writer(Generic[E]):
 
     def _reconsider(self, batch: Batch[E]) -> bool:
         """Put refused entries back if the refusals may say more about the store than them."""
-        if not batch.refused or batch.vindicated:
+        if not batch.refused or batch.vindicated or not self._watch.refuses_everything:
             return False
-        if not self._watch.refuses_everything:
-            if not batch.suspect:
-                return False
-            # The store works again. Once more, now for good.
-            batch.vindicated = True
         self._put_back(batch)
         return True
 
