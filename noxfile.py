@@ -42,7 +42,7 @@ def find_pythons() -> list[str]:
             candidates.append(Path(on_path))
         for candidate in candidates:
             command = [str(candidate), "-c", "import venv"]
-            if subprocess.run(command, capture_output=True, check=False).returncode == 0:  # noqa: S603
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:  # noqa: S603  # found above
                 os.environ["PATH"] = f"{candidate.parent}{os.pathsep}{os.environ['PATH']}"
                 found.append(minor)
                 break

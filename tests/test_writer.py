@@ -278,6 +278,20 @@ async def test_a_run_of_bad_entries_with_good_neighbours_holds_nothing_up(
     assert_settled(queue, persisted=501 - len(bad), failed=len(bad))
 
 
+async def test_an_entry_refused_under_suspicion_gets_one_more_chance_and_not_many(
+    autojump_clock: MockClock,
+) -> None:
+    store = MemoryRepository[Item]()
+    bad = [*range(25), *range(25, 100, 2)]
+    store.reject(*map(str, bad))
+    async with open_write_behind_queue(store) as queue:
+        await queue.enqueue_many(items(range(100)))
+        await queue.flush()
+    alone = [call[0].veri_key for call in store.calls if len(call) == 1]
+    assert max(alone.count(str(key)) for key in bad) <= 2
+    assert_settled(queue, persisted=100 - len(bad), failed=len(bad))
+
+
 async def test_a_store_that_refuses_everything_is_not_hammered_by_transient_errors(
     autojump_clock: MockClock,
 ) -> None:

@@ -112,10 +112,11 @@ class Writer(Generic[E]):
             changed = written  # the rows are stored, whatever the repository says of them
         self._line.persisted(batch, part, written - changed)
         self._watch.persisted()
-        # The store takes entries of this batch: what it refuses of it is the entries' fault.
-        batch.vindicated = True
-        if batch.suspect and batch.refused:
-            self._put_back(batch)  # refused under suspicion: once more, now for good
+        if not batch.vindicated:
+            # The store takes entries of this batch: what it refuses of it is their own fault.
+            batch.vindicated = True
+            if batch.suspect and batch.refused:
+                self._put_back(batch)  # refused under suspicion: once more, now for good
         self._failures = 0
         self._lifetime.crashes = 0
         self._lifetime.log(logging.DEBUG, "batch persisted: %d entries", written, count=written)

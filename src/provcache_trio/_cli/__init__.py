@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing not in {"cyclopts", "rich"}:
             raise
-        print(  # noqa: T201
+        print(  # noqa: T201  # what the user reads
             f"provcache: {missing} is not installed: pip install 'provcache-trio[cli]'",
             file=sys.stderr,
         )
