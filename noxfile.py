@@ -79,7 +79,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly, with two checkers, and that every public name has one."""
-    install(session, "test", "types", extras="[cli]")
+    install(session, "test", "types", extras="[cli,postgres]")
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "provcache_trio")
@@ -88,14 +88,14 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests that take no time, on every CPython."""
-    install(session, "test", extras="[cli]")
+    install(session, "test", extras="[cli,postgres]")
     run_tests(session, "-m", "not heavy")
 
 
 @nox.session(python=PYTHONS[:1])
 def lowest(session: nox.Session) -> None:
     """Run them with the oldest trio and msgspec that pyproject.toml allows."""
-    install(session, "test", extras="[cli]")
+    install(session, "test", extras="[cli,postgres]")
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
     session.install(*oldest)
     run_tests(session, "-m", "not heavy")
@@ -104,14 +104,14 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 def heavy(session: nox.Session) -> None:
     """Run the tests that take seconds, once."""
-    install(session, "test", extras="[cli]")
+    install(session, "test", extras="[cli,postgres]")
     run_tests(session, "-m", "heavy")
 
 
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Put known bugs into a copy of the code and demand that the tests find each of them."""
-    install(session, "test", extras="[cli]")
+    install(session, "test", extras="[cli,postgres]")
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import datetime as dt
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 import trio
@@ -21,9 +23,11 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.testing import MemoryRepository
 
 from tests.items import Item
+from tests.servers import postgres, query, run_sql
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 
 
-DOCUMENTS = ("README.md", "docs/guide.md")
+DOCUMENTS = ("README.md", "docs/guide.md", "docs/postgres.md")
 
 
 def blocks_of(name: str, kind: str = "python") -> list[str]:
@@ -66,8 +70,15 @@ def an_entry(digit: str) -> ProvcacheEntry:
 
 @pytest.mark.parametrize("block", cases("python"))
 def test_a_block_runs(block: str, tmp_path: Path) -> None:
+    environment = dict(os.environ)
+    if "DATABASE_URL" in block:
+        environment["DATABASE_URL"] = postgres().create_database(str(uuid4()))
     subprocess.run(
-        [sys.executable, "-W", "error", "-c", block], check=True, cwd=tmp_path, timeout=60
+        [sys.executable, "-W", "error", "-c", block],
+        check=True,
+        cwd=tmp_path,
+        timeout=60,
+        env=environment,
     )
 
 
@@ -91,10 +102,28 @@ def test_no_block_escapes(name: str) -> None:
     assert len(fences) == len(blocks_of(name)) + len(blocks_of(name, "python fragment")) > 0
 
 
-def test_what_the_guide_links_to_is_there() -> None:
-    guide = (ROOT / "docs" / "guide.md").read_text("utf-8")
+async def test_the_sql_for_postgres_is_what_a_service_needs() -> None:
+    grants, settings, select = blocks_of("docs/postgres.md", "sql")
+    dsn = postgres().create_database(str(uuid4()))
+    service = dsn.replace("://postgres@", "://provcache_service@")
+    async with open_postgres_repository(dsn, create=True) as owner:
+        await owner.check()
+        await run_sql(dsn, grants)
+        await run_sql(dsn, settings)
+        async with open_postgres_repository(service) as repository:
+            one = an_entry("0")
+            async with open_write_behind_queue(repository) as queue:
+                await queue.persist(one)
+            assert await query(dsn, select) == [(one.veri_key, 1, one.expires_at)]
+            assert await repository.delete_many([one.veri_key]) == 1
+    await run_sql(dsn, "DROP OWNED BY provcache_service; DROP ROLE provcache_service")
+
+
+@pytest.mark.parametrize("name", ["guide.md", "postgres.md"])
+def test_what_a_guide_links_to_is_there(name: str) -> None:
+    guide = (ROOT / "docs" / name).read_text("utf-8")
     headings = re.findall(r"^## (.*)$", guide, re.MULTILINE)
-    anchors = {f"#{heading.lower().replace(' ', '-')}" for heading in headings}
+    anchors = {f"#{heading.lower().replace(' ', '-').replace(',', '')}" for heading in headings}
     for link in re.findall(r"\]\(([^)]+)\)", guide):
         assert link in anchors or (ROOT / "docs" / link).is_file(), link
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol, cast
@@ -24,13 +24,19 @@ from provcache_trio import (
     merge_entries,
     open_write_behind_queue,
 )
+from provcache_trio._postgres.bridge import DEFAULT_KIND
+from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
+from tests.servers import other_postgres, postgres, unused_schema
 from tests.strategies import FIRST, LAST, MOST_HITS, provcache_entries, versions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+
+    from provcache_trio._postgres.bridge import BridgeKind
+    from provcache_trio._postgres_server import PostgresServer
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -64,10 +70,22 @@ async def open_file() -> AsyncGenerator[BuiltIn]:
             yield repository
 
 
+@asynccontextmanager
+async def open_postgres(
+    server: Callable[[], PostgresServer], bridge: BridgeKind
+) -> AsyncGenerator[BuiltIn]:
+    async with open_postgres_repository(
+        server().dsn, schema=unused_schema(), create=True, bridge=bridge
+    ) as repository:
+        yield repository
+
+
 # Each opens an empty one. A repository that is added here is held to everything below.
 OPENERS: dict[str, Callable[[], AbstractAsyncContextManager[BuiltIn]]] = {
     "memory": open_memory,
     "sqlite": open_file,
+    "postgres": partial(open_postgres, postgres, DEFAULT_KIND),
+    "postgres in a thread": partial(open_postgres, other_postgres, "thread"),
 }
 each_kind = pytest.mark.parametrize("kind", OPENERS)
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 import msgspec
 
 from ._entries import DecisionDigest, ProvcacheEntry, ReplaySeed
 from ._errors import EntryRejectedError, StoreMisconfiguredError
+from ._stored import blob_of, microseconds_of, moment_of, text_of
 
 Row: TypeAlias = tuple[
     bytes, bytes, bytes, bytes, bytes, str, str, str, int, int, int, int, int | None
 ]
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-
-_is_key: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 
 APPLICATION_ID: Final = 0x70766373  # "pvcs", by which file(1) and we know the file
 SCHEMA_VERSION: Final = 1
@@ -145,11 +138,11 @@ def row_of(entry: ProvcacheEntry) -> Row:
         raise EntryRejectedError(f"an entry must be a ProvcacheEntry, not {type(entry).__name__}")
     decision, accessed = entry.decision, entry.last_accessed_at
     return (
-        _blob_of(entry.veri_key),
-        _blob_of(decision.verdict_hash),
-        _blob_of(decision.proof_root),
-        _blob_of(entry.policy_hash),
-        _blob_of(entry.signer_set_hash),
+        blob_of(entry.veri_key),
+        blob_of(decision.verdict_hash),
+        blob_of(decision.proof_root),
+        blob_of(entry.policy_hash),
+        blob_of(entry.signer_set_hash),
         decision.digest_version,
         entry.feed_epoch,
         msgspec.json.encode(decision.replay_seed).decode(),
@@ -171,57 +164,21 @@ def entry_of(row: Row) -> ProvcacheEntry:
     version, epoch, seed, score, created, expires, hits, accessed = row[5:]
     try:
         return ProvcacheEntry(
-            veri_key=_text_of(key),
+            veri_key=text_of(key),
             decision=DecisionDigest(
                 digest_version=version,
-                verdict_hash=_text_of(verdict),
-                proof_root=_text_of(proof),
+                verdict_hash=text_of(verdict),
+                proof_root=text_of(proof),
                 replay_seed=msgspec.json.decode(seed, type=ReplaySeed),
                 trust_score=score,
             ),
-            policy_hash=_text_of(policy),
-            signer_set_hash=_text_of(signers),
+            policy_hash=text_of(policy),
+            signer_set_hash=text_of(signers),
             feed_epoch=epoch,
-            created_at=_moment_of(created),
-            expires_at=_moment_of(expires),
+            created_at=moment_of(created),
+            expires_at=moment_of(expires),
             hit_count=hits,
-            last_accessed_at=None if accessed is None else _moment_of(accessed),
+            last_accessed_at=None if accessed is None else moment_of(accessed),
         )
     except (msgspec.MsgspecError, OverflowError, TypeError, ValueError):
         raise StoreMisconfiguredError("a stored row is not an entry") from None
-
-
-def blobs_of(keys: object) -> dict[str, bytes]:
-    """Return what each of ``keys``, an iterable of str, is stored as; each key once.
-
-    Raises:
-        TypeError: ``keys`` is no iterable of str.
-        ValueError: one of them does not have the form of a VeriKey.
-    """
-    if isinstance(keys, str) or not isinstance(keys, Iterable):
-        raise TypeError(f"keys must be an iterable of str, not {type(keys).__name__}")
-    blobs: dict[str, bytes] = {}
-    for key in cast("Iterable[object]", keys):
-        if type(key) is not str:
-            raise TypeError(f"each of keys must be a str, not {type(key).__name__}")
-        if not _is_key(key):
-            raise ValueError("each of keys must be 'sha256:' and 64 lower-case hex digits")
-        blobs[key] = _blob_of(key)
-    return blobs
-
-
-def microseconds_of(moment: datetime) -> int:
-    """Return the microseconds since 1970, exactly; a float would not hold them."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def _moment_of(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
-
-
-def _blob_of(text: str) -> bytes:
-    return bytes.fromhex(text[7:])
-
-
-def _text_of(blob: bytes) -> str:
-    return f"sha256:{blob.hex()}"

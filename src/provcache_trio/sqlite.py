@@ -13,7 +13,6 @@ never answers therefore holds up even a cancelled call, and the exit.
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast, final
 
@@ -22,11 +21,12 @@ from trio.lowlevel import Abort
 
 from ._errors import StoreUnavailableError
 from ._sqlite_file import SQLiteFile
-from ._sqlite_rows import blobs_of, microseconds_of
+from ._stored import blobs_of, check_limit, check_moment, microseconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
     from outcome import Outcome
 
@@ -159,8 +159,8 @@ class SQLiteRepository:
             ValueError: ``now`` is naive, or ``limit`` is out of its range.
             EntryRejectedError: a trigger that somebody added refused it.
         """
-        _check_moment(now)
-        _check_limit(limit)
+        check_moment(now)
+        check_limit(limit)
         return await self._run(self._file.delete_expired, microseconds_of(now), limit)
 
     async def check(self) -> None:
@@ -229,17 +229,3 @@ def _absolute(path: object) -> str:
     if name in {"", ":memory:"} or "\0" in name:
         raise ValueError("path must name a file")
     return os.path.abspath(name)  # noqa: PTH100
-
-
-def _check_moment(now: object) -> None:
-    if not isinstance(now, datetime):
-        raise TypeError(f"now must be a datetime, not {type(now).__name__}")
-    if now.utcoffset() is None:
-        raise ValueError("now must be an aware datetime, not a naive one")
-
-
-def _check_limit(limit: object) -> None:
-    if type(limit) is not int:
-        raise TypeError(f"limit must be an int, not {type(limit).__name__}")
-    if not 1 <= limit < 2**63:
-        raise ValueError("limit must be 1 to 2**63 - 1")

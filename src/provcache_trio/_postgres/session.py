@@ -1,0 +1,145 @@
+"""One connection to PostgreSQL, made when it is needed. This is asyncio's side of the bridge."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, TypeVar, final
+
+import asyncpg
+from trio.lowlevel import enable_ki_protection
+
+from provcache_trio._errors import ProvcacheError
+
+from .verdicts import translated, verdict_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from .schema import Schema
+
+T = TypeVar("T")
+
+_CLOSE_TIMEOUT_SECONDS: Final = 1
+_HAS_CHECK_INTERVAL: Final = (14,)
+
+
+@final
+class Connector:
+    """Makes connections; what it is given is described at ``open_postgres_repository``."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: Schema,
+        create: bool,
+        connect_timeout_seconds: float,
+        command_timeout_seconds: float,
+        server_settings: Mapping[str, str],
+        pgbouncer: bool,
+    ) -> None:
+        self._dsn = dsn
+        self._schema = schema
+        self._create = create
+        self._connect_timeout = connect_timeout_seconds
+        self._command_timeout = command_timeout_seconds
+        self._wanted = dict(server_settings)
+        self._pgbouncer = pgbouncer
+
+    async def connect(self, *, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
+        """Return a connection to a schema that is known to be there."""
+        async with asyncio.timeout(self._connect_timeout):
+            connection = await asyncpg.connect(
+                self._dsn,
+                timeout=self._connect_timeout,
+                command_timeout=self._command_timeout,
+                server_settings=self._settings(planner_settings),
+                # A pooler lends another server connection next time, without our statements.
+                statement_cache_size=0 if self._pgbouncer else 100,
+            )
+            try:
+                await self._guard(connection)
+                await self._schema.prepare(connection, create=self._create)
+            except BaseException:
+                await close(connection)
+                raise
+        return connection
+
+    def _settings(self, planner_settings: Mapping[str, str]) -> dict[str, str]:
+        if self._pgbouncer:
+            return self._wanted
+        # The server gives up before we do: what we gave up may be done later all the same.
+        milliseconds = self._command_timeout * 1000
+        return {
+            "application_name": "provcache_trio",
+            "statement_timeout": str(max(1, round(milliseconds * 0.9))),
+            "lock_timeout": str(max(1, round(milliseconds * 0.5))),
+            **planner_settings,
+            **self._wanted,
+        }
+
+    async def _guard(self, connection: asyncpg.Connection) -> None:
+        """Let the server notice soon when we are gone, so that our locks go too."""
+        name = "client_connection_check_interval"
+        has_it = connection.get_server_version() >= _HAS_CHECK_INTERVAL
+        if has_it and not self._pgbouncer and name not in self._wanted:
+            with suppress(asyncpg.PostgresError):  # some systems can't
+                await connection.execute(f"SET {name} = '2s'")
+
+
+@final
+class Session:
+    """A connection that replaces itself when it is lost. One call at a time.
+
+    Args:
+        connector: makes the connections.
+        planner_settings: run-time parameters for this kind of session.
+    """
+
+    def __init__(self, connector: Connector, planner_settings: Mapping[str, str]) -> None:
+        self._connector = connector
+        self._planner_settings = planner_settings
+        self._connection: asyncpg.Connection | None = None
+
+    # Protected: Ctrl-C in asyncpg would come out of the loop's own task.
+    @enable_ki_protection
+    async def run(self, statement: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Return what ``statement`` returns, connecting first if need be.
+
+        When it is cancelled, the server is told; that takes a second at most.
+
+        Raises:
+            StoreError: or one below it, or EntryRejectedError, as ``verdicts`` has it.
+        """
+        keep = False
+        try:
+            connection = self._connection
+            if connection is None or connection.is_closed():
+                self._connection = None
+                connection = await self._connector.connect(planner_settings=self._planner_settings)
+                self._connection = connection
+            result = await statement(connection)
+            keep = True
+        except ProvcacheError:
+            raise
+        except Exception as error:  # noqa: BLE001  # translated
+            verdict = verdict_of(error, connected=self._connection is not None)
+            keep = verdict.keep
+            raise translated(error, verdict) from None
+        finally:
+            if not keep:
+                await self.close()
+        return result
+
+    async def close(self) -> None:
+        """Close the connection, if there is one, in a second at most."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close(connection)
+
+
+async def close(connection: asyncpg.Connection) -> None:
+    """Close ``connection``, which first ends what it is doing, in a second at most."""
+    with suppress(Exception):  # then it is dropped
+        await connection.close(timeout=_CLOSE_TIMEOUT_SECONDS)

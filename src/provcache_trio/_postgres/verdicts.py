@@ -1,0 +1,125 @@
+"""What an error of asyncpg means to the queue, and to the connection."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from asyncpg.exceptions import ClientConfigurationError, InterfaceError, PostgresError
+
+from provcache_trio._errors import (
+    EntryRejectedError,
+    StoreError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+    TransientStoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Meaning: TypeAlias = (
+    type[StoreError]
+    | type[StoreUnavailableError]
+    | type[StoreMisconfiguredError]
+    | type[TransientStoreError]
+    | type[EntryRejectedError]
+)
+
+
+class Verdict(NamedTuple):
+    """What an error means.
+
+    Attributes:
+        meaning: the class to raise; StoreError itself stands for "unknown".
+        keep: whether the connection is as good as before.
+    """
+
+    meaning: Meaning
+    keep: bool
+
+
+_AWAY: Final = Verdict(StoreUnavailableError, keep=False)
+_BUSY: Final = Verdict(StoreUnavailableError, keep=True)
+_ROLLED_BACK: Final = Verdict(TransientStoreError, keep=True)
+_REFUSED: Final = Verdict(EntryRejectedError, keep=True)
+_PERSON: Final = Verdict(StoreMisconfiguredError, keep=False)
+_UNKNOWN: Final = Verdict(StoreError, keep=True)
+
+# By SQLSTATE, and by its first two characters for what is not listed in full.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+VERDICTS: Final[Mapping[str, Verdict]] = {
+    "08": _AWAY,  # connection exceptions
+    "08P01": _PERSON,  # protocol violation: that is no PostgreSQL, or a pooler in the way
+    "0A": _PERSON,  # feature not supported
+    "21": _UNKNOWN,  # cardinality violation: a key twice, which is merged before
+    "22": _REFUSED,  # data exceptions
+    "23": _REFUSED,  # constraints
+    "25006": _AWAY,  # read-only: this server is a standby, after a failover perhaps
+    "25P03": _AWAY,  # the server ended an idle transaction
+    "25P04": _AWAY,  # the server ended a long transaction
+    "26000": _PERSON,  # no such prepared statement: a pooler, without pgbouncer=True
+    "28": _PERSON,  # password, pg_hba.conf
+    "3D000": _PERSON,  # no such database
+    "3F000": _PERSON,  # no such schema
+    "40001": _ROLLED_BACK,  # serialization failure
+    "40003": _BUSY,  # statement completion unknown
+    "40P01": _ROLLED_BACK,  # deadlock
+    "42": _PERSON,  # syntax and access: no such table or column, no grant
+    "44000": _REFUSED,  # WITH CHECK OPTION
+    "53": _AWAY,  # disk full, out of memory, too many connections
+    "54000": _REFUSED,  # program limit: a key too long for its index
+    "55006": _BUSY,  # object in use
+    "55P03": _BUSY,  # lock_timeout: somebody holds a row or the table
+    "57014": _BUSY,  # statement_timeout, or an administrator cancelled
+    "57": _AWAY,  # shutting down, crashed, starting, idle session ended
+    "57P04": _PERSON,  # the database was dropped
+    "58": _AWAY,  # I/O error
+    "P0001": _REFUSED,  # RAISE in somebody's trigger
+    "XX001": _PERSON,  # data corrupted
+    "XX002": _PERSON,  # index corrupted
+}
+
+
+def verdict_of(error: Exception, *, connected: bool) -> Verdict:
+    """Return what ``error`` means.
+
+    Args:
+        error: what asyncpg, or asyncio below it, raised.
+        connected: whether there was a connection; without one, nothing can have been stored.
+    """
+    if isinstance(error, PostgresError):
+        if type(error).__name__ == "InvalidCachedStatementError":  # 0A000, like much else
+            return _ROLLED_BACK  # the table was altered; asyncpg has dropped the plan
+        state = error.sqlstate or ""
+        return VERDICTS.get(state) or VERDICTS.get(state[:2]) or _UNKNOWN
+    if isinstance(error, (ssl.CertificateError, ClientConfigurationError)):
+        return _PERSON
+    if isinstance(error, InterfaceError) and isinstance(error, ValueError):  # asyncpg's DataError
+        return _REFUSED
+    # OSError and TimeoutError. And asyncpg's own: on a connection that the server ended it
+    # may raise InternalClientError or InterfaceError, whatever the call was.
+    if isinstance(error, OSError) or connected:
+        return _AWAY
+    return _PERSON
+
+
+def translated(error: Exception, verdict: Verdict) -> StoreError | EntryRejectedError:
+    """Return the error to raise, which holds names only: no row, no connection string."""
+    name = type(error).__name__
+    if not isinstance(error, PostgresError):
+        # SSLCertVerificationError has the code of OpenSSL; none of these has an SQLSTATE.
+        return verdict.meaning(f"asyncpg reported {name}", error_class=name)
+    state = error.sqlstate
+    return verdict.meaning(
+        f"PostgreSQL reported {state} ({name})",
+        error_class=name,
+        sqlstate=state,
+        constraint=_name(error.constraint_name),
+        table=_name(error.table_name),
+        column=_name(error.column_name),
+    )
+
+
+def _name(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,412 @@
+"""A repository in PostgreSQL, for any number of machines. Needs the extra ``postgres``.
+
+The schema, "provcache" unless another is named, holds the table ``entries`` and, for people, the
+view ``entries_readable``, which shows hashes as text. A role that may use the schema and select,
+insert and update in it can run the queue; ``delete_many`` and ``delete_expired`` also need to delete.
+
+PostgreSQL is reached through asyncpg, which is asyncio's. So this opens an asyncio event loop
+of its own; nothing of it is seen by the application. Importing this module is free of that;
+opening a repository imports trio-asyncio, which changes asyncio for the whole process:
+afterwards ``asyncio.run`` in other threads is slower, and ``asyncio.new_event_loop`` raises
+RuntimeError in the trio thread. Where that hurts, and on Python 3.14 and later, where
+trio-asyncio can't be imported, the loop runs in a thread of its own: ``bridge="thread"``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast, final
+
+import asyncpg
+import trio
+
+from ._errors import EntryRejectedError
+from ._postgres.bridge import DEFAULT_KIND, make_bridge
+from ._postgres.rows import (
+    COUNT,
+    DELETE,
+    DELETE_EXPIRED,
+    SELECT,
+    UPSERT,
+    check_entries,
+    columns_of,
+    entry_of,
+    once_each,
+    refused_index,
+)
+from ._postgres.schema import Schema
+from ._postgres.session import Connector, Session
+from ._stored import blobs_of, check_limit, check_moment, microseconds_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
+
+    from ._entries import ProvcacheEntry
+    from ._postgres.bridge import Bridge
+
+T = TypeVar("T")
+
+_ROWS_BETWEEN_CHECKPOINTS: Final = 200
+_MOST_CONNECTIONS: Final = 100
+_MOST_SECONDS: Final = 3600
+
+__all__ = ["PostgresRepository", "open_postgres_repository"]
+
+
+def open_postgres_repository(
+    dsn: str,
+    *,
+    schema: str = "provcache",
+    create: bool = False,
+    write_connections: int = 4,
+    connect_timeout_seconds: float = 5,
+    command_timeout_seconds: float = 10,
+    server_settings: Mapping[str, str] | None = None,
+    pgbouncer: bool = False,
+    bridge: Literal["trio-asyncio", "thread"] = DEFAULT_KIND,
+) -> AbstractAsyncContextManager[PostgresRepository]:
+    """Open a repository in PostgreSQL 12 or later, for the length of an ``async with``.
+
+    Opening always succeeds, and connects to nothing: connections are made when they are
+    needed, and again when they are lost. Call ``check`` to learn at once whether that works.
+
+    Leaving the block cancels the calls that other tasks have under way, and closes the
+    connections. That is shielded from cancellation, and takes some two seconds at most, also
+    when the network is silent.
+
+    Args:
+        dsn: a ``postgresql://`` URL, as asyncpg takes it; what it leaves out comes from the
+            environment (``PGHOST``, ``PGPASSWORD`` and so on) and the password file.
+        schema: the schema of the tables; 1 to 63 bytes of UTF-8.
+        create: make the schema if it is not there, and bring an older one up to date, at the
+            first connection. Several programs may do so at once.
+        write_connections: most connections that write at a time; one is made when the others
+            are busy. A queue needs as many as it has ``writers``. One more is made to read.
+        connect_timeout_seconds: for making one connection.
+        command_timeout_seconds: for one statement. The server ends it a tenth earlier, and
+            waits half as long for a lock.
+        server_settings: PostgreSQL's run-time parameters for the connections. They win over
+            ours: ``application_name``, ``statement_timeout``, ``lock_timeout``,
+            ``client_connection_check_interval``, ``enable_seqscan``, ``jit``.
+        pgbouncer: there is a PgBouncer in transaction mode, or a pooler like it, in between:
+            send only the ``server_settings`` given here, and prepare no statements.
+        bridge: where asyncpg's event loop runs: "trio-asyncio", inside trio's, or "thread".
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has a value that it can't have.
+        ImportError: ``bridge`` is "trio-asyncio", and that is not installed, or can't be
+            imported by this Python.
+    """
+    if not isinstance(dsn, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"dsn must be a str, not {type(dsn).__name__}")
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise ValueError("dsn must begin with postgresql://")
+    _check_count("write_connections", write_connections)
+    _check_seconds("connect_timeout_seconds", connect_timeout_seconds)
+    _check_seconds("command_timeout_seconds", command_timeout_seconds)
+    _check_bool("create", create)
+    _check_bool("pgbouncer", pgbouncer)
+    if bridge not in {"trio-asyncio", "thread"}:
+        raise ValueError("bridge must be 'trio-asyncio' or 'thread'")
+    connector = Connector(
+        dsn,
+        schema=(named := Schema(schema)),
+        create=create,
+        connect_timeout_seconds=connect_timeout_seconds,
+        command_timeout_seconds=command_timeout_seconds,
+        server_settings=_checked_settings(server_settings),
+        pgbouncer=pgbouncer,
+    )
+    return _Opening(PostgresRepository(connector, named, write_connections, make_bridge(bridge)))
+
+
+@final
+class _Opening:
+    """What ``open_postgres_repository`` returns; no generator, so that Ctrl-C can't leak it."""
+
+    def __init__(self, repository: PostgresRepository) -> None:
+        self._repository = repository
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> PostgresRepository:
+        await self._repository._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return self._repository
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(self, *_: object) -> None:
+        repository = self._repository
+        await repository._close()  # noqa: ASYNC102, SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+@final
+class PostgresRepository:
+    """Returned by ``open_postgres_repository``; do not instantiate.
+
+    May be used by several tasks and queues at once. A call that is cancelled before it is
+    sent has no effect. One that is cancelled later tells the server, which takes a second at
+    most, and raises ``trio.Cancelled``; what it wrote may be stored, or not, or a moment
+    later. Whatever comes late, no row goes back to an older version.
+
+    Besides what its own section tells, every method raises:
+        StoreUnavailableError: the server can't be reached, does not answer in time, is full
+            or shutting down or a read-only standby, or somebody holds a lock. What was
+            written may be stored.
+        StoreMisconfiguredError: a person is needed: the password, the certificate, the
+            database, the schema, its version or a grant is wrong or missing.
+        TransientStoreError: the server rolled back: deadlock, or serialization failure.
+        StoreError: itself, neither of these: the server reported what should not happen.
+        trio.ClosedResourceError: the ``async with`` block was left.
+
+    Their ``error_class`` is asyncpg's name for the error, and ``sqlstate`` is set if the
+    server reported it. After any error, the next call may succeed.
+    """
+
+    def __init__(
+        self, connector: Connector, schema: Schema, write_connections: int, bridge: Bridge
+    ) -> None:
+        self._schema = schema
+        self._bridge = bridge
+        # A plan that was made while the table was small is kept while it grows. And to compile
+        # the statement takes longer than to run it.
+        writing = {"enable_seqscan": "off", "jit": "off"}
+        self._writers = _Lanes([Session(connector, writing) for _ in range(write_connections)])
+        self._reader = _Lanes([Session(connector, {})])
+        self._calls: set[trio.CancelScope] = set()
+        self._call_ended = trio.lowlevel.ParkingLot()
+        self._closed = False
+
+    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
+        """Store every entry, or none; see ``Repository.upsert_many``.
+
+        An entry whose key is stored already is merged with it as ``merge_entries`` does. Up
+        to a thousand entries a call keep other tasks waiting for a few milliseconds.
+
+        Returns:
+            How many rows were added or changed.
+
+        Raises:
+            EntryRejectedError: an entry is no ``ProvcacheEntry``, or a constraint or a
+                trigger that somebody added refused it; ``index`` tells which, if the server
+                did.
+        """
+        entries = tuple(entries)
+        check_entries(entries)
+        columns = columns_of(once_each(entries))
+        index: int | None = None
+
+        async def upsert(connection: asyncpg.Connection) -> int:
+            nonlocal index
+            try:
+                return await self._affected(connection, UPSERT, *columns)
+            except asyncpg.PostgresError as error:
+                index = refused_index(error.detail, entries)
+                raise
+
+        try:
+            return await self._run(self._writers, upsert)
+        except EntryRejectedError as error:
+            error.index = index
+            raise
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, ProvcacheEntry]:
+        """Return the stored entries of ``keys``, expired ones too, by key.
+
+        All are read at one instant.
+
+        Raises:
+            TypeError: ``keys`` is not an iterable of str.
+            ValueError: a key does not have the form of a VeriKey.
+        """
+        blobs = blobs_of(keys)
+        statement = self._schema.fill_in(SELECT)
+        rows = await self._run(
+            self._reader, lambda connection: connection.fetch(statement, list(blobs.values()))
+        )
+        found: dict[str, ProvcacheEntry] = {}
+        for number, row in enumerate(rows, 1):
+            entry = entry_of(tuple(row))
+            found[entry.veri_key] = entry
+            if number % _ROWS_BETWEEN_CHECKPOINTS == 0:
+                await trio.lowlevel.checkpoint()
+        return found
+
+    async def count(self) -> int:
+        """Return how many entries are stored. PostgreSQL counts them, which takes time."""
+        statement = self._schema.fill_in(COUNT)
+        number: int = await self._run(
+            self._reader, lambda connection: connection.fetchval(statement)
+        )
+        return number
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        """Delete the entries of ``keys``, or none, and return how many there were.
+
+        Raises:
+            TypeError: ``keys`` is not an iterable of str.
+            ValueError: a key does not have the form of a VeriKey.
+            EntryRejectedError: a constraint or a trigger that somebody added refused it.
+        """
+        blobs = list(blobs_of(keys).values())
+        return await self._run(
+            self._writers, lambda connection: self._affected(connection, DELETE, blobs)
+        )
+
+    async def delete_expired(self, now: datetime, limit: int) -> int:
+        """Delete entries whose ``expires_at`` has come, those that expired first first.
+
+        Those that are being written at this moment are left for the next call.
+
+        Args:
+            now: aware; an entry that expires at this very instant has expired.
+            limit: most entries to delete, 1 to 2**63 - 1.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            TypeError: an argument has the wrong type.
+            ValueError: ``now`` is naive, or ``limit`` is out of its range.
+            EntryRejectedError: a constraint or a trigger that somebody added refused it.
+        """
+        check_moment(now)
+        check_limit(limit)
+        moment = microseconds_of(now)
+        return await self._run(
+            self._writers,
+            lambda connection: self._affected(connection, DELETE_EXPIRED, moment, limit),
+        )
+
+    async def check(self) -> None:
+        """Return if entries could be written now."""
+        # To store nothing asks for every right, table and column, and for a server that writes.
+        await self._run(
+            self._reader, lambda connection: self._affected(connection, UPSERT, *columns_of(()))
+        )
+
+    async def _affected(
+        self, connection: asyncpg.Connection, statement: str, *arguments: object
+    ) -> int:
+        """Run ``statement`` and return how many rows it added, changed or deleted."""
+        tag: str = await connection.execute(self._schema.fill_in(statement), *arguments)
+        return int(tag.rpartition(" ")[2])
+
+    # Protected: Ctrl-C between taking a lane and giving it back would keep it for good.
+    @trio.lowlevel.enable_ki_protection
+    async def _run(
+        self, lanes: _Lanes, statement: Callable[[asyncpg.Connection], Awaitable[T]]
+    ) -> T:
+        with trio.CancelScope() as scope:
+            self._raise_if_closed()
+            self._calls.add(scope)
+            try:
+                return await lanes.run(self._bridge, statement)
+            finally:
+                self._calls.remove(scope)
+                self._call_ended.unpark_all()
+        self._raise_if_closed()
+        raise AssertionError("unreachable")
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the repository is closed")
+
+    async def _open(self) -> None:
+        await self._bridge.open()
+
+    async def _close(self) -> None:
+        self._closed = True
+        interrupt: KeyboardInterrupt | None = None
+        with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
+            while True:
+                try:
+                    await self._end_calls()
+                except KeyboardInterrupt as error:
+                    interrupt = error
+                else:
+                    break
+        await self._bridge.close()  # not in our scope, which it did not begin in
+        if interrupt is not None:
+            raise interrupt
+
+    async def _end_calls(self) -> None:
+        for scope in self._calls:
+            scope.cancel()
+        while self._calls:
+            await self._call_ended.park()
+        sessions = [*self._writers.idle, *self._reader.idle]
+        await self._bridge.run(partial(_close_all, sessions))
+
+
+@final
+class _Lanes:
+    """Sessions of one kind: who waits for one gets the next that is free.
+
+    Attributes:
+        idle: those that are free; the last one was used last.
+    """
+
+    def __init__(self, sessions: list[Session]) -> None:
+        self.idle = sessions
+        self._free = trio.Semaphore(len(sessions))
+
+    async def run(
+        self, bridge: Bridge, statement: Callable[[asyncpg.Connection], Awaitable[T]]
+    ) -> T:
+        """Run ``statement`` in a session that is free."""
+        try:
+            # Not `async with`, which lets every other task run before a batch is sent, and so
+            # the server wait for them.
+            self._free.acquire_nowait()
+        except trio.WouldBlock:
+            await self._free.acquire()
+        session = self.idle.pop()
+        try:
+            return await bridge.run(partial(session.run, statement))
+        finally:
+            self.idle.append(session)
+            self._free.release()
+
+
+async def _close_all(sessions: list[Session]) -> None:
+    await asyncio.gather(*(session.close() for session in sessions))
+
+
+# Annotated as object: callers may give what their annotations do not allow.
+
+
+def _check_count(name: str, value: object) -> None:
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not 1 <= value <= _MOST_CONNECTIONS:
+        raise ValueError(f"{name} must be 1 to {_MOST_CONNECTIONS}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if type(value) not in {int, float}:
+        raise TypeError(f"{name} must be an int or a float, not {type(value).__name__}")
+    if not 0 < cast("float", value) <= _MOST_SECONDS:
+        raise ValueError(f"{name} must be more than 0 and at most {_MOST_SECONDS}")
+
+
+def _check_bool(name: str, value: object) -> None:
+    if type(value) is not bool:
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+
+
+def _checked_settings(settings: object) -> dict[str, str]:
+    if settings is None:
+        return {}
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"server_settings must be a mapping, not {type(settings).__name__}")
+    items = cast("Mapping[object, object]", settings).items()
+    for name, value in items:
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise TypeError("server_settings must map str to str")
+        if "\0" in name + value:
+            raise ValueError("server_settings must not hold NUL")
+    return cast("dict[str, str]", dict(items))
