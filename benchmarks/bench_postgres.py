@@ -89,7 +89,7 @@ def run_on_asyncio(
         try:
             await work(connection)
         finally:
-            await connection.close()
+            await connection.close()  # noqa: ASYNC102  # asyncio's
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(connected())

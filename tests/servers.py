@@ -66,7 +66,7 @@ async def _connected(dsn: str, work: Callable[[asyncpg.Connection], Awaitable[T]
         try:
             return await work(connection)
         finally:
-            await connection.close()
+            await connection.close()  # noqa: ASYNC102  # asyncio's
 
     def in_a_loop() -> T:
         # Not asyncio.run: trio-asyncio has replaced the loop that it would use.

@@ -303,7 +303,7 @@ async def test_an_entry_that_went_missing_is_not_covered_up(
 def test_the_command_says_what_it_wrote(
     site: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", "--to", str(store), "--paths", str(site), str(site)]) == 0
+    assert main(["demo", "--to", f"sqlite:{store}", "--paths", str(site), str(site)]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("provcache demo: ")
     assert "=         9 persisted in 1 batch" in out
@@ -324,12 +324,20 @@ def test_by_default_it_verifies_what_this_python_would_import(
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["demo", "--to", "{tmp}"], 1, "{tmp}: it is a directory"),
-        (["demo", "--to", "{tmp}/none/x.db"], 1, "{tmp}/none/x.db: there is no directory"),
-        (["demo", "--to", "{tmp}/text"], 1, "{tmp}/text: SQLite reported SQLITE_NOTADB"),
-        (["demo", "--to", ":memory:"], 1, ":memory:: path must name a file"),
-        (["demo", "--to", "{tmp}/x.db", "--paths", "{tmp}/none"], 1, "{tmp}/none is no directory"),
-        (["demo", "--to", "{tmp}/x.db", "--paths", "{tmp}/empty"], 1, "no installed distribution"),
+        (["demo", "--to", "sqlite:{tmp}"], 1, "{tmp}: it is a directory"),
+        (["demo", "--to", "sqlite:{tmp}/none/x.db"], 1, "{tmp}/none/x.db: there is no directory"),
+        (["demo", "--to", "sqlite:{tmp}/text"], 1, "{tmp}/text: SQLite reported SQLITE_NOTADB"),
+        (["demo", "--to", "sqlite::memory:"], 1, ":memory:: path must name a file"),
+        (
+            ["demo", "--to", "sqlite:{tmp}/x.db", "--paths", "{tmp}/none"],
+            1,
+            "{tmp}/none is no directory",
+        ),
+        (
+            ["demo", "--to", "sqlite:{tmp}/x.db", "--paths", "{tmp}/empty"],
+            1,
+            "no installed distribution",
+        ),
         (["demo", "--tow"], 2, "Unknown option"),
         (["dmeo"], 2, "Unknown command"),
     ],
@@ -357,7 +365,7 @@ def test_a_claim_that_does_not_hold_ends_with_status_1(
     site: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("provcache_trio._cli._app.went_well", lambda _: False)
-    assert main(["demo", "--to", str(store), "--paths", str(site)]) == 1
+    assert main(["demo", "--to", f"sqlite:{store}", "--paths", str(site)]) == 1
 
 
 def test_a_file_without_permission_is_told_in_one_line(
@@ -370,7 +378,7 @@ def test_a_file_without_permission_is_told_in_one_line(
         return False
 
     monkeypatch.setattr(os, "access", access)
-    assert main(["demo", "--to", str(store), "--paths", str(site)]) == 1
+    assert main(["demo", "--to", f"sqlite:{store}", "--paths", str(site)]) == 1
     assert capsys.readouterr().err == f"provcache: {store}: no permission to write there\n"
 
 
@@ -542,7 +550,7 @@ def start(*arguments: object) -> Generator[subprocess.Popen[str]]:
 
 
 def test_in_a_pipe_it_prints_plain_lines(site: Path, store: Path) -> None:
-    with start("--to", store, "--paths", site) as process:
+    with start("--to", f"sqlite:{store}", "--paths", site) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert all(line.isprintable() for line in out.splitlines())
@@ -555,7 +563,7 @@ def test_in_a_pipe_it_prints_plain_lines(site: Path, store: Path) -> None:
 def test_a_signal_to_the_program_leaves_in_the_file_what_it_said(
     number: signal.Signals, busy_site: Path, store: Path
 ) -> None:
-    with start("--to", store, "--paths", busy_site) as process:
+    with start("--to", f"sqlite:{store}", "--paths", busy_site) as process:
         assert process.stdout is not None
         assert any("100 of 102 files" in line for line in process.stdout)
         process.send_signal(number)
@@ -567,7 +575,7 @@ def test_a_signal_to_the_program_leaves_in_the_file_what_it_said(
 
 
 def test_a_reader_that_leaves_early_ends_nothing(site: Path, store: Path) -> None:
-    with start("--to", store, "--paths", site) as process:
+    with start("--to", f"sqlite:{store}", "--paths", site) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

@@ -234,6 +234,28 @@ def test_bad_lines_are_told_by_number_and_skipped(
     assert stored(store) == 3
 
 
+def test_after_twenty_bad_lines_they_are_only_counted(
+    source: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.write_bytes(b"s3cret\n" * 23 + line(1))
+    assert ingest(source, store) == 1
+    out, err = capsys.readouterr()
+    told = err.splitlines()
+    assert [each.split(":")[1] for each in told[:-1]] == [f" line {n}" for n in range(1, 21)]
+    assert told[-1] == "provcache: 3 more bad lines; --all-errors tells each"
+    assert "          1 accepted\n         23 bad\n" in out
+
+
+def test_every_bad_line_is_told_to_whoever_asks(
+    source: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.write_bytes(b"s3cret\n" * 23)
+    assert ingest(source, store, "--all-errors") == 1
+    assert [each.split(":")[1] for each in capsys.readouterr().err.splitlines()] == [
+        f" line {n}" for n in range(1, 24)
+    ]
+
+
 def test_strict_stops_at_the_first_bad_line_and_writes_what_came_before(
     source: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -244,7 +244,7 @@ def test_on_a_real_terminal_the_program_draws_and_leaves_it_clean(
 ) -> None:
     reader, file = terminal
     before = termios.tcgetattr(file)
-    arguments = ["demo", "--to", job.target.label, "--paths", str(job.places[0])]
+    arguments = ["demo", "--to", f"sqlite:{job.target.label}", "--paths", str(job.places[0])]
     with subprocess.Popen(
         [sys.executable, "-m", "provcache_trio", *arguments],
         stdin=file,

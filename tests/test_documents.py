@@ -167,10 +167,11 @@ async def test_the_recipes_for_a_full_queue_do_what_they_say(autojump_clock: Moc
     assert list(store.rows) == ["a", "b", "e"]
 
 
-def test_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
+def test_readme_has_three_commands_and_ci_runs_the_last() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     assert commands[0].endswith("provcache demo")
+    assert commands[1].endswith("provcache demo --to postgres")
     ci = (ROOT / ".ci" / "run").read_text("utf-8")
-    assert commands[1].replace("pip install", "pip install --quiet") in ci
+    assert commands[2].replace("pip install", "pip install --quiet") in ci

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import math
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial, reduce
 from pathlib import Path
@@ -21,6 +22,7 @@ from provcache_trio import (
     ProvcacheEntry,
     ReplaySeed,
     WriteBehindOptions,
+    WriteBehindQueue,
     merge_entries,
     open_write_behind_queue,
 )
@@ -428,3 +430,94 @@ async def test_a_queue_writes_exactly_what_it_accepted(store: BuiltIn) -> None:
     metrics = queue.metrics()
     assert metrics.total_persisted + metrics.total_coalesced == metrics.total_enqueued == 351
     assert queue.undelivered == ()
+
+
+# What the tasks of a program do: how they hand over their next entry, or wait for all.
+DEEDS = ("enqueue", "nowait", "cancelled", "persist", "flush")
+programs = st.lists(
+    st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 3)), max_size=12),
+    min_size=1,
+    max_size=4,
+)
+some_options = st.builds(
+    WriteBehindOptions,
+    queue_capacity=st.integers(1, 8),
+    batch_size=st.integers(1, 5),
+    flush_interval_seconds=st.sampled_from([0, 0.001]),
+    coalesce=st.booleans(),
+)
+
+
+class Scenario:
+    """Tasks that write a few keys, and note what was accepted."""
+
+    def __init__(self, store: BuiltIn, queue: WriteBehindQueue[ProvcacheEntry]) -> None:
+        self.store = store
+        self.queue = queue
+        self.accepted: list[ProvcacheEntry] = []
+        self.versions = 0
+
+    async def work(self, deeds: list[tuple[str, int]]) -> None:
+        for deed, number in deeds:
+            if deed == "flush":
+                before = list(self.accepted)
+                await self.queue.flush()
+                await self.assert_as_new(before)
+                continue
+            self.versions += 1
+            created_at = NOW + self.versions * MICROSECOND
+            version = entry(number, created_at=created_at, hit_count=self.versions % 7)
+            if await self.hand_over(deed, version):
+                self.accepted.append(version)
+                if deed == "persist":
+                    await self.assert_as_new([version])
+
+    async def hand_over(self, deed: str, version: ProvcacheEntry) -> bool:
+        if deed == "nowait":
+            with suppress(trio.WouldBlock):
+                self.queue.enqueue_nowait(version)
+                return True
+            return False
+        with trio.move_on_after(0.0005 if deed == "cancelled" else math.inf):
+            await (self.queue.persist if deed == "persist" else self.queue.enqueue)(version)
+            return True
+        return False
+
+    async def assert_as_new(self, versions: list[ProvcacheEntry]) -> None:
+        """Each may have been overtaken, but by a newer one only."""
+        rows = await self.store.get_many(by_key(versions))
+        for version in versions:
+            assert rows[version.veri_key].created_at >= version.created_at
+
+    def newest(self) -> dict[str, ProvcacheEntry]:
+        """Return what the versions of each key merge to; as no two are of one moment, in any order."""
+        merged: dict[str, ProvcacheEntry] = {}
+        for version in self.accepted:
+            old = merged.get(version.veri_key, version)
+            merged[version.veri_key] = merge_entries(old, version)
+        return merged
+
+
+@pytest.mark.heavy
+@each_kind
+@settings(max_examples=40)
+@given(program=programs, options=some_options)
+def test_whatever_tasks_do_the_store_ends_with_what_was_accepted(
+    kind: str, program: list[list[tuple[str, int]]], options: WriteBehindOptions
+) -> None:
+    async def run() -> None:
+        async with OPENERS[kind]() as store:
+            async with (
+                open_write_behind_queue(store, options) as queue,
+                trio.open_nursery() as nursery,
+            ):
+                scenario = Scenario(store, queue)
+                for deeds in program:
+                    nursery.start_soon(scenario.work, deeds)
+            assert await store.get_many(map(key_of, range(4))) == scenario.newest()
+            metrics = queue.metrics()
+            assert metrics.total_persisted + metrics.total_coalesced == metrics.total_enqueued
+            assert metrics.total_enqueued == len(scenario.accepted)
+            assert queue.undelivered == ()
+
+    trio.run(run)

@@ -418,7 +418,9 @@ async def test_whoever_is_second_to_fill_a_file_finds_it_filled(
         found = is_ours(connection)
         if looked == 1:
             connection.execute("COMMIT")
-            with closing(_sqlite_file.SQLiteFile(str(path))) as other:  # in a process, say
+            with closing(
+                _sqlite_file.SQLiteFile(str(path), create=True)
+            ) as other:  # in a process, say
                 other.check()
             connection.execute("BEGIN")
         return found
@@ -853,7 +855,7 @@ async def test_an_interrupt_that_comes_too_early_for_a_statement_is_noticed(
 
 
 def test_an_interrupt_stops_a_call_that_has_no_connection_yet(path: Path) -> None:
-    file = _sqlite_file.SQLiteFile(str(path))
+    file = _sqlite_file.SQLiteFile(str(path), create=True)
     file.interrupt()
     with closing(file), pytest.raises(StoreUnavailableError):
         file.upsert([entry()])
@@ -1043,3 +1045,43 @@ def test_ctrl_c_does_not_keep_the_file_open(tmp_path: Path, path: Path, busy: bo
 def test_the_class_is_final() -> None:
     assert SQLiteRepository.__final__  # type: ignore[attr-defined]
     assert module.__all__ == ["SQLiteRepository", "open_sqlite_repository"]
+
+
+# Without making it
+
+
+async def test_a_file_that_may_not_be_made_is_not_made(path: Path) -> None:
+    for missing in (path, path.parent / "none" / "cache.db", path.parent):
+        async with open_sqlite_repository(missing, create=False) as repository:
+            for call in (repository.check(), repository.count()):
+                with pytest.raises(StoreMisconfiguredError, match=r"^there is no such file$"):
+                    await call
+    assert os.listdir(path.parent) == []  # noqa: PTH208
+
+
+async def test_an_empty_file_that_may_not_be_filled_stays_empty(path: Path) -> None:
+    await trio.Path(path).touch()
+    async with open_sqlite_repository(path, create=False) as repository:
+        with pytest.raises(StoreMisconfiguredError, match=r"^the file is empty$"):
+            await repository.check()
+        assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
+        assert await trio.Path(path).read_bytes() == b""
+        async with open_sqlite_repository(path) as other:
+            await other.upsert_many([entry()])
+        assert await repository.count() == 1
+
+
+async def test_a_file_that_is_removed_is_not_made_anew_unless_it_may_be(path: Path) -> None:
+    async with open_sqlite_repository(path) as maker:
+        await maker.upsert_many([entry()])
+    async with open_sqlite_repository(path, create=False) as repository:
+        assert await repository.upsert_many([entry(hit_count=1)]) == 1
+        await trio.Path(path).unlink()
+        with pytest.raises(StoreMisconfiguredError, match=r"^there is no such file$"):
+            await repository.count()
+        assert not await trio.Path(path).exists()
+
+
+def test_whether_to_make_a_file_is_a_bool(path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^create must be a bool, not int$"):
+        open_sqlite_repository(path, create=0)  # type: ignore[arg-type]

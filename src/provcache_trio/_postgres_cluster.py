@@ -85,7 +85,7 @@ class PostgresCluster:
         ]
         place = self.place
         with (place / "lock").open("w") as lock, (place / "log").open("ab") as log:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return subprocess.Popen(  # noqa: S603
                 [*command, *arguments],
                 user=self._account.user,

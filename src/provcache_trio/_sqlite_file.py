@@ -55,7 +55,7 @@ _creating: Final = threading.Lock()
 
 
 class SQLiteFile:
-    """A file that is opened, and made, when it is first needed.
+    """A file that is opened, and made if ``create``, when it is first needed.
 
     Every method blocks and is called by one thread at a time, but for ``interrupt``.
     ``stopped`` is reset by whoever makes the next call.
@@ -66,9 +66,10 @@ class SQLiteFile:
         EntryRejectedError: a constraint, or somebody's trigger, refused a change.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, create: bool) -> None:
         self.stopped = False
         self._path = path
+        self._create = create
         self._connection: sqlite3.Connection | None = None
         self._opened_as: tuple[int, int] | None = None
 
@@ -190,10 +191,13 @@ class SQLiteFile:
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
-        with suppress(OSError):  # SQLite says in a moment what is wrong
-            _create(self._path)
+        if self._create:
+            with suppress(OSError):  # SQLite says in a moment what is wrong
+                _create(self._path)
         # Before connecting: a file that is put there in between is then noticed.
         self._opened_as = _identity(self._path)
+        if not self._create and not os.path.isfile(self._path):  # noqa: PTH113
+            raise StoreMisconfiguredError("there is no such file")
         connection = sqlite3.connect(
             f"{Path(self._path).as_uri()}?mode=rw",  # never makes it; ``_create`` did, or failed
             uri=True,
@@ -204,7 +208,7 @@ class SQLiteFile:
         try:
             # An interrupt that comes just before a statement starts is forgotten; this is not.
             connection.set_progress_handler(lambda: self.stopped, _INSTRUCTIONS_BETWEEN_LOOKS)
-            _set_up(connection)
+            _set_up(connection, create=self._create)
         except BaseException:
             connection.close()
             raise
@@ -232,11 +236,13 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _set_up(connection: sqlite3.Connection) -> None:
-    """Make sure that the file is ours, and fill it if it is empty."""
+def _set_up(connection: sqlite3.Connection, *, create: bool) -> None:
+    """Make sure that the file is ours, and fill it if it is empty and we may."""
     connection.execute("BEGIN")
     is_ours = _is_ours(connection)
     connection.execute("COMMIT")
+    if not is_ours and not create:
+        raise StoreMisconfiguredError("the file is empty")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     if not is_ours:

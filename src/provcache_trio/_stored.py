@@ -83,3 +83,13 @@ def check_limit(limit: object) -> None:
         raise TypeError(f"limit must be an int, not {type(limit).__name__}")
     if not 1 <= limit < 2**63:
         raise ValueError("limit must be 1 to 2**63 - 1")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Return if ``value``, the argument ``name``, is a bool.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if type(value) is not bool:
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")

@@ -38,7 +38,7 @@ from ._postgres.rows import (
 )
 from ._postgres.schema import Schema
 from ._postgres.session import Connector, Session
-from ._stored import blobs_of, check_limit, check_moment, microseconds_of
+from ._stored import blobs_of, check_bool, check_limit, check_moment, microseconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -109,8 +109,8 @@ def open_postgres_repository(
     _check_count("write_connections", write_connections)
     _check_seconds("connect_timeout_seconds", connect_timeout_seconds)
     _check_seconds("command_timeout_seconds", command_timeout_seconds)
-    _check_bool("create", create)
-    _check_bool("pgbouncer", pgbouncer)
+    check_bool("create", create)
+    check_bool("pgbouncer", pgbouncer)
     if bridge not in {"trio-asyncio", "thread"}:
         raise ValueError("bridge must be 'trio-asyncio' or 'thread'")
     connector = Connector(
@@ -391,11 +391,6 @@ def _check_seconds(name: str, value: object) -> None:
         raise TypeError(f"{name} must be an int or a float, not {type(value).__name__}")
     if not 0 < cast("float", value) <= _MOST_SECONDS:
         raise ValueError(f"{name} must be more than 0 and at most {_MOST_SECONDS}")
-
-
-def _check_bool(name: str, value: object) -> None:
-    if type(value) is not bool:
-        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
 
 
 def _checked_settings(settings: object) -> dict[str, str]:

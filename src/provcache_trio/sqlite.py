@@ -21,7 +21,7 @@ from trio.lowlevel import Abort
 
 from ._errors import StoreUnavailableError
 from ._sqlite_file import SQLiteFile
-from ._stored import blobs_of, check_limit, check_moment, microseconds_of
+from ._stored import blobs_of, check_bool, check_limit, check_moment, microseconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,7 @@ __all__ = ["SQLiteRepository", "open_sqlite_repository"]
 
 
 def open_sqlite_repository(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str], *, create: bool = True
 ) -> AbstractAsyncContextManager[SQLiteRepository]:
     """Open a repository in the SQLite file ``path``, for the length of an ``async with``.
 
@@ -53,20 +53,24 @@ def open_sqlite_repository(
         path: the file; a relative path is taken from the directory that is current now. A
             database in memory would live only as long as the block; there is
             ``provcache_trio.testing.MemoryRepository`` for that.
+        create: make the file if it is not there, and fill an empty one; if not, either is a
+            ``StoreMisconfiguredError`` of the first call.
 
     Raises:
-        TypeError: ``path`` is neither str nor a path-like object that stands for one.
+        TypeError: ``path`` is neither str nor a path-like object that stands for one, or
+            ``create`` is no bool.
         ValueError: ``path`` is empty, ``":memory:"``, or holds NUL.
     """
-    return _Opening(_absolute(path))
+    check_bool("create", create)
+    return _Opening(SQLiteRepository(_absolute(path), create=create))
 
 
 @final
 class _Opening:
     """What ``open_sqlite_repository`` returns; no generator, so that Ctrl-C can't leak it."""
 
-    def __init__(self, path: str) -> None:
-        self._repository = SQLiteRepository(path)
+    def __init__(self, repository: SQLiteRepository) -> None:
+        self._repository = repository
 
     async def __aenter__(self) -> SQLiteRepository:
         await trio.lowlevel.checkpoint()
@@ -98,8 +102,8 @@ class SQLiteRepository:
     reported one. After any error, the next call may succeed.
     """
 
-    def __init__(self, path: str) -> None:
-        self._file = SQLiteFile(path)
+    def __init__(self, path: str, *, create: bool) -> None:
+        self._file = SQLiteFile(path, create=create)
         self._turn = trio.Lock()
         self._closed = False
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import App, CycloptsError, Parameter
 
 from provcache_trio import __version__
+from provcache_trio._postgres_server import PostgresServerError, run_postgres_server
 
 from ._demo import Demo
 from ._ingest import Ingest, all_went_in, summarize_ingest
@@ -20,9 +21,8 @@ from ._read import check_key, entry_as_json, facts_of
 from ._report import summarize, went_well
 from ._run import attempt, attempt_in_sight
 from ._screen import make_screen
-from ._stores import SqliteTarget
-from ._text import printable, say
-from ._urls import MisuseError, target_of, without_secrets
+from ._text import counted, printable, say
+from ._urls import MisuseError, postgres_target, target_of, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -67,18 +67,20 @@ def run(arguments: Sequence[str]) -> int:
 @app.command
 async def demo(
     *,
-    to: Path = Path("provcache-demo.db"),
+    to: str = "sqlite:provcache-demo.db",
     paths: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     plain: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Check every installed file and write the verdicts behind, into SQLite.
+    """Check every installed file and write the verdicts behind, into a database.
 
     Each file of each installed Python distribution is held against its RECORD, by hash. Every
     verdict becomes an entry under its VeriKey. SIGINT (Ctrl-C) and SIGTERM write what was
     accepted, tell how much that was, and end with status 130 or 143.
 
     Args:
-        to: The SQLite file. It is made when it is not there; entries that it has stay.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
+            it is not there; entries that it has stay. Or postgres: a server of the demo's own,
+            which is gone with it.
         paths: Directories with installed distributions, such as site-packages; by default
             where this Python looks.
         plain: Print plain lines, on a terminal too.
@@ -88,7 +90,21 @@ async def demo(
         if not path.is_dir():
             _complain(f"{path} is no directory")
             return _FAILED
-    job = Demo(places, SqliteTarget(to))
+    if to != "postgres":
+        return await _demo_into(target_of(to), places, plain=plain)
+    try:
+        # Blocks for a second: nothing else has begun.
+        with run_postgres_server() as server:
+            major, minor = server.version
+            target = postgres_target(server.dsn, f"a PostgreSQL {major}.{minor} of its own")
+            return await _demo_into(target, places, plain=plain)
+    except PostgresServerError as error:
+        _complain(str(error))
+        return _FAILED
+
+
+async def _demo_into(target: Target, places: Sequence[Path], *, plain: bool) -> int:
+    job = Demo(places, target)
     return await show(job, make_screen(job, sys.stdout, plain=plain))
 
 
@@ -99,23 +115,25 @@ async def ingest(
     *,
     to: str,
     strict: Annotated[bool, Parameter(negative="")] = False,
+    all_errors: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Read entries, one in JSON per line, and write them behind, into a store.
 
     A line that is no entry is told on standard error, by its number and what is wrong with
-    it, and skipped; so is one longer than 1 MiB. Blank lines are skipped. The status is 0 if
+    it, and skipped; so is one longer than 1 MiB. After twenty, they are only counted. Blank lines are skipped. The status is 0 if
     every line went in, else 1. SIGINT (Ctrl-C) and SIGTERM write what was accepted, tell how
     much that was, and end with status 130 or 143, also while the input is a silent pipe.
 
     Args:
         file: The file, or - for standard input.
-        to: The store, such as sqlite:cache.db. It is made when it is not there; an entry
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when it is not there; an entry
             that it has is merged with the one that comes.
         strict: Read no further than the first bad line; what came before is written.
+        all_errors: Tell every bad line, however many there are.
     """
     if file.startswith("-") and file != "-":
         raise MisuseError(f"Unknown option: {without_secrets(file)}")
-    job = Ingest(Input(file), target_of(to), strict=strict)
+    job = Ingest(Input(file), target_of(to), strict=strict, all_errors=all_errors)
     return await show_ingest(job, make_progress(job, sys.stderr))
 
 
@@ -127,7 +145,7 @@ async def get(veri_key: str, /, *, from_: Annotated[str, Parameter(name="--from"
 
     Args:
         veri_key: The key: sha256: and 64 hex digits.
-        from_: The store, such as sqlite:cache.db. It has to be there.
+        from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
     """
     check_key(veri_key)
     target = target_of(from_)
@@ -151,7 +169,7 @@ async def init(*, to: str) -> int:
     """Make a store; one that is there already stays as it is.
 
     Args:
-        to: The store, such as sqlite:cache.db.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE.
     """
     target = target_of(to)
 
@@ -171,7 +189,7 @@ async def stats(
     """Tell how many entries a store holds, its size, and the version of its schema.
 
     Args:
-        from_: The store, such as sqlite:cache.db. It has to be there.
+        from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
         as_json: Print one line of JSON.
     """
     target = target_of(from_)
@@ -210,6 +228,8 @@ async def show_ingest(job: Ingest, watcher: Watcher) -> int:
     ending = await attempt_in_sight(work, watcher, job.options.drain_timeout_seconds)
     for line in summarize_ingest(job, ending.stopped_by):
         say(line, sys.stdout)
+    if job.untold:
+        _complain(f"{counted(job.untold, 'more bad line')}; --all-errors tells each")
     if job.trouble:
         _complain(job.trouble)
     if status := _status(ending, job.target):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # The queue bounds how many entries wait, this how large they are together.
 _MOST_UNWRITTEN: Final = 16 * 1024 * 1024  # bytes of input
 
+_MOST_TOLD: Final = 20
+
 
 class BadLineError(Exception):
     """A line is no entry; the message tells why, without any of its content."""
@@ -40,12 +43,14 @@ class Ingest:
         source: where lines come from.
         target: where entries go.
         strict: whether the first bad line is the last one to be read.
+        all_errors: whether to report every bad line, not only the first twenty.
         options: the queue's options.
 
     Attributes:
         lines: how many lines were read.
         blank: how many of them hold nothing.
         bad: how many of them are no entry.
+        untold: how many of those were not reported.
         trouble: why the input could not be read to its end; empty if it could.
     """
 
@@ -55,15 +60,18 @@ class Ingest:
         target: Target,
         *,
         strict: bool = False,
+        all_errors: bool = False,
         options: WriteBehindOptions = WriteBehindOptions(),  # noqa: B008  # it is immutable
     ) -> None:
         self.source = source
         self.target = target
         self.strict = strict
+        self._most_told = math.inf if all_errors else _MOST_TOLD
         self.options = options
         self.lines = 0
         self.blank = 0
         self.bad = 0
+        self.untold = 0
         self.trouble = ""
         self._queue: WriteBehindQueue[ProvcacheEntry] | None = None
 
@@ -134,7 +142,10 @@ class Ingest:
                 entry = read_entry(content)
             except BadLineError as error:
                 self.bad += 1
-                report(f"line {self.lines}: {error}")
+                if self.bad <= self._most_told:
+                    report(f"line {self.lines}: {error}")
+                else:
+                    self.untold += 1
                 if self.strict:
                     return
             else:

@@ -50,4 +50,4 @@ async def facts_of(target: ReadableTarget) -> dict[str, int]:
     """
     async with target.open_existing() as store:
         entries = await store.count()
-    return {"entries": entries, **target.facts()}
+    return {"entries": entries, **await target.facts()}

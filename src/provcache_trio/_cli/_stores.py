@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 from provcache_trio import StoreMisconfiguredError
 from provcache_trio._sqlite_rows import SCHEMA_VERSION
 from provcache_trio.sqlite import open_sqlite_repository
@@ -71,14 +73,15 @@ class ReadableTarget(Target, Protocol):
         """Open the store to read from it; it is not made.
 
         Raises:
-            StoreError: at entry, there is none.
+            StoreError: at entry or from the first call, it can't be used.
         """
         ...
 
-    def facts(self) -> dict[str, int]:
+    async def facts(self) -> dict[str, int]:
         """Return what is cheaply known of the store, by name.
 
         Raises:
+            StoreError: it can't be asked.
             OSError: it can't be looked at.
         """
         ...
@@ -126,23 +129,18 @@ class SqliteTarget:
     async def open_existing(self) -> AsyncGenerator[Store]:
         """Open the file to read from it, while others write to it too.
 
-        Raises:
-            StoreMisconfiguredError: there is no such file, or nothing in it. What else is
-                wrong with it, the first call tells.
+        The first call tells what is wrong with it.
         """
-        if not self.path.is_file():
-            raise StoreMisconfiguredError("there is no such file")
-        if not self.path.stat().st_size:  # the repository would make a database of it
-            raise StoreMisconfiguredError("the file is empty")
-        async with open_sqlite_repository(self.path) as repository:
+        async with open_sqlite_repository(self.path, create=False) as repository:
             yield repository
 
-    def facts(self) -> dict[str, int]:
+    async def facts(self) -> dict[str, int]:
         """Return the size of the file with what is still in its log, and the schema version.
 
         Raises:
             OSError: the file is gone.
         """
+        await trio.lowlevel.checkpoint()
         size = self.path.stat().st_size
         with suppress(FileNotFoundError):
             size += self.path.with_name(f"{self.path.name}-wal").stat().st_size

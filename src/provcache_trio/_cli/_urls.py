@@ -20,20 +20,42 @@ def target_of(url: str) -> ReadableTarget:
     """Return the store that ``url`` names.
 
     Args:
-        url: ``sqlite:PATH``; what comes after the colon is taken as it stands.
+        url: ``sqlite:PATH``; what comes after the colon is taken as it stands. Or
+            ``postgresql://...``, as asyncpg takes it.
 
     Raises:
-        MisuseError: it names none that is known.
+        MisuseError: it names none that is known, or one that needs an extra.
     """
     scheme, _, rest = url.partition(":")
-    if scheme in {"postgres", "postgresql"}:
-        raise MisuseError("this version can't use PostgreSQL, only sqlite:PATH")
-    if scheme != "sqlite" or not rest:
-        raise MisuseError("a store is named by a URL: sqlite:PATH")
-    if rest.startswith("//"):
+    if scheme == "sqlite" and rest:
+        return _sqlite(rest)
+    if scheme in {"postgresql", "postgres"} and rest.startswith("//"):
+        return postgres_target(url)
+    raise MisuseError("a store is named by a URL: sqlite:PATH or postgresql://HOST/DATABASE")
+
+
+def _sqlite(path: str) -> ReadableTarget:
+    if path.startswith("//"):
         # Elsewhere, sqlite:///name is a file in this directory; to us it would be one in /.
         raise MisuseError("sqlite: is followed by the path alone, as in sqlite:cache.db")
-    return SqliteTarget(Path(rest))
+    return SqliteTarget(Path(path))
+
+
+def postgres_target(dsn: str, label: str = "") -> ReadableTarget:
+    """Return the PostgreSQL database that ``dsn`` names; see ``PostgresTarget``.
+
+    Raises:
+        MisuseError: the URL is malformed, or the extra is not installed.
+    """
+    try:
+        from ._postgres import PostgresTarget  # noqa: PLC0415  # needs an extra
+    except ImportError:
+        message = "PostgreSQL needs the extra: pip install 'provcache-trio[postgres]'"
+        raise MisuseError(message) from None
+    try:
+        return PostgresTarget(dsn, label)
+    except ValueError:
+        raise MisuseError("the URL is malformed") from None
 
 
 def without_secrets(text: str) -> str:

@@ -55,7 +55,9 @@ class TrioAsyncioBridge:
             raise KeyboardInterrupt from None
 
     @trio.lowlevel.enable_ki_protection
-    async def _host(self, task_status: trio.TaskStatus[trio_asyncio.TrioEventLoop]) -> None:
+    async def _host(  # noqa: ASYNC114  # started by hand, see ``open``
+        self, task_status: trio.TaskStatus[trio_asyncio.TrioEventLoop]
+    ) -> None:
         # Shielded: a queue in a cancelled scope has yet to write what it accepted.
         with trio.CancelScope(shield=True):
             protection = _Protection(trio.lowlevel.current_task())
