@@ -39,6 +39,7 @@ class ThreadBridge:
     @trio.lowlevel.enable_ki_protection
     async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what ``call`` returns in the thread."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # the thread may be quicker than a cancel
         waiter = trio.lowlevel.current_task()
         job = _Job(call, lambda: self._token.run_sync_soon(trio.lowlevel.reschedule, waiter))
         raise_cancel: Callable[[], NoReturn] | None = None
