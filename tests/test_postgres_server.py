@@ -203,7 +203,7 @@ def test_committed_rows_and_the_port_survive_every_way_to_stop(
     assert psql(address, "SELECT 1").returncode == 2
     server.start()
     assert server.dsn == address
-    assert ask(address, f"SELECT one FROM {table}") == "1"  # noqa: S608
+    assert ask(address, f"SELECT one FROM {table}") == "1"
 
 
 def test_a_stop_that_takes_too_long_is_an_error_and_goes_on(server: PostgresServer) -> None:

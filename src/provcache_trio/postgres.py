@@ -91,7 +91,7 @@ def open_postgres_repository(
             waits half as long for a lock.
         server_settings: PostgreSQL's run-time parameters for the connections. They win over
             ours: ``application_name``, ``statement_timeout``, ``lock_timeout``,
-            ``client_connection_check_interval``, ``enable_seqscan``, ``jit``.
+            ``client_connection_check_interval``, ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
         pgbouncer: there is a PgBouncer in transaction mode, or a pooler like it, in between:
             send only the ``server_settings`` given here, and prepare no statements.
         bridge: where asyncpg's event loop runs: "trio-asyncio", inside trio's, or "thread".
@@ -175,7 +175,8 @@ class PostgresRepository:
         # the statement takes longer than to run it.
         writing = {"enable_seqscan": "off", "jit": "off"}
         self._writers = _Lanes([Session(connector, writing) for _ in range(write_connections)])
-        self._reader = _Lanes([Session(connector, {})])
+        reading = {"plan_cache_mode": "force_custom_plan"}
+        self._reader = _Lanes([Session(connector, reading)])
         self._calls: set[trio.CancelScope] = set()
         self._call_ended = trio.lowlevel.ParkingLot()
         self._closed = False

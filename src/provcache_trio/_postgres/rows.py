@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Columns: TypeAlias = tuple[list[object], ...]
 
-_FIRST_VALUE: Final = re.compile(r"\(\\x([0-9a-f]{64})[,)]").search
+# A row is quoted with at most 64 characters of each value, of which "\\x" is two.
+_FIRST_VALUE: Final = re.compile(r"\(\\x([0-9a-f]{62})(?:\.\.\.|[0-9a-f]{2})[,)]").search
 
 _PAYLOAD: Final = (
     "verdict_hash",
@@ -185,7 +186,8 @@ def refused_index(detail: object, entries: Sequence[ProvcacheEntry]) -> int | No
     if named is None:
         return None
     key = f"sha256:{named[1]}"
-    return next((index for index, entry in enumerate(entries) if entry.veri_key == key), None)
+    refused = (index for index, one in enumerate(entries) if one.veri_key.startswith(key))
+    return next(refused, None)
 
 
 def entry_of(row: Sequence[Any]) -> ProvcacheEntry:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import asyncpg
-from trio.lowlevel import enable_ki_protection
 
 from provcache_trio._errors import ProvcacheError
 
@@ -102,8 +101,6 @@ class Session:
         self._planner_settings = planner_settings
         self._connection: asyncpg.Connection | None = None
 
-    # Protected: Ctrl-C in asyncpg would come out of the loop's own task.
-    @enable_ki_protection
     async def run(self, statement: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         """Return what ``statement`` returns, connecting first if need be.
 
@@ -120,17 +117,19 @@ class Session:
                 connection = await self._connector.connect(planner_settings=self._planner_settings)
                 self._connection = connection
             result = await statement(connection)
-            keep = True
         except ProvcacheError:
             raise
         except Exception as error:  # noqa: BLE001  # translated
             verdict = verdict_of(error, connected=self._connection is not None)
             keep = verdict.keep
-            raise translated(error, verdict) from None
+            failure = translated(error, verdict)
+        else:
+            keep = True
+            return result
         finally:
             if not keep:
                 await self.close()
-        return result
+        raise failure  # not above: asyncpg's error, which quotes rows, would be its context
 
     async def close(self) -> None:
         """Close the connection, if there is one, in a second at most."""

@@ -67,6 +67,7 @@ class ThreadBridge:
                     await self._ended.wait()
                 except KeyboardInterrupt as error:
                     interrupt = error
+        self._thread.join()  # it has nothing left to do but to end
         if interrupt is not None:
             raise interrupt
 

@@ -92,11 +92,13 @@ def verdict_of(error: Exception, *, connected: bool) -> Verdict:
         if type(error).__name__ == "InvalidCachedStatementError":  # 0A000, like much else
             return _ROLLED_BACK  # the table was altered; asyncpg has dropped the plan
         state = error.sqlstate or ""
-        return VERDICTS.get(state) or VERDICTS.get(state[:2]) or _UNKNOWN
+        verdict = VERDICTS.get(state) or VERDICTS.get(state[:2]) or _UNKNOWN
+        # Before there is a connection, it is the schema that was refused, not an entry.
+        return verdict if connected or verdict is not _REFUSED else _PERSON
     if isinstance(error, (ssl.CertificateError, ClientConfigurationError)):
         return _PERSON
     if isinstance(error, InterfaceError) and isinstance(error, ValueError):  # asyncpg's DataError
-        return _REFUSED
+        return _REFUSED if connected else _PERSON
     # OSError and TimeoutError. And asyncpg's own: on a connection that the server ended it
     # may raise InternalClientError or InterfaceError, whatever the call was.
     if isinstance(error, OSError) or connected:
