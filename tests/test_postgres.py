@@ -7,6 +7,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import asyncpg
 import pytest
 import trio
 
@@ -38,8 +39,6 @@ from tests.test_repositories import DAY, NOW, by_key, entry, key_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
-
-    import asyncpg
 
     from provcache_trio import ProvcacheEntry
     from provcache_trio._postgres.bridge import BridgeKind
