@@ -118,8 +118,9 @@ def mutants(session: nox.Session) -> None:
 @nox.session
 def benchmark(session: nox.Session) -> None:
     """Show what the queue costs its callers; with ``--check``, fail above a bar."""
-    session.install("-c", "constraints.txt", ".")
+    session.install("-c", "constraints.txt", ".[postgres,postgres-server]")
     session.run("python", "benchmarks/bench_core.py", *session.posargs)
+    session.run("python", "benchmarks/bench_postgres.py", *session.posargs)
 
 
 @nox.session

@@ -4,7 +4,7 @@
 
 Every figure is the median of the ratio within a round, in which all take turns. Each writes the
 same entries, half of which are new versions of those that are there, into an emptied table.
-Without ``--dsn``, a server of its own is started (group ``test`` has its programs).
+Without ``--dsn``, a server of its own is started (extra ``postgres-server``).
 """
 
 from __future__ import annotations

@@ -76,15 +76,15 @@ class Program:
     Args:
         options: of the queue.
         seed: decides the order of tasks and every jitter.
-        latency_seconds: of the store.
+        store: the store.
     """
 
     def __init__(
-        self, options: WriteBehindOptions, *, seed: int, latency_seconds: float = 0.0
+        self, options: WriteBehindOptions, *, seed: int, store: MemoryRepository[Item]
     ) -> None:
         self.options = options
         self.seed = seed
-        self.store = MemoryRepository[Item](latency_seconds=latency_seconds)
+        self.store = store
         self.sink = Sink()
         self.witness = self.sink.witness = Witness(self.store, options, KEYS)
         self.surroundings = trio.CancelScope()
@@ -249,7 +249,8 @@ def test_cancelled_at_any_step_of_a_program_nothing_accepted_is_lost(
     at = handed_back = 0
     while True:
         at += 1
-        program = Program(options, seed=at, latency_seconds=latency)
+        store = MemoryRepository[Item](latency_seconds=latency)
+        program = Program(options, seed=at, store=store)
         canceller = Canceller(program.witness.look, getattr(program, whom), at)
         program.run(small, canceller)
         handed_back += program.error is not None
@@ -314,9 +315,9 @@ def test_cancelled_at_a_random_moment_nothing_accepted_is_lost(
     cases = counts(200, 1000)
     for seed in range(cases):
         draw = random.Random(seed)  # noqa: S311  # no secret
-        program = Program(
-            some_options(draw), seed=seed, latency_seconds=draw.choice([0, 0.02, 0.3])
-        )
+        options = some_options(draw)
+        store = MemoryRepository[Item](latency_seconds=draw.choice([0, 0.02, 0.3]))
+        program = Program(options, seed=seed, store=store)
         by_time = draw.random() < 0.5
         if by_time:
             program.cancel_at = draw.uniform(0, 4)

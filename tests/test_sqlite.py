@@ -51,7 +51,7 @@ CREATE VIEW endless AS WITH RECURSIVE numbers(n) AS (
 ) SELECT n FROM numbers;
 CREATE TRIGGER slow BEFORE INSERT ON provcache_entries WHEN NEW.hit_count = {SLOW}
 BEGIN SELECT max(n) FROM endless; END;
-"""  # noqa: S608  # made of names from here
+"""  # made of names from here
 REFUSE = f"""
 CREATE TRIGGER picky BEFORE INSERT ON provcache_entries WHEN NEW.feed_epoch = '{SECRET}'
 BEGIN SELECT RAISE(%s, 'not {SECRET}'); END;
@@ -267,7 +267,7 @@ async def test_nobody_can_store_what_is_no_entry(
 ) -> None:
     await store.upsert_many([entry()])
     with pytest.raises(sqlite3.IntegrityError):
-        run(path, f"UPDATE provcache_entries SET {wrong}")  # noqa: S608
+        run(path, f"UPDATE provcache_entries SET {wrong}")
     assert await store.get_many([key_of(0)]) == by_key([entry()])
 
 
@@ -286,7 +286,7 @@ async def test_a_row_that_was_damaged_needs_a_person(
     store: SQLiteRepository, path: Path, damage: str
 ) -> None:
     await store.upsert_many([entry(0), entry(1)])
-    update = f"UPDATE provcache_entries SET {damage} WHERE rowid = 1"  # noqa: S608
+    update = f"UPDATE provcache_entries SET {damage} WHERE rowid = 1"
     run(path, f"PRAGMA ignore_check_constraints = 1; {update}")
     with pytest.raises(StoreMisconfiguredError):
         await store.get_many([key_of(0), key_of(1)])

@@ -1,0 +1,161 @@
+"""The store fails at any one of its calls, or from any one on, in every way that it can.
+
+Whatever it raises, and whether or not it had stored the batch, ``Witness`` follows every entry
+at every step; at the end each is stored, replaced, dead-lettered, or handed back.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import pytest
+import trio
+
+from provcache_trio import (
+    EntryRejectedError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+    TransientStoreError,
+    WriteBehindOptions,
+)
+from provcache_trio.testing import MemoryRepository
+
+from tests.items import Item, items
+from tests.test_random_cancellation import Canceller, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# What may become of an entry that nothing is wrong with.
+AWAY: Final[dict[str, Callable[[], Exception]]] = {  # never given up
+    "unavailable": partial(StoreUnavailableError, "away"),
+    "misconfigured": partial(StoreMisconfiguredError, "no table"),
+    "OSError": partial(OSError, "gone"),
+    "TimeoutError": TimeoutError,
+    "TooSlowError": trio.TooSlowError,
+    "a group with one that is away": lambda: ExceptionGroup(
+        "", [KeyError("x"), ExceptionGroup("", [OSError("gone")]), EntryRejectedError("no")]
+    ),
+}
+ROLLED_BACK: Final[
+    dict[str, Callable[[], Exception]]
+] = {  # given up when it happens again and again
+    "transient": partial(TransientStoreError, "deadlock"),
+    "unknown": partial(KeyError, "x"),
+    "a group of unknown ones": lambda: ExceptionGroup("", [KeyError("x"), ValueError("y")]),
+}
+REFUSED: Final[dict[str, Callable[[], Exception]]] = {  # given up at once, if the store says so
+    "refused": partial(EntryRejectedError, "no"),
+    "refused, the first": partial(EntryRejectedError, "no", index=0),
+    "refused, one that is not there": partial(EntryRejectedError, "no", index=99),
+    "a group of refusals": lambda: ExceptionGroup("", [EntryRejectedError("no", index=0)]),
+}
+ALL: Final = {**AWAY, **ROLLED_BACK, **REFUSED}
+
+POISON: Final = "h"
+OPTIONS: Final = WriteBehindOptions(
+    queue_capacity=4,
+    batch_size=3,
+    flush_interval_seconds=0.05,
+    max_retries=3,
+    drain_timeout_seconds=5,
+)
+
+
+class Failing(MemoryRepository[Item]):
+    """Fails at call number ``at``, or from there on, before or after it has stored the batch."""
+
+    def __init__(
+        self, make_error: Callable[[], Exception], at: int, *, for_good: bool, stores: bool
+    ) -> None:
+        super().__init__(latency_seconds=0.01)
+        self.reject(POISON)
+        self.number = 0
+        self._make_error = make_error
+        self._at = at
+        self._for_good = for_good
+        self._stores = stores
+
+    async def upsert_many(self, entries: Sequence[Item], /) -> int:
+        self.number += 1
+        fails = self.number >= self._at if self._for_good else self.number == self._at
+        if not fails:
+            return await super().upsert_many(entries)
+        if not self._stores:
+            self.fail_next(self._make_error)
+            return await super().upsert_many(entries)
+        self.lose_next_answer()
+        try:
+            return await super().upsert_many(entries)
+        except StoreUnavailableError:
+            raise self._make_error() from None
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the log records of thousands of runs from pytest, which would format each."""
+    monkeypatch.setattr(logging.getLogger("provcache_trio"), "propagate", False)
+
+
+async def mixed(program: Program) -> None:
+    """Use what a queue has: several producers, a hot key, poison, ``persist``, ``flush``."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(program.enqueue, [*items("abcde", 1), Item("a", 2)], 0.01)
+        nursery.start_soon(program.enqueue, [Item("a", version) for version in range(3, 9)], 0.02)
+        nursery.start_soon(program.enqueue_many, [*items("fg", 1), Item(POISON, 1)])
+        nursery.start_soon(program.persist, Item("b", 9))
+        await trio.sleep(0.1)
+        await program.flush()
+    await program.enqueue(items("abh", 10))
+
+
+def sweep(make_error: Callable[[], Exception], *, for_good: bool, stores: bool) -> list[Program]:
+    """Let every call fail in turn, and return the programs, all of which held their promises."""
+    programs: list[Program] = []
+    while True:
+        at = len(programs) + 1
+        store = Failing(make_error, at, for_good=for_good, stores=stores)
+        program = Program(OPTIONS, seed=at, store=store)
+        program.cancel_at = 100.0  # those that wait for a store that does not come back
+        try:
+            program.run(mixed, Canceller(program.witness.look, program.surroundings, None))
+        except BaseException as error:
+            error.add_note(f"call {at}")
+            raise
+        if store.number < at:
+            return programs
+        programs.append(program)
+
+
+def good_ones_given_up(program: Program) -> set[Item]:
+    return {item for item in program.witness.dead if item.veri_key != POISON}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("stores", [False, True], ids=["nothing is stored", "it is stored"])
+@pytest.mark.parametrize("kind", ALL)
+def test_when_any_one_call_fails_everything_is_settled_all_the_same(
+    kind: str, *, stores: bool
+) -> None:
+    programs = sweep(ALL[kind], for_good=False, stores=stores)
+    assert len(programs) > 8
+    for program in programs:
+        assert program.error is None  # nothing is handed back
+        if kind not in REFUSED:
+            assert not good_ones_given_up(program)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("stores", [False, True], ids=["nothing is stored", "it is stored"])
+@pytest.mark.parametrize("kind", ALL)
+def test_when_every_call_fails_from_any_one_on_nothing_is_lost(kind: str, *, stores: bool) -> None:
+    programs = sweep(ALL[kind], for_good=True, stores=stores)
+    assert len(programs) > 8
+    for program in programs:
+        if kind in AWAY:
+            assert not good_ones_given_up(program)
+            # What was not acknowledged is handed back. Poison is refused before it is stored.
+            assert stores or program.error is not None
+    assert any(program.error for program in programs) == (kind in AWAY)
