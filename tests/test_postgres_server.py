@@ -251,6 +251,16 @@ def test_a_server_that_takes_too_long_to_answer_is_killed(server: PostgresServer
         _ = server.process_id
 
 
+@pytest.mark.parametrize("left", [b"", b"%d\n" % os.getpid()], ids=["nothing", "another's number"])
+def test_a_server_starts_whatever_a_killed_one_left_in_its_lock_file(
+    server: PostgresServer, left: bytes
+) -> None:
+    server.stop()
+    (server.data_directory / "postmaster.pid").write_bytes(left)
+    server.start()
+    assert ask(server.dsn, "SELECT 1") == "1"
+
+
 def test_a_restart_on_a_port_that_was_taken_says_so(server: PostgresServer) -> None:
     server.stop()
     with (

@@ -75,6 +75,14 @@ class PostgresCluster:
         rules = self.data / "pg_hba.conf"
         rules.write_text("\n".join([*hba, rules.read_text("utf-8")]), "utf-8")
 
+    def unlock(self) -> None:
+        """Remove what a server that was killed says of itself; none may run.
+
+        Postgres refuses to start on a lock file that was not written to its end, or whose
+        process number is somebody else's by now.
+        """
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+
     def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a program on the data directory."""
         command = [
