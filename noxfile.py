@@ -61,11 +61,6 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
     session.install("-c", "constraints.txt", f".{extras}", *needed)
 
 
-def run_tests(session: nox.Session, *arguments: str) -> None:
-    """Run pytest on the installed wheel and keep the coverage for the last session."""
-    session.run("coverage", "run", "-m", "pytest", *arguments, *session.posargs)
-
-
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, and the habits that keep trio programs alive."""
@@ -87,9 +82,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests that take no time, on every CPython."""
+    """Run the tests that take no time, on every CPython; the first one measures coverage."""
     install(session, "test", extras="[cli,postgres]")
-    run_tests(session, "-m", "not heavy")
+    measuring = ["coverage", "run", "-m"] if session.python == PYTHONS[0] else []
+    session.run(*measuring, "pytest", "-m", "not heavy", *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1])
@@ -98,14 +94,14 @@ def lowest(session: nox.Session) -> None:
     install(session, "test", extras="[cli,postgres]")
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
     session.install(*oldest)
-    run_tests(session, "-m", "not heavy")
+    session.run("pytest", "-m", "not heavy", *session.posargs)
 
 
 @nox.session
 def heavy(session: nox.Session) -> None:
     """Run the tests that take seconds, once."""
     install(session, "test", extras="[cli,postgres]")
-    run_tests(session, "-m", "heavy")
+    session.run("pytest", "-m", "heavy", *session.posargs)
 
 
 @nox.session
@@ -125,7 +121,7 @@ def benchmark(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Demand that the tests ran every branch, and say what was not run."""
+    """Demand that the tests of one Python ran every branch, and say what was not run."""
     session.install("-c", "constraints.txt", "coverage")
     session.run("coverage", "combine")
     session.run("coverage", "report")

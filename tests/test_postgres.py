@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import asyncpg
+import msgspec
 import pytest
 import trio
 
 from provcache_trio import (
     EntryRejectedError,
+    ProvcacheEntry,
     StoreError,
     StoreMisconfiguredError,
     StoreUnavailableError,
@@ -40,7 +42,6 @@ from tests.test_repositories import DAY, NOW, by_key, entry, key_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
-    from provcache_trio import ProvcacheEntry
     from provcache_trio._postgres.bridge import BridgeKind
     from provcache_trio._postgres_server import PostgresServer
     from provcache_trio.postgres import PostgresRepository
@@ -54,6 +55,10 @@ POISON = 77  # with so many hits, an entry is refused
 SOON = WriteBehindOptions(
     batch_size=20, flush_interval_seconds=0, retry_base_seconds=0.01, retry_cap_seconds=0.1
 )
+
+
+def kind(value: object) -> str:
+    return type(value).__name__
 
 
 def quoted(name: str) -> str:
@@ -524,19 +529,60 @@ async def test_a_constraint_tells_which_entry_it_refused(
     assert await process_of(store) == process
 
 
-async def refuse_in_a_trigger(somebody: Client, schema: str) -> None:
+class OtherEntry(ProvcacheEntry, frozen=True):
+    """An entry with a field that would be lost."""
+
+    note: str = ""
+
+
+@pytest.mark.parametrize(
+    "other", [SECRET, None, OtherEntry(**msgspec.structs.asdict(entry(1)), note=SECRET)], ids=kind
+)
+async def test_what_is_no_entry_is_refused_by_its_place_and_nothing_is_stored(
+    store: PostgresRepository, other: object
+) -> None:
+    batch = cast("list[ProvcacheEntry]", [row(0), other, row(2)])
+    with raises(EntryRejectedError, index=1, sqlstate=None):
+        await store.upsert_many(batch)
+    assert await store.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("feed_epoch", f"{SECRET}\0"),
+        ("feed_epoch", f"{SECRET}\udc80"),
+        ("feed_epoch", 5),
+        ("hit_count", 2**63),
+        ("hit_count", SECRET),
+    ],
+)
+async def test_an_entry_that_was_changed_after_it_was_made_is_named(
+    store: PostgresRepository, field: str, value: object
+) -> None:
+    forged = row(2)
+    msgspec.structs.force_setattr(forged, field, value)
+    process = await process_of(store)
+    with raises(EntryRejectedError, index=3):
+        await store.upsert_many([row(0), row(1), row(0, hit_count=1), forged, row(3)])
+    assert await store.count() == 0
+    assert await process_of(store) == process
+
+
+async def refuse_in_a_trigger(somebody: Client, schema: str, using: str = "") -> None:
     await somebody.execute(
         f"CREATE FUNCTION {quoted(schema)}.refuse() RETURNS trigger LANGUAGE plpgsql AS $$"
-        f" BEGIN RAISE EXCEPTION 'not {SECRET} %', NEW; END $$;"
+        f" BEGIN RAISE EXCEPTION 'not {SECRET} %', NEW {using}; END $$;"
         f" CREATE TRIGGER refuse BEFORE INSERT ON {quoted(schema)}.entries FOR EACH ROW"
         f" WHEN (NEW.hit_count = {POISON}) EXECUTE FUNCTION {quoted(schema)}.refuse()"
     )
 
 
+@pytest.mark.parametrize("using", ["", "USING DETAIL = 'too many (of those)'"])
 async def test_a_trigger_refuses_without_telling_which(
-    store: PostgresRepository, schema: str, somebody: Client
+    store: PostgresRepository, schema: str, somebody: Client, using: str
 ) -> None:
-    await refuse_in_a_trigger(somebody, schema)
+    await refuse_in_a_trigger(somebody, schema, using)
     with raises(EntryRejectedError, index=None, sqlstate="P0001"):
         await store.upsert_many([row(0), row(1, hit_count=POISON)])
     assert await store.count() == 0
@@ -547,7 +593,7 @@ async def test_only_the_entries_that_a_trigger_refuses_become_dead_letters(
     store: PostgresRepository, schema: str, somebody: Client, poisoned: set[int]
 ) -> None:
     await refuse_in_a_trigger(somebody, schema)
-    sink = MemoryDeadLetters["ProvcacheEntry"]()
+    sink = MemoryDeadLetters[ProvcacheEntry]()
     batch = [row(number, hit_count=POISON * (number in poisoned)) for number in range(5)]
     async with open_write_behind_queue(store, SOON, dead_letters=sink) as queue:
         await queue.enqueue_many(batch)

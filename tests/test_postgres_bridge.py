@@ -20,7 +20,7 @@ import pytest
 import trio
 
 from provcache_trio import StoreUnavailableError
-from provcache_trio._postgres.bridge import DEFAULT_KIND
+from provcache_trio._postgres.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio.postgres import open_postgres_repository
 
 from tests.servers import postgres, unused_schema
@@ -430,6 +430,36 @@ def test_an_interrupt_while_it_closes_comes_out_when_it_is_closed(bridge: Bridge
     assert threads_left() == []
 
 
+@each_bridge
+def test_an_interrupt_while_the_loop_ends_comes_out_when_it_has_ended(bridge: BridgeKind) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+    pressed = threading.Event()
+
+    async def main() -> None:
+        opened = make_bridge(bridge)
+        await opened.open()
+        loops.append(await opened.run(_loop))
+        if bridge == "thread":  # which might be quicker
+            loops[0].call_soon_threadsafe(pressed.wait, PROMPT_SECONDS)
+        trio.lowlevel.spawn_system_task(_press_soon)
+        try:
+            await opened.close()
+        finally:
+            assert loops[0].is_closed()
+
+    async def _loop() -> asyncio.AbstractEventLoop:  # noqa: ASYNC124
+        return asyncio.get_running_loop()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _press_soon() -> None:  # noqa: ASYNC124
+        press()
+        pressed.set()
+
+    with at_most(PROMPT_SECONDS), pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert threads_left() == []
+
+
 # Each round ends soon and leaves one whole batch, the last that was stored, or the next.
 INTERRUPTED = """
 import faulthandler, os, random, signal, sys, threading, time, trio
@@ -553,56 +583,104 @@ async def _set(event: threading.Event) -> bool:  # noqa: ASYNC124
     return event.is_set()
 
 
-@contextmanager
-def stuck_lookups(monkeypatch: pytest.MonkeyPatch) -> Generator[threading.Event]:
-    """Let no name server answer for stuck.invalid; the event tells that one was asked."""
-    asked, answer = threading.Event(), threading.Event()
-    real = socket.getaddrinfo
-
-    def look_up(host: str | None, *arguments: int, **options: int) -> object:
-        if host != "stuck.invalid":
-            return real(host, *arguments, **options)
-        asked.set()
-        answer.wait(2 * PROMPT_SECONDS)  # who waits for this fails, and does not hang
-        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    try:
-        yield asked
-    finally:
-        answer.set()
+# Names of hosts
 
 
-STUCK = "postgresql://somebody@stuck.invalid:5432/postgres"
+class NameServer:
+    """Answers for known.invalid at once, and for stuck.invalid when it is let.
+
+    Attributes:
+        asked: somebody waits for stuck.invalid.
+        answer: lets it be answered.
+    """
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.answer = threading.Event()
+
+    def getaddrinfo(self, host: str | None, *arguments: int, **options: int) -> object:
+        """Do what ``socket.getaddrinfo`` does."""
+        if host == "stuck.invalid":
+            self.asked.set()
+            self.answer.wait(2 * PROMPT_SECONDS)  # who waits for this fails, and does not hang
+        if host in {"known.invalid", "stuck.invalid"}:
+            return _getaddrinfo("127.0.0.1", *arguments, **options)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+
+_getaddrinfo = socket.getaddrinfo
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Generator[NameServer]:
+    server = NameServer()
+    monkeypatch.setattr(socket, "getaddrinfo", server.getaddrinfo)
+    yield server
+    server.answer.set()
+
+
+def dsn_at(host: str) -> str:
+    server = postgres()
+    assert f"@{server.host}:" in server.dsn
+    return server.dsn.replace(f"@{server.host}:", f"@{host}:")
+
+
+@each_bridge
+async def test_the_host_may_be_a_name(bridge: BridgeKind, names: NameServer) -> None:
+    async with open_postgres_repository(
+        dsn_at("known.invalid"), schema=unused_schema(), create=True, bridge=bridge
+    ) as store:
+        await store.check()
+
+
+@each_bridge
+async def test_a_name_that_nobody_knows_is_unavailable(
+    bridge: BridgeKind, names: NameServer
+) -> None:
+    async with open_postgres_repository(dsn_at("unknown.invalid"), bridge=bridge) as store:
+        with pytest.raises(StoreUnavailableError) as caught:
+            await store.check()
+    assert caught.value.error_class == "gaierror"
 
 
 @each_bridge
 async def test_a_name_lookup_that_does_not_end_is_left_behind_by_a_cancelled_call(
-    bridge: BridgeKind, monkeypatch: pytest.MonkeyPatch
+    bridge: BridgeKind, names: NameServer
 ) -> None:
-    with stuck_lookups(monkeypatch) as asked:
-        async with open_postgres_repository(
-            STUCK, connect_timeout_seconds=60, bridge=bridge
-        ) as store:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(store.check)
-                await until(lambda: _set(asked))
-                began = time.monotonic()
-                nursery.cancel_scope.cancel()
-            assert time.monotonic() - began < CANCEL_SECONDS
+    async with open_postgres_repository(
+        dsn_at("stuck.invalid"),
+        schema=unused_schema(),
+        create=True,
+        connect_timeout_seconds=60,
+        bridge=bridge,
+    ) as store:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.check)
+            await until(lambda: _set(names.asked))
+            began = time.monotonic()
+            nursery.cancel_scope.cancel()
+        assert time.monotonic() - began < CANCEL_SECONDS
+        names.answer.set()  # to nobody
+        lookups = [one for one in threading.enumerate() if one.name.endswith("name lookup")]
+        for one in lookups:
+            one.join(PROMPT_SECONDS)
+        await store.check()
 
 
 @each_bridge
 async def test_a_name_lookup_that_does_not_end_is_left_behind_by_the_connect_timeout(
-    bridge: BridgeKind, monkeypatch: pytest.MonkeyPatch
+    bridge: BridgeKind, names: NameServer
 ) -> None:
-    with stuck_lookups(monkeypatch), at_most(PROMPT_SECONDS):
+    with at_most(PROMPT_SECONDS):
         async with open_postgres_repository(
-            STUCK, connect_timeout_seconds=0.2, bridge=bridge
+            dsn_at("stuck.invalid"), connect_timeout_seconds=0.2, bridge=bridge
         ) as store:
             with pytest.raises(StoreUnavailableError) as caught:
                 await store.check()
     assert caught.value.error_class == "TimeoutError"
+
+
+# Servers that do not answer
 
 
 @contextmanager

@@ -382,7 +382,6 @@ def test_an_ipv6_address_stands_in_brackets(tmp_path: Path) -> None:
     server.kill()
 
 
-@pytest.mark.heavy
 def test_a_standby_follows_its_primary_until_it_is_promoted(closed: PostgresServer) -> None:
     ask(closed.dsn, "CREATE TABLE followed AS SELECT 1 AS one")
     with run_postgres_server(standby_of=closed, settings={"work_mem": "3MB"}) as standby:
@@ -538,7 +537,6 @@ def test_leaving_the_block_leaves_nothing_and_keeps_the_exception(tmp_path: Path
     assert_nothing_is_left(server.data_directory.parent)
 
 
-@pytest.mark.heavy
 def test_without_its_guard_a_server_that_does_not_react_is_killed_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -58,10 +58,8 @@ def run_tests(tests: tuple[str, ...], folder: str) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"not found within {LONGEST_SECONDS} s"
-    failed = {
-        line.split()[1].split("[")[0]
-        for line in re.findall(r"^FAILED .*", done.stdout, re.MULTILINE)
-    }
+    failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    failed += [test.partition("[")[0] for test in failed]
     survived = [test for test in tests if test not in failed]
     if not survived:
         return "killed"

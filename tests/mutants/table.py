@@ -319,7 +319,7 @@ LEAVING = (
 STORING = (
     mutant(
         "of two versions created at once, the first stays",
-        "repositories::storing_versions_one_by_one_is_storing_what_they_merge_to",
+        "repositories::storing_versions_one_by_one_is_storing_what_they_merge_to[sqlite]",
         (
             "_sqlite_rows.py",
             '"excluded.created_at >= created_at"',
@@ -328,7 +328,7 @@ STORING = (
     ),
     mutant(
         "rows that stay as they are count as changed",
-        "repositories::rows_that_stay_as_they_are_do_not_count",
+        "repositories::rows_that_stay_as_they_are_do_not_count[sqlite]",
         ("_sqlite_rows.py", "WHERE {_ARRIVED_NEWER} AND (", "WHERE {_ARRIVED_NEWER} OR ("),
     ),
     mutant(

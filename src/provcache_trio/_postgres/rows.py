@@ -173,21 +173,32 @@ def columns_of(entries: Sequence[ProvcacheEntry]) -> Columns:
 
 
 def refused_index(detail: object, entries: Sequence[ProvcacheEntry]) -> int | None:
-    """Return which of ``entries`` the server complained of, if it named its key.
+    """Return which of ``entries`` was refused, if that can be told.
 
     Args:
         detail: the error's detail, which quotes the row ("Failing row contains (...)") or
             the key, in the server's language.
         entries: what was sent.
     """
-    if not isinstance(detail, str):
-        return None
-    named = _FIRST_VALUE(detail)
+    named = _FIRST_VALUE(detail) if isinstance(detail, str) else None
     if named is None:
-        return None
-    key = f"sha256:{named[1]}"
-    refused = (index for index, one in enumerate(entries) if one.veri_key.startswith(key))
+        # asyncpg, or the server when it reads what was sent, refuses what is no value of a
+        # column. Then an entry was changed after it was made.
+        refused = (index for index, one in enumerate(entries) if not _is_sound(one))
+    else:
+        key = f"sha256:{named[1]}"
+        refused = (index for index, one in enumerate(entries) if one.veri_key.startswith(key))
     return next(refused, None)
+
+
+def _is_sound(entry: ProvcacheEntry) -> bool:
+    try:
+        entry.__post_init__()
+        entry.decision.__post_init__()
+        entry.decision.replay_seed.__post_init__()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def entry_of(row: Sequence[Any]) -> ProvcacheEntry:

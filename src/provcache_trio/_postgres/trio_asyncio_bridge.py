@@ -50,8 +50,8 @@ class TrioAsyncioBridge:
             # Waits for the task whether or not a surrounding scope is cancelled.
             await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            if group.subgroup(KeyboardInterrupt) is None:
-                raise
+            if group.split(KeyboardInterrupt)[1] is not None:  # the loop lets nothing else out
+                raise AssertionError("unreachable") from group
             raise KeyboardInterrupt from None
 
     @trio.lowlevel.enable_ki_protection

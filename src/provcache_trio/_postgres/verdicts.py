@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from asyncpg.exceptions import ClientConfigurationError, InterfaceError, PostgresError
+from asyncpg.exceptions import ClientConfigurationError, PostgresError
 
 from provcache_trio._errors import (
     EntryRejectedError,
@@ -44,7 +44,7 @@ _BUSY: Final = Verdict(StoreUnavailableError, keep=True)
 _ROLLED_BACK: Final = Verdict(TransientStoreError, keep=True)
 _REFUSED: Final = Verdict(EntryRejectedError, keep=True)
 _PERSON: Final = Verdict(StoreMisconfiguredError, keep=False)
-_UNKNOWN: Final = Verdict(StoreError, keep=True)
+_UNKNOWN: Final = Verdict(StoreError, keep=False)
 
 # By SQLSTATE, and by its first two characters for what is not listed in full.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -62,9 +62,8 @@ VERDICTS: Final[Mapping[str, Verdict]] = {
     "28": _PERSON,  # password, pg_hba.conf
     "3D000": _PERSON,  # no such database
     "3F000": _PERSON,  # no such schema
-    "40001": _ROLLED_BACK,  # serialization failure
+    "40": _ROLLED_BACK,  # serialization failure, deadlock
     "40003": _BUSY,  # statement completion unknown
-    "40P01": _ROLLED_BACK,  # deadlock
     "42": _PERSON,  # syntax and access: no such table or column, no grant
     "44000": _REFUSED,  # WITH CHECK OPTION
     "53": _AWAY,  # disk full, out of memory, too many connections
@@ -75,7 +74,8 @@ VERDICTS: Final[Mapping[str, Verdict]] = {
     "57": _AWAY,  # shutting down, crashed, starting, idle session ended
     "57P04": _PERSON,  # the database was dropped
     "58": _AWAY,  # I/O error
-    "P0001": _REFUSED,  # RAISE in somebody's trigger
+    "72": _ROLLED_BACK,  # snapshot too old
+    "P0": _REFUSED,  # RAISE and the like, in somebody's trigger
     "XX001": _PERSON,  # data corrupted
     "XX002": _PERSON,  # index corrupted
 }
@@ -97,8 +97,6 @@ def verdict_of(error: Exception, *, connected: bool) -> Verdict:
         return verdict if connected or verdict is not _REFUSED else _PERSON
     if isinstance(error, (ssl.CertificateError, ClientConfigurationError)):
         return _PERSON
-    if isinstance(error, InterfaceError) and isinstance(error, ValueError):  # asyncpg's DataError
-        return _REFUSED if connected else _PERSON
     # OSError and TimeoutError. And asyncpg's own: on a connection that the server ended it
     # may raise InternalClientError or InterfaceError, whatever the call was.
     if isinstance(error, OSError) or connected:
