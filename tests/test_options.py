@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
+import hypothesis.strategies as st
 import msgspec
 import pytest
+import trio
+from hypothesis import event, example, given
+from trio.testing import MockClock
 
-from provcache_trio import WriteBehindOptions
+from provcache_trio import DrainTimeoutError, WriteBehindOptions, open_write_behind_queue
+from provcache_trio.testing import MemoryRepository
+
+from tests.items import Item, items
 
 NUMBERS = ["flush_interval_seconds", "retry_base_seconds", "retry_cap_seconds"]
 NUMBERS += ["drain_timeout_seconds"]
@@ -76,3 +84,59 @@ def test_options_come_from_a_configuration_file_as_they_are() -> None:
     assert options == WriteBehindOptions(batch_size=7, flush_interval_seconds=1)
     with pytest.raises(msgspec.ValidationError, match="queue_capacity"):
         msgspec.json.decode(b'{"queue_capacity": 0}', type=WriteBehindOptions)
+
+
+anything = st.one_of(
+    st.sampled_from([0, 1, -1, 2**63, 10**400, True, None, 5e-324, 1e308, math.inf, math.nan]),
+    st.floats(),
+    st.text(max_size=3),
+)
+counts = st.integers(1, 1000) | anything
+seconds = st.floats(0, 1e308) | st.integers(0, 1000) | anything
+values = {
+    **dict.fromkeys(COUNTS, counts),
+    **dict.fromkeys(NUMBERS, seconds),
+    "coalesce": st.booleans() | anything,
+}
+fields = st.lists(
+    st.sampled_from(sorted(values)).flatmap(lambda name: st.tuples(st.just(name), values[name])),
+    max_size=3,
+).map(dict)
+
+
+def refusal_of(given_fields: dict[str, object]) -> str:
+    try:
+        WriteBehindOptions(**given_fields)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+@given(given_fields=fields)
+@example(given_fields={"flush_interval_seconds": 10**400})
+@example(given_fields={"retry_base_seconds": 1, "retry_cap_seconds": 10**400})
+@example(given_fields={"drain_timeout_seconds": 10**400})
+def test_options_are_refused_by_the_name_of_a_field_or_a_queue_runs_with_them(
+    given_fields: dict[str, object],
+) -> None:
+    async def run(options: WriteBehindOptions) -> None:
+        store = MemoryRepository[Item]()
+        store.fail_next(OSError("gone"))
+        async with open_write_behind_queue(store, options) as queue:
+            await queue.enqueue_many(items("abcab"))
+            with trio.move_on_after(options.retry_cap_seconds):
+                await queue.flush()
+            store.fail_next(OSError("gone"))
+            await queue.enqueue(Item("d"))
+
+    refusal = refusal_of(given_fields)
+    event("refused" if refusal else "runs")
+    if refusal:
+        assert any(name in refusal for name in given_fields), refusal
+        return
+    with suppress(DrainTimeoutError):
+        trio.run(
+            run,
+            WriteBehindOptions(**given_fields),  # type: ignore[arg-type]
+            clock=MockClock(autojump_threshold=0),
+        )

@@ -19,6 +19,7 @@ from provcache_trio import (
     EntryRejectedError,
     QueueClosedError,
     TransientStoreError,
+    WriteBehindCrashedError,
     WriteBehindOptions,
     open_write_behind_queue,
 )
@@ -98,7 +99,7 @@ class Program:
         assert self.witness.queue is not None
         return self.witness.queue
 
-    def run(self, body: Callable[[Program], Awaitable[None]], canceller: Canceller) -> None:
+    def run(self, body: Callable[[Program], Awaitable[None]], canceller: EveryStep) -> None:
         """Run ``body`` in the queue, and check everything that is promised of its end."""
         trio._core._run._r.seed(self.seed)
         random.seed(self.seed)
@@ -119,7 +120,7 @@ class Program:
             self.surroundings.deadline = self.cancel_at
             try:
                 await self._use_queue(body)
-            except DrainTimeoutError as error:
+            except (DrainTimeoutError, WriteBehindCrashedError) as error:
                 self.error = error
         self.witness.look()
         assert queue_tasks() == []
@@ -144,7 +145,8 @@ class Program:
     def _check_end(self) -> None:
         assert self.took_seconds <= self.options.drain_timeout_seconds + EPSILON_SECONDS
         undelivered = self.queue.undelivered
-        assert isinstance(self.error, DrainTimeoutError) == bool(undelivered)
+        if not isinstance(self.error, WriteBehindCrashedError):
+            assert isinstance(self.error, DrainTimeoutError) == bool(undelivered)
         self.witness.check_end()
         # The same again with no help from the witness, but for the order of arrival.
         ends = [*self.store.rows.values(), *undelivered]

@@ -1,11 +1,12 @@
-"""The store fails at any one of its calls, or from any one on, in every way that it can.
+"""The store fails at any one of its calls, our tasks crash at any one of their steps.
 
-Whatever it raises, and whether or not it had stored the batch, ``Witness`` follows every entry
-at every step; at the end each is stored, replaced, dead-lettered, or handed back.
+Once, or from there on, and in every way. Whatever it is, ``Witness`` follows every entry at
+every step; at the end each is stored, replaced, dead-lettered, or handed back.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -18,11 +19,13 @@ from provcache_trio import (
     StoreMisconfiguredError,
     StoreUnavailableError,
     TransientStoreError,
+    WriteBehindCrashedError,
     WriteBehindOptions,
 )
 from provcache_trio.testing import MemoryRepository
 
 from tests.items import Item, items
+from tests.machine import EveryStep
 from tests.test_random_cancellation import Canceller, Program
 
 if TYPE_CHECKING:
@@ -159,3 +162,83 @@ def test_when_every_call_fails_from_any_one_on_nothing_is_lost(kind: str, *, sto
             # What was not acknowledged is handed back. Poison is refused before it is stored.
             assert stores or program.error is not None
     assert any(program.error for program in programs) == (kind in AWAY)
+
+
+# Crashes
+
+
+class Crash(BaseException):
+    """Nothing that anybody handles."""
+
+
+class Crasher(EveryStep):
+    """Checks every step, and crashes the task ``victim`` when a chosen one begins."""
+
+    def __init__(self, program: Program, victim: str, at: int, *, for_good: bool) -> None:
+        super().__init__(program.witness.look)
+        self._victim = victim
+        self._at = at
+        self._for_good = for_good
+        self.steps = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task.name == self._victim and _does_its_work(task):
+            self.steps += 1
+            if self.steps >= self._at if self._for_good else self.steps == self._at:
+                # What the task waited for has happened, and is lost with the exception.
+                task._next_send_fn, task._next_send = task.coro.throw, Crash()
+        super().before_task_step(task)
+
+
+def _does_its_work(task: trio.lowlevel.Task) -> bool:
+    """Tell whether the next step is not its first, which is nobody's, or our supervisor's."""
+    coroutine = task.coro
+    if inspect.getcoroutinestate(coroutine) != inspect.CORO_SUSPENDED:
+        return False
+    awaited = coroutine.cr_await
+    return inspect.iscoroutine(awaited) and awaited.cr_code is not trio.sleep.__code__
+
+
+def crash(victim: str, *, for_good: bool) -> list[Program]:
+    """Crash at every step in turn, and return the programs, all of which held their promises."""
+    programs: list[Program] = []
+    while True:
+        at = len(programs) + 1
+        store = MemoryRepository[Item](latency_seconds=0.01)
+        store.reject(POISON)
+        store.fail_next(OSError("gone"))
+        program = Program(OPTIONS, seed=at, store=store)
+        crasher = Crasher(program, victim, at, for_good=for_good)
+        try:
+            program.run(mixed, crasher)
+        except BaseException as error:
+            error.add_note(f"step {at}")
+            raise
+        if crasher.steps < at:
+            return programs
+        assert program.witness.crashes
+        programs.append(program)
+
+
+VICTIMS: Final = ["batcher", "writer", "dead letters"]
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_when_a_task_crashes_at_any_one_of_its_steps_nothing_is_handed_back(victim: str) -> None:
+    programs = crash(victim, for_good=False)
+    assert len(programs) >= 5
+    for program in programs:
+        assert program.error is None
+        assert not good_ones_given_up(program)
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_when_a_task_crashes_from_any_one_step_on_nothing_is_lost(victim: str) -> None:
+    programs = crash(victim, for_good=True)
+    assert len(programs) >= 5
+    assert not any(map(good_ones_given_up, programs))
+    gave_up = [
+        program for program in programs if isinstance(program.error, WriteBehindCrashedError)
+    ]
+    # Each time it crashes, the batcher has handed a batch over, which is written meanwhile.
+    assert bool(gave_up) == (victim != "batcher")

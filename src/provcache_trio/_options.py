@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 
 import msgspec
 
@@ -74,5 +74,6 @@ def _check_int(field: str, value: object, *, at_least: int) -> None:
 def _check_seconds(field: str, value: object) -> None:
     if type(value) is not float and type(value) is not int:
         raise TypeError(f"{field} must be a number of seconds, not {type(value).__name__}")
-    if not 0 <= value < math.inf:  # NaN fails this too
+    # NaN fails this, too, and an int that no float can hold.
+    if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{field} must be finite and at least 0")

@@ -209,6 +209,52 @@ BATCHING = (
             "                other.entries.pop(key, None)\n",
         ),
     ),
+    mutant(
+        "a batch is full one entry early",
+        "batching_model::what_is_written_when_is_what_the_model_says",
+        (
+            "_line.py",
+            "if len(batch.entries) == self._batch_size:",
+            "if len(batch.entries) >= self._batch_size - 1:",
+        ),
+    ),
+    mutant(
+        "a batch takes one entry too many",
+        "batching_model::what_is_written_when_is_what_the_model_says",
+        (
+            "_line.py",
+            "len(batch.entries) >= self._batch_size or key",
+            "len(batch.entries) > self._batch_size or key",
+        ),
+    ),
+    mutant(
+        "the age of a batch does not count",
+        "batching_model::what_is_written_when_is_what_the_model_says",
+        ("_batcher.py", "flush_interval_seconds - age)", "flush_interval_seconds)"),
+    ),
+    mutant(
+        "a batch that can't grow waits for its interval",
+        "batching_model::what_is_written_when_is_what_the_model_says",
+        ("_line.py", "batch))\n            self.hurry(batch)\n", "batch))\n"),
+    ),
+    mutant(
+        "only the open batch coalesces",
+        "batching_model::what_is_written_when_is_what_the_model_says",
+        (
+            "_line.py",
+            "            batch = self._sealed.get(key)\n            if batch is None:\n",
+            "            if True:\n",
+        ),
+    ),
+    mutant(
+        "a version that came first replaces one that came later",
+        "batching_model::what_is_written_when_is_what_the_model_says",
+        (
+            "_line.py",
+            "batch.entries[key] = self._merge(batch.entries[key], entry)",
+            "batch.entries[key] = self._merge(entry, batch.entries[key])",
+        ),
+    ),
 )
 
 WRITING = (
@@ -277,6 +323,57 @@ WRITING = (
         "supervision::crashes_with_something_persisted_in_between_never_add_up",
         ("_writer.py", "        self._lifetime.crashes = 0\n", ""),
     ),
+    mutant(
+        "what is refused under suspicion gets no other chance",
+        "writer::a_store_that_refuses_everything_is_misconfigured_and_nothing_is_dead_lettered",
+        ("_writer.py", "if batch.suspect and batch.refused:", "if False:"),
+    ),
+    mutant(
+        "a store that answered is still taken for lost by the backoff",
+        "writer::an_answer_ends_an_outage_for_the_backoff_too",
+        (
+            "_writer.py",
+            "            if not self._watch.refuses_everything:\n                self._failures = 0\n",
+            "",
+        ),
+    ),
+    mutant(
+        "the backoff goes on where the last outage ended",
+        "writer::backoff_starts_again_after_a_success",
+        (
+            "_writer.py",
+            "        self._failures = 0\n        self._lifetime.crashes",
+            "        self._lifetime.crashes",
+        ),
+    ),
+    mutant(
+        "a letter that waits for the sink has no age",
+        "letters::a_letter_that_waits_for_the_sink_counts_in_the_oldest_age",
+        ("_queue.py", "oldest = self._outbox.oldest()", "oldest = None"),
+    ),
+    mutant(
+        "logging that raises crashes us",
+        "misbehaving::logging_that_raises_does_not_hold_up_dead_letters",
+        (
+            "_lifetime.py",
+            "        except Exception:  # noqa: BLE001  # a filter",
+            "        except ():  # a filter",
+        ),
+    ),
+    mutant(
+        "an interrupt in a task of the repository's own is swallowed",
+        "interrupt::an_interrupt_in_a_task_of_the_repository_s_own_is_handed_on_to_the_main_task",
+        ("_verdict.py", "            signal.raise_signal(signal.SIGINT)\n", "            pass\n"),
+    ),
+    mutant(
+        "an error class that does not call its base has no attributes",
+        "misbehaving::an_error_class_that_does_not_call_its_base_means_what_its_base_means",
+        (
+            "_errors.py",
+            "    error_class: str | None = None\n    sqlstate: str | None = None\n    constraint",
+            "    constraint",
+        ),
+    ),
 )
 
 LEAVING = (
@@ -312,6 +409,15 @@ LEAVING = (
             "            interrupt = await self._stop_tasks() or interrupt",
             "            self._lifetime.scope.cancel()\n"
             "            await self._nursery_manager.__aexit__(exc_type, exc, exc_tb)",
+        ),
+    ),
+    mutant(
+        "who gives up waits for the drain all the same",
+        "supervision::giving_up_during_the_drain_ends_it",
+        (
+            "_open.py",
+            "        self._lifetime.note_settled()  # after giving up, there is nothing to wait for\n",
+            "",
         ),
     ),
 )
