@@ -111,6 +111,13 @@ def mutants(session: nox.Session) -> None:
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
+@nox.session(python=PYTHONS[:1])
+def fuzz(session: nox.Session) -> None:
+    """Search, guided by coverage, for bytes that make an entry which can't be stored."""
+    install(session, "fuzz")
+    session.run("python", "-m", "tests.fuzz", *(session.posargs or ["-max_total_time=60"]))
+
+
 @nox.session
 def benchmark(session: nox.Session) -> None:
     """Show what the queue costs its callers; with ``--check``, fail above a bar."""
@@ -138,5 +145,6 @@ def full(session: nox.Session) -> None:
         session.notify(name)
     session.notify("heavy", ["--full"])
     session.notify("mutants")
+    session.notify(f"fuzz-{PYTHONS[0]}", ["-max_total_time=300"])
     session.notify("benchmark", ["--check"])
     session.notify("coverage")
