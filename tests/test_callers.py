@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 import trio
+from trio._core._run import GLOBAL_RUN_CONTEXT
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from provcache_trio import QueueState, WriteBehindOptions, open_write_behind_queue
@@ -170,7 +171,9 @@ async def test_in_a_forked_child_every_call_is_refused_and_the_parent_goes_on(
     queue = await manager.__aenter__()
     await queue.persist(Item("stored"))
     await queue.enqueue_many(items("xy"))
+    context = dict(vars(GLOBAL_RUN_CONTEXT))
     if (child := os.fork()) == 0:
+        vars(GLOBAL_RUN_CONTEXT).update(context)  # trio-asyncio, once imported, clears it
         status = 1
         try:
             await check_child(queue, store)

@@ -15,6 +15,7 @@ from trio.testing import (
 
 from provcache_trio import (
     EntryRejectedError,
+    Histogram,
     QueueClosedError,
     QueueState,
     WriteBehindOptions,
@@ -643,3 +644,87 @@ async def test_unchanged_rows_are_counted_beside_the_identity(
         await queue.persist(Item("a"))
         assert queue.metrics().total_unchanged == 1
         assert queue.metrics().total_persisted == 2
+
+
+def flushes(queue: WriteBehindQueue[Item]) -> dict[str, int]:
+    metrics = queue.metrics()
+    counts = {
+        "full": metrics.flushes_full,
+        "due": metrics.flushes_due,
+        "flush": metrics.flushes_requested,
+        "drain": metrics.flushes_drain,
+    }
+    return {reason: count for reason, count in counts.items() if count}
+
+
+async def test_every_batch_is_counted_under_the_first_reason_to_write_it(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    async with open_write_behind_queue(store, SMALL) as queue:
+        await queue.enqueue(Item("a"))
+        await trio.sleep(2)
+        assert flushes(queue) == {"due": 1}
+        await queue.enqueue_many(items("ab"))
+        await trio.sleep(0.5)
+        assert flushes(queue) == {"due": 1, "full": 1}
+        await queue.persist(Item("a"))
+        await queue.enqueue(Item("a"))
+        await queue.flush()
+        await queue.enqueue_many(items("abc"))  # two of them are full
+        assert flushes(queue) == {"due": 1, "full": 1, "flush": 2}
+    assert flushes(queue) == {"due": 1, "full": 2, "flush": 2, "drain": 1}
+    assert sum(flushes(queue).values()) == queue.metrics().total_batches
+
+
+@pytest.mark.parametrize("nowait", [True, False])
+async def test_a_batch_that_makes_room_counts_as_full(
+    nowait: bool, store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    options = WriteBehindOptions(queue_capacity=1, flush_interval_seconds=60)
+    async with open_write_behind_queue(store, options) as queue:
+        await queue.enqueue(Item("a"))
+        if nowait:
+            with pytest.raises(trio.WouldBlock):
+                queue.enqueue_nowait(Item("b"))
+            await trio.sleep(1)
+        else:
+            await queue.enqueue(Item("b"))
+        assert flushes(queue) == {"full": 1}
+
+
+async def test_durations_and_ages_of_batches_are_counted_by_size(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.latency_seconds = 0.25
+    store.fail_next(OSError("gone"))  # no flush; it makes the batch older
+    options = WriteBehindOptions(
+        flush_interval_seconds=4, retry_base_seconds=1e-9, retry_cap_seconds=1e-9
+    )
+    async with open_write_behind_queue(store, options) as queue:
+        for _ in range(3):
+            await queue.enqueue(Item("a"))
+            await trio.sleep(8)
+        metrics = queue.metrics()
+        times, ages = metrics.flush_seconds, metrics.age_seconds
+    assert times.bounds == ages.bounds
+    assert sum(times.counts) == sum(ages.counts) == 3
+    assert times.counts[times.bounds.index(0.25)] == 3
+    assert times.sum == pytest.approx(0.75)
+    assert ages.counts[ages.bounds.index(5.0)] == 3
+    assert ages.sum == pytest.approx(4.5 + 4.25 + 4.25)
+
+
+def test_a_histogram_puts_a_value_into_the_first_bucket_that_holds_it() -> None:
+    histogram = Histogram()
+    for value in (0.0, 0.001, 0.0011, 1800, 1801):
+        histogram = histogram.plus(value)
+    assert histogram.counts[:2] == (2, 1)
+    assert histogram.counts[-2:] == (1, 1)
+    assert sum(histogram.counts) == 5
+    assert histogram.sum == pytest.approx(3601.0021)
+    assert Histogram().counts == (0,) * (len(Histogram().bounds) + 1)
+
+
+async def test_a_queue_has_the_name_it_was_given(store: MemoryRepository[Item]) -> None:
+    async with open_write_behind_queue(store, name="decisions") as queue:
+        assert queue.name == "decisions"

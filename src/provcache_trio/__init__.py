@@ -42,6 +42,7 @@ from ._errors import (
     WriteBehindCrashedError as WriteBehindCrashedError,
 )
 from ._metrics import (
+    Histogram as Histogram,
     LastError as LastError,
     QueueState as QueueState,
     WriteBehindMetrics as WriteBehindMetrics,
@@ -64,6 +65,7 @@ __all__ = [
     "EntryQueue",
     "EntryRejectedError",
     "HasVeriKey",
+    "Histogram",
     "JournalError",
     "LastError",
     "ProvcacheEntry",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic
 
 import trio
 
+from ._metrics import FlushReason
 from ._repository import E
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Batch(Generic[E]):
     def __init__(self, opened_at: float) -> None:
         self.entries: dict[Hashable, E] = {}
         self.opened_at: float = opened_at  # trio's clock at its first entry's acceptance
-        self.due: bool = False  # write as soon as the writer is free
+        self.due: FlushReason | None = None  # why to write as soon as the writer is free
         self.receipts: dict[Hashable, list[Receipt]] = {}
         self.settled: trio.Event = trio.Event()  # the fate of every entry is known
         self.abandoned: bool = False  # ... and it is that they were handed back
@@ -212,13 +213,11 @@ class Line(Generic[E]):
         ledger.enqueued += 1
         ledger.depth += 1
         if len(batch.entries) == self._batch_size:
-            batch.due = True
-            if self.batches[0] is batch:
-                self.bell.ring()
+            self.hurry(batch, FlushReason.FULL)
         return batch
 
     def _open_batch(self) -> Batch[E]:
-        self.seal()
+        self.seal(FlushReason.FULL)
         batch = Batch[E](self._clock())
         self.open = batch
         self.batches.append(batch)
@@ -226,17 +225,17 @@ class Line(Generic[E]):
             self.bell.ring()
         return batch
 
-    def seal(self) -> None:
+    def seal(self, reason: FlushReason) -> None:
         """Close the open batch to new keys; it can't grow, so it is due."""
         batch = self.open
         if batch is not None:
             self.open = None
             self._sealed.update(dict.fromkeys(batch.entries, batch))
-            self.hurry(batch)
+            self.hurry(batch, reason)
 
-    def hurry(self, batch: Batch[E]) -> None:
-        """Make ``batch`` due as soon as the writer is free."""
-        batch.due = True
+    def hurry(self, batch: Batch[E], reason: FlushReason) -> None:
+        """Make ``batch`` due as soon as the writer is free; the first reason counts."""
+        batch.due = batch.due or reason
         if self.batches and self.batches[0] is batch:
             self.bell.ring()
 
@@ -264,6 +263,7 @@ class Line(Generic[E]):
         ledger = self._ledger
         ledger.depth -= moved
         ledger.in_flight += moved
+        ledger.count_flush(batch.due or FlushReason.DUE)
         self.on_room()
 
     def persisted(self, batch: Batch[E], part: Part, unchanged: int) -> None:
@@ -309,7 +309,7 @@ class Line(Generic[E]):
         batch.receipts.setdefault(key, []).append(receipt)
         receipt.register = batch.receipts
         receipt.key = key
-        self.hurry(batch)
+        self.hurry(batch, FlushReason.REQUESTED)
 
     def tail(self) -> Batch[E] | None:
         """Return the batch whose fate is known last, or None if all is settled."""

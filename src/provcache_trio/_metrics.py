@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from datetime import datetime
+from typing import Final
 
 import msgspec
+
+# In seconds: from a fast store at hand to an outage of half an hour.
+_BOUNDS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
+)
 
 
 class QueueState(enum.StrEnum):
@@ -25,6 +33,44 @@ class QueueState(enum.StrEnum):
     PAUSED = "paused"
     DRAINING = "draining"
     CLOSED = "closed"
+
+
+class FlushReason(enum.StrEnum):
+    """Why a batch was handed to the writer, or will be once that is free.
+
+    Attributes:
+        FULL: it can't grow: it has ``batch_size`` entries, or the queue is full, or, without
+            coalescing, a key came again.
+        DUE: its oldest entry is as old as ``flush_interval_seconds``.
+        REQUESTED: somebody waits for its fate, in ``persist`` or ``flush``.
+        DRAIN: the queue is being left.
+    """
+
+    FULL = "full"
+    DUE = "due"
+    REQUESTED = "flush"
+    DRAIN = "drain"
+
+
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """How often values of some size were seen.
+
+    Attributes:
+        bounds: upper bounds of the buckets, in ascending order; a value that equals one
+            belongs to it.
+        counts: how many values each bucket got, and last, how many were above every bound.
+        sum: sum of the values.
+    """
+
+    bounds: tuple[float, ...] = _BOUNDS
+    counts: tuple[int, ...] = (0,) * (len(_BOUNDS) + 1)
+    sum: float = 0.0
+
+    def plus(self, value: float) -> Histogram:
+        """Return the histogram with one value more."""
+        at = bisect_left(self.bounds, value)
+        counts = (*self.counts[:at], self.counts[at] + 1, *self.counts[at + 1 :])
+        return Histogram(bounds=self.bounds, counts=counts, sum=self.sum + value)
 
 
 class LastError(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +110,13 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
         total_batches: successful ``upsert_many`` calls.
         total_unchanged: persisted entries for which the store had nothing to change.
         total_refused: times that ``enqueue_nowait`` raised ``trio.WouldBlock``.
+        flushes_full: batches handed to the writer because they could not grow.
+        flushes_due: ... because their oldest entry was ``flush_interval_seconds`` old.
+        flushes_requested: ... because somebody waited, in ``persist`` or ``flush``.
+        flushes_drain: ... because the queue was being left.
+        flush_seconds: how long successful ``upsert_many`` calls took.
+        age_seconds: how old batches were, from the acceptance of their oldest entry, when
+            such a call had stored the whole of them, or a part.
         producers_waiting: tasks that wait for room now.
         oldest_pending_seconds: age of the oldest batch with an open fate, letters that wait
             for the sink included; 0.0 when none.
@@ -88,6 +141,12 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
     total_batches: int
     total_unchanged: int
     total_refused: int
+    flushes_full: int
+    flushes_due: int
+    flushes_requested: int
+    flushes_drain: int
+    flush_seconds: Histogram
+    age_seconds: Histogram
     producers_waiting: int
     oldest_pending_seconds: float
     state: QueueState
@@ -111,11 +170,17 @@ class Ledger:
 
     __slots__ = (
         "abandoned",
+        "age_seconds",
         "batches",
         "coalesced",
         "depth",
         "enqueued",
         "failed",
+        "flush_seconds",
+        "flushes_drain",
+        "flushes_due",
+        "flushes_full",
+        "flushes_requested",
         "in_flight",
         "persisted",
         "recovered",
@@ -137,3 +202,21 @@ class Ledger:
         self.batches: int = 0
         self.unchanged: int = 0
         self.refused: int = 0
+        self.flushes_full: int = 0
+        self.flushes_due: int = 0
+        self.flushes_requested: int = 0
+        self.flushes_drain: int = 0
+        self.flush_seconds: Histogram = Histogram()
+        self.age_seconds: Histogram = Histogram()
+
+    def count_flush(self, reason: FlushReason) -> None:
+        """Count a batch that is handed to the writer."""
+        match reason:
+            case FlushReason.FULL:
+                self.flushes_full += 1
+            case FlushReason.DUE:
+                self.flushes_due += 1
+            case FlushReason.REQUESTED:
+                self.flushes_requested += 1
+            case FlushReason.DRAIN:
+                self.flushes_drain += 1

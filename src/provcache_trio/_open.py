@@ -17,7 +17,7 @@ from ._errors import DrainTimeoutError, QueueClosedError, WriteBehindCrashedErro
 from ._letters import Outbox
 from ._lifetime import Lifetime
 from ._line import Batch, Line
-from ._metrics import Ledger
+from ._metrics import FlushReason, Ledger
 from ._options import WriteBehindOptions
 from ._queue import WriteBehindQueue
 from ._repository import E
@@ -274,7 +274,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         lifetime.owner = 0
         lifetime.closing.set()
         self._room.close(self._name)
-        self._line.seal()
+        self._line.seal(FlushReason.DRAIN)
         lifetime.note_settled()
 
     async def _drain(self, *, interrupted: bool) -> KeyboardInterrupt | None:

@@ -9,7 +9,7 @@ import trio
 
 from ._errors import QueueClosedError
 from ._line import Receipt
-from ._metrics import QueueState, WriteBehindMetrics
+from ._metrics import FlushReason, QueueState, WriteBehindMetrics
 from ._repository import E
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class WriteBehindQueue(Generic[E]):
             f"<WriteBehindQueue {self._lifetime.name!r} {self._state()}, "
             f"{self._ledger.depth} in line, {self._ledger.in_flight} in flight>"
         )
+
+    @property
+    def name(self) -> str:
+        """The name that was given to ``open_write_behind_queue``."""
+        return self._lifetime.name
 
     async def enqueue(self, entry: E, /) -> None:
         """Accept ``entry``, waiting for room while the queue is full.
@@ -172,7 +177,7 @@ class WriteBehindQueue(Generic[E]):
         closed = lifetime.closing.is_set() and not lifetime.forked
         if get_ident() != lifetime.owner and not closed:
             self._refuse_call()
-        self._line.seal()
+        self._line.seal(FlushReason.REQUESTED)
         last = self._line.tail()
         await trio.lowlevel.checkpoint()
         if last is not None:
@@ -219,6 +224,12 @@ class WriteBehindQueue(Generic[E]):
             total_batches=ledger.batches,
             total_unchanged=ledger.unchanged,
             total_refused=ledger.refused,
+            flushes_full=ledger.flushes_full,
+            flushes_due=ledger.flushes_due,
+            flushes_requested=ledger.flushes_requested,
+            flushes_drain=ledger.flushes_drain,
+            flush_seconds=ledger.flush_seconds,
+            age_seconds=ledger.age_seconds,
             producers_waiting=producers_waiting,
             oldest_pending_seconds=oldest_pending_seconds,
             state=state,

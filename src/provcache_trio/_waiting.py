@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic
 import trio
 
 from ._errors import QueueClosedError
+from ._metrics import FlushReason
 from ._repository import E
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class WaitingRoom(Generic[E]):
 
     def hurry(self) -> None:
         """Have the head of a full line written: it need not be due to be in the way."""
-        self._line.hurry(self._line.batches[0])
+        self._line.hurry(self._line.batches[0], FlushReason.FULL)
 
     def close(self, name: str) -> None:
         """Send everybody away."""

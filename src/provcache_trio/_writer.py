@@ -83,11 +83,15 @@ class Writer(Generic[E]):
             await trio.sleep_forever()  # the parent writes this batch
         entries = tuple(map(batch.entries.__getitem__, part.keys))
         part.tries += 1
+        began_at = self._lifetime.clock()
         result = await result_of(
             lambda: self._repository.upsert_many(entries), self._lifetime.scope
         )
         if not isinstance(result, Failure):
             self._persisted(batch, part, result)
+            ledger, now = self._lifetime.ledger, self._lifetime.clock()
+            ledger.flush_seconds = ledger.flush_seconds.plus(now - began_at)
+            ledger.age_seconds = ledger.age_seconds.plus(now - batch.opened_at)
             return
         self._watch.note(result)
         if result.kind in (Kind.MISCONFIGURED, Kind.UNAVAILABLE):

@@ -235,7 +235,7 @@ BATCHING = (
     mutant(
         "a batch that can't grow waits for its interval",
         "batching_model::what_is_written_when_is_what_the_model_says",
-        ("_line.py", "batch))\n            self.hurry(batch)\n", "batch))\n"),
+        ("_line.py", "batch))\n            self.hurry(batch, reason)\n", "batch))\n"),
     ),
     mutant(
         "only the open batch coalesces",
