@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
+import os
 import signal
 import socket
 import subprocess
@@ -329,6 +331,15 @@ async def test_no_warning_escapes_and_only_its_own_bridge_imports_trio_asyncio(
     assert done.stdout == f"{bridge == 'trio-asyncio'}\n"
 
 
+@each_bridge
+async def test_what_is_never_entered_holds_nothing(bridge: BridgeKind) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    openings = [open_postgres_repository("postgresql://", bridge=bridge) for _ in range(3)]
+    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    del openings
+    gc.collect()  # a warning would be an error
+
+
 # Ctrl-C. trio delivers it to its main task, so these call ``trio.run`` themselves.
 
 
@@ -427,6 +438,35 @@ def test_an_interrupt_while_it_closes_comes_out_when_it_is_closed(bridge: Bridge
     with at_most(PROMPT_SECONDS), pytest.raises(KeyboardInterrupt):
         trio.run(main)
     assert left == [0]
+    assert threads_left() == []
+
+
+@each_bridge
+@pytest.mark.parametrize("steps", range(8))
+def test_an_interrupt_while_it_opens_leaves_nothing_open(bridge: BridgeKind, steps: int) -> None:
+    left: list[set[trio.lowlevel.Task]] = []
+
+    async def main() -> None:
+        trio.lowlevel.spawn_system_task(_press_later)
+        before = tasks()
+        try:
+            async with Opened(bridge).opening as store:
+                await store.check()
+                await trio.sleep(PROMPT_SECONDS)
+        finally:
+            left.append(tasks() - before)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _press_later() -> None:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        press()
+
+    for seed in range(4):  # of the order in which trio runs tasks
+        trio._core._run._r.seed(seed)
+        with at_most(PROMPT_SECONDS), pytest.raises(KeyboardInterrupt):
+            trio.run(main)
+    assert left == [set()] * 4
     assert threads_left() == []
 
 

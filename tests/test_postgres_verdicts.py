@@ -25,6 +25,12 @@ KNOWN: list[type[asyncpg.PostgresError]] = [
 ]
 
 
+def no_ids_left(function: str) -> asyncpg.PostgresError:
+    error = exceptions.ProgramLimitExceededError("x")
+    error.server_source_function = function
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "meaning", "keep"),
     [
@@ -46,6 +52,11 @@ KNOWN: list[type[asyncpg.PostgresError]] = [
         (exceptions.NumericValueOutOfRangeError("x"), EntryRejectedError, True),
         (exceptions.CheckViolationError("x"), EntryRejectedError, True),
         (exceptions.AssertError("x"), EntryRejectedError, True),
+        (exceptions.ProgramLimitExceededError("x"), EntryRejectedError, True),
+        (no_ids_left("GetNewTransactionId"), StoreMisconfiguredError, False),
+        (no_ids_left("GetNewMultiXactId"), StoreMisconfiguredError, False),
+        (exceptions.SequenceGeneratorLimitExceededError("x"), StoreMisconfiguredError, False),
+        (exceptions.ObjectNotInPrerequisiteStateError("x"), StoreMisconfiguredError, False),
         (exceptions.InternalServerError("x"), StoreError, False),
         (exceptions.InFailedSQLTransactionError("x"), StoreError, False),
         (asyncpg.PostgresError("x"), StoreError, False),
@@ -54,6 +65,7 @@ KNOWN: list[type[asyncpg.PostgresError]] = [
         (exceptions.InternalClientError("x"), StoreUnavailableError, False),
         (exceptions.InterfaceError("x"), StoreUnavailableError, False),
         (exceptions.ClientConfigurationError("x"), StoreMisconfiguredError, False),
+        (OverflowError("x"), StoreMisconfiguredError, False),
         # asyncio's
         (ConnectionResetError("x"), StoreUnavailableError, False),
         (TimeoutError("x"), StoreUnavailableError, False),
@@ -69,6 +81,14 @@ def test_an_error_on_a_connection_means_one_thing(
     assert verdict_of(error, connected=True) == (meaning, keep)
 
 
+def test_behind_pgbouncer_a_protocol_violation_is_a_server_that_is_away() -> None:
+    error = exceptions.ProtocolViolationError("x")
+    for connected in (True, False):
+        assert verdict_of(error, connected=connected) == (StoreMisconfiguredError, False)
+        verdict = verdict_of(error, connected=connected, pgbouncer=True)
+        assert verdict == (StoreUnavailableError, False)
+
+
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
@@ -76,6 +96,7 @@ def test_an_error_on_a_connection_means_one_thing(
         (socket.gaierror("x"), StoreUnavailableError),
         (TimeoutError("x"), StoreUnavailableError),
         (exceptions.CannotConnectNowError("x"), StoreUnavailableError),
+        (exceptions.TargetServerAttributeNotMatched("x"), StoreUnavailableError),
         (exceptions.CheckViolationError("x"), StoreMisconfiguredError),
         (exceptions.RaiseError("x"), StoreMisconfiguredError),
         (exceptions.DataError("x"), StoreMisconfiguredError),

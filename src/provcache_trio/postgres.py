@@ -15,6 +15,7 @@ trio-asyncio can't be imported, the loop runs in a thread of its own: ``bridge="
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast, final
@@ -25,6 +26,7 @@ import trio
 from ._errors import EntryRejectedError
 from ._postgres.bridge import DEFAULT_KIND, make_bridge
 from ._postgres.rows import (
+    COMMIT_IN_LOG,
     COUNT,
     DELETE,
     DELETE_EXPIRED,
@@ -53,6 +55,7 @@ T = TypeVar("T")
 _ROWS_BETWEEN_CHECKPOINTS: Final = 200
 _MOST_CONNECTIONS: Final = 100
 _MOST_SECONDS: Final = 3600
+_DOUBT_SECONDS: Final = 600  # far more than a queue waits between two tries
 
 __all__ = ["PostgresRepository", "open_postgres_repository"]
 
@@ -91,8 +94,9 @@ def open_postgres_repository(
             waits half as long for a lock.
         server_settings: PostgreSQL's run-time parameters for the connections. They win over
             ours: ``application_name``, ``statement_timeout``, ``lock_timeout``,
-            ``client_connection_check_interval``, ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
-        pgbouncer: there is a PgBouncer in transaction mode, or a pooler like it, in between:
+            ``client_connection_check_interval``, ``default_transaction_isolation``,
+            ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
+        pgbouncer: there is a PgBouncer, in any mode, or a pooler like it, in between:
             send only the ``server_settings`` given here, and prepare no statements.
         bridge: where asyncpg's event loop runs: "trio-asyncio", inside trio's, or "thread".
 
@@ -150,7 +154,7 @@ class PostgresRepository:
     May be used by several tasks and queues at once. A call that is cancelled before it is
     sent has no effect. One that is cancelled later tells the server, which takes a second at
     most, and raises ``trio.Cancelled``; what it wrote may be stored, or not, or a moment
-    later. Whatever comes late, no row goes back to an older version.
+    later. Whatever comes late, no row goes back to a version with an older ``created_at``.
 
     Besides what its own section tells, every method raises:
         StoreUnavailableError: the server can't be reached, does not answer in time, is full
@@ -179,6 +183,7 @@ class PostgresRepository:
         self._reader = _Lanes([Session(connector, reading)])
         self._calls: set[trio.CancelScope] = set()
         self._call_ended = trio.lowlevel.ParkingLot()
+        self._in_doubt_until = -math.inf
         self._closed = False
 
     async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
@@ -199,19 +204,28 @@ class PostgresRepository:
         check_entries(entries)
         columns = columns_of(once_each(entries))
         index: int | None = None
+        in_doubt = trio.current_time() < self._in_doubt_until
 
         async def upsert(connection: asyncpg.Connection) -> int:
             nonlocal index
             try:
-                return await self._affected(connection, UPSERT, *columns)
+                changed = await self._affected(connection, UPSERT, *columns)
             except asyncpg.PostgresError as error:
-                index = refused_index(error.detail, entries)
+                index = refused_index(error, entries)
                 raise
+            if in_doubt and not changed:
+                # Perhaps an earlier call stored the rows, and was cut off while it waited for
+                # a standby to have them. A commit that writes nothing would not wait for it.
+                await connection.execute(COMMIT_IN_LOG)
+            return changed
 
         try:
             return await self._run(self._writers, upsert)
         except EntryRejectedError as error:
             error.index = index
+            raise
+        except BaseException:
+            self._in_doubt_until = trio.current_time() + _DOUBT_SECONDS
             raise
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, ProvcacheEntry]:

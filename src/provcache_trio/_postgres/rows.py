@@ -17,10 +17,13 @@ from provcache_trio._stored import blob_of, microseconds_of, text_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from asyncpg import PostgresError
+
 Columns: TypeAlias = tuple[list[object], ...]
 
 # A row is quoted with at most 64 characters of each value, of which "\\x" is two.
 _FIRST_VALUE: Final = re.compile(r"\(\\x([0-9a-f]{62})(?:\.\.\.|[0-9a-f]{2})[,)]").search
+_OTHER_COLUMN: Final = re.compile(r"\((?!veri_key\))[^()]*\)=\(").search
 
 _PAYLOAD: Final = (
     "verdict_hash",
@@ -106,12 +109,13 @@ SELECT: Final = f"""
 SELECT {_list(_COLUMNS)} FROM {{schema}}.entries WHERE veri_key = ANY($1::bytea[])
 """  # noqa: S608  # likewise
 COUNT: Final = "SELECT count(*) FROM {schema}.entries"
+# An array, not a join: a plan that was made for a small table is kept while it grows.
 DELETE: Final = """
 WITH doomed AS (
     SELECT veri_key FROM {schema}.entries WHERE veri_key = ANY($1::bytea[])
     ORDER BY veri_key FOR UPDATE
 )
-DELETE FROM {schema}.entries AS t USING doomed WHERE t.veri_key = doomed.veri_key
+DELETE FROM {schema}.entries WHERE veri_key = ANY(ARRAY(SELECT veri_key FROM doomed))
 """
 # Rows that are being written are left for the next time: to wait for them while holding
 # others, which are in the order of their expiry, could end in a deadlock.
@@ -122,8 +126,10 @@ WITH doomed AS (
         + $1::int8 / 1000000 * interval '1 s' + $1::int8 % 1000000 * interval '1 us'
     ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
-DELETE FROM {schema}.entries AS t USING doomed WHERE t.veri_key = doomed.veri_key
+DELETE FROM {schema}.entries WHERE veri_key = ANY(ARRAY(SELECT veri_key FROM doomed))
 """
+# Written to the log, so that COMMIT waits for standbys, if it waits for any.
+COMMIT_IN_LOG: Final = "SELECT pg_logical_emit_message(true, 'provcache_trio', '')"
 
 
 def check_entries(entries: Sequence[ProvcacheEntry]) -> None:
@@ -172,14 +178,15 @@ def columns_of(entries: Sequence[ProvcacheEntry]) -> Columns:
     )
 
 
-def refused_index(detail: object, entries: Sequence[ProvcacheEntry]) -> int | None:
+def refused_index(error: PostgresError, entries: Sequence[ProvcacheEntry]) -> int | None:
     """Return which of ``entries`` was refused, if that can be told.
 
-    Args:
-        detail: the error's detail, which quotes the row ("Failing row contains (...)") or
-            the key, in the server's language.
-        entries: what was sent.
+    Its detail tells, if it is about our table: it quotes the row ("Failing row contains
+    (...)") or the key ("Key (veri_key)=(...)"), in the server's language.
     """
+    detail = error.detail if error.table_name == "entries" else None
+    if isinstance(detail, str) and _OTHER_COLUMN(detail):
+        return None  # its value may be the key of another entry
     named = _FIRST_VALUE(detail) if isinstance(detail, str) else None
     if named is None:
         # asyncpg, or the server when it reads what was sent, refuses what is no value of a

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
 _MOST_NAME_BYTES: Final = 63  # a longer one would be cut, silently
+# Others can't hold every text. SQL_ASCII takes what it is given.
+_ENCODINGS: Final = frozenset({"UTF8", "SQL_ASCII"})
 
 _HASH: Final = "bytea NOT NULL CHECK (octet_length({0}) = 32)"
 _ENTRIES: Final = f"""
@@ -113,10 +115,13 @@ class Schema:
             StoreMisconfiguredError: it is not there, or another version.
             asyncpg.PostgresError: it can't be looked at, or made.
         """
+        encoding = connection.get_settings().server_encoding
+        if encoding not in _ENCODINGS:
+            raise StoreMisconfiguredError(f"the database's encoding must be UTF8, not {encoding}")
         version = await self._version(connection)
         if create and version < len(MIGRATIONS):
-            async with connection.transaction():
-                # Programs that open it at once take turns; the second finds it made.
+            # Programs that open it at once take turns; the second sees what the first made.
+            async with connection.transaction(isolation="read_committed"):
                 await connection.execute(_LOCK, self._name)
                 version = await self._migrate(connection)
         if version == 0:

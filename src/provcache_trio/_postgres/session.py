@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar, final
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from provcache_trio._errors import ProvcacheError
+from provcache_trio._errors import ProvcacheError, StoreMisconfiguredError
 
 from .verdicts import translated, verdict_of
 
@@ -38,24 +41,41 @@ class Connector:
         server_settings: Mapping[str, str],
         pgbouncer: bool,
     ) -> None:
-        self._dsn = dsn
+        self._dsns = _rotations(dsn)
+        self._turn = 0  # which of them is next
         self._schema = schema
         self._create = create
         self._connect_timeout = connect_timeout_seconds
         self._command_timeout = command_timeout_seconds
         self._wanted = dict(server_settings)
-        self._pgbouncer = pgbouncer
+        self.pgbouncer = pgbouncer
 
     async def connect(self, *, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
         """Return a connection to a schema that is known to be there."""
+        turn = self._turn
+        try:
+            return await self._connect(self._dsns[turn], planner_settings)
+        except (FileNotFoundError, PermissionError) as error:
+            if _tls_files_are_there(self._dsns[0]):
+                raise  # it is the socket of a server that is down
+            name = type(error).__name__
+            raise StoreMisconfiguredError(
+                f"a certificate or key can't be read ({name})", error_class=name
+            ) from None
+        except TimeoutError:
+            # All of the time may have gone to the first host, if that machine is dead.
+            self._turn = (turn + 1) % len(self._dsns)
+            raise
+
+    async def _connect(self, dsn: str, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
         async with asyncio.timeout(self._connect_timeout):
             connection = await asyncpg.connect(
-                self._dsn,
+                dsn,
                 timeout=self._connect_timeout,
                 command_timeout=self._command_timeout,
                 server_settings=self._settings(planner_settings),
                 # A pooler lends another server connection next time, without our statements.
-                statement_cache_size=0 if self._pgbouncer else 100,
+                statement_cache_size=0 if self.pgbouncer else 100,
             )
             try:
                 await self._guard(connection)
@@ -66,7 +86,7 @@ class Connector:
         return connection
 
     def _settings(self, planner_settings: Mapping[str, str]) -> dict[str, str]:
-        if self._pgbouncer:
+        if self.pgbouncer:
             return self._wanted
         # The server gives up before we do: what we gave up may be done later all the same.
         milliseconds = self._command_timeout * 1000
@@ -74,6 +94,7 @@ class Connector:
             "application_name": "provcache_trio",
             "statement_timeout": str(max(1, round(milliseconds * 0.9))),
             "lock_timeout": str(max(1, round(milliseconds * 0.5))),
+            "default_transaction_isolation": "read committed",
             **planner_settings,
             **self._wanted,
         }
@@ -82,7 +103,7 @@ class Connector:
         """Let the server notice soon when we are gone, so that our locks go too."""
         name = "client_connection_check_interval"
         has_it = connection.get_server_version() >= _HAS_CHECK_INTERVAL
-        if has_it and not self._pgbouncer and name not in self._wanted:
+        if has_it and not self.pgbouncer and name not in self._wanted:
             with suppress(asyncpg.PostgresError):  # some systems can't
                 await connection.execute(f"SET {name} = '2s'")
 
@@ -120,7 +141,8 @@ class Session:
         except ProvcacheError:
             raise
         except Exception as error:  # noqa: BLE001  # translated
-            verdict = verdict_of(error, connected=self._connection is not None)
+            connected = self._connection is not None
+            verdict = verdict_of(error, connected=connected, pgbouncer=self._connector.pgbouncer)
             keep = verdict.keep
             failure = translated(error, verdict)
         else:
@@ -142,3 +164,24 @@ async def close(connection: asyncpg.Connection) -> None:
     """Close ``connection``, which first ends what it is doing, in a second at most."""
     with suppress(Exception):  # then it is dropped
         await connection.close(timeout=_CLOSE_TIMEOUT_SECONDS)
+
+
+def _tls_files_are_there(dsn: str) -> bool:
+    given = parse_qs(urlsplit(dsn).query)
+    for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
+        for path in given.get(name, [os.environ.get(f"PG{name.upper()}", "")]):
+            if path and not os.access(path, os.R_OK):
+                return False
+    return True
+
+
+def _rotations(dsn: str) -> list[str]:
+    """Return ``dsn`` once for each of its hosts, which is then the first."""
+    scheme, separator, rest = dsn.partition("://")
+    place = re.split("[/?#]", rest, maxsplit=1)[0]
+    user, at, hosts = place.rpartition("@")
+    each = hosts.split(",")
+    return [
+        f"{scheme}{separator}{user}{at}{','.join(each[first:] + each[:first])}{rest[len(place) :]}"
+        for first in range(len(each))
+    ]

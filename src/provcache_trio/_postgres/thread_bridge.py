@@ -23,16 +23,16 @@ class ThreadBridge:
     """Runs an asyncio loop in a thread of its own; see ``Bridge``."""
 
     def __init__(self) -> None:
-        self._loop = _Loop()
-        self._thread = threading.Thread(
-            target=self._run_loop, name="provcache_trio: asyncpg", daemon=True
-        )
         self._ended = trio.Event()
 
     async def open(self) -> None:
         """Start the thread."""
         await trio.lowlevel.checkpoint()
         self._token = trio.lowlevel.current_trio_token()
+        self._loop = _Loop()
+        self._thread = threading.Thread(
+            target=self._run_loop, name="provcache_trio: asyncpg", daemon=True
+        )
         self._thread.start()
 
     # Protected: Ctrl-C would leave the asyncio task with nobody who waits for it.

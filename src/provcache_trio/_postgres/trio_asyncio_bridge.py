@@ -26,7 +26,9 @@ class TrioAsyncioBridge:
     """Runs an asyncio loop in a child task, where it can't be seen; see ``Bridge``."""
 
     def __init__(self) -> None:
+        self._begun = trio.Event()
         self._closing = trio.Event()
+        self._loop: trio_asyncio.TrioEventLoop
 
     async def open(self) -> None:
         """Start the child task."""
@@ -34,8 +36,18 @@ class TrioAsyncioBridge:
         # Not `async with`: what the user's block raises must not pass through our nursery.
         self._manager = trio.open_nursery(strict_exception_groups=True)
         nursery = await self._manager.__aenter__()
+        nursery.start_soon(self._host)
+        interrupt: KeyboardInterrupt | None = None
         with trio.CancelScope(shield=True):  # a moment: it only waits for our own task
-            self._loop: trio_asyncio.TrioEventLoop = await nursery.start(self._host)
+            while not self._begun.is_set():
+                try:
+                    # Not nursery.start, which an interrupt leaves with a task that never ends.
+                    await self._begun.wait()
+                except KeyboardInterrupt as error:
+                    interrupt = error
+        if interrupt is not None:
+            await self.close()
+            raise interrupt
 
     # Protected: Ctrl-C would leave the asyncio task with nobody who waits for it.
     @trio.lowlevel.enable_ki_protection
@@ -55,20 +67,19 @@ class TrioAsyncioBridge:
             raise KeyboardInterrupt from None
 
     @trio.lowlevel.enable_ki_protection
-    async def _host(  # noqa: ASYNC114  # started by hand, see ``open``
-        self, task_status: trio.TaskStatus[trio_asyncio.TrioEventLoop]
-    ) -> None:
+    async def _host(self) -> None:
         # Shielded: a queue in a cancelled scope has yet to write what it accepted.
         with trio.CancelScope(shield=True):
             protection = _Protection(trio.lowlevel.current_task())
             trio.lowlevel.add_instrument(protection)
             try:
-                async with trio_asyncio.open_loop() as loop:
+                async with trio_asyncio.open_loop() as self._loop:
+                    loop = self._loop
                     # By default, the loop ends with the first exception that nobody awaits;
                     # asyncpg leaves some behind when connections break.
                     loop.set_exception_handler(lambda _loop, _context: None)
                     loop.set_default_executor(_Executor())
-                    task_status.started(loop)
+                    self._begun.set()
                     await self._closing.wait()
             finally:
                 trio.lowlevel.remove_instrument(protection)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from asyncpg.exceptions import ClientConfigurationError, PostgresError
+from asyncpg.exceptions import (
+    ClientConfigurationError,
+    PostgresError,
+    TargetServerAttributeNotMatched,
+)
 
 from provcache_trio._errors import (
     EntryRejectedError,
@@ -54,6 +58,7 @@ VERDICTS: Final[Mapping[str, Verdict]] = {
     "0A": _PERSON,  # feature not supported
     "21": _UNKNOWN,  # cardinality violation: a key twice, which is merged before
     "22": _REFUSED,  # data exceptions
+    "2200H": _PERSON,  # a sequence is used up: of a column that somebody added
     "23": _REFUSED,  # constraints
     "25006": _AWAY,  # read-only: this server is a standby, after a failover perhaps
     "25P03": _AWAY,  # the server ended an idle transaction
@@ -67,7 +72,8 @@ VERDICTS: Final[Mapping[str, Verdict]] = {
     "42": _PERSON,  # syntax and access: no such table or column, no grant
     "44000": _REFUSED,  # WITH CHECK OPTION
     "53": _AWAY,  # disk full, out of memory, too many connections
-    "54000": _REFUSED,  # program limit: a key too long for its index
+    "54000": _REFUSED,  # program limit: a value too long for somebody's index
+    "55": _PERSON,  # not in the right state, such as a publication without replica identity
     "55006": _BUSY,  # object in use
     "55P03": _BUSY,  # lock_timeout: somebody holds a row or the table
     "57014": _BUSY,  # statement_timeout, or an administrator cancelled
@@ -79,29 +85,44 @@ VERDICTS: Final[Mapping[str, Verdict]] = {
     "XX001": _PERSON,  # data corrupted
     "XX002": _PERSON,  # index corrupted
 }
+# Where 54000 means, not that a value is too long, but that the server has to be vacuumed by a
+# person before it writes again.
+_NO_IDS_LEFT: Final = frozenset({"GetNewTransactionId", "GetNewMultiXactId"})
 
 
-def verdict_of(error: Exception, *, connected: bool) -> Verdict:
+def verdict_of(error: Exception, *, connected: bool, pgbouncer: bool = False) -> Verdict:
     """Return what ``error`` means.
 
     Args:
         error: what asyncpg, or asyncio below it, raised.
         connected: whether there was a connection; without one, nothing can have been stored.
+        pgbouncer: there is a PgBouncer in between.
     """
     if isinstance(error, PostgresError):
-        if type(error).__name__ == "InvalidCachedStatementError":  # 0A000, like much else
-            return _ROLLED_BACK  # the table was altered; asyncpg has dropped the plan
-        state = error.sqlstate or ""
-        verdict = VERDICTS.get(state) or VERDICTS.get(state[:2]) or _UNKNOWN
+        if pgbouncer and error.sqlstate == "08P01":
+            return _AWAY  # how it tells that the server is away
+        verdict = _verdict_of_server(error)
         # Before there is a connection, it is the schema that was refused, not an entry.
         return verdict if connected or verdict is not _REFUSED else _PERSON
-    if isinstance(error, (ssl.CertificateError, ClientConfigurationError)):
+    if isinstance(error, TargetServerAttributeNotMatched):
+        return _AWAY  # in a failover, there is no primary for a moment
+    # The last is a time beyond the year 9999 that somebody else has stored.
+    if isinstance(error, (ssl.CertificateError, ClientConfigurationError, OverflowError)):
         return _PERSON
     # OSError and TimeoutError. And asyncpg's own: on a connection that the server ended it
     # may raise InternalClientError or InterfaceError, whatever the call was.
     if isinstance(error, OSError) or connected:
         return _AWAY
     return _PERSON
+
+
+def _verdict_of_server(error: PostgresError) -> Verdict:
+    if type(error).__name__ == "InvalidCachedStatementError":  # 0A000, like much else
+        return _ROLLED_BACK  # the table was altered; asyncpg has dropped the plan
+    if error.server_source_function in _NO_IDS_LEFT:
+        return _PERSON
+    state = error.sqlstate or ""
+    return VERDICTS.get(state) or VERDICTS.get(state[:2]) or _UNKNOWN
 
 
 def translated(error: Exception, verdict: Verdict) -> StoreError | EntryRejectedError:

@@ -1,0 +1,328 @@
+"""The Postgres repository on servers, databases and roles that somebody has set up differently."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from provcache_trio import (
+    EntryRejectedError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+    open_write_behind_queue,
+)
+from provcache_trio._postgres.rows import DELETE, DELETE_EXPIRED
+from provcache_trio._postgres_server import run_postgres_server
+from provcache_trio.postgres import open_postgres_repository
+
+from tests.servers import postgres
+from tests.test_postgres import (
+    quoted,
+    raises,
+    role,
+    row,
+    schema,
+    settings_of,
+    store,
+    table,
+    until_locked_out,
+)
+from tests.test_postgres_bridge import (
+    PROMPT_SECONDS,
+    Client,
+    each_bridge,
+    silent_server,
+    somebody,
+    until,
+)
+from tests.test_repositories import by_key, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+    from pathlib import Path
+
+    from provcache_trio._postgres.bridge import BridgeKind
+    from provcache_trio._postgres_server import PostgresServer
+    from provcache_trio.postgres import PostgresRepository
+
+__all__ = ["role", "schema", "somebody", "store", "table"]  # fixtures
+
+
+# Databases
+
+
+@pytest.fixture(params=["LATIN1", "SQL_ASCII"])
+async def database(request: pytest.FixtureRequest, somebody: Client) -> AsyncGenerator[str]:
+    """Give the name of a database, which is its encoding."""
+    name: str = request.param
+    await somebody.execute(
+        f"CREATE DATABASE {quoted(name)} ENCODING '{name}' TEMPLATE template0"
+        " LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    yield name
+    await somebody.execute(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
+
+
+async def test_a_database_that_can_not_hold_every_text_is_refused_by_its_encoding(
+    database: str,
+) -> None:
+    one = row(0, feed_epoch="日本 é")
+    async with open_postgres_repository(postgres().dsn_of(database), create=True) as store:
+        if database == "SQL_ASCII":  # holds what it is given
+            assert await store.upsert_many([one]) == 1
+            assert await store.get_many([one.veri_key]) == by_key([one])
+            return
+        with pytest.raises(StoreMisconfiguredError, match="must be UTF8, not LATIN1"):
+            await store.check()
+        with pytest.raises(StoreMisconfiguredError, match="must be UTF8, not LATIN1"):
+            await store.upsert_many([one])
+
+
+# Transactions
+
+
+@pytest.fixture
+async def strict_role(somebody: Client, role: str) -> AsyncGenerator[str]:
+    """Give the URL of a role whose transactions are repeatable reads."""
+    await somebody.execute(f"CREATE ROLE {quoted(role)} LOGIN SUPERUSER")
+    await somebody.execute(
+        f"ALTER ROLE {quoted(role)} SET default_transaction_isolation = 'repeatable read'"
+    )
+    server = postgres()
+    user = "".join(f"%{byte:02x}" for byte in role.encode())
+    yield f"postgresql://{user}@{server.host}:{server.port}/postgres"
+    await somebody.execute(f"DROP OWNED BY {quoted(role)} CASCADE")
+    await somebody.execute(f"DROP ROLE {quoted(role)}")
+
+
+@pytest.mark.parametrize("pgbouncer", [False, True])
+async def test_programs_make_the_schema_at_once_whatever_isolation_their_role_has(
+    strict_role: str, schema: str, pgbouncer: bool, somebody: Client
+) -> None:
+    async def check() -> None:
+        async with open_postgres_repository(
+            strict_role,
+            schema=schema,
+            create=True,
+            pgbouncer=pgbouncer,
+            server_settings={"application_name": schema},
+        ) as store:
+            await store.check()
+
+    lock = "BEGIN; SELECT pg_advisory_xact_lock(x'70766373'::int, hashtext($lock${}$lock$))"
+    await somebody.execute(lock.format(schema))
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(check)
+        await until_locked_out(somebody, schema)
+        await somebody.execute("COMMIT")
+
+
+async def test_statements_run_in_the_isolation_that_they_are_written_for(
+    strict_role: str, schema: str
+) -> None:
+    async with open_postgres_repository(strict_role, schema=schema, create=True) as store:
+        name = "transaction_isolation"
+        assert await settings_of(store, name) == {name: "read committed"}
+
+
+# Standbys
+
+
+@pytest.fixture(scope="module")
+def synchronous() -> Generator[PostgresServer]:
+    """A server that waits for a standby which does not exist, until it is told otherwise."""
+    settings = {"fsync": "off", "synchronous_standby_names": "nobody"}
+    with run_postgres_server(settings=settings) as server:
+        yield server
+
+
+async def test_no_retry_is_acknowledged_before_a_standby_has_what_an_earlier_try_stored(
+    synchronous: PostgresServer,
+) -> None:
+    async with open_postgres_repository(
+        synchronous.dsn,
+        command_timeout_seconds=1,
+        # Making the schema would wait, too.
+        server_settings={"synchronous_commit": "local"},
+        create=True,
+    ) as maker:
+        await maker.check()
+    async with (
+        Client(synchronous.dsn) as admin,
+        open_postgres_repository(synchronous.dsn, command_timeout_seconds=0.5) as store,
+    ):
+        for _ in range(3):
+            with raises(StoreUnavailableError):
+                await store.upsert_many([row(0)])
+        assert await store.count() == 1  # it was stored, by the first try, on the primary
+        await admin.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+        await admin.execute("SELECT pg_reload_conf()")
+
+        async def stored() -> bool:
+            try:
+                return await store.upsert_many([row(0)]) == 0
+            except StoreUnavailableError:
+                return False
+
+        await until(stored)
+
+
+async def test_what_is_identical_writes_to_the_log_only_after_a_call_in_doubt(
+    store: PostgresRepository, table: str, somebody: Client
+) -> None:
+    async def position() -> object:
+        return await somebody.value("SELECT pg_current_wal_insert_lsn()")
+
+    await store.upsert_many([row(0)])
+    before = await position()
+    assert await store.upsert_many([row(0)]) == 0
+    assert await position() == before
+    await somebody.execute(f"BEGIN; LOCK TABLE {table}")
+    with trio.move_on_after(0.1):
+        await store.upsert_many([row(0)])
+    await somebody.execute("ROLLBACK")
+    before = await position()
+    assert await store.upsert_many([row(0)]) == 0
+    assert await position() != before
+
+
+# Hosts
+
+
+@contextmanager
+def silent_host() -> Generator[str]:
+    """Give the address of what accepts connections and says nothing."""
+    with silent_server() as dsn:
+        yield dsn.partition("@")[2].partition("/")[0]
+
+
+@each_bridge
+async def test_a_first_host_that_is_silent_does_not_keep_the_others_from_being_tried(
+    bridge: BridgeKind, schema: str
+) -> None:
+    server = postgres()
+    with silent_host() as silent:
+        dsn = f"postgresql://postgres@{silent},{server.host}:{server.port}/postgres"
+        async with open_postgres_repository(
+            dsn, schema=schema, create=True, connect_timeout_seconds=0.5, bridge=bridge
+        ) as store:
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):  # each with a connection of its own
+                    nursery.start_soon(_upsert_unavailable, store)
+            async with open_write_behind_queue(store) as queue:
+                with trio.fail_after(PROMPT_SECONDS):
+                    await queue.persist(row(0))
+
+
+async def _upsert_unavailable(store: PostgresRepository) -> None:
+    with pytest.raises(StoreUnavailableError) as caught:
+        await store.upsert_many([row(0)])
+    assert caught.value.error_class == "TimeoutError"
+
+
+async def test_with_no_host_that_writes_the_store_is_unavailable(
+    synchronous: PostgresServer,
+) -> None:
+    dsn = f"{synchronous.dsn}?target_session_attrs=standby"
+    async with open_postgres_repository(dsn) as store:
+        with raises(StoreUnavailableError, error_class="TargetServerAttributeNotMatched"):
+            await store.check()
+
+
+# TLS
+
+
+@pytest.mark.parametrize("name", ["sslrootcert", "sslcert"])
+@pytest.mark.parametrize("by_url", [True, False])
+async def test_a_certificate_that_is_missing_needs_a_person(
+    name: str, by_url: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "missing"
+    dsn = f"{postgres().dsn}?sslmode=verify-full"
+    if by_url:
+        dsn += f"&{name}={missing}"
+    else:
+        monkeypatch.setenv(f"PG{name.upper()}", str(missing))
+    async with open_postgres_repository(dsn) as store:
+        with raises(StoreMisconfiguredError):
+            await store.check()
+
+
+async def test_a_socket_that_is_missing_is_a_server_that_is_down(tmp_path: Path) -> None:
+    async with open_postgres_repository(f"postgresql://u@/postgres?host={tmp_path}") as store:
+        with raises(StoreUnavailableError, error_class="FileNotFoundError"):
+            await store.check()
+
+
+# Tables
+
+
+async def test_another_table_s_row_does_not_tell_which_entry_was_refused(
+    store: PostgresRepository, schema: str, somebody: Client
+) -> None:
+    name = quoted(schema)
+    await somebody.execute(
+        f"CREATE TABLE {name}.seen (policy_hash bytea PRIMARY KEY);"
+        f" CREATE FUNCTION {name}.see() RETURNS trigger LANGUAGE plpgsql AS $$"
+        f" BEGIN INSERT INTO {name}.seen VALUES (NEW.policy_hash); RETURN NEW; END $$;"
+        f" CREATE TRIGGER see BEFORE INSERT ON {name}.entries FOR EACH ROW"
+        f" EXECUTE FUNCTION {name}.see()"
+    )
+    healthy = row(0, policy_hash=key_of("other"))
+    await store.upsert_many([row(9, policy_hash=healthy.veri_key)])
+    with raises(EntryRejectedError, index=None, table="seen"):
+        await store.upsert_many([healthy, row(1, policy_hash=healthy.veri_key)])
+
+
+async def test_another_column_s_value_does_not_tell_which_entry_was_refused(
+    store: PostgresRepository, table: str, somebody: Client
+) -> None:
+    await somebody.execute(f"ALTER TABLE {table} ADD CONSTRAINT one_each UNIQUE (policy_hash)")
+    healthy = row(0, policy_hash=key_of("other"))
+    await store.upsert_many([row(9, policy_hash=healthy.veri_key)])
+    with raises(EntryRejectedError, index=None, constraint="one_each"):
+        await store.upsert_many([healthy, row(1, policy_hash=healthy.veri_key)])
+
+
+async def test_a_time_of_somebody_else_that_python_can_not_hold_needs_a_person(
+    store: PostgresRepository, table: str, somebody: Client
+) -> None:
+    await store.upsert_many([row(0)])
+    await somebody.execute(f"UPDATE {table} SET last_accessed_at = '20000-01-01'")
+    with raises(StoreMisconfiguredError, error_class="OverflowError"):
+        await store.get_many([key_of(0)])
+    assert await store.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "types", "arguments"),
+    [
+        (DELETE, "bytea[]", "ARRAY['x'::bytea, 'y'::bytea]"),
+        (DELETE_EXPIRED, "int8, int8", "0, 1000"),
+    ],
+    ids=["delete_many", "delete_expired"],
+)
+async def test_a_plan_made_while_the_table_was_small_does_not_join_two_loops(
+    store: PostgresRepository,
+    schema: str,
+    table: str,
+    somebody: Client,
+    statement: str,
+    types: str,
+    arguments: str,
+) -> None:
+    await store.upsert_many([row(0)])
+    settings = await settings_of(store, "enable_seqscan")
+    await somebody.execute(
+        f"ANALYZE {table}; SET plan_cache_mode = force_generic_plan;"
+        f" SET enable_seqscan = {settings['enable_seqscan']};"
+        f" PREPARE it ({types}) AS {statement.replace('{schema}', quoted(schema))}"
+    )
+    lines = await somebody.fetch(f"EXPLAIN EXECUTE it ({arguments})")
+    plan = "\n".join(str(line) for (line,) in lines)
+    assert "Nested Loop" not in plan
+    assert "Index Cond: (veri_key = ANY" in plan
