@@ -769,6 +769,7 @@ class Empty:
         ({"key": "veri_key"}, TypeError, "key must be callable, not str"),
         ({"merge": 3}, TypeError, "merge must be callable, not int"),
         ({"dead_letters": Empty()}, TypeError, "put_many; Empty has none"),
+        ({"telemetry": Empty()}, TypeError, "telemetry must be an OpenTelemetry, not Empty"),
         ({"wall_clock": 0.0}, TypeError, "wall_clock must be callable, not float"),
         ({"wall_clock": lambda: 0.0}, TypeError, "must return a datetime, not float"),
         ({"wall_clock": lambda: datetime(2026, 1, 1)}, ValueError, "aware"),  # noqa: DTZ001

@@ -332,7 +332,7 @@ async def test_no_warning_escapes_and_only_its_own_bridge_imports_trio_asyncio(
 
 
 @each_bridge
-async def test_what_is_never_entered_holds_nothing(bridge: BridgeKind) -> None:
+def test_what_is_never_entered_holds_nothing(bridge: BridgeKind) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     openings = [open_postgres_repository("postgresql://", bridge=bridge) for _ in range(3)]
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208

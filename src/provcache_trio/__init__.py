@@ -12,12 +12,13 @@ Reading order is the order in which an entry travels::
     _line        batches         the open batch, the batches in line, the one being written
     _store_watch trouble         whether the store is there, and whether it refuses everything
     _lifetime    life            beginning and end of a queue, and the waits that the end cuts
+    _telemetry   told            what is told of each batch to whoever exports it
     _verdict     classify        what a repository's exception means
     _repository  protocols       what the queue asks of the outside
 
 Vocabulary: ``_entries``, ``_options``, ``_metrics``, ``_errors``. Imports point down this
-list, never up. ``sqlite``, ``postgres`` (which share ``_stored``) and ``testing`` stand beside
-the core, which never imports them.
+list, never up. ``sqlite``, ``postgres`` (which share ``_stored``), ``otel``, ``prometheus`` and
+``testing`` stand beside the core, which never imports them.
 """
 
 from msgspec import Struct as _Struct

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ._metrics import Ledger
     from ._options import WriteBehindOptions
+    from ._telemetry import Telemetry
 
 logger: Final = logging.getLogger("provcache_trio")
 
@@ -39,6 +40,7 @@ class Lifetime:
         "owner",
         "restarting",
         "scope",
+        "telemetry",
         "wall_clock",
     )
 
@@ -50,12 +52,14 @@ class Lifetime:
         ledger: Ledger,
         clock: Callable[[], float],
         wall_clock: Callable[[], datetime],
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.name: str = name
         self.options: WriteBehindOptions = options
         self.ledger: Ledger = ledger
         self.clock: Callable[[], float] = clock
         self.wall_clock: Callable[[], datetime] = wall_clock
+        self.telemetry: Telemetry | None = telemetry
         # The thread that may call the queue; no thread at all once the intake is closed or
         # in a forked child. One comparison with it guards every call.
         self.owner: int = threading.get_ident()

@@ -8,7 +8,7 @@ between.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Final, Generic
 
 import trio
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ._errors import ProvcacheError
     from ._metrics import Ledger
     from ._verdict import Failure
+
+_MOST_PRODUCERS: Final = 128  # links that a span keeps, by default
 
 
 class Bell:
@@ -112,6 +114,7 @@ class Batch(Generic[E]):
         "entries",
         "opened_at",
         "parts",
+        "producers",
         "receipts",
         "refused",
         "settled",
@@ -124,6 +127,7 @@ class Batch(Generic[E]):
         self.opened_at: float = opened_at  # trio's clock at its first entry's acceptance
         self.due: FlushReason | None = None  # why to write as soon as the writer is free
         self.receipts: dict[Hashable, list[Receipt]] = {}
+        self.producers: dict[Hashable, None] = {}  # as telemetry knows them, in their order
         self.settled: trio.Event = trio.Event()  # the fate of every entry is known
         self.abandoned: bool = False  # ... and it is that they were handed back
         # The rest is the writer's progress. It is kept here so that a writer which crashed
@@ -132,6 +136,11 @@ class Batch(Generic[E]):
         self.refused: dict[Hashable, Refusal[E]] = {}
         self.suspect: bool = False  # refusals came while the store looked misconfigured
         self.vindicated: bool = False  # something of it was persisted: refuse for good
+
+    def note_producer(self, producer: Hashable | None) -> None:
+        """Note who brought an entry, as telemetry knows it; the first ones are enough."""
+        if producer is not None and len(self.producers) < _MOST_PRODUCERS:
+            self.producers[producer] = None
 
     def unsettled(self) -> int:
         """Count the entries whose fate is open."""

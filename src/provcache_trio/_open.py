@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ._repository import DeadLetterSink, Repository
+    from ._telemetry import Telemetry
 
 
 class HasVeriKey(Protocol):
@@ -55,6 +56,7 @@ def open_write_behind_queue(
     merge: Callable[[V, V], V] | None = ...,
     dead_letters: DeadLetterSink[V] | None = ...,
     wall_clock: Callable[[], datetime] | None = ...,
+    telemetry: Telemetry | None = ...,
 ) -> AbstractAsyncContextManager[WriteBehindQueue[V], None]: ...
 
 
@@ -68,6 +70,7 @@ def open_write_behind_queue(
     merge: Callable[[E, E], E] | None = ...,
     dead_letters: DeadLetterSink[E] | None = ...,
     wall_clock: Callable[[], datetime] | None = ...,
+    telemetry: Telemetry | None = ...,
 ) -> AbstractAsyncContextManager[WriteBehindQueue[E], None]: ...
 
 
@@ -80,6 +83,7 @@ def open_write_behind_queue(
     merge: Callable[[E, E], E] | None = None,
     dead_letters: DeadLetterSink[E] | None = None,
     wall_clock: Callable[[], datetime] | None = None,
+    telemetry: Telemetry | None = None,
 ) -> AbstractAsyncContextManager[WriteBehindQueue[E], None]:
     """Open a queue that writes to ``repository`` behind its callers.
 
@@ -106,6 +110,8 @@ def open_write_behind_queue(
         wall_clock: stamps metrics and dead letters with an aware datetime; by default the
             system's clock in UTC, which also steps in for one that raises. All waiting uses
             trio's clock.
+        telemetry: is told of every batch: a ``provcache_trio.otel.OpenTelemetry``, which any
+            number of queues may share.
 
     Returns:
         A context manager to be entered once, with ``async with``, in a trio task.
@@ -120,6 +126,8 @@ def open_write_behind_queue(
             raised is the error's ``__context__``.
     """
     _check_arguments(repository, options, name, dead_letters)
+    if telemetry is not None and not callable(getattr(telemetry, "flush", None)):
+        raise TypeError(f"telemetry must be an OpenTelemetry, not {type(telemetry).__name__}")
     for argument, value in (("key", key), ("merge", merge), ("wall_clock", wall_clock)):
         if value is not None and not callable(value):
             raise TypeError(f"{argument} must be callable, not {type(value).__name__}")
@@ -133,6 +141,7 @@ def open_write_behind_queue(
         merge=_merge_or_replace if merge is None else merge,
         sink=dead_letters,
         wall_clock=wall_clock,
+        telemetry=telemetry,
     )
 
 
@@ -186,6 +195,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         merge: Callable[[E, E], E],
         sink: DeadLetterSink[E] | None,
         wall_clock: Callable[[], datetime],
+        telemetry: Telemetry | None,
     ) -> None:
         self._repository = repository
         self._options = options
@@ -194,6 +204,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         self._merge = merge
         self._sink = sink
         self._wall_clock = wall_clock
+        self._telemetry = telemetry
         self._entered = False
 
     @trio.lowlevel.enable_ki_protection
@@ -210,6 +221,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             ledger=Ledger(),
             clock=trio.lowlevel.current_clock().current_time,
             wall_clock=self._wall_clock,
+            telemetry=self._telemetry,
         )
         self._line = line = Line[E](
             batch_size=options.batch_size,
@@ -218,9 +230,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             ledger=lifetime.ledger,
             clock=lifetime.clock,
         )
-        self._room = WaitingRoom(
-            line, lifetime.ledger, options.queue_capacity, coalesce=options.coalesce
-        )
+        self._room = WaitingRoom(line, lifetime)
         watch = StoreWatch(lifetime)
         self._outbox = Outbox(self._sink, lifetime, watch)
         self._writer = Writer(self._repository, line, self._outbox, watch, lifetime)
@@ -234,6 +244,9 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             self._writer.backoff,
             key=self._key,
         )
+        if self._telemetry is not None:
+            store = getattr(self._repository, "db_system_name", None)
+            self._telemetry.opened(self._name, self._queue.metrics, store)
         lifetime.log(
             logging.INFO,
             "started: batch size %d, flush interval %g s, capacity %d",
@@ -267,6 +280,8 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         finally:
             self._hand_back()
             self._lifetime.closed = True
+            if self._telemetry is not None and not self._lifetime.forked:
+                self._telemetry.closed(self._name, self._queue.metrics)
         self._report(exc, None if interrupted else interrupt)
 
     def _close_intake(self) -> None:

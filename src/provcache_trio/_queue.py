@@ -44,6 +44,7 @@ class WriteBehindQueue(Generic[E]):
     ) -> None:
         self._lifetime = lifetime
         self._ledger = lifetime.ledger
+        self._telemetry = lifetime.telemetry
         self._capacity = lifetime.options.queue_capacity
         self._line = line
         self._room = room
@@ -270,6 +271,8 @@ class WriteBehindQueue(Generic[E]):
             batch = line.append(key, entry)
         if receipt is not None:
             line.await_fate(batch, key, receipt)
+        if self._telemetry is not None:
+            batch.note_producer(self._telemetry.producer())
         return True
 
     def _refuse_call(self) -> NoReturn:

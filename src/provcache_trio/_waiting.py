@@ -13,20 +13,23 @@ from ._repository import E
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from ._lifetime import Lifetime
     from ._line import Batch, Line, Receipt
-    from ._metrics import Ledger
 
 
 class _Producer(Generic[E]):
     """A task that waits, and what it brings."""
 
-    __slots__ = ("entry", "error", "key", "receipt", "task")
+    __slots__ = ("entry", "error", "key", "known_as", "receipt", "task")
 
-    def __init__(self, key: Hashable, entry: E, receipt: Receipt | None) -> None:
+    def __init__(
+        self, key: Hashable, entry: E, receipt: Receipt | None, known_as: Hashable | None
+    ) -> None:
         self.task = trio.lowlevel.current_task()
         self.key = key
         self.entry = entry
         self.receipt = receipt
+        self.known_as = known_as  # to telemetry
         self.error: BaseException | None = None
 
 
@@ -38,11 +41,12 @@ class WaitingRoom(Generic[E]):
     cancelled was either accepted or leaves no trace.
     """
 
-    def __init__(self, line: Line[E], ledger: Ledger, capacity: int, *, coalesce: bool) -> None:
+    def __init__(self, line: Line[E], lifetime: Lifetime) -> None:
         self._line = line
-        self._ledger = ledger
-        self._capacity = capacity
-        self._coalesce = coalesce
+        self._ledger = lifetime.ledger
+        self._capacity = lifetime.options.queue_capacity
+        self._coalesce = lifetime.options.coalesce
+        self._telemetry = lifetime.telemetry
         self.producers: dict[_Producer[E], None] = {}  # in the order in which they came
         self._by_key: dict[Hashable, dict[_Producer[E], None]] = {}
         line.on_room = self._let_in
@@ -55,7 +59,8 @@ class WaitingRoom(Generic[E]):
             QueueClosedError: the intake was closed first.
             Exception: whatever the queue's ``merge`` raised for this entry.
         """
-        producer = _Producer(key, entry, receipt)
+        known_as = None if self._telemetry is None else self._telemetry.producer()
+        producer = _Producer(key, entry, receipt, known_as)
         self.producers[producer] = None
         if self._coalesce:
             self._by_key.setdefault(key, {})[producer] = None
@@ -111,3 +116,4 @@ class WaitingRoom(Generic[E]):
             batch = self._line.append(key, entry)
         if producer.receipt is not None:
             self._line.await_fate(batch, key, producer.receipt)
+        batch.note_producer(producer.known_as)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Generic
 
 import trio
 
 from ._lifetime import Backoff
 from ._line import Part, Refusal
+from ._metrics import FlushReason
 from ._repository import E
 from ._verdict import Failure, Kind, result_of
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ._line import Batch, Line
     from ._repository import Repository
     from ._store_watch import StoreWatch
+    from ._telemetry import FlushTelemetry
 
 
 class Writer(Generic[E]):
@@ -42,6 +45,7 @@ class Writer(Generic[E]):
         self._outbox = outbox
         self._watch = watch
         self._lifetime = lifetime
+        self._flush: FlushTelemetry | None = None  # of the batch that is being written
         self._failures = 0  # calls in a row that found no working store
         self.backoff = Backoff(lifetime)
 
@@ -51,7 +55,16 @@ class Writer(Generic[E]):
         while True:
             while line.writing is None:
                 line.take(await channel.receive())
-            await self._write(line.writing)
+            with self._told(line.writing) as self._flush:
+                await self._write(line.writing)
+
+    def _told(self, batch: Batch[E]) -> AbstractContextManager[FlushTelemetry | None]:
+        """Surround the writing of ``batch`` with what telemetry has to say of it."""
+        telemetry = self._lifetime.telemetry
+        if telemetry is None:
+            return nullcontext()
+        reason = batch.due or FlushReason.DUE
+        return telemetry.flush(self._lifetime.name, reason, batch.unsettled(), batch.producers)
 
     async def _write(self, batch: Batch[E]) -> None:
         while batch.parts or self._reconsider(batch):
@@ -59,6 +72,8 @@ class Writer(Generic[E]):
             # ``_isolate``), to learn soon whether it is the store or a run of bad entries.
             part = batch.parts[0 if self._watch.refuses_everything else -1]
             await self._try(batch, part)
+        if self._flush is not None:
+            self._flush.refused(len(batch.refused))
         await self._outbox.post(batch)
         self._line.finish(batch)
         self._lifetime.note_settled()
@@ -89,10 +104,9 @@ class Writer(Generic[E]):
         )
         if not isinstance(result, Failure):
             self._persisted(batch, part, result)
-            ledger, now = self._lifetime.ledger, self._lifetime.clock()
-            ledger.flush_seconds = ledger.flush_seconds.plus(now - began_at)
-            ledger.age_seconds = ledger.age_seconds.plus(now - batch.opened_at)
+            self._measure(batch, len(entries), began_at, None)
             return
+        self._measure(batch, len(entries), began_at, result)
         self._watch.note(result)
         if result.kind in (Kind.MISCONFIGURED, Kind.UNAVAILABLE):
             self._watch.lost(result)
@@ -109,6 +123,18 @@ class Writer(Generic[E]):
             await self._retry(part, part.retries)
         else:
             await self._isolate(batch, part, result)
+
+    def _measure(
+        self, batch: Batch[E], entries: int, began_at: float, failure: Failure | None
+    ) -> None:
+        now = self._lifetime.clock()
+        seconds, age = now - began_at, now - batch.opened_at
+        if failure is None:
+            ledger = self._lifetime.ledger
+            ledger.flush_seconds = ledger.flush_seconds.plus(seconds)
+            ledger.age_seconds = ledger.age_seconds.plus(age)
+        if self._flush is not None:
+            self._flush.called(entries=entries, seconds=seconds, age_seconds=age, failure=failure)
 
     def _persisted(self, batch: Batch[E], part: Part, changed: object) -> None:
         written = len(part.keys)

@@ -170,6 +170,8 @@ class PostgresRepository:
     server reported it. After any error, the next call may succeed.
     """
 
+    db_system_name: Final = "postgresql"  # in the semantic conventions of OpenTelemetry
+
     def __init__(
         self, connector: Connector, schema: Schema, write_connections: int, bridge: Bridge
     ) -> None:
