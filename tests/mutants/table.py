@@ -448,4 +448,44 @@ STORING = (
     ),
 )
 
-MUTANTS = (*ACCOUNTING, *ACCEPTING, *BATCHING, *WRITING, *LEAVING, *STORING)
+POSTGRES = (
+    mutant(
+        "a time is sent as one product, and rounded",
+        "repositories::an_entry_comes_back_as_it_was",
+        (
+            "_postgres/rows.py",
+            " / 1000000 * interval '1 s'\"\n        f\" + {column} % 1000000 * interval",
+            " * interval",
+        ),
+    ),
+    mutant(
+        "identical rows are written again",
+        "postgres::a_batch_that_changes_nothing_writes_nothing_and_waits_for_no_row",
+        ("_postgres/rows.py", 'WHERE t.veri_key IS NULL OR {_changes("a")}', "WHERE true"),
+    ),
+    mutant(
+        "a retry is acknowledged before a standby has what the first try stored",
+        "postgres_servers::no_retry_is_acknowledged_before_a_standby_has_what_an_earlier_try_stored",
+        ("postgres.py", "if in_doubt and not changed:", "if False:"),
+    ),
+    mutant(
+        "a cancelled call goes on in its thread",
+        "postgres_bridge::a_cancelled_call_that_waits_for_a_lock_leaves_nothing_on_the_server[thread]",
+        (
+            "_postgres/thread_bridge.py",
+            "            self._loop.call_soon_threadsafe(job.cancel)  # which",
+            "            # which",
+        ),
+    ),
+    mutant(
+        "an error of asyncpg, which quotes the row, is the context of ours",
+        "postgres::a_constraint_tells_which_entry_it_refused",
+        (
+            "_postgres/session.py",
+            "            failure = translated(error, verdict)\n",
+            "            failure = translated(error, verdict)\n            raise failure\n",
+        ),
+    ),
+)
+
+MUTANTS = (*ACCOUNTING, *ACCEPTING, *BATCHING, *WRITING, *LEAVING, *STORING, *POSTGRES)
