@@ -18,6 +18,7 @@ nox.options.sessions = [
     "tests",
     "lowest",
     "heavy",
+    "tools",
     "mutants",
     "benchmark",
     "coverage",
@@ -50,9 +51,18 @@ def find_pythons() -> list[str]:
 
 
 PYTHONS = find_pythons()
+CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+PROMTOOL = shutil.which("promtool")
 MISSING = [
     f"tests on CPython {minor}: not installed" for minor in SUPPORTED if minor not in PYTHONS
 ]
+if CHROMIUM is None:
+    MISSING.append("the status page in a browser: no chromium (apt-get install chromium)")
+if PROMTOOL is None:
+    MISSING.append("alert rules and dashboard: no promtool (apt-get install prometheus)")
+
+EVERYTHING = "[cli,otel,postgres,prometheus,status]"
+QUICK = "not heavy and not browser and not promtool"
 
 
 def install(session: nox.Session, *groups: str, extras: str = "") -> None:
@@ -74,7 +84,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly, with two checkers, and that every public name has one."""
-    install(session, "test", "types", extras="[cli,postgres]")
+    install(session, "test", "browser", "types", extras=EVERYTHING)
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "provcache_trio")
@@ -83,31 +93,42 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests that take no time, on every CPython; the first one measures coverage."""
-    install(session, "test", extras="[cli,postgres]")
+    install(session, "test", extras=EVERYTHING)
     measuring = ["coverage", "run", "-m"] if session.python == PYTHONS[0] else []
-    session.run(*measuring, "pytest", "-m", "not heavy", *session.posargs)
+    session.run(*measuring, "pytest", "-m", QUICK, *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1])
 def lowest(session: nox.Session) -> None:
     """Run them with the oldest trio and msgspec that pyproject.toml allows."""
-    install(session, "test", extras="[cli,postgres]")
+    install(session, "test", extras=EVERYTHING)
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
     session.install(*oldest)
-    session.run("pytest", "-m", "not heavy", *session.posargs)
+    session.run("pytest", "-m", QUICK, *session.posargs)
 
 
 @nox.session
 def heavy(session: nox.Session) -> None:
     """Run the tests that take seconds, once."""
-    install(session, "test", extras="[cli,postgres]")
+    install(session, "test", extras=EVERYTHING)
     session.run("pytest", "-m", "heavy", *session.posargs)
+
+
+@nox.session
+def tools(session: nox.Session) -> None:
+    """Look at the status page with Chromium, and at ops/ with promtool, where they are."""
+    here = {"browser": CHROMIUM, "promtool": PROMTOOL}
+    markers = [marker for marker, found in here.items() if found is not None]
+    if not markers:
+        session.skip("neither chromium nor promtool is here")
+    install(session, "test", "browser", extras=EVERYTHING)
+    session.run("pytest", "-m", " or ".join(markers), *session.posargs)
 
 
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Put known bugs into a copy of the code and demand that the tests find each of them."""
-    install(session, "test", extras="[cli,postgres]")
+    install(session, "test", extras=EVERYTHING)
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
@@ -144,6 +165,7 @@ def full(session: nox.Session) -> None:
     for name in ("lint", "types", *(f"tests-{minor}" for minor in PYTHONS), f"lowest-{PYTHONS[0]}"):
         session.notify(name)
     session.notify("heavy", ["--full"])
+    session.notify("tools")
     session.notify("mutants")
     session.notify(f"fuzz-{PYTHONS[0]}", ["-max_total_time=300"])
     session.notify("benchmark", ["--check"])

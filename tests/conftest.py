@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "heavy: takes seconds; needs to run on one Python only")
+    config.addinivalue_line("markers", "browser: drives a real Chromium; needs playwright")
+    config.addinivalue_line("markers", "promtool: needs Prometheus' promtool")
     # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile("full" if config.getoption("--full") else "reduced")

@@ -17,8 +17,8 @@ Reading order is the order in which an entry travels::
     _repository  protocols       what the queue asks of the outside
 
 Vocabulary: ``_entries``, ``_options``, ``_metrics``, ``_errors``. Imports point down this
-list, never up. ``sqlite``, ``postgres`` (which share ``_stored``), ``otel``, ``prometheus`` and
-``testing`` stand beside the core, which never imports them.
+list, never up. ``sqlite``, ``postgres`` (which share ``_stored``), ``otel``,
+``prometheus``, ``status`` and ``testing`` stand beside the core, which never imports them.
 """
 
 from msgspec import Struct as _Struct
