@@ -18,10 +18,11 @@ import trio
 
 from provcache_trio import WriteBehindOptions, __version__
 from provcache_trio._cli import _demo, main
-from provcache_trio._cli._app import show
 from provcache_trio._cli._demo import Demo, Phase
 from provcache_trio._cli._report import summarize, went_well
+from provcache_trio._cli._show import show
 from provcache_trio._cli._stores import SqliteTarget
+from provcache_trio._cli._stream import Stream
 from provcache_trio._cli._wheels import Outcome
 
 from tests.installed import install, listed
@@ -324,13 +325,13 @@ def test_by_default_it_verifies_what_this_python_would_import(
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["demo", "--to", "sqlite:{tmp}"], 1, "{tmp}: it is a directory"),
-        (["demo", "--to", "sqlite:{tmp}/none/x.db"], 1, "{tmp}/none/x.db: there is no directory"),
-        (["demo", "--to", "sqlite:{tmp}/text"], 1, "{tmp}/text: SQLite reported SQLITE_NOTADB"),
-        (["demo", "--to", "sqlite::memory:"], 1, ":memory:: path must name a file"),
+        (["demo", "--to", "sqlite:{tmp}"], 3, "{tmp}: it is a directory"),
+        (["demo", "--to", "sqlite:{tmp}/none/x.db"], 3, "{tmp}/none/x.db: there is no directory"),
+        (["demo", "--to", "sqlite:{tmp}/text"], 3, "{tmp}/text: SQLite reported SQLITE_NOTADB"),
+        (["demo", "--to", "sqlite::memory:"], 2, "sqlite: path must name a file"),
         (
             ["demo", "--to", "sqlite:{tmp}/x.db", "--paths", "{tmp}/none"],
-            1,
+            3,
             "{tmp}/none is no directory",
         ),
         (
@@ -364,7 +365,7 @@ def test_what_goes_wrong_is_told_in_one_line(
 def test_a_claim_that_does_not_hold_ends_with_status_1(
     site: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provcache_trio._cli._app.went_well", lambda _: False)
+    monkeypatch.setattr("provcache_trio._cli._show.went_well", lambda _: False)
     assert main(["demo", "--to", f"sqlite:{store}", "--paths", str(site)]) == 1
 
 
@@ -378,7 +379,7 @@ def test_a_file_without_permission_is_told_in_one_line(
         return False
 
     monkeypatch.setattr(os, "access", access)
-    assert main(["demo", "--to", f"sqlite:{store}", "--paths", str(site)]) == 1
+    assert main(["demo", "--to", f"sqlite:{store}", "--paths", str(site)]) == 3
     assert capsys.readouterr().err == f"provcache: {store}: no permission to write there\n"
 
 
@@ -412,7 +413,7 @@ def test_without_the_extra_it_says_what_to_install(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hide(monkeypatch, missing)
-    assert main(["demo"]) == 1
+    assert main(["demo"]) == 3
     assert capsys.readouterr().err == (
         f"provcache: {missing} is not installed: pip install 'provcache-trio[cli]'\n"
     )
@@ -443,6 +444,7 @@ class Impatient:
         self._acts = acts
         self.notices: list[str] = []
         self.told: list[str] = []
+        self.stream = Stream(sys.stdout)
 
     async def run(self) -> None:
         for act in self._acts:
@@ -513,7 +515,7 @@ async def test_what_could_not_be_written_in_time_is_a_failure(
     with locked_later(store) as (lock, _):
         screen = Impatient(lambda: job.files_done == 100, lock, send(signal.SIGTERM))
         with trio.fail_after(10):
-            assert await show(job, screen) == 1
+            assert await show(job, screen) == 3
     assert "100 entries not in the store" in screen.told
     assert screen.told[-1].startswith("Stopped by SIGTERM while verifying: 0 entries written")
     assert capsys.readouterr().err == (
@@ -592,5 +594,5 @@ def test_the_program_without_the_extra_prints_no_traceback(tmp_path: Path) -> No
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("provcache: cyclopts is not installed: pip install")

@@ -27,10 +27,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from provcache_trio import DecisionDigest, ProvcacheEntry, ReplaySeed, WriteBehindOptions
 from provcache_trio._cli import _ingest, _input, main
-from provcache_trio._cli._app import show_ingest
-from provcache_trio._cli._ingest import BadLineError, Ingest, read_entry, summarize_ingest
+from provcache_trio._cli._ingest import Ingest
+from provcache_trio._cli._ingest_report import summarize_ingest
 from provcache_trio._cli._input import LONGEST_LINE, Input, InputError, LineSplitter
+from provcache_trio._cli._lines import BadLineError, read_entry
 from provcache_trio._cli._progress import LiveProgress, PlainProgress, make_progress
+from provcache_trio._cli._show import show_ingest
 from provcache_trio._cli._stores import SqliteTarget
 from provcache_trio.testing import MemoryRepository
 
@@ -324,9 +326,9 @@ def test_an_empty_input_makes_a_store(source: Path, store: Path) -> None:
 def test_without_an_input_no_store_is_made(
     tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ingest(tmp_path / "none", store) == 1
+    assert ingest(tmp_path / "none", store) == 3
     assert capsys.readouterr() == ("", f"provcache: {tmp_path}/none: No such file or directory\n")
-    assert ingest(tmp_path, store) == 1
+    assert ingest(tmp_path, store) == 3
     assert capsys.readouterr() == ("", f"provcache: {tmp_path}: Is a directory\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -335,7 +337,7 @@ def test_a_store_that_can_not_be_used_is_told_in_one_line(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source.write_bytes(line(1))
-    assert ingest(source, tmp_path / "none" / "x.db") == 1
+    assert ingest(source, tmp_path / "none" / "x.db") == 3
     assert capsys.readouterr() == (
         "",
         f"provcache: {tmp_path}/none/x.db: there is no directory {tmp_path}/none\n",
@@ -399,7 +401,7 @@ def test_a_closed_standard_input_is_told(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    assert ingest("-", store) == 1
+    assert ingest("-", store) == 3
     assert capsys.readouterr() == ("", "provcache: standard input: it is closed\n")
 
 
@@ -409,7 +411,7 @@ def test_an_input_that_can_not_be_read_is_told_and_what_came_before_is_written(
     with standard_input(monkeypatch) as (reader, writer):
         os.set_blocking(reader, False)
         os.write(writer, lines(range(3)))
-        assert ingest("-", store) == 1
+        assert ingest("-", store) == 3
     out, err = capsys.readouterr()
     assert err == "provcache: standard input: it is in non-blocking mode\n"
     assert "3 accepted" in out
@@ -451,11 +453,15 @@ async def test_large_entries_are_written_before_more_are_read(
     slow = WriteBehindOptions(flush_interval_seconds=3600)
     job = Ingest(Input(str(source)), target, options=slow)
     with trio.fail_after(10):
-        await job.run(print)
+        await job.run(ignore, print)
     metrics = job.metrics()
     assert metrics is not None
     assert metrics.total_persisted == 100
     assert metrics.total_batches >= len(content) // 5000  # up to a chunk more
+
+
+async def ignore(_: str) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 class Impatient:
@@ -472,6 +478,13 @@ class Impatient:
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
+
+    async def report(self, text: str) -> None:
+        await ignore(text)
+        self.notices.append(text)
+
+    async def finish(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 def send(number: signal.Signals) -> Callable[[], bool]:
@@ -504,17 +517,18 @@ async def test_a_signal_while_the_pipe_is_silent_writes_what_was_accepted(
 
 
 async def test_an_entry_that_waited_for_room_at_the_signal_is_accounted_for(
-    source: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await trio.Path(source).write_bytes(lines(range(100)))
     target = MemoryTarget()
+    monkeypatch.setattr(target.repository, "check", trio.lowlevel.checkpoint)
     target.repository.stall()
     narrow = WriteBehindOptions(queue_capacity=1, batch_size=1)
     job = Ingest(Input(str(source)), target, options=narrow)
 
     def full() -> bool:
         metrics = job.metrics()
-        return metrics is not None and metrics.producers_waiting == 1
+        return metrics is not None and metrics.producers_waiting == metrics.in_flight == 1
 
     def resume() -> bool:
         target.repository.resume()
@@ -549,7 +563,7 @@ async def test_a_signal_before_there_is_any_input_makes_no_store(
 # What is seen meanwhile
 
 
-async def test_in_a_pipe_a_plain_line_comes_once_a_second(
+async def test_in_a_pipe_plain_lines_come_after_a_second_and_then_less_and_less_often(
     source: Path, mock_clock: MockClock
 ) -> None:
     await trio.Path(source).write_bytes(line(1) + b"bad")
@@ -566,12 +580,19 @@ async def test_in_a_pipe_a_plain_line_comes_once_a_second(
         mock_clock.jump(0.1)
         await wait_all_tasks_blocked()
         assert output.getvalue() == b"provcache: 0 lines, 0 bad\n"
-        await job.run(print)
-        mock_clock.jump(1)
+        await job.run(ignore, print)
+        mock_clock.jump(1.9)
+        await wait_all_tasks_blocked()
+        assert output.getvalue().count(b"\n") == 1
+        mock_clock.jump(0.1)
         await wait_all_tasks_blocked()
         assert output.getvalue().splitlines()[1:] == [
             b"provcache: 2 lines, 1 bad, in line 0, in flight 0, persisted 1, closed"
         ]
+        for _ in range(3600):
+            mock_clock.jump(1)
+            await wait_all_tasks_blocked()
+        assert output.getvalue().count(b"\n") in range(60, 70)
         nursery.cancel_scope.cancel()
 
 

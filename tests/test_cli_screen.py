@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
-from rich.console import Console
+from rich.console import ConsoleDimensions
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from provcache_trio._cli._canvas import Canvas
 from provcache_trio._cli._demo import Demo, Phase
 from provcache_trio._cli._report import Line, Tone
 from provcache_trio._cli._screen import LivePanel, PlainLines, make_screen
@@ -65,14 +66,21 @@ def as_seen(output: str) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).replace("\r", "").split("\n")
 
 
+def panel_on(file: io.StringIO, job: Demo, width: int) -> LivePanel:
+    canvas = Canvas(file)
+    canvas.console.size = ConsoleDimensions(width, 50)
+    return LivePanel(job, canvas)
+
+
 async def drawn_with(job: Demo, *, width: int) -> tuple[LivePanel, io.StringIO]:
     """Run the job and draw it once it is done."""
     file = io.StringIO()
-    panel = LivePanel(job, Console(file=file, force_terminal=True, width=width, height=50))
+    panel = panel_on(file, job, width)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(panel.run)
         await job.run()
         nursery.cancel_scope.cancel()
+    await panel.stream.flush()
     return panel, file
 
 
@@ -87,7 +95,7 @@ async def test_the_panel_fits_its_terminal_and_shows_the_last_numbers(
     for expected in ("done", "41 of 41 files", "rate", "in flight", "oldest pending", "closed"):
         assert expected in last
     assert re.search(r"persisted +41 ", last)
-    assert re.search(r"in line +0 ", last)
+    assert re.search(r"in line [ ▁-█]+0 ", last)
 
 
 async def test_the_cursor_is_given_back(job: Demo) -> None:
@@ -98,7 +106,7 @@ async def test_the_cursor_is_given_back(job: Demo) -> None:
 
 
 class OutOfReach:
-    """A target whose store does not answer until it is told to."""
+    """A target whose store, after a look at it, does not answer until it is told to."""
 
     label = "nowhere"
 
@@ -113,10 +121,13 @@ class OutOfReach:
         return self.open()
 
 
-async def test_the_panel_shows_notices_and_a_store_that_does_not_answer(job: Demo) -> None:
+async def test_the_panel_shows_notices_and_a_store_that_does_not_answer(
+    job: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job.target = target = OutOfReach()
+    monkeypatch.setattr(target.repository, "check", trio.lowlevel.checkpoint)
     file = io.StringIO()
-    panel = LivePanel(job, Console(file=file, force_terminal=True, width=60, height=50))
+    panel = panel_on(file, job, 60)
     panel.notice("SIGTERM: writing")
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -128,18 +139,19 @@ async def test_the_panel_shows_notices_and_a_store_that_does_not_answer(job: Dem
             while job.phase is not Phase.DONE:  # noqa: ASYNC110  # likewise
                 await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
+    await panel.stream.flush()
     seen = as_seen(file.getvalue())
     assert any("write failed: StoreUnavailableError, next try in" in line for line in seen)
     assert any("SIGTERM: writing" in line for line in seen)
     assert any(line.endswith(" waiting ─╯") for line in seen)
 
 
-def test_the_summary_wraps_what_matters_and_cuts_what_does_not() -> None:
+async def test_the_summary_wraps_what_matters_and_cuts_what_does_not() -> None:
     file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=40, highlight=False)
-    panel = LivePanel(Demo([], OutOfReach()), console)
+    panel = panel_on(file, Demo([], OutOfReach()), 40)
     long = "[bold]" + "word " * 10
     panel.summary([Line("Title", Tone.TITLE), Line(long, Tone.BAD), Line(long, Tone.QUIET)])
+    await panel.stream.flush()
     lines = as_seen(file.getvalue())
     assert lines[0] == "Title"
     assert [line.rstrip() for line in lines[1:3]] == [
@@ -182,20 +194,25 @@ async def test_plain_lines_come_once_a_second(job: Demo, mock_clock: MockClock) 
         nursery.cancel_scope.cancel()
 
 
-def test_plain_lines_print_what_the_encoding_can_not(job: Demo) -> None:
+async def test_plain_lines_print_what_the_encoding_can_not(job: Demo) -> None:
     output = io.BytesIO()
     file = io.TextIOWrapper(output, encoding="ascii", write_through=True)
-    PlainLines(job, file).notice("5 µs")
+    lines = PlainLines(job, file)
+    lines.notice("5 µs")
+    await lines.stream.flush()
     assert output.getvalue() == b"5 \\xb5s\n"
 
 
-def test_plain_lines_go_on_in_silence_when_nobody_reads(job: Demo) -> None:
+async def test_plain_lines_go_on_in_silence_when_nobody_reads(job: Demo) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with open(writer, "w", encoding="utf-8") as file:  # noqa: PTH123  # a descriptor
+    with open(writer, "w", encoding="utf-8") as file:  # noqa: ASYNC230, PTH123  # a descriptor
         lines = PlainLines(job, file)
         lines.notice("one")
+        await lines.stream.flush()
         lines.summary([Line("two", Tone.TITLE), Line("three")])
+        await lines.stream.flush()
+    assert isinstance(lines.stream.trouble, BrokenPipeError)
 
 
 # Which of them

@@ -119,13 +119,18 @@ async def test_the_sql_for_postgres_is_what_a_service_needs() -> None:
     await run_sql(dsn, "DROP OWNED BY provcache_service; DROP ROLE provcache_service")
 
 
-@pytest.mark.parametrize("name", ["guide.md", "postgres.md"])
+@pytest.mark.parametrize("name", ["guide.md", "operating.md", "postgres.md"])
 def test_what_a_guide_links_to_is_there(name: str) -> None:
-    guide = (ROOT / "docs" / name).read_text("utf-8")
-    headings = re.findall(r"^## (.*)$", guide, re.MULTILINE)
-    anchors = {f"#{heading.lower().replace(' ', '-').replace(',', '')}" for heading in headings}
-    for link in re.findall(r"\]\(([^)]+)\)", guide):
-        assert link in anchors or (ROOT / "docs" / link).is_file(), link
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / name).read_text("utf-8")):
+        target, _, anchor = link.partition("#")
+        path = (ROOT / "docs" / (target or name)).resolve()
+        assert path.exists(), link
+        assert not anchor or anchor in anchors_of(path), link
+
+
+def anchors_of(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
 
 
 def test_the_guide_tells_every_option_and_its_default() -> None:

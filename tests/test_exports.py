@@ -33,7 +33,7 @@ BESIDE = tuple(f"_{path.stem}_" for path in PACKAGE.glob("[!_]*.py"))
 PRIVATE = {path.stem for path in PACKAGE.glob("_[!_]*.py")}
 CORE = sorted(name for name in PRIVATE - {"_stored"} if not name.startswith(BESIDE))
 
-# What DESIGN names, and the type of two metrics, in the flat namespace.
+# What DESIGN names, and two types that are needed beside, in the flat namespace.
 NAMES = [
     "DeadLetter",
     "DeadLetterSink",
@@ -54,6 +54,7 @@ NAMES = [
     "StoreError",
     "StoreMisconfiguredError",
     "StoreUnavailableError",
+    "Telemetry",
     "TransientStoreError",
     "WriteBehindCrashedError",
     "WriteBehindMetrics",

@@ -26,6 +26,8 @@ from provcache_trio import (
     StoreMisconfiguredError,
     StoreUnavailableError,
     WriteBehindOptions,
+    _sqlite_calls,
+    _sqlite_connection,
     _sqlite_file,
     _sqlite_rows,
     open_write_behind_queue,
@@ -410,12 +412,12 @@ async def test_whoever_is_second_to_fill_a_file_finds_it_filled(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = 0
-    is_ours = _sqlite_file._is_ours
+    is_ours = _sqlite_connection.is_ours
 
-    def look(connection: sqlite3.Connection) -> bool:
+    def look(connection: sqlite3.Connection, application: _sqlite_connection.Application) -> bool:
         nonlocal looked
         looked += 1
-        found = is_ours(connection)
+        found = is_ours(connection, application)
         if looked == 1:
             connection.execute("COMMIT")
             with closing(
@@ -425,7 +427,7 @@ async def test_whoever_is_second_to_fill_a_file_finds_it_filled(
             connection.execute("BEGIN")
         return found
 
-    monkeypatch.setattr(_sqlite_file, "_is_ours", look)
+    monkeypatch.setattr(_sqlite_connection, "is_ours", look)
     async with open_sqlite_repository(path) as repository:
         assert await repository.upsert_many([entry()]) == 1
     assert looked == 4
@@ -455,7 +457,7 @@ async def test_a_file_that_could_not_be_made_for_its_owner_only_is_not_made(
 
     async with open_sqlite_repository(path) as repository:
         with monkeypatch.context() as patched, pytest.raises(StoreMisconfiguredError):
-            patched.setattr(_sqlite_file, "_create", fail)
+            patched.setattr(_sqlite_connection, "create_file", fail)
             await repository.check()
         assert names(path.parent) == set()
         await repository.check()
@@ -889,7 +891,7 @@ async def test_what_was_done_before_it_could_be_interrupted_is_returned() -> Non
 
     with trio.CancelScope() as scope:
         scope.cancel()
-        assert await module._in_thread(commits_all_the_same, interrupted.set) == 7
+        assert await _sqlite_calls.in_thread(commits_all_the_same, interrupted.set) == 7
     assert not scope.cancelled_caught
 
 

@@ -17,8 +17,9 @@ Reading order is the order in which an entry travels::
     _repository  protocols       what the queue asks of the outside
 
 Vocabulary: ``_entries``, ``_options``, ``_metrics``, ``_errors``. Imports point down this
-list, never up. ``sqlite``, ``postgres`` (which share ``_stored``), ``otel``,
-``prometheus``, ``status`` and ``testing`` stand beside the core, which never imports them.
+list, never up. ``sqlite``, ``postgres``, ``dead_letters`` (which share
+``_stored``), ``otel``, ``prometheus``, ``status`` and ``testing`` stand beside the core, which
+never imports them.
 """
 
 from msgspec import Struct as _Struct
@@ -57,6 +58,7 @@ from ._repository import (
     EntryQueue as EntryQueue,
     Repository as Repository,
 )
+from ._telemetry import Telemetry as Telemetry
 
 __all__ = [
     "DeadLetter",
@@ -78,6 +80,7 @@ __all__ = [
     "StoreError",
     "StoreMisconfiguredError",
     "StoreUnavailableError",
+    "Telemetry",
     "TransientStoreError",
     "WriteBehindCrashedError",
     "WriteBehindMetrics",

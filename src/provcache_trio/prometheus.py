@@ -7,8 +7,8 @@
     collector = QueueCollector()
     REGISTRY.register(collector)
     async with open_write_behind_queue(repository) as queue:
-        with collector.showing(queue):
-            ...
+        collector.add(queue)
+        ...
 
 Everything is read from ``queue.metrics()`` when Prometheus asks, in whatever thread answers it.
 The label ``queue`` is the queue's name. No key, and nothing else of an entry, becomes a label.

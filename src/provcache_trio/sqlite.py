@@ -12,27 +12,21 @@ never answers therefore holds up even a cancelled call, and the exit.
 
 from __future__ import annotations
 
-import os
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
-from trio.lowlevel import Abort
 
-from ._errors import StoreUnavailableError
+from ._sqlite_calls import SQLiteCalls, absolute
 from ._sqlite_file import SQLiteFile
 from ._stored import blobs_of, check_bool, check_limit, check_moment, microseconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    import os
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
-    from outcome import Outcome
-
     from ._entries import ProvcacheEntry
-
-T = TypeVar("T")
 
 __all__ = ["SQLiteRepository", "open_sqlite_repository"]
 
@@ -62,7 +56,7 @@ def open_sqlite_repository(
         ValueError: ``path`` is empty, ``":memory:"``, or holds NUL.
     """
     check_bool("create", create)
-    return _Opening(SQLiteRepository(_absolute(path), create=create))
+    return _Opening(SQLiteRepository(absolute(path), create=create))
 
 
 @final
@@ -78,8 +72,8 @@ class _Opening:
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(self, *_: object) -> None:
-        repository = self._repository
-        await repository._close()  # noqa: ASYNC102, SLF001  # pyright: ignore[reportPrivateUsage]
+        calls = self._repository._calls  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        await calls.close()  # noqa: ASYNC102  # shielded
 
 
 @final
@@ -102,10 +96,11 @@ class SQLiteRepository:
     reported one. After any error, the next call may succeed.
     """
 
+    db_system_name: Final = "sqlite"  # in the semantic conventions of OpenTelemetry
+
     def __init__(self, path: str, *, create: bool) -> None:
         self._file = SQLiteFile(path, create=create)
-        self._turn = trio.Lock()
-        self._closed = False
+        self._calls = SQLiteCalls(self._file, "the repository")
 
     async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
         """Store every entry, or none; see ``Repository.upsert_many``.
@@ -119,7 +114,7 @@ class SQLiteRepository:
             EntryRejectedError: an entry is no ``ProvcacheEntry``, or a constraint or a
                 trigger that somebody added refused it; ``index`` tells which.
         """
-        return await self._run(self._file.upsert, tuple(entries))
+        return await self._calls.run(self._file.upsert, tuple(entries))
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, ProvcacheEntry]:
         """Return the stored entries of ``keys``, expired ones too, by key.
@@ -130,11 +125,11 @@ class SQLiteRepository:
             TypeError: ``keys`` is not an iterable of str.
             ValueError: a key does not have the form of a VeriKey.
         """
-        return await self._run(self._file.get, blobs_of(keys))
+        return await self._calls.run(self._file.get, blobs_of(keys))
 
     async def count(self) -> int:
         """Return how many entries are stored."""
-        return await self._run(self._file.count)
+        return await self._calls.run(self._file.count)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete the entries of ``keys``, or none, and return how many there were.
@@ -144,7 +139,7 @@ class SQLiteRepository:
             ValueError: a key does not have the form of a VeriKey.
             EntryRejectedError: a trigger that somebody added refused it.
         """
-        return await self._run(self._file.delete, tuple(blobs_of(keys).values()))
+        return await self._calls.run(self._file.delete, tuple(blobs_of(keys).values()))
 
     async def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete the entries whose ``expires_at`` has come, those that expired first first.
@@ -165,71 +160,8 @@ class SQLiteRepository:
         """
         check_moment(now)
         check_limit(limit)
-        return await self._run(self._file.delete_expired, microseconds_of(now), limit)
+        return await self._calls.run(self._file.delete_expired, microseconds_of(now), limit)
 
     async def check(self) -> None:
         """Return if entries could be written now."""
-        await self._run(self._file.check)
-
-    # Protected: Ctrl-C between taking the turn and giving it back would keep it for good.
-    @trio.lowlevel.enable_ki_protection
-    async def _run(self, call: Callable[..., T], *args: object) -> T:
-        async with self._turn:
-            self._raise_if_closed()
-            self._file.stopped = False
-            try:
-                return await _in_thread(partial(call, *args), self._file.interrupt)
-            except StoreUnavailableError:
-                self._raise_if_closed()
-                # If that raises, it is why the call failed.
-                await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120
-                raise
-
-    def _raise_if_closed(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("the repository is closed") from None
-
-    async def _close(self) -> None:
-        self._closed = True
-        self._file.interrupt()
-        with trio.CancelScope(shield=True):  # for as long as the disk takes
-            try:
-                async with self._turn:
-                    await _in_thread(self._file.close, lambda: None)
-            except KeyboardInterrupt:  # only ends the wait for the turn, which is needed
-                await self._close()  # noqa: ASYNC120  # shielded
-                raise
-
-
-# ``trio.to_thread.run_sync`` can abandon a thread or ignore a cancellation; this is what it
-# is made of, with a third way. The task sleeps until the thread is done, Ctrl-C or not.
-@trio.lowlevel.enable_ki_protection
-async def _in_thread(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
-    """Return what ``work`` returns in a worker thread; when cancelled, make it hurry."""
-    task = trio.lowlevel.current_task()
-    token = trio.lowlevel.current_trio_token()
-
-    def deliver(result: Outcome[T]) -> None:
-        token.run_sync_soon(trio.lowlevel.reschedule, task, result)
-
-    def abort(_: object) -> Abort:
-        interrupt()
-        return Abort.FAILED
-
-    trio.lowlevel.start_thread_soon(work, deliver)
-    result: T = await trio.lowlevel.wait_task_rescheduled(abort)
-    return result
-
-
-# Annotated as object: callers may give what their annotations do not allow.
-
-
-def _absolute(path: object) -> str:
-    name = path
-    if isinstance(path, os.PathLike):
-        name = os.fspath(cast("os.PathLike[str]", path))
-    if not isinstance(name, str):
-        raise TypeError(f"path must be str or os.PathLike[str], not of {type(name).__name__}")
-    if name in {"", ":memory:"} or "\0" in name:
-        raise ValueError("path must name a file")
-    return os.path.abspath(name)  # noqa: PTH100
+        await self._calls.run(self._file.check)

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path  # noqa: TC003  # cyclopts reads annotations
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
 from provcache_trio import __version__
 from provcache_trio._postgres_server import PostgresServerError, run_postgres_server
 
+from ._arguments import as_paths, input_file, is_directory, settle_hyphens
+from ._dead_letters_app import app as dead_letters
 from ._demo import Demo
-from ._ingest import Ingest, all_went_in, summarize_ingest
+from ._ending import Status, check_output, complain, status_of
+from ._help import help_console
+from ._ingest import Ingest
 from ._input import Input
 from ._progress import make_progress
 from ._read import check_key, entry_as_json, facts_of
-from ._report import summarize, went_well
-from ._run import attempt, attempt_in_sight
+from ._run import attempt
 from ._screen import make_screen
-from ._text import counted, printable, say
-from ._urls import MisuseError, postgres_target, target_of, without_secrets
+from ._show import show, show_ingest
+from ._stores import wait_until_ready
+from ._stream import Stream
+from ._text import OutputError, printable, say
+from ._top import watch_queues
+from ._urls import MisuseError, check_is_no_url, postgres_target, target_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from ._run import Ending, Watcher
-    from ._screen import Screen
+    from ._run import Ending
     from ._stores import Target
-
-_FAILED: Final = 1
-_MISUSED: Final = 2
 
 app = App(
     name="provcache",
@@ -46,22 +48,26 @@ app = App(
 app.register_install_completion_command(  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
     help="Set up completion in your shell's start-up file."
 )
+app.command(dead_letters)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command that ``arguments`` name and return its exit status."""
     try:
-        status: int | None = app(arguments)
+        status: int | None = app(settle_hyphens(arguments), console=help_console())
     except CycloptsError as error:
-        _complain(f"{without_secrets(str(error))} (see provcache --help)")
-        return _MISUSED
+        complain(f"{error} (see provcache --help)")
+        return Status.MISUSED
     except MisuseError as error:
-        _complain(f"{error} (see provcache --help)")
-        return _MISUSED
+        complain(f"{error} (see provcache --help)", quotes=False)
+        return Status.MISUSED
+    except OutputError as error:
+        complain(str(error))
+        return Status.FAILED
     except OSError as error:  # of --install-completion; commands tell of theirs themselves
-        _complain(str(error))
-        return _FAILED
-    return status or 0
+        complain(str(error))
+        return Status.FAILED
+    return status or Status.DONE
 
 
 @app.command
@@ -74,8 +80,8 @@ async def demo(
     """Check every installed file and write the verdicts behind, into a database.
 
     Each file of each installed Python distribution is held against its RECORD, by hash. Every
-    verdict becomes an entry under its VeriKey. SIGINT (Ctrl-C) and SIGTERM write what was
-    accepted, tell how much that was, and end with status 130 or 143.
+    verdict becomes an entry under its VeriKey. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what
+    was accepted, tell how much that was, and end with status 130, 143 or 129.
 
     Args:
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
@@ -85,11 +91,12 @@ async def demo(
             where this Python looks.
         plain: Print plain lines, on a terminal too.
     """
-    places = _places(sys.path if paths is None else paths)
+    places = as_paths(sys.path if paths is None else paths)
     for path in paths or ():
-        if not path.is_dir():
-            _complain(f"{path} is no directory")
-            return _FAILED
+        check_is_no_url(str(path))
+        if not is_directory(path):
+            complain(f"{path} is no directory")
+            return Status.FAILED
     if to != "postgres":
         return await _demo_into(target_of(to), places, plain=plain)
     try:
@@ -99,8 +106,8 @@ async def demo(
             target = postgres_target(server.dsn, f"a PostgreSQL {major}.{minor} of its own")
             return await _demo_into(target, places, plain=plain)
     except PostgresServerError as error:
-        _complain(str(error))
-        return _FAILED
+        complain(str(error))
+        return Status.FAILED
 
 
 async def _demo_into(target: Target, places: Sequence[Path], *, plain: bool) -> int:
@@ -110,30 +117,42 @@ async def _demo_into(target: Target, places: Sequence[Path], *, plain: bool) -> 
 
 @app.command
 async def ingest(
-    file: Annotated[str, Parameter(allow_leading_hyphen=True)],  # it may be a lone one
+    file: Annotated[Path, Parameter(allow_leading_hyphen=True, converter=input_file)],
     /,
     *,
     to: str,
     strict: Annotated[bool, Parameter(negative="")] = False,
     all_errors: Annotated[bool, Parameter(negative="")] = False,
+    give_up_after: float = 600,
 ) -> int:
     """Read entries, one in JSON per line, and write them behind, into a store.
 
     A line that is no entry is told on standard error, by its number and what is wrong with
-    it, and skipped; so is one longer than 1 MiB. After twenty, they are only counted. Blank lines are skipped. The status is 0 if
-    every line went in, else 1. SIGINT (Ctrl-C) and SIGTERM write what was accepted, tell how
-    much that was, and end with status 130 or 143, also while the input is a silent pipe.
+    it, and skipped; so is one longer than 1 MiB. After twenty, they are only counted. Blank
+    lines are skipped. The status is 0 if every line went in, 1 if some were bad or refused, 3
+    if it had to stop. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what was accepted, tell how
+    much that was, and end with status 130, 143 or 129, also while the input is a silent pipe.
 
     Args:
         file: The file, or - for standard input.
-        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when it is not there; an entry
-            that it has is merged with the one that comes.
-        strict: Read no further than the first bad line; what came before is written.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
+            it is not there; an entry that it has is merged with the one that comes.
+        strict: Read no further than the first bad line; what came before is written. A line
+            with a field that entries do not have is bad, too.
         all_errors: Tell every bad line, however many there are.
+        give_up_after: End when the store has been away, or has needed a person, for so many
+            seconds; inf waits for ever.
     """
-    if file.startswith("-") and file != "-":
-        raise MisuseError(f"Unknown option: {without_secrets(file)}")
-    job = Ingest(Input(file), target_of(to), strict=strict, all_errors=all_errors)
+    if not give_up_after > 0:  # nan is not, either
+        raise MisuseError("--give-up-after is a number of seconds above 0, or inf")
+    check_is_no_url(str(file))
+    job = Ingest(
+        Input(str(file)),
+        target_of(to),
+        strict=strict,
+        all_errors=all_errors,
+        give_up_after=give_up_after,
+    )
     return await show_ingest(job, make_progress(job, sys.stderr))
 
 
@@ -141,7 +160,7 @@ async def ingest(
 async def get(veri_key: str, /, *, from_: Annotated[str, Parameter(name="--from")]) -> int:
     """Print the entry of a VeriKey in one line of JSON.
 
-    The status is 1 if there is none.
+    The status is 1 if there is none, and 3 if the store can't be read.
 
     Args:
         veri_key: The key: sha256: and 64 hex digits.
@@ -158,10 +177,10 @@ async def get(veri_key: str, /, *, from_: Annotated[str, Parameter(name="--from"
     if status := _status(await attempt(work, _ignore), target):
         return status
     if line is None:
-        _complain(f"{target.label}: no entry has this VeriKey")
-        return _FAILED
+        complain("no entry has this VeriKey", target.label)
+        return Status.NOT_ALL
     say(line, sys.stdout)
-    return 0
+    return Status.DONE
 
 
 @app.command
@@ -174,10 +193,16 @@ async def init(*, to: str) -> int:
     target = target_of(to)
 
     async def work() -> None:
-        async with target.open():
-            say(f"{printable(target.label)} is ready", sys.stdout)
+        async with target.open() as store:
+            await wait_until_ready(store, complain)
 
-    return _status(await attempt(work, _ignore), target)
+    if status := _status(await attempt(work, _ignore), target):
+        return status
+    told = Stream(sys.stdout)
+    told.add(f"{printable(target.label)} is ready\n")
+    await told.flush()
+    check_output(told)
+    return Status.DONE
 
 
 @app.command
@@ -188,66 +213,62 @@ async def stats(
 ) -> int:
     """Tell how many entries a store holds, its size, and the version of its schema.
 
+    The status is 3 if the store can't be read.
+
     Args:
         from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
         as_json: Print one line of JSON.
     """
     target = target_of(from_)
+    facts: dict[str, int] = {}
 
     async def work() -> None:
-        facts = await facts_of(target)
-        if as_json:
-            say(json.dumps(facts), sys.stdout)
-            return
-        for name, value in facts.items():
-            say(f"{name:<7} {value:>15,}", sys.stdout)
+        facts.update(await facts_of(target))
 
-    return _status(await attempt(work, _ignore), target)
-
-
-def _places(paths: Iterable[Path | str]) -> list[Path]:
-    # A dict keeps the order and drops what is named twice.
-    return list(dict.fromkeys(path for path in map(Path, paths) if path.is_dir()))
-
-
-async def show(job: Demo, screen: Screen) -> int:
-    """Run the demo in sight of the user and return the exit status."""
-    ending = await attempt_in_sight(job.run, screen, job.options.drain_timeout_seconds)
-    screen.summary(summarize(job, ending.stopped_by))
-    if status := _status(ending, job.target):
+    if status := _status(await attempt(work, _ignore), target):
         return status
-    if not job.distributions:
-        _complain("no installed distribution has a RECORD there")
-        return _FAILED
-    return 0 if went_well(job) else _FAILED
+    if as_json:
+        say(json.dumps(facts), sys.stdout)
+        return Status.DONE
+    for name, value in facts.items():
+        say(f"{name:<7} {value:>15,}", sys.stdout)
+    return Status.DONE
 
 
-async def show_ingest(job: Ingest, watcher: Watcher) -> int:
-    """Run the job in sight of the user and return the exit status."""
-    work = partial(job.run, watcher.notice)
-    ending = await attempt_in_sight(work, watcher, job.options.drain_timeout_seconds)
-    for line in summarize_ingest(job, ending.stopped_by):
-        say(line, sys.stdout)
-    if job.untold:
-        _complain(f"{counted(job.untold, 'more bad line')}; --all-errors tells each")
-    if job.trouble:
-        _complain(job.trouble)
-    if status := _status(ending, job.target):
-        return status
-    return 0 if all_went_in(job) else _FAILED
+@app.command
+async def top(
+    url: str,
+    /,
+    *,
+    interval: float = 1.0,
+    plain: Annotated[bool, Parameter(negative="")] = False,
+    once: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show the write-behind queues of a running program, live, from its status page.
+
+    On a terminal, q ends it with status 0. SIGINT (Ctrl-C), SIGTERM and SIGHUP end it with 130,
+    143 and 129. In a pipe it prints a line for each queue, again and again.
+
+    Args:
+        url: The page, such as http://127.0.0.1:9464 or https://USER:PASSWORD@HOST/PREFIX/.
+        interval: Seconds between two looks, 0.1 to 3600.
+        plain: Print plain lines, on a terminal too.
+        once: Print what there is and end. The status is 0 if there are queues and all are ready
+            for work, 1 if not, 3 if there is no answer.
+        as_json: With --once, print the page's status.json.
+    """
+    return await watch_queues(
+        url, sys.stdout, sys.stdin, interval=interval, plain=plain, once=once, as_json=as_json
+    )
 
 
 def _status(ending: Ending, target: Target) -> int:
     """Tell what failed and return the exit status, as far as the ending decides it."""
     if ending.failure:
-        _complain(f"{target.label}: {ending.failure}")
-        return _FAILED
-    return 0 if ending.stopped_by is None else 128 + ending.stopped_by
+        complain(ending.failure, target.label)
+    return status_of(ending)
 
 
 def _ignore(_: object) -> None:
     """Tell nothing: what only reads, or makes a store, just ends."""
-
-
-def _complain(text: str) -> None:
-    say(f"provcache: {printable(text)}", sys.stderr)

@@ -18,6 +18,7 @@ import trio
 from provcache_trio import ProvcacheEntry, WriteBehindOptions, open_write_behind_queue
 
 from ._decisions import Week, make_entry, week_of
+from ._stores import wait_until_ready
 from ._wheels import GOOD, Distribution, Outcome, Verdict, find_distributions, verify
 
 if TYPE_CHECKING:
@@ -153,11 +154,14 @@ class Demo:
         """Return the queue's metrics, also after its exit; None before it was opened."""
         return None if self._queue is None else self._queue.metrics()
 
-    async def run(self) -> None:
+    async def run(self, tell: Callable[[str], None] = lambda _: None) -> None:
         """Do the whole job; without any distribution there is nothing to do.
 
         Cancelled, it writes what it has enqueued and ends, within the queue's
         ``drain_timeout_seconds``.
+
+        Args:
+            tell: called with what may be of interest meanwhile.
 
         Raises:
             StoreError: the store can't be used.
@@ -171,6 +175,7 @@ class Demo:
             return
         self.files_total = sum(len(found.rows) for found in self.distributions)
         async with self.target.open() as store:
+            await wait_until_ready(store, tell)
             self._began = perf_counter()
             try:
                 async with open_write_behind_queue(store, self.options, name="demo") as queue:

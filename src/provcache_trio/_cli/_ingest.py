@@ -1,4 +1,4 @@
-"""``provcache ingest``: the job itself, which knows no terminal, and its summary."""
+"""``provcache ingest``: the job itself, which knows no terminal."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import codecs
 import math
 from typing import TYPE_CHECKING, Final
 
-import msgspec
+import trio
 
-from provcache_trio import ProvcacheEntry, WriteBehindOptions, open_write_behind_queue
+from provcache_trio import (
+    DrainTimeoutError,
+    ProvcacheEntry,
+    QueueState,
+    StoreUnavailableError,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
 
-from ._input import LONGEST_LINE, InputError, LineSplitter
-from ._report import places_of
-from ._text import counted, printable
+from ._input import InputError, LineSplitter
+from ._lines import BadLineError, read_entry
+from ._stores import wait_until_ready
+from ._text import counted
 
 if TYPE_CHECKING:
-    import signal
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from provcache_trio import WriteBehindMetrics, WriteBehindQueue
 
@@ -29,10 +36,6 @@ _MOST_UNWRITTEN: Final = 16 * 1024 * 1024  # bytes of input
 _MOST_TOLD: Final = 20
 
 
-class BadLineError(Exception):
-    """A line is no entry; the message tells why, without any of its content."""
-
-
 class Ingest:
     """Reads entries, one in JSON per line, and writes them behind.
 
@@ -42,7 +45,10 @@ class Ingest:
     Args:
         source: where lines come from.
         target: where entries go.
-        strict: whether the first bad line is the last one to be read.
+        strict: whether the first bad line is the last one to be read, and a field that entries
+            do not have makes a line a bad one.
+        give_up_after: seconds for which a store may be away, or need a person; then the job
+            ends.
         all_errors: whether to report every bad line, not only the first twenty.
         options: the queue's options.
 
@@ -61,11 +67,13 @@ class Ingest:
         *,
         strict: bool = False,
         all_errors: bool = False,
+        give_up_after: float = math.inf,
         options: WriteBehindOptions = WriteBehindOptions(),  # noqa: B008  # it is immutable
     ) -> None:
         self.source = source
         self.target = target
         self.strict = strict
+        self.give_up_after = give_up_after
         self._most_told = math.inf if all_errors else _MOST_TOLD
         self.options = options
         self.lines = 0
@@ -73,6 +81,9 @@ class Ingest:
         self.bad = 0
         self.untold = 0
         self.trouble = ""
+        self._gave_up = False
+        self._scope = trio.CancelScope()
+        self._bad_line = ""
         self._queue: WriteBehindQueue[ProvcacheEntry] | None = None
 
     @property
@@ -84,52 +95,101 @@ class Ingest:
         """Return the queue's metrics, also after its exit; None before it was opened."""
         return None if self._queue is None else self._queue.metrics()
 
-    async def run(self, report: Callable[[str], None]) -> None:
+    async def run(
+        self, report: Callable[[str], Awaitable[None]], tell: Callable[[str], None]
+    ) -> None:
         """Do the whole job.
 
         Cancelled, it writes what it has enqueued and ends, within the queue's
         ``drain_timeout_seconds``.
 
         Args:
-            report: called with the number of a bad line and what is wrong with it.
+            report: awaited with the number of a bad line and what is wrong with it.
+            tell: called with what may be of interest meanwhile.
 
         Raises:
-            StoreError: the store can't be used.
+            StoreError: the store can't be used, or was given up.
             DrainTimeoutError: something was not written in time.
             WriteBehindCrashedError: the queue gave up.
         """
-        try:
-            await self.source.open()  # first: without any input no store is made
-            async with (
-                self.target.open() as store,
-                open_write_behind_queue(store, self.options, name="ingest") as queue,
-            ):
+        error: DrainTimeoutError | None = None
+        with self._scope:
+            try:
+                await self._run(report, tell)
+            except InputError as caught:
+                self.trouble = str(caught)
+            except DrainTimeoutError as caught:
+                if not self._gave_up:
+                    raise
+                error = caught
+            finally:
+                self.source.close()
+        if self._gave_up:
+            raise StoreUnavailableError(self._why_given_up(error))
+
+    async def give_up_when_due(self) -> None:
+        """End ``run`` once the store has been away for ``give_up_after``; runs beside it."""
+        last_well = trio.current_time()
+        while trio.current_time() - last_well < self.give_up_after:
+            await trio.sleep(min(1, self.give_up_after / 10))
+            metrics = self.metrics()
+            if metrics is None or metrics.state is not QueueState.WAITING:
+                last_well = trio.current_time()
+        self._gave_up = True
+        self._scope.cancel()
+
+    async def _run(
+        self, report: Callable[[str], Awaitable[None]], tell: Callable[[str], None]
+    ) -> None:
+        await self.source.open()  # first: without any input no store is made
+        async with self.target.open() as store:
+            await wait_until_ready(store, tell)
+            async with open_write_behind_queue(store, self.options, name="ingest") as queue:
                 self._queue = queue
                 await self._read(queue, report)
                 await queue.flush()
-        except InputError as error:
-            self.trouble = str(error)
-        finally:
-            self.source.close()
+
+    def _why_given_up(self, error: DrainTimeoutError | None) -> str:
+        last = error_of(self.metrics())
+        why = f"given up after {self.give_up_after:g} s without the store ({last})"
+        if error is not None:
+            why += f"; {counted(len(error.undelivered), 'entry', 'entries')} not written"
+        return why
 
     async def _read(
-        self, queue: WriteBehindQueue[ProvcacheEntry], report: Callable[[str], None]
+        self,
+        queue: WriteBehindQueue[ProvcacheEntry],
+        report: Callable[[str], Awaitable[None]],
     ) -> None:
         splitter = LineSplitter()
         unwritten = 0
         while chunk := await self.source.read():
-            await queue.enqueue_many(self._entries(splitter.feed(chunk), report))
+            await self._take(splitter.feed(chunk), queue, report)
             if self.stopped_early:
                 return
             unwritten += len(chunk)
             if unwritten >= _MOST_UNWRITTEN:
                 await queue.flush()
                 unwritten = 0
-        await queue.enqueue_many(self._entries(splitter.finish(), report))
+        await self._take(splitter.finish(), queue, report)
 
-    def _entries(
-        self, lines: Iterable[bytes | None], report: Callable[[str], None]
-    ) -> Iterator[ProvcacheEntry]:
+    async def _take(
+        self,
+        lines: Iterator[bytes | None],
+        queue: WriteBehindQueue[ProvcacheEntry],
+        report: Callable[[str], Awaitable[None]],
+    ) -> None:
+        while True:
+            self._bad_line = ""
+            await queue.enqueue_many(self._entries(lines))
+            if not self._bad_line:
+                return
+            await report(self._bad_line)
+            if self.strict:
+                return
+
+    def _entries(self, lines: Iterable[bytes | None]) -> Iterator[ProvcacheEntry]:
+        """Yield entries up to the end or to a bad line that is to be reported."""
         for line in lines:
             self.lines += 1
             content = line
@@ -139,90 +199,18 @@ class Ingest:
                     self.blank += 1
                     continue
             try:
-                entry = read_entry(content)
+                entry = read_entry(content, strict=self.strict)
             except BadLineError as error:
                 self.bad += 1
-                if self.bad <= self._most_told:
-                    report(f"line {self.lines}: {error}")
-                else:
+                if self.bad > self._most_told:
                     self.untold += 1
-                if self.strict:
-                    return
-            else:
-                yield entry
+                    continue
+                self._bad_line = f"line {self.lines}: {error}"
+                return
+            yield entry
 
 
-_decode: Final = msgspec.json.Decoder(ProvcacheEntry).decode
-
-
-def read_entry(line: bytes | None) -> ProvcacheEntry:
-    """Return the entry that ``line`` holds.
-
-    Args:
-        line: JSON in UTF-8, or None: it was too long to be held.
-
-    Raises:
-        BadLineError: it is no entry.
-    """
-    if line is None:
-        raise BadLineError(f"longer than {LONGEST_LINE:,} bytes")
-    try:
-        return _decode(line)
-    except msgspec.DecodeError as error:  # names fields and kinds, like the structs' own checks
-        raise BadLineError(str(error)) from None
-    except UnicodeDecodeError:
-        raise BadLineError("not UTF-8") from None
-    except RecursionError:
-        raise BadLineError("nested too deeply") from None
-
-
-def in_one_line(ingest: Ingest) -> str:
-    """Return where the job is."""
-    words = [counted(ingest.lines, "line"), f"{ingest.bad:,} bad"]
-    metrics = ingest.metrics()
-    if metrics is not None:
-        words += [
-            f"in line {metrics.current_queue_depth:,}",
-            f"in flight {metrics.in_flight:,}",
-            f"persisted {metrics.total_persisted:,}",
-            metrics.state,
-        ]
-    return ", ".join(words)
-
-
-def summarize_ingest(ingest: Ingest, stopped_by: signal.Signals | None) -> list[str]:
-    """Return what a finished or stopped job has to tell; nothing if it never began."""
-    metrics = ingest.metrics()
-    if metrics is None:
-        return []
-    batches = counted(metrics.total_batches, "batch", "batches")
-    remarks = {"persisted": f" in {batches}, {metrics.total_unchanged:,} unchanged"}
-    accepted = metrics.total_enqueued
-    lines = [
-        f"{counted(ingest.lines, 'line')} read, into {printable(ingest.target.label)}",
-        f"  {accepted:>9,} accepted",
-        f"  {ingest.bad:>9,} bad",
-        f"  {ingest.blank:>9,} blank",
-    ]
-    # A cancellation may come while an entry waits for room in the queue.
-    if left := ingest.lines - accepted - ingest.bad - ingest.blank:
-        lines.append(f"  {left:>9,} not accepted")
-    lines.append("of those accepted")
-    lines += [
-        f"  {count:>9,} {word}{remarks.get(word, '')}"
-        for count, word in places_of(metrics)
-        if count or word in {"persisted", "coalesced", "dead-lettered"}
-    ]
-    if stopped_by is not None:
-        lines.append(f"Stopped by {stopped_by.name}")
-    elif ingest.stopped_early:
-        lines.append("Stopped at the first bad line")
-    return lines
-
-
-def all_went_in(ingest: Ingest) -> bool:
-    """Return whether the whole input was read, every line was good, and the store took it."""
-    metrics = ingest.metrics()
-    return (
-        not ingest.trouble and not ingest.bad and metrics is not None and not metrics.total_failed
-    )
+def error_of(metrics: WriteBehindMetrics | None) -> str:
+    """Return what the store raised last, in a word; empty if it never did."""
+    last = None if metrics is None else metrics.last_error
+    return "" if last is None else last.error_class

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import trio
 
+from provcache_trio import StoreMisconfiguredError
 from provcache_trio._postgres.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio._postgres.schema import MIGRATIONS, Schema
 from provcache_trio._postgres.session import Connector, Session
@@ -32,6 +34,9 @@ class PostgresTarget:
     Args:
         dsn: its URL.
         label: what to call it; by default the URL without what may be secret.
+
+    Raises:
+        ValueError: ``dsn`` is malformed, or may be: then nobody knows what in it is secret.
     """
 
     def __init__(self, dsn: str, label: str = "") -> None:
@@ -45,20 +50,20 @@ class PostgresTarget:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Store]:
-        """Open the database.
-
-        Raises:
-            StoreError: it can't be used.
-        """
+        """Open the database; ``wait_until_ready`` tells what is wrong with it."""
         async with open_postgres_repository(self._dsn, create=True) as repository:
-            await repository.check()
             yield repository
 
     @asynccontextmanager
     async def open_existing(self) -> AsyncGenerator[Store]:
         """Open the database to read from it; the first call tells what is wrong with it."""
         async with open_postgres_repository(self._dsn) as repository:
-            yield repository
+            try:
+                yield repository
+            except StoreMisconfiguredError as error:
+                # Its own words are for programmers.
+                text = str(error).replace("see create=True", "provcache init --to makes it")
+                raise StoreMisconfiguredError(text, error_class=error.error_class) from None
 
     async def facts(self) -> dict[str, int]:
         """Return the size of the table with its indexes, and the schema version.
@@ -111,7 +116,27 @@ class PostgresTarget:
             await bridge.close()  # noqa: ASYNC102  # shielded
 
 
+_is_host: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?").fullmatch
+_is_query: Final = re.compile(r"([^=&]+=[^=&]*(&|$))*").fullmatch
+
+
 def _without_secrets(dsn: str) -> str:
-    """Return where ``dsn`` points: hosts and database."""
+    """Return where ``dsn`` points: hosts and database.
+
+    A host ends at the first of / ? #. If a password holds one, its rest is where a path is
+    looked for, and its beginning where a port is.
+
+    Raises:
+        ValueError: it may be such a URL.
+    """
     parts = urlsplit(dsn)
-    return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    hosts = parts.netloc.rpartition("@")[2]
+    if (
+        parts.fragment
+        or "@" in parts.path + parts.query
+        or parts.netloc.count("@") > 1
+        or not _is_query(parts.query)
+        or not all(map(_is_host, hosts.split(",")))
+    ):
+        raise ValueError("the URL is malformed")
+    return f"postgresql://{hosts}{parts.path}"

@@ -2,62 +2,97 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 import trio
-from rich.live import Live
 from rich.text import Text
 
-from ._ingest import in_one_line
-from ._screen import console_for
-from ._text import say
+from ._canvas import canvas_for
+from ._ingest_report import in_one_line
+from ._run import Watcher
+from ._stream import Stream
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from ._canvas import Canvas
     from ._ingest import Ingest
-    from ._run import Watcher
+
+_LONGEST_PAUSE: Final = 60.0  # seconds
 
 
-def make_progress(ingest: Ingest, file: TextIO) -> Watcher:
+class Progress(Watcher, Protocol):
+    """What shows a job, and what is wrong with its input."""
+
+    async def report(self, text: str) -> None:
+        """Tell something that must not be left out; waits for whoever reads it."""
+        ...
+
+    async def finish(self) -> None:
+        """Return when everything that was told is written."""
+        ...
+
+
+def make_progress(ingest: Ingest, file: TextIO) -> Progress:
     """Return one line that changes, for a terminal that can show it, else plain lines."""
-    console = console_for(file)
-    return PlainProgress(ingest, file) if console is None else LiveProgress(ingest, console)
+    canvas = canvas_for(file)
+    return PlainProgress(ingest, file) if canvas is None else LiveProgress(ingest, canvas)
 
 
 class PlainProgress:
-    """One line a second."""
+    """Lines, one after a second and then less and less often: a log is read later."""
 
     def __init__(self, ingest: Ingest, file: TextIO) -> None:
         self._ingest = ingest
-        self._file = file
+        self._stream = Stream(file)
 
     async def run(self) -> None:
-        """Tell once a second where the job is, until cancelled."""
-        while True:
-            await trio.sleep(1)
-            self.notice(in_one_line(self._ingest))
+        """Tell where the job is, until cancelled."""
+        pause = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stream.run)
+            while True:
+                await trio.sleep(pause)
+                self.notice(in_one_line(self._ingest))
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def notice(self, text: str) -> None:
-        """Tell something at once."""
-        say(f"provcache: {text}", self._file)
+        """Tell something, unless nobody seems to read it."""
+        if self._stream.has_room:
+            self._stream.add(f"provcache: {text}\n")
+
+    async def report(self, text: str) -> None:
+        """Tell something as soon as there is room."""
+        await self._stream.room()
+        self._stream.add(f"provcache: {text}\n")
+
+    async def finish(self) -> None:
+        """Return when everything that was told is written."""
+        await self._stream.flush()
 
 
 class LiveProgress:
     """One line that changes ten times a second and goes away at the end."""
 
-    def __init__(self, ingest: Ingest, console: Console) -> None:
+    def __init__(self, ingest: Ingest, canvas: Canvas) -> None:
         self._ingest = ingest
-        self._console = console
+        self._canvas = canvas
 
     async def run(self) -> None:
         """Show where the job is, until cancelled."""
-        with Live(console=self._console, auto_refresh=False, transient=True) as live:
-            while True:
-                line = Text(in_one_line(self._ingest), "dim", no_wrap=True, overflow="ellipsis")
-                live.update(line, refresh=True)
-                await trio.sleep(0.1)
+        await self._canvas.show(self._draw, transient=True)
 
     def notice(self, text: str) -> None:
-        """Tell something at once, above the line."""
-        self._console.print(Text(f"provcache: {text}"), soft_wrap=True)
+        """Tell something, above the line, unless nobody seems to read it."""
+        if self._canvas.stream.has_room:
+            self._canvas.print(Text(f"provcache: {text}"), soft_wrap=True)
+
+    async def report(self, text: str) -> None:
+        """Tell something, above the line, as soon as there is room."""
+        await self._canvas.stream.room()
+        self._canvas.print(Text(f"provcache: {text}"), soft_wrap=True)
+
+    async def finish(self) -> None:
+        """Return when everything that was told is written."""
+        await self._canvas.stream.flush()
+
+    def _draw(self) -> Text:
+        return Text(in_one_line(self._ingest), "dim", no_wrap=True, overflow="ellipsis")

@@ -11,6 +11,7 @@ import trio
 from provcache_trio import DrainTimeoutError, ProvcacheError
 
 from ._signals import cancel_on_signal
+from ._text import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,29 +41,57 @@ class Ending(msgspec.Struct, frozen=True):
     stopped_by: signal.Signals | None
 
 
+async def _nothing(_: object = None) -> None:
+    await trio.lowlevel.checkpoint()
+
+
 async def attempt(
-    work: Callable[[], Awaitable[None]], on_signal: Callable[[signal.Signals], None]
+    work: Callable[[], Awaitable[None]],
+    on_signal: Callable[[signal.Signals], None],
+    *,
+    watch: Callable[[], Awaitable[None]] = _nothing,
+    conclude: Callable[[Ending], Awaitable[None]] = _nothing,
 ) -> Ending:
-    """Await ``work()``, cancelled by SIGINT and SIGTERM; see ``cancel_on_signal``."""
+    """Await ``work()``, cancelled by signals, then ``conclude()``; see ``cancel_on_signal``.
+
+    Raises:
+        OutputError: by ``work``.
+    """
     failure = ""
+    unwritten: OutputError | None = None
 
     async def guarded() -> None:
-        nonlocal failure
+        nonlocal failure, unwritten
         try:
             await work()
         except DrainTimeoutError as error:
             failure = f"{len(error.undelivered):,} entries could not be written in time"
         except (ProvcacheError, OSError) as error:
             failure = str(error)
+        except OutputError as error:  # on its way out it would get into a group
+            unwritten = error
 
-    stopped_by = await cancel_on_signal(guarded, on_signal)
+    async def in_the_end(stopped_by: signal.Signals | None) -> None:
+        await conclude(Ending(failure, stopped_by))
+
+    stopped_by = await cancel_on_signal(guarded, on_signal, watch, in_the_end)
+    if unwritten is not None:
+        raise unwritten
     return Ending(failure, stopped_by)
 
 
 async def attempt_in_sight(
-    work: Callable[[], Awaitable[None]], watcher: Watcher, drain_timeout_seconds: float
+    work: Callable[[], Awaitable[None]],
+    watcher: Watcher,
+    drain_timeout_seconds: float,
+    *,
+    beside: Callable[[], Awaitable[None]] = _nothing,
+    conclude: Callable[[Ending], Awaitable[None]] = _nothing,
 ) -> Ending:
-    """Await ``work()`` as ``attempt`` does, while ``watcher`` shows it and tells of signals."""
+    """Do what ``attempt`` does, while ``watcher`` shows the work and tells of signals.
+
+    ``beside`` runs as long as the watcher does.
+    """
     signals = 0
     limit = f"at most {drain_timeout_seconds:g} s"
 
@@ -72,8 +101,9 @@ async def attempt_in_sight(
         again = "still " if signals > 1 else ""
         watcher.notice(f"{received.name}: {again}writing what was accepted, {limit}")
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watcher.run)
-        ending = await attempt(work, on_signal)
-        nursery.cancel_scope.cancel()
-    return ending
+    async def watch() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watcher.run)
+            nursery.start_soon(beside)
+
+    return await attempt(work, on_signal, watch=watch, conclude=conclude)

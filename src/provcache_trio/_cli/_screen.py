@@ -6,17 +6,18 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 import trio
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ._canvas import canvas_for
 from ._report import Line, Tone
 from ._run import Watcher
-from ._text import duration, printable, say, sparkline
+from ._stream import Stream
+from ._text import duration, printable, sparkline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from provcache_trio import WriteBehindMetrics
 
+    from ._canvas import Canvas
     from ._demo import Demo
 
 _WIDEST: Final = 78
@@ -38,54 +40,54 @@ _STYLES: Final = {
 
 
 class Screen(Watcher, Protocol):
-    """What shows a job and, at the end, its summary."""
+    """What shows a job and, at the end, its summary.
+
+    Attributes:
+        stream: where both go.
+    """
+
+    @property
+    def stream(self) -> Stream:
+        """Where both go."""
+        ...
 
     def summary(self, lines: Iterable[Line]) -> None:
-        """Tell how it ended."""
+        """Tell how it ended, once ``run`` is over; written when ``stream`` is flushed."""
         ...
 
 
 def make_screen(demo: Demo, file: TextIO, *, plain: bool) -> Screen:
     """Return a panel for a terminal that can show one, else plain lines."""
-    console = None if plain else console_for(file)
-    return PlainLines(demo, file) if console is None else LivePanel(demo, console)
-
-
-def console_for(file: TextIO) -> Console | None:
-    """Return what draws on the terminal that ``file`` is, or None: it is none, or too simple."""
-    console = Console(file=file, highlight=False)
-    can_draw = (
-        file.isatty()  # rich believes FORCE_COLOR, in a pipe too
-        and not console.is_dumb_terminal
-        and not console.no_color
-        and console.encoding.startswith("utf")
-    )
-    return console if can_draw else None
+    canvas = None if plain else canvas_for(file)
+    return PlainLines(demo, file) if canvas is None else LivePanel(demo, canvas)
 
 
 class PlainLines:
     """One line a second and a summary, without any control character."""
 
     def __init__(self, demo: Demo, file: TextIO) -> None:
+        self.stream = Stream(file)
         self._demo = demo
-        self._file = file
 
     async def run(self) -> None:
         """Tell once a second where the job is, until cancelled."""
         target = printable(self._demo.target.label)
-        say(f"provcache demo: holding installed files against RECORD, into {target}", self._file)
-        while True:
-            await trio.sleep(1)
-            say(_in_one_line(self._demo), self._file)
+        self.notice(f"provcache demo: holding installed files against RECORD, into {target}")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.stream.run)
+            while True:
+                await trio.sleep(1)
+                self.notice(_in_one_line(self._demo))
 
     def notice(self, text: str) -> None:
-        """Tell something at once."""
-        say(text, self._file)
+        """Tell something, unless nobody seems to read it."""
+        if self.stream.has_room:
+            self.stream.add(f"{text}\n")
 
     def summary(self, lines: Iterable[Line]) -> None:
         """Tell how it ended."""
         for line in lines:
-            say(line.text if line.tone is Tone.TITLE else f"  {line.text}", self._file)
+            self.stream.add(f"{'' if line.tone is Tone.TITLE else '  '}{line.text}\n")
 
 
 def _in_one_line(demo: Demo) -> str:
@@ -106,21 +108,20 @@ def _in_one_line(demo: Demo) -> str:
 class LivePanel:
     """A panel that is drawn ten times a second, from a task: no thread of rich's."""
 
-    def __init__(self, demo: Demo, console: Console) -> None:
+    def __init__(self, demo: Demo, canvas: Canvas) -> None:
         self._demo = demo
-        self._console = console
+        self._canvas = canvas
         self._depths: deque[int] = deque(maxlen=_WIDEST)
         self._notice = ""
 
+    @property
+    def stream(self) -> Stream:
+        """Where it is drawn."""
+        return self._canvas.stream
+
     async def run(self) -> None:
         """Draw until cancelled, and once more then, so that the last numbers stay."""
-        with Live(console=self._console, auto_refresh=False) as live:
-            try:
-                while True:
-                    live.update(self._draw(), refresh=True)
-                    await trio.sleep(0.1)
-            finally:
-                live.update(self._draw(), refresh=True)
+        await self._canvas.show(self._draw, transient=False)
 
     def notice(self, text: str) -> None:
         """Tell something at once."""
@@ -131,18 +132,18 @@ class LivePanel:
         for line in lines:
             text = Text(line.text, _STYLES[line.tone])
             if line.tone is Tone.TITLE:
-                self._console.print(text)
+                self._canvas.print(text)
                 continue
             if line.tone is Tone.QUIET:  # not worth a second line of the screen
-                text.truncate(self._console.width - 2, overflow="ellipsis")
-            self._console.print(Padding(text, (0, 0, 0, 2), expand=False))
+                text.truncate(self._canvas.console.width - 2, overflow="ellipsis")
+            self._canvas.print(Padding(text, (0, 0, 0, 2), expand=False))
 
     def _draw(self) -> Panel:
         demo = self._demo
         metrics = demo.metrics()
         # Two columns are left free for the ^C that a terminal shows: on the next line, it
         # would shift the panel.
-        width = min(self._console.width - 2, _WIDEST)
+        width = min(self._canvas.console.width - 2, _WIDEST)
         parts: list[RenderableType] = [
             _columns(
                 (Text(demo.phase, "bold"), f"{demo.files_done:,} of {demo.files_total:,} files")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from provcache_trio import StoreMisconfiguredError
+from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
 from provcache_trio._sqlite_rows import SCHEMA_VERSION
 from provcache_trio.sqlite import open_sqlite_repository
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from provcache_trio import ProvcacheEntry
+
+_PATIENCE: Final = 10.0  # seconds that a store gets to answer at first
+_PAUSE: Final = 0.25
 
 
 class Store(Protocol):
@@ -87,6 +91,32 @@ class ReadableTarget(Target, Protocol):
         ...
 
 
+async def wait_until_ready(store: Store, tell: Callable[[str], None]) -> None:
+    """Return when the store answers; it may be locked, or just being started.
+
+    Args:
+        store: what to wait for, some ten seconds.
+        tell: called if it does not answer at once.
+
+    Raises:
+        StoreError: it does not answer, or needs a person.
+    """
+    until = trio.current_time() + _PATIENCE
+    told = False
+    while True:
+        try:
+            return await store.check()
+        except StoreMisconfiguredError:
+            raise
+        except StoreUnavailableError as error:
+            if trio.current_time() >= until:
+                raise
+            if not told:
+                tell(f"{error}; trying again for {_PATIENCE:g} s")
+                told = True
+        await trio.sleep(_PAUSE)
+
+
 class SqliteTarget:
     """An SQLite file, which is made when it is not there.
 
@@ -104,35 +134,44 @@ class SqliteTarget:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Store]:
-        """Open the file.
+        """Open the file; ``wait_until_ready`` tells what else is wrong with it.
 
         Raises:
-            StoreMisconfiguredError: there can be no such file, or it is no database of ours.
-            StoreUnavailableError: it is locked.
+            StoreMisconfiguredError: there can be no such file.
         """
         directory = self.path.parent
-        if self.path.is_dir():
-            raise StoreMisconfiguredError("it is a directory")
+        self._check_kind()
         if not directory.is_dir():
             raise StoreMisconfiguredError(f"there is no directory {directory}")
         if not os.access(self.path if self.path.exists() else directory, os.W_OK):
             raise StoreMisconfiguredError("no permission to write there")
-        try:
-            opening = open_sqlite_repository(self.path)
-        except ValueError as error:  # ":memory:" is no file
-            raise StoreMisconfiguredError(str(error)) from None
-        async with opening as repository:
-            await repository.check()
+        async with open_sqlite_repository(self.path) as repository:
             yield repository
 
     @asynccontextmanager
     async def open_existing(self) -> AsyncGenerator[Store]:
         """Open the file to read from it, while others write to it too.
 
-        The first call tells what is wrong with it.
+        The first call tells what else is wrong with it.
+
+        Raises:
+            StoreMisconfiguredError: there can be no such file.
         """
+        self._check_kind()
         async with open_sqlite_repository(self.path, create=False) as repository:
             yield repository
+
+    def _check_kind(self) -> None:
+        try:
+            mode = self.path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise StoreMisconfiguredError(str(error.strerror)) from None
+        if stat.S_ISDIR(mode):
+            raise StoreMisconfiguredError("it is a directory")
+        if not stat.S_ISREG(mode):
+            raise StoreMisconfiguredError("it is no regular file")
 
     async def facts(self) -> dict[str, int]:
         """Return the size of the file with what is still in its log, and the schema version.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from provcache_trio.sqlite import open_sqlite_repository
 
 from ._stores import SqliteTarget
 
@@ -38,7 +40,22 @@ def _sqlite(path: str) -> ReadableTarget:
     if path.startswith("//"):
         # Elsewhere, sqlite:///name is a file in this directory; to us it would be one in /.
         raise MisuseError("sqlite: is followed by the path alone, as in sqlite:cache.db")
+    check_is_no_url(path)
+    try:
+        open_sqlite_repository(path)  # only looks at the name
+    except ValueError as error:
+        raise MisuseError(f"sqlite: {error}") from None
     return SqliteTarget(Path(path))
+
+
+def check_is_no_url(name: str) -> None:
+    """Return if ``name``, of a file or a directory, is not by mistake a store's.
+
+    Raises:
+        MisuseError: it is, and may hold a password.
+    """
+    if re.match(r"postgres(ql)?:", name):
+        raise MisuseError("the name of a file is wanted there, not a URL")
 
 
 def postgres_target(dsn: str, label: str = "") -> ReadableTarget:
@@ -55,9 +72,14 @@ def postgres_target(dsn: str, label: str = "") -> ReadableTarget:
     try:
         return PostgresTarget(dsn, label)
     except ValueError:
-        raise MisuseError("the URL is malformed") from None
+        message = "the URL is malformed; percent-encode / ? # @ in user name and password"
+        raise MisuseError(message) from None
+
+
+# A URL, which may have gone through a Path; and what stands before an @, with a colon in it.
+_hide: Final = re.compile(r"(?is)(:/|password=).*|\S*:(?!\s).*@.*").sub
 
 
 def without_secrets(text: str) -> str:
     """Return ``text`` up to the first thing that may hold a password."""
-    return re.sub(r"(?is)(://|password=).*", r"\1...", text)
+    return _hide(lambda found: f"{found[1] or ''}...", text)
