@@ -62,6 +62,7 @@ if PROMTOOL is None:
     MISSING.append("alert rules and dashboard: no promtool (apt-get install prometheus)")
 
 EVERYTHING = "[cli,otel,postgres,prometheus,status]"
+AT_ONCE = ("-n", "2")  # tests spend half of their time waiting for processes
 QUICK = "not heavy and not browser and not promtool"
 
 
@@ -94,8 +95,10 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests that take no time, on every CPython; the first one measures coverage."""
     install(session, "test", extras=EVERYTHING)
-    measuring = ["coverage", "run", "-m"] if session.python == PYTHONS[0] else []
-    session.run(*measuring, "pytest", "-m", QUICK, *session.posargs)
+    if session.python == PYTHONS[0]:
+        session.run("coverage", "run", "-m", "pytest", "-m", QUICK, *session.posargs)
+    else:
+        session.run("pytest", *AT_ONCE, "-m", QUICK, *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1])
@@ -104,14 +107,14 @@ def lowest(session: nox.Session) -> None:
     install(session, "test", extras=EVERYTHING)
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
     session.install(*oldest)
-    session.run("pytest", "-m", QUICK, *session.posargs)
+    session.run("pytest", *AT_ONCE, "-m", QUICK, *session.posargs)
 
 
 @nox.session
 def heavy(session: nox.Session) -> None:
     """Run the tests that take seconds, once."""
     install(session, "test", extras=EVERYTHING)
-    session.run("pytest", "-m", "heavy", *session.posargs)
+    session.run("pytest", *AT_ONCE, "-m", "heavy", *session.posargs)
 
 
 @nox.session
@@ -122,7 +125,7 @@ def tools(session: nox.Session) -> None:
     if not markers:
         session.skip("neither chromium nor promtool is here")
     install(session, "test", "browser", extras=EVERYTHING)
-    session.run("pytest", "-m", " or ".join(markers), *session.posargs)
+    session.run("pytest", *AT_ONCE, "-m", " or ".join(markers), *session.posargs)
 
 
 @nox.session

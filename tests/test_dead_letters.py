@@ -183,7 +183,7 @@ class Plain:
         (bytes, b"\xff"),
         (list, []),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 async def test_any_entry_that_msgspec_writes_and_reads_will_do(
     path: Path, kind: type[object], one: object
