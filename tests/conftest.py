@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "promtool: needs Prometheus' promtool")
     # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # so does nohup
     settings.load_profile("full" if config.getoption("--full") else "reduced")
 
 

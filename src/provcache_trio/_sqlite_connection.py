@@ -59,7 +59,7 @@ class SQLiteConnection:
     """
 
     def __init__(self, path: str, application: Application, *, create: bool) -> None:
-        self.stopped = False
+        self.stopped: bool = False
         self._path = path
         self._application = application
         self._create = create

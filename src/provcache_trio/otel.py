@@ -124,9 +124,9 @@ class OpenTelemetry:
         def histogram(name: str) -> metrics.Histogram:
             return meter.create_histogram(name, "s", explicit_bucket_boundaries_advisory=bounds)
 
-        self.flush_duration = histogram(f"{_PREFIX}flush.duration")
-        self.persisted_age = histogram(f"{_PREFIX}persisted_age")
-        self.operation_duration = histogram("db.client.operation.duration")
+        self.flush_duration: metrics.Histogram = histogram(f"{_PREFIX}flush.duration")
+        self.persisted_age: metrics.Histogram = histogram(f"{_PREFIX}persisted_age")
+        self.operation_duration: metrics.Histogram = histogram("db.client.operation.duration")
         for name, field, unit in (
             ("queue_size", "current_queue_depth", "{entry}"),
             ("in_flight", "in_flight", "{entry}"),
