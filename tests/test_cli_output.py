@@ -316,11 +316,20 @@ def test_every_complaint_comes_in_its_order_however_slowly_it_is_read(tmp_path: 
 # What they are made of
 
 
-def test_a_descriptor_that_does_not_block_is_waited_for() -> None:
+def test_a_descriptor_that_does_not_block_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = threading.Event()
+    wait = select.select
+
+    def note_and_wait(*of: object) -> object:
+        waits.set()
+        return wait(*of)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(select, "select", note_and_wait)
     with full_pipe() as (reader, file):
         os.set_blocking(file.fileno(), False)
         speaking = threading.Thread(target=say, args=("heard", file))
         speaking.start()
+        assert waits.wait(10)
         assert drained(reader, b"heard\n") == b"heard\n"
         speaking.join()
 

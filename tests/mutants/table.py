@@ -117,8 +117,9 @@ ACCEPTING = (
         "queue::flush_seals_but_a_key_may_still_be_replaced_in_place",
         (
             "_queue.py",
-            "        self._line.seal()\n",
-            "        self._line.hurry(self._line.open) if self._line.open else None\n",
+            "        self._line.seal(FlushReason.REQUESTED)\n",
+            "        for batch in self._line.batches:\n"
+            "            self._line.hurry(batch, FlushReason.REQUESTED)\n",
         ),
     ),
     mutant(
@@ -380,7 +381,7 @@ LEAVING = (
     mutant(
         "the last batch waits for its interval (a)",
         "exits::a_drain_waits_for_no_flush_interval",
-        ("_open.py", "        self._line.seal()\n", ""),
+        ("_open.py", "        self._line.seal(FlushReason.DRAIN)\n", ""),
     ),
     mutant(
         "the drain is not shielded",
