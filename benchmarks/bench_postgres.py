@@ -105,7 +105,7 @@ class Steps(trio.abc.Instrument):
         """Begin."""
         self._began = time.thread_time_ns()
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # likewise
         """End."""
         self.milliseconds.append((time.thread_time_ns() - self._began) / 1e6)
 
