@@ -676,6 +676,22 @@ async def test_every_batch_is_counted_under_the_first_reason_to_write_it(
     assert sum(flushes(queue).values()) == queue.metrics().total_batches
 
 
+async def test_a_full_batch_stays_a_full_one_when_it_is_asked_for_while_it_waits(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.stall()
+    async with open_write_behind_queue(store, SMALL) as queue:
+        await queue.enqueue_many(items("ab"))  # with the writer
+        await trio.sleep(1)
+        await queue.enqueue_many(items("cd"))  # full, behind it
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.flush)
+            nursery.start_soon(queue.persist, Item("c", 2))
+            await trio.sleep(1)
+            store.resume()
+    assert flushes(queue) == {"full": 2}
+
+
 @pytest.mark.parametrize("nowait", [True, False])
 async def test_a_batch_that_makes_room_counts_as_full(
     nowait: bool, store: MemoryRepository[Item], autojump_clock: MockClock
