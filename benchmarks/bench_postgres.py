@@ -30,7 +30,7 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
-from provcache_trio._postgres.rows import UPSERT, columns_of
+from provcache_trio._postgres.rows import UPSERT, arguments_of, pack
 from provcache_trio._postgres.schema import Schema
 from provcache_trio._postgres_server import run_postgres_server
 from provcache_trio.postgres import open_postgres_repository
@@ -132,10 +132,12 @@ def loop(dsn: str, entries: Sequence[ProvcacheEntry], size: int = BATCH) -> floa
 
     async def work(connection: asyncpg.Connection) -> None:
         nonlocal seconds
-        await connection.execute(STATEMENT, *columns_of(()))
+        await connection.execute(STATEMENT, *arguments_of(()))
         began = time.perf_counter()
         for start in range(0, len(entries), size):
-            await connection.execute(STATEMENT, *columns_of(entries[start : start + size]))
+            await connection.execute(
+                STATEMENT, *arguments_of([pack(entries[start : start + size])])
+            )
         seconds = time.perf_counter() - began
 
     run_on_asyncio(work, dsn)

@@ -22,7 +22,7 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio._postgres import schema as schema_module
-from provcache_trio._postgres.rows import UPSERT
+from provcache_trio._postgres.rows import UPSERT, arguments_of, pack
 from provcache_trio._postgres_server import run_postgres_server
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.testing import MemoryDeadLetters
@@ -553,6 +553,8 @@ async def test_what_is_no_entry_is_refused_by_its_place_and_nothing_is_stored(
         ("feed_epoch", f"{SECRET}\0"),
         ("feed_epoch", f"{SECRET}\udc80"),
         ("feed_epoch", 5),
+        ("policy_hash", f"sha256:{SECRET}"),
+        ("policy_hash", "sha256:abcd"),
         ("hit_count", 2**63),
         ("hit_count", SECRET),
     ],
@@ -567,6 +569,40 @@ async def test_an_entry_that_was_changed_after_it_was_made_is_named(
         await store.upsert_many([row(0), row(1), row(0, hit_count=1), forged, row(3)])
     assert await store.count() == 0
     assert await process_of(store) == process
+
+
+async def test_entries_that_were_prepared_are_stored_like_others(store: PostgresRepository) -> None:
+    entries = (row(0), row(1), row(0, hit_count=1))
+    prepared = await store.prepare(entries)
+    assert prepared == entries
+    assert await store.upsert_many(prepared) == 2
+    assert (await store.get_many([row(0).veri_key]))[row(0).veri_key].hit_count == 1
+
+
+async def test_other_tasks_run_while_many_entries_are_prepared(store: PostgresRepository) -> None:
+    entries = tuple(map(row, range(2_500)))
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        prepared = await store.prepare(entries)
+        assert turns > 3  # one or two of them before the first slice
+        nursery.cancel_scope.cancel()
+    assert await store.upsert_many(prepared) == len(entries)
+    assert await store.get_many(one.veri_key for one in entries) == {
+        one.veri_key: one for one in entries
+    }
+
+
+def test_slices_are_put_together_to_what_would_have_been_packed_at_once() -> None:
+    entries = tuple(map(row, range(5)))
+    assert arguments_of([pack(entries[:2]), pack(entries[2:])]) == arguments_of([pack(entries)])
 
 
 async def refuse_in_a_trigger(somebody: Client, schema: str, using: str = "") -> None:
@@ -804,7 +840,10 @@ async def test_a_statement_that_was_planned_for_a_small_table_finds_keys_by_inde
     await store.upsert_many([entry(number) for number in range(3)])
     await somebody.execute(f"ANALYZE {table}")
     upsert = UPSERT.replace("{schema}", quoted(schema))
-    nothing = ", ".join(["'{}'"] * 13)
+    nothing = ", ".join(
+        f"'{argument if isinstance(argument, str) else argument.hex()}'"
+        for argument in arguments_of(())
+    )
 
     async def plan(connection: asyncpg.Connection) -> list[str]:
         await connection.execute("SET plan_cache_mode = force_generic_plan")

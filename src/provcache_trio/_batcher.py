@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
+from ._verdict import Failure, result_of
+
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
     from ._lifetime import Lifetime
     from ._line import Batch, Line
-    from ._repository import E
+    from ._repository import E, Repository
+
+    _Prepare: TypeAlias = Callable[[Sequence[E]], Awaitable[Sequence[E]]]
 
 
 async def run_batcher(
-    line: Line[E], channel: trio.MemorySendChannel[Batch[E]], lifetime: Lifetime
+    line: Line[E],
+    channel: trio.MemorySendChannel[Batch[E]],
+    repository: Repository[E],
+    lifetime: Lifetime,
 ) -> None:
     """Send each batch once it is full, due or asked for, for as long as the queue lives.
 
     The channel has no buffer, so a send waits until the writer is free, and the batch goes
     on filling meanwhile.
     """
+    prepare: _Prepare[E] | None = getattr(repository, "prepare", None)
     while True:
         batch = await _due_batch(line, lifetime)
+        if prepare is not None and line.writing is not None and not line.can_grow(batch):
+            await _prepare(batch, prepare, lifetime)
         await channel.send(batch)
         # Not before: until the writer wants it the batch can still fill.
         line.take(batch)
+
+
+async def _prepare(batch: Batch[E], prepare: _Prepare[E], lifetime: Lifetime) -> None:
+    """Prepare a batch that can't grow any more, while the store writes the one before."""
+    entries = tuple(batch.entries.values())
+    prepared = await result_of(lambda: prepare(entries), lifetime.scope)
+    if not isinstance(prepared, Failure):  # if it is one, the writer will learn the same
+        batch.prepared = entries, prepared
 
 
 async def _due_batch(line: Line[E], lifetime: Lifetime) -> Batch[E]:

@@ -8,6 +8,7 @@ between.
 from __future__ import annotations
 
 from collections import deque
+from operator import is_
 from typing import TYPE_CHECKING, Final, Generic
 
 import trio
@@ -16,7 +17,7 @@ from ._metrics import FlushReason
 from ._repository import E
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from ._errors import ProvcacheError
     from ._metrics import Ledger
@@ -114,6 +115,7 @@ class Batch(Generic[E]):
         "entries",
         "opened_at",
         "parts",
+        "prepared",
         "producers",
         "receipts",
         "refused",
@@ -128,6 +130,8 @@ class Batch(Generic[E]):
         self.due: FlushReason | None = None  # why to write as soon as the writer is free
         self.receipts: dict[Hashable, list[Receipt]] = {}
         self.producers: dict[Hashable, None] = {}  # as telemetry knows them, in their order
+        # All entries at one time, and the same as the repository takes them best.
+        self.prepared: tuple[tuple[E, ...], Sequence[E]] = (), ()
         self.settled: trio.Event = trio.Event()  # the fate of every entry is known
         self.abandoned: bool = False  # ... and it is that they were handed back
         # The rest is the writer's progress. It is kept here so that a writer which crashed
@@ -141,6 +145,14 @@ class Batch(Generic[E]):
         """Note who brought an entry, as telemetry knows it; the first ones are enough."""
         if producer is not None and len(self.producers) < _MOST_PRODUCERS:
             self.producers[producer] = None
+
+    def to_send(self, part: Part) -> Sequence[E]:
+        """Return the entries of ``part``, prepared if they were and none was replaced since."""
+        entries = tuple(map(self.entries.__getitem__, part.keys))
+        before, prepared = self.prepared
+        if len(entries) == len(before) and all(map(is_, entries, before)):
+            return prepared
+        return entries
 
     def unsettled(self) -> int:
         """Count the entries whose fate is open."""
@@ -241,6 +253,10 @@ class Line(Generic[E]):
             self.open = None
             self._sealed.update(dict.fromkeys(batch.entries, batch))
             self.hurry(batch, reason)
+
+    def can_grow(self, batch: Batch[E]) -> bool:
+        """Return whether ``batch`` may still take a new key."""
+        return batch is self.open and len(batch.entries) < self._batch_size
 
     def hurry(self, batch: Batch[E], reason: FlushReason) -> None:
         """Make ``batch`` due as soon as the writer is free; the first reason counts."""

@@ -383,7 +383,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         # No buffer: a send waits until the writer is free.
         sender, receiver = trio.open_memory_channel[Batch[E]](0)
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
-            "batcher": partial(run_batcher, self._line, sender, self._lifetime),
+            "batcher": partial(run_batcher, self._line, sender, self._repository, self._lifetime),
             "writer": partial(self._writer.run, receiver),
         }
         if self._sink is not None:

@@ -22,6 +22,12 @@ class Repository(Protocol[E_contra]):
 
     The queue never has more calls under way than it has ``writers``, and never one key in
     two of them.
+
+    A repository may have a second method, ``async def prepare(self, entries, /)``. While a
+    call of ``upsert_many`` is under way, it is given what is likely to come next, and
+    returns the same entries as a sequence that ``upsert_many`` will take faster, having
+    encoded them, say. That sequence comes back if nothing changed until then, and otherwise
+    is forgotten. An exception has no consequence: ``upsert_many`` is called all the same.
     """
 
     async def upsert_many(self, entries: Sequence[E_contra], /) -> int:

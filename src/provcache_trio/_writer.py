@@ -96,7 +96,7 @@ class Writer(Generic[E]):
     async def _try(self, batch: Batch[E], part: Part) -> None:
         if self._lifetime.forked:
             await trio.sleep_forever()  # the parent writes this batch
-        entries = tuple(map(batch.entries.__getitem__, part.keys))
+        entries = batch.to_send(part)
         part.tries += 1
         began_at = self._lifetime.clock()
         result = await result_of(

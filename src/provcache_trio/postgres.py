@@ -18,7 +18,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast, final
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar, cast, final
 
 import asyncpg
 import trio
@@ -32,11 +32,13 @@ from ._postgres.rows import (
     DELETE_EXPIRED,
     SELECT,
     UPSERT,
+    arguments_of,
     check_entries,
-    columns_of,
     entry_of,
     once_each,
+    pack,
     refused_index,
+    unsound_index,
 )
 from ._postgres.schema import Schema
 from ._postgres.session import Connector, Session
@@ -49,10 +51,13 @@ if TYPE_CHECKING:
 
     from ._entries import ProvcacheEntry
     from ._postgres.bridge import Bridge
+    from ._postgres.rows import Packed
 
 T = TypeVar("T")
 
-_ROWS_BETWEEN_CHECKPOINTS: Final = 200
+_ROWS_BETWEEN_CHECKPOINTS: Final = 200  # to read
+_ROWS_IN_SLICE: Final = 500  # to write; they take a millisecond
+_ROUNDS_TO_SEND: Final = 2
 _MOST_CONNECTIONS: Final = 100
 _MOST_SECONDS: Final = 3600
 _DOUBT_SECONDS: Final = 600  # far more than a queue waits between two tries
@@ -191,8 +196,8 @@ class PostgresRepository:
     async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
         """Store every entry, or none; see ``Repository.upsert_many``.
 
-        An entry whose key is stored already is merged with it as ``merge_entries`` does. Up
-        to a thousand entries a call keep other tasks waiting for a few milliseconds.
+        An entry whose key is stored already is merged with it as ``merge_entries`` does.
+        Other tasks wait for a millisecond or two while 500 entries are encoded.
 
         Returns:
             How many rows were added or changed.
@@ -202,16 +207,16 @@ class PostgresRepository:
                 trigger that somebody added refused it; ``index`` tells which, if the server
                 did.
         """
-        entries = tuple(entries)
-        check_entries(entries)
-        columns = columns_of(once_each(entries))
+        if not isinstance(entries, _Prepared):
+            entries = await self._pack(tuple(entries))
+        arguments = entries.arguments
         index: int | None = None
         in_doubt = trio.current_time() < self._in_doubt_until
 
         async def upsert(connection: asyncpg.Connection) -> int:
             nonlocal index
             try:
-                changed = await self._affected(connection, UPSERT, *columns)
+                changed = await self._affected(connection, UPSERT, *arguments)
             except asyncpg.PostgresError as error:
                 index = refused_index(error, entries)
                 raise
@@ -229,6 +234,36 @@ class PostgresRepository:
         except BaseException:
             self._in_doubt_until = trio.current_time() + _DOUBT_SECONDS
             raise
+
+    async def prepare(self, entries: Sequence[ProvcacheEntry], /) -> Sequence[ProvcacheEntry]:
+        """Return ``entries`` with what is sent for them; see ``Repository``.
+
+        Raises:
+            EntryRejectedError: as ``upsert_many`` does for an entry that it can't send.
+        """
+        # A call that was made a moment ago is sent two rounds of trio's scheduler later. The
+        # server should have its work first.
+        for _ in range(_ROUNDS_TO_SEND):
+            await trio.lowlevel.checkpoint()
+        return await self._pack(tuple(entries))
+
+    async def _pack(self, entries: tuple[ProvcacheEntry, ...]) -> _Prepared:
+        check_entries(entries)
+        once = once_each(entries)
+        slices: list[Packed] = []
+        for start in range(0, len(once), _ROWS_IN_SLICE):
+            if start:
+                await trio.lowlevel.checkpoint()
+            try:
+                slices.append(pack(once[start : start + _ROWS_IN_SLICE]))
+            except (TypeError, ValueError) as error:
+                name = type(error).__name__
+                raise EntryRejectedError(
+                    "an entry was changed after it was made",
+                    index=unsound_index(entries),
+                    error_class=name,
+                ) from None
+        return _Prepared(entries, arguments_of(slices))
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, ProvcacheEntry]:
         """Return the stored entries of ``keys``, expired ones too, by key.
@@ -302,7 +337,7 @@ class PostgresRepository:
         """Return if entries could be written now."""
         # To store nothing asks for every right, table and column, and for a server that writes.
         await self._run(
-            self._reader, lambda connection: self._affected(connection, UPSERT, *columns_of(()))
+            self._reader, lambda connection: self._affected(connection, UPSERT, *arguments_of(()))
         )
 
     async def _affected(
@@ -357,6 +392,20 @@ class PostgresRepository:
             await self._call_ended.park()
         sessions = [*self._writers.idle, *self._reader.idle]
         await self._bridge.run(partial(_close_all, sessions))
+
+
+@final
+class _Prepared(tuple["ProvcacheEntry", ...]):  # noqa: SLOT001  # a tuple can have none
+    """Entries, and the arguments of the statement that stores them."""
+
+    arguments: tuple[bytes | str, ...]
+
+    def __new__(
+        cls, entries: tuple[ProvcacheEntry, ...], arguments: tuple[bytes | str, ...]
+    ) -> Self:
+        self = super().__new__(cls, entries)
+        self.arguments = arguments
+        return self
 
 
 @final
