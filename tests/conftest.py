@@ -7,14 +7,21 @@ import inspect
 import math
 import random
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
 
+from provcache_trio import _open
+from provcache_trio._lanes import Lanes
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from provcache_trio import Repository, WriteBehindOptions
+    from provcache_trio._line import Line
 
 # Derandomized: a run fails on what the change broke, not on what it happened to draw.
 settings.register_profile(
@@ -30,11 +37,17 @@ settings.register_profile("full", settings.get_profile("reduced"), max_examples=
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the full counts of heavy tests")
+    parser.addoption(
+        "--writers", type=int, default=1, help="give so many writers to every queue with one"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "heavy: takes seconds; needs to run on one Python only")
     config.addinivalue_line("markers", "browser: drives a real Chromium; needs playwright")
+    config.addinivalue_line(
+        "markers", "one_lane: about the order of calls, which lanes don't share"
+    )
     config.addinivalue_line("markers", "promtool: needs Prometheus' promtool")
     # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,6 +63,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup() -> None:
     random.seed(0)  # the backoff's jitter comes from there
+
+
+@pytest.fixture(autouse=True)
+def writers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Do as ``--writers`` says; a test of ``one_lane`` has all its keys in one of them."""
+    wanted: int = request.config.getoption("--writers")
+    if wanted == 1:
+        return wanted
+    begin = _open._Opening.__init__
+
+    def begin_wider(
+        self: _open._Opening[object],
+        repository: Repository[object],
+        options: WriteBehindOptions,
+        **rest: Any,  # noqa: ANN401
+    ) -> None:
+        if options.writers == 1:
+            options = msgspec.structs.replace(options, writers=wanted)
+        begin(self, repository, options, **rest)
+
+    monkeypatch.setattr(_open._Opening, "__init__", begin_wider)
+    if request.node.get_closest_marker("one_lane") is not None:
+
+        def first(self: Lanes[object], key: object) -> Line[object]:
+            hash(key)
+            return self.lines[0]
+
+        monkeypatch.setattr(Lanes, "of", first)
+    return wanted
 
 
 def without_stray_cancelled(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import trio
 
 
+def kind_of(name: str) -> str:
+    """Return what a task is, without the number of its lane."""
+    return name.rstrip(" 0123456789")
+
+
 def queue_tasks() -> list[str]:
     """Return the names of all tasks that a queue started."""
     root = trio.lowlevel.current_root_task()

@@ -138,6 +138,7 @@ async def real(
     return [(at - began_at, entries) for at, entries in written]
 
 
+@pytest.mark.one_lane
 @given(pauses=some_arrivals, options=some_options, latency=some_latency)
 def test_what_is_written_when_is_what_the_model_says(
     pauses: list[tuple[float, str]], options: WriteBehindOptions, latency: float

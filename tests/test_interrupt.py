@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from provcache_trio import WriteBehindQueue
 
+pytestmark = pytest.mark.one_lane
+
 PACKAGE: Final = str(Path(provcache_trio.__file__).parent)
 PATIENT: Final = WriteBehindOptions(
     queue_capacity=4, batch_size=2, flush_interval_seconds=60, drain_timeout_seconds=10
@@ -80,10 +82,12 @@ def store() -> MemoryRepository[Item]:
 def assert_whole(queue: WriteBehindQueue[Item]) -> None:
     """Check that the identity holds, and that the gauges tell the real lengths."""
     metrics = queue.metrics()
-    line = queue._line
+    lines = queue._lanes.lines
     assert balance(metrics) == 0
-    assert metrics.current_queue_depth == sum(len(batch.entries) for batch in line.batches)
-    written = 0 if line.writing is None else line.writing.unsettled()
+    assert metrics.current_queue_depth == sum(
+        len(batch.entries) for line in lines for batch in line.batches
+    )
+    written = sum(line.writing.unsettled() for line in lines if line.writing is not None)
     assert metrics.in_flight == written + len(queue._outbox.letters)
     assert metrics.producers_waiting == len(queue._room.producers)
 

@@ -42,6 +42,7 @@ def letters() -> MemoryDeadLetters[Item]:
     return MemoryDeadLetters[Item]()
 
 
+@pytest.mark.one_lane
 async def test_a_letter_holds_the_entry_and_why(
     store: MemoryRepository[Item], letters: MemoryDeadLetters[Item], autojump_clock: MockClock
 ) -> None:
@@ -126,6 +127,7 @@ async def test_a_sink_that_hangs_is_retried_after_five_seconds(
     assert [letter.key for letter in letters.letters] == ["bad1"]
 
 
+@pytest.mark.one_lane
 async def test_a_failing_sink_does_not_stop_the_writer_until_batch_size_letters_wait(
     store: MemoryRepository[Item],
     letters: MemoryDeadLetters[Item],
@@ -191,6 +193,7 @@ async def test_more_letters_than_fit_are_handed_over_piece_by_piece(
     assert len(letters.letters) == 14
 
 
+@pytest.mark.one_lane
 async def test_what_the_sink_never_took_is_handed_back(
     store: MemoryRepository[Item], letters: MemoryDeadLetters[Item], autojump_clock: MockClock
 ) -> None:
@@ -208,6 +211,7 @@ async def test_what_the_sink_never_took_is_handed_back(
     assert balance(metrics) == 0
 
 
+@pytest.mark.one_lane
 async def test_a_key_is_pending_until_the_verdict_on_its_batch(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -223,6 +227,7 @@ async def test_a_key_is_pending_until_the_verdict_on_its_batch(
         assert queue.pending("x") is None
 
 
+@pytest.mark.one_lane
 async def test_the_sink_gets_one_call_at_a_time_oldest_first(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:

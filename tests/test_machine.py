@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from provcache_trio import DeadLetter, WriteBehindQueue
-    from provcache_trio._line import Batch
+    from provcache_trio._line import Batch, Line
 
 KEYS: Final = "abcdef"
 EPSILON_SECONDS: Final = 1e-6
@@ -53,6 +53,7 @@ some_options = st.builds(
     retry_cap_seconds=st.just(600),
     drain_timeout_seconds=st.sampled_from([0, 5, 20]),
     coalesce=st.booleans(),
+    writers=st.sampled_from([1, 1, 2, 4]),
 )
 some_exit = st.sampled_from(["body ends", "body raises", "cancelled"])
 some_patience = st.sampled_from([math.inf, math.inf, 1, 0])
@@ -104,7 +105,7 @@ class QueueMachine(TrioMachine):
         self.rejections: list[EntryRejectedError] = []
         self.calls: list[trio.CancelScope] = []
         self.calm = True  # nothing has ever gone wrong
-        self.writer_free_at = 0.0  # while it is busy: now
+        self.writer_free_at: dict[Line[Item], float] = {}  # while it is busy: now
         self.full_at: dict[Batch[Item], float] = {}
         self.healed_since: float | None = None
         self.crashing: str | None = None  # the task that crashes next
@@ -171,16 +172,17 @@ class QueueMachine(TrioMachine):
 
     def check_promptness(self) -> None:
         """Nothing that is due waits for anything but the writer."""
-        line, now = self.queue._line, trio.current_time()
-        if line.writing is not None:
-            self.writer_free_at = now
-        elif line.batches:
-            head = line.batches[0]
-            due_at = head.opened_at + self.options.flush_interval_seconds
-            if len(head.entries) == self.options.batch_size:
-                due_at = min(due_at, self.full_at.setdefault(head, now))
-            latest = max(due_at, self.writer_free_at) + EPSILON_SECONDS
-            assert now <= latest, "a batch is overdue and the writer is free"
+        now = trio.current_time()
+        for line in self.queue._lanes.lines:
+            if line.writing is not None:
+                self.writer_free_at[line] = now
+            elif line.batches:
+                head = line.batches[0]
+                due_at = head.opened_at + self.options.flush_interval_seconds
+                if len(head.entries) == self.options.batch_size:
+                    due_at = min(due_at, self.full_at.setdefault(head, now))
+                latest = max(due_at, self.writer_free_at.get(line, 0.0)) + EPSILON_SECONDS
+                assert now <= latest, "a batch is overdue and the writer is free"
 
     def make(self, key: str) -> Item:
         self.version += 1
@@ -228,7 +230,7 @@ class QueueMachine(TrioMachine):
             metrics = self.queue.metrics()
             full = metrics.current_queue_depth >= self.options.queue_capacity
             has_place = self.options.coalesce and any(
-                key in batch.entries for batch in self.queue._line.batches
+                key in batch.entries for line in self.queue._lanes.lines for batch in line.batches
             )
             expect_room = has_place or not (full or metrics.producers_waiting)
             try:
@@ -401,11 +403,12 @@ class QueueMachine(TrioMachine):
         getattr(self.sink, what)()
 
     @precondition(lambda self: not self.in_peace)
-    @rule(name=st.sampled_from(["batcher", "writer", "dead letters"]))
+    @rule(name=st.sampled_from(["batcher", "writer", "dead letters"]), lane=st.integers(1, 4))
     @in_loop
-    async def task_crashes(self, name: str) -> None:
+    async def task_crashes(self, name: str, lane: int) -> None:
         self.trouble()
-        self.crashing = name
+        several = name != "dead letters" and len(self.queue._lanes.lines) > 1
+        self.crashing = f"{name} {lane}" if several else name
 
     @precondition(lambda self: not self.calm)
     @rule(what=st.sampled_from(["store", "keys", "sink", "everything"]))
@@ -479,8 +482,7 @@ class QueueMachine(TrioMachine):
         """Check what the caller saw, and that what could be written was."""
         undelivered = self.queue.undelivered
         error = self.exit_error
-        last_crashes = self.witness.crashes[-3:]
-        if len(last_crashes) == 3 and len(set(last_crashes)) == 1:
+        if self.witness.has_to_give_up:
             assert isinstance(error, WriteBehindCrashedError)
             assert error.undelivered == undelivered
             assert self.left_at <= self.witness.last_crash_at + EPSILON_SECONDS

@@ -51,7 +51,7 @@ def test_seconds_must_be_finite_and_not_negative(field: str, value: float) -> No
         ("batch_size", -5),
         ("max_retries", -1),
         ("writers", 0),
-        ("writers", 2),
+        ("writers", 101),
         ("retry_base_seconds", 0),
         ("retry_cap_seconds", 0.01),
     ],

@@ -166,8 +166,9 @@ async def test_a_span_keeps_as_many_links_as_spans_do(sdk: Sdk, autojump_clock: 
         for version in range(200):  # of a hot key, in a batch that does not fill
             with sdk.tracer.start_as_current_span("request"):
                 await queue.enqueue(Item("hot", version))
-        assert queue._line.open is not None
-        assert len(queue._line.open.producers) == 128
+        [line] = queue._lanes.lines
+        assert line.open is not None
+        assert len(line.open.producers) == 128
     [flush] = sdk.flushes()
     assert len(flush.links) == 128
 

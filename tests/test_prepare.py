@@ -15,6 +15,8 @@ from tests.items import Item, assert_settled, items
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.one_lane
+
 TWO = WriteBehindOptions(batch_size=2, flush_interval_seconds=0)
 
 
@@ -79,7 +81,9 @@ async def test_a_version_that_came_after_the_preparation_is_the_one_that_is_writ
 async def test_a_batch_that_can_still_grow_is_not_prepared() -> None:
     store = Preparing()
     five = items(range(5))
-    async with open_write_behind_queue(store, WriteBehindOptions(batch_size=4)) as queue:
+    async with open_write_behind_queue(
+        store, WriteBehindOptions(batch_size=4, flush_interval_seconds=0)
+    ) as queue:
         await queue.enqueue_many(five)
         await wait_all_tasks_blocked()
         assert store.prepared == []

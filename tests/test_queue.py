@@ -51,6 +51,7 @@ async def test_an_entry_is_written_when_the_flush_interval_is_over(
     assert_settled(queue, enqueued=1, persisted=1, batches=1)
 
 
+@pytest.mark.one_lane
 async def test_a_full_batch_is_written_at_once(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -61,6 +62,7 @@ async def test_a_full_batch_is_written_at_once(
         assert trio.current_time() == 0
 
 
+@pytest.mark.one_lane
 async def test_a_batch_waiting_for_a_busy_writer_goes_on_filling(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -76,6 +78,7 @@ async def test_a_batch_waiting_for_a_busy_writer_goes_on_filling(
     assert store.calls == [tuple(items("a")), tuple(items("bcd"))]
 
 
+@pytest.mark.one_lane
 async def test_the_interval_counts_from_the_oldest_entry(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -113,6 +116,7 @@ async def test_a_cancelled_enqueue_leaves_no_trace(store: MemoryRepository[Item]
     assert store.rows == {}
 
 
+@pytest.mark.one_lane
 async def test_enqueue_many_accepts_any_iterable_and_holds_back_nothing(
     store: MemoryRepository[Item],
 ) -> None:
@@ -164,6 +168,7 @@ async def test_enqueue_many_lets_other_tasks_run_every_batch_size_entries(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.one_lane
 async def test_enqueue_many_tells_where_the_closed_queue_stopped_it(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -227,6 +232,7 @@ async def test_a_key_in_line_is_admitted_though_the_queue_is_full(
     assert_settled(queue, enqueued=6, persisted=4, coalesced=2)
 
 
+@pytest.mark.one_lane
 async def test_nobody_overtakes_producers_that_wait(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -252,6 +258,7 @@ async def test_nobody_overtakes_producers_that_wait(
     assert sorted(accepted) == list("abcdefg")
 
 
+@pytest.mark.one_lane
 async def test_everyone_who_waits_with_a_key_is_let_in_with_it_in_order(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -269,6 +276,7 @@ async def test_everyone_who_waits_with_a_key_is_let_in_with_it_in_order(
     assert_settled(queue, enqueued=12, coalesced=2, persisted=10)
 
 
+@pytest.mark.one_lane
 async def test_a_cancelled_producer_leaves_its_place_to_the_next(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -287,6 +295,7 @@ async def test_a_cancelled_producer_leaves_its_place_to_the_next(
     assert "next" in store.rows
 
 
+@pytest.mark.one_lane
 async def test_one_of_two_producers_with_one_key_can_be_cancelled(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -315,6 +324,7 @@ async def test_a_full_queue_is_written_without_waiting_for_the_interval(
         assert trio.current_time() == 0
 
 
+@pytest.mark.one_lane
 async def test_coalescing_keeps_the_place_and_the_age(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -343,6 +353,7 @@ async def test_a_key_being_written_gets_a_new_place_behind(
     assert store.calls == [(Item("k", 1),), (Item("k", 2),)]
 
 
+@pytest.mark.one_lane
 async def test_without_coalescing_every_version_is_written_in_order(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -452,6 +463,7 @@ async def test_persist_waits_until_the_entry_is_stored_but_not_for_the_interval(
         assert queue.pending("a") is None
 
 
+@pytest.mark.one_lane
 async def test_persist_is_told_that_a_newer_version_was_stored(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -523,6 +535,7 @@ async def test_persist_waits_for_room_too(
         assert "a" in store.rows
 
 
+@pytest.mark.one_lane
 async def test_flush_waits_for_everything_accepted_before_and_nothing_after(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -539,6 +552,7 @@ async def test_flush_waits_for_everything_accepted_before_and_nothing_after(
         assert store.calls == [tuple(items("abc"))]
 
 
+@pytest.mark.one_lane
 async def test_flush_seals_but_a_key_may_still_be_replaced_in_place(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -557,6 +571,7 @@ async def test_flush_seals_but_a_key_may_still_be_replaced_in_place(
         assert store.calls == [(Item("first"),), (Item("a", 2),)]
 
 
+@pytest.mark.one_lane
 async def test_flush_is_not_blocked_by_poison(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -596,6 +611,7 @@ async def test_pending_is_the_newest_version_until_its_fate_is_known(
         assert queue.pending("a") is None
 
 
+@pytest.mark.one_lane
 async def test_the_memory_bound_holds_with_a_stalled_store(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -657,6 +673,7 @@ def flushes(queue: WriteBehindQueue[Item]) -> dict[str, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
+@pytest.mark.one_lane
 async def test_every_batch_is_counted_under_the_first_reason_to_write_it(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:
@@ -676,6 +693,7 @@ async def test_every_batch_is_counted_under_the_first_reason_to_write_it(
     assert sum(flushes(queue).values()) == queue.metrics().total_batches
 
 
+@pytest.mark.one_lane
 async def test_a_full_batch_stays_a_full_one_when_it_is_asked_for_while_it_waits(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:

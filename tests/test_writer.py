@@ -28,6 +28,8 @@ from tests.items import Item, assert_settled, balance, items
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+pytestmark = pytest.mark.one_lane
+
 UNAVAILABLE = [
     StoreUnavailableError("gone"),
     StoreMisconfiguredError("no table"),

@@ -13,10 +13,10 @@ from provcache_trio import QueueState
 from tests.items import balance
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Sequence
 
     from provcache_trio import WriteBehindMetrics, WriteBehindOptions, WriteBehindQueue
-    from provcache_trio._line import Batch
+    from provcache_trio._line import Batch, Line
     from provcache_trio.testing import MemoryRepository
 
     from tests.items import Item
@@ -61,8 +61,11 @@ class Witness(logging.Handler):
         self.persisted: set[Item] = set()
         self.dead: set[Item] = set()  # dead-lettered
         self.posted: set[Item] = set()  # seen among the letters that the sink has not taken
-        self.crashes: list[int] = []  # of the queue's tasks: persisted batches before each
+        self.crashes = 0  # of the queue's tasks
         self.last_crash_at = 0.0
+        self.has_to_give_up = False
+        self._lane_crashes: list[tuple[int, int]] = []  # lane, its persisted batches before
+        self._shared_crashes: list[int] = []  # persisted batches before
         self.waiting: list[Item] = []
         self._unposted: list[Item] = []  # in line or with the writer
         self._flushed: dict[Batch[Item], set[Hashable]] = {}  # their keys at the last flush
@@ -93,8 +96,26 @@ class Witness(logging.Handler):
         if "payload is gone" in message:
             self.dead.add(self._in_flight[record.__dict__["key"]])
         elif " crashed: " in message:
-            self.crashes.append(len(self._store.persisted))
-            self.last_crash_at = trio.current_time()
+            self._note_crash(record.__dict__["task"])
+
+    def _note_crash(self, task: str) -> None:
+        """Three crashes with nothing persisted in between, by the task's lane, are too many."""
+        self.crashes += 1
+        self.last_crash_at = trio.current_time()
+        everything = self._store.persisted
+        if task == "dead letters":  # it serves every lane
+            self._shared_crashes.append(len(everything))
+        shared = self._shared_crashes.count(len(everything))
+        for lane, line in enumerate(self._lines()):
+            persisted = sum(self._line_of(batch[0]) is line for batch in everything)
+            if task in {"batcher", "writer"} or task.endswith(f" {lane + 1}"):
+                self._lane_crashes.append((lane, persisted))
+            if self._lane_crashes.count((lane, persisted)) + shared >= 3:
+                self.has_to_give_up = True
+
+    def _line_of(self, item: Item) -> Line[Item]:
+        assert self.queue is not None
+        return self.queue._lanes.of(item.veri_key)
 
     def last_version(self, item: Item) -> Item:
         """Return what took the place of ``item`` in the end, or ``item``."""
@@ -105,7 +126,13 @@ class Witness(logging.Handler):
     def note_flush(self) -> None:
         """Note that a flush begins: from now on no new key may join what is in line."""
         assert self.queue is not None
-        self._flushed = {batch: set(batch.entries) for batch in self.queue._line.batches}
+        self._flushed = {
+            batch: set(batch.entries) for line in self._lines() for batch in line.batches
+        }
+
+    def _lines(self) -> Sequence[Line[Item]]:
+        assert self.queue is not None
+        return self.queue._lanes.lines
 
     def look(self) -> None:
         """Check everything that holds at every step."""
@@ -123,11 +150,14 @@ class Witness(logging.Handler):
 
     def _follow_the_store(self) -> None:
         """Learn what the store was asked and what it acknowledged since the last look."""
+        assert self.queue is not None
         store = self._store
-        assert store.max_in_calls <= 1
+        assert store.max_in_calls <= len(self._lines())
         for call in store.calls[self._calls :]:
             assert 1 <= len(call) <= self._options.batch_size
             assert len({item.veri_key for item in call}) == len(call), f"a key twice in {call}"
+            lines = {self._line_of(item) for item in call}
+            assert len(lines) == 1, f"{call} is of several lanes"
             for item in call:
                 assert item in self.open, f"{item} is written but was not in line"
                 newest = self._newest_tried.get(item.veri_key, -1)
@@ -142,19 +172,20 @@ class Witness(logging.Handler):
     def _check_places(self, metrics: WriteBehindMetrics) -> None:
         """Every entry that is accepted and not settled lies in exactly one place."""
         assert self.queue is not None
-        line, options = self.queue._line, self._options
-        in_line = [item for batch in line.batches for item in batch.entries.values()]
+        options = self._options
+        batches = [batch for line in self._lines() for batch in line.batches]
+        in_line = [item for batch in batches for item in batch.entries.values()]
         letters = [letter.entry for letter in self.queue._outbox.letters]
         written: list[Item] = []
-        if line.writing is not None:
-            written += line.writing.entries.values()
-            written += [refusal.entry for refusal in line.writing.refused.values()]
+        for line in self._lines():
+            if line.writing is not None:
+                batches.append(line.writing)
+                written += line.writing.entries.values()
+                written += [refusal.entry for refusal in line.writing.refused.values()]
         assert metrics.current_queue_depth == len(in_line)
         assert metrics.in_flight == len(written) + len(letters)
-        assert max([len(written), *(len(b.entries) for b in line.batches)]) <= options.batch_size
-        assert all(
-            key == item.veri_key for batch in line.batches for key, item in batch.entries.items()
-        )
+        assert max([0, *(batch.unsettled() for batch in batches)]) <= options.batch_size
+        assert all(key == item.veri_key for batch in batches for key, item in batch.entries.items())
         for batch, keys in self._flushed.items():
             assert keys.issuperset(batch.entries), "an entry joined a batch that is flushed"
         if options.coalesce:
@@ -189,7 +220,7 @@ class Witness(logging.Handler):
         assert not self.seen.intersection(self.waiting), "an accepted entry still waits"
         if not self.waiting:
             return
-        depth = sum(len(batch.entries) for batch in self.queue._line.batches)
+        depth = sum(len(batch.entries) for line in self._lines() for batch in line.batches)
         assert depth == self._options.queue_capacity, "somebody waits although there is room"
         first = min(self.rank[item] for item in self.waiting)
         for item in self.seen.intersection(before):
@@ -211,7 +242,9 @@ class Witness(logging.Handler):
         assert metrics.total_abandoned == len(self.queue.undelivered)
         assert metrics.producers_waiting == len(self.waiting)
         assert 0 <= metrics.current_queue_depth <= options.queue_capacity
-        assert len(self.open) <= options.queue_capacity + 2 * options.batch_size
+        assert len(self.open) <= (
+            options.queue_capacity + 2 * options.batch_size * len(self._lines())
+        )
         if metrics.state is QueueState.CLOSED:
             assert not self.open
 

@@ -9,6 +9,7 @@ Reading order is the order in which an entry travels::
     _batcher     full or due     hands the head of the line to the writer
     _writer      retry, isolate  the supervised loop around one upsert_many
     _letters     dead letters    what the store refused, on its way to the sink
+    _lanes       keys            the lines of all writers, and which of them a key belongs to
     _line        batches         the open batch, the batches in line, the one being written
     _store_watch trouble         whether the store is there, and whether it refuses everything
     _lifetime    life            beginning and end of a queue, and the waits that the end cuts

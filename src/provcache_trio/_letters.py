@@ -43,7 +43,7 @@ class Outbox(Generic[E]):
         self.letters: list[DeadLetter[E]] = []
         self._opened_at: list[float] = []  # on trio's clock, when their batches were opened
         self.failing: bool = False  # the sink's last call failed
-        self.full: bool = False  # ... and a writer waits for room
+        self.blocked: int = 0  # writers that wait for room
         self.undelivered: tuple[E, ...] = ()  # handed back at the end, the line's included
 
     def oldest(self) -> float | None:
@@ -61,9 +61,11 @@ class Outbox(Generic[E]):
         while batch.refused:
             self._take_over(batch)
             if batch.refused:
-                self.full = True
-                await self._changed.wait()
-                self.full = False
+                self.blocked += 1
+                try:
+                    await self._changed.wait()
+                finally:
+                    self.blocked -= 1
         while self.letters and not self.failing:
             await self._changed.wait()
 

@@ -8,6 +8,7 @@ import random
 import threading
 import traceback
 import weakref
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -28,10 +29,10 @@ class Lifetime:
 
     __slots__ = (
         "__weakref__",
+        "_crashes",
         "clock",
         "closed",
         "closing",
-        "crashes",
         "drained",
         "forked",
         "ledger",
@@ -70,8 +71,22 @@ class Lifetime:
         self.scope: trio.CancelScope = trio.CancelScope(shield=True)
         self.closed: bool = False  # it is over
         self.restarting: int = 0  # crashed tasks that wait for their restart
-        self.crashes: int = 0  # of our tasks, since something was last persisted
+        # Of our tasks, by lane, since something of it was last persisted. None: of those that
+        # serve all lanes, since anything was.
+        self._crashes: Counter[int | None] = Counter()
         _OPEN.add(self)
+
+    def note_crash(self, lane: int | None) -> int:
+        """Count a crash of a task; return how many there were with nothing persisted between."""
+        self._crashes[lane] += 1
+        shared = self._crashes[None]
+        if lane is not None:
+            return shared + self._crashes[lane]
+        return shared + max((n for lane, n in self._crashes.items() if lane is not None), default=0)
+
+    def note_persisted(self, lane: int) -> None:
+        """Forgive the crashes before: the lane works."""
+        del self._crashes[lane], self._crashes[None]
 
     def note_settled(self) -> None:
         """Call after entries were settled: ends the drain when they were the last."""
@@ -112,10 +127,11 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
 class Backoff:
     """Exponential backoff with full jitter, which closing the queue cuts short once."""
 
-    __slots__ = ("_lifetime", "next_try_at")
+    __slots__ = ("_lifetime", "_scope", "next_try_at")
 
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
+        self._scope: trio.CancelScope | None = None
         self.next_try_at: float | None = None  # on trio's clock, while it waits
 
     async def wait(self, failures: int) -> None:
@@ -134,9 +150,15 @@ class Backoff:
         delay = random.uniform(0, ceiling)  # noqa: S311  # no secret
         self.next_try_at = lifetime.clock() + delay
         try:
-            with trio.move_on_after(delay):
+            with trio.move_on_after(delay) as self._scope:
                 if draining:
                     await trio.sleep_forever()
                 await lifetime.closing.wait()
         finally:
+            self._scope = None
             self.next_try_at = None
+
+    def cut(self) -> None:
+        """End a wait that is under way."""
+        if self._scope is not None:
+            self._scope.cancel()

@@ -352,15 +352,14 @@ class Line(Generic[E]):
         refusal = batch.refused.get(key)
         return None if refusal is None else refusal.entry
 
-    def abandon(self, error: Callable[[], ProvcacheError]) -> list[E]:
-        """Give up everything; return it in the order of acceptance."""
-        given_up: list[E] = []
+    def abandon(self, error: Callable[[], ProvcacheError]) -> list[tuple[float, list[E]]]:
+        """Give up everything; return when each batch was opened, and its entries."""
+        given_up: list[tuple[float, list[E]]] = []
         ledger = self._ledger
         if self.writing is not None:
             batch = self.writing
             refused = [refusal.entry for refusal in batch.refused.values()]
-            given_up += refused
-            given_up += batch.entries.values()
+            given_up.append((batch.opened_at, [*refused, *batch.entries.values()]))
             moved = batch.unsettled()
             self._give_up(batch, error)
             self.writing = None
@@ -370,7 +369,7 @@ class Line(Generic[E]):
         self._sealed.clear()
         while self.batches:
             batch = self.batches.popleft()
-            given_up += batch.entries.values()
+            given_up.append((batch.opened_at, [*batch.entries.values()]))
             moved = batch.unsettled()
             self._give_up(batch, error)
             ledger.depth -= moved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
@@ -14,6 +14,7 @@ import trio
 from ._batcher import run_batcher
 from ._entries import ProvcacheEntry, merge_entries
 from ._errors import DrainTimeoutError, QueueClosedError, WriteBehindCrashedError
+from ._lanes import Lanes
 from ._letters import Outbox
 from ._lifetime import Lifetime
 from ._line import Batch, Line
@@ -22,13 +23,13 @@ from ._options import WriteBehindOptions
 from ._queue import WriteBehindQueue
 from ._repository import E
 from ._store_watch import StoreWatch
-from ._supervisor import MOST_CRASHES, Supervisor, other_than_cancelled
+from ._supervisor import MOST_CRASHES, Supervisor, Task, other_than_cancelled
 from ._verdict import leaves_of
 from ._waiting import WaitingRoom
 from ._writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Callable, Hashable
     from types import TracebackType
 
     from ._repository import DeadLetterSink, Repository
@@ -223,25 +224,33 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             wall_clock=self._wall_clock,
             telemetry=self._telemetry,
         )
-        self._line = line = Line[E](
-            batch_size=options.batch_size,
-            coalesce=options.coalesce,
-            merge=self._merge,
-            ledger=lifetime.ledger,
-            clock=lifetime.clock,
+        self._lanes = lanes = Lanes[E](
+            tuple(
+                Line[E](
+                    batch_size=options.batch_size,
+                    coalesce=options.coalesce,
+                    merge=self._merge,
+                    ledger=lifetime.ledger,
+                    clock=lifetime.clock,
+                )
+                for _ in range(options.writers)
+            )
         )
-        self._room = WaitingRoom(line, lifetime)
+        self._room = WaitingRoom(lanes, lifetime)
         watch = StoreWatch(lifetime)
         self._outbox = Outbox(self._sink, lifetime, watch)
-        self._writer = Writer(self._repository, line, self._outbox, watch, lifetime)
+        self._writers = tuple(
+            Writer(self._repository, line, self._outbox, watch, lifetime, lane=lane)
+            for lane, line in enumerate(lanes.lines)
+        )
         self._supervisor = Supervisor(lifetime, self._give_up)
         self._queue = WriteBehindQueue(
             lifetime,
-            line,
+            lanes,
             self._room,
             self._outbox,
             watch,
-            self._writer.backoff,
+            tuple(writer.backoff for writer in self._writers),
             key=self._key,
         )
         if self._telemetry is not None:
@@ -289,7 +298,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         lifetime.owner = 0
         lifetime.closing.set()
         self._room.close(self._name)
-        self._line.seal(FlushReason.DRAIN)
+        self._lanes.seal(FlushReason.DRAIN)
         lifetime.note_settled()
 
     async def _drain(self, *, interrupted: bool) -> KeyboardInterrupt | None:
@@ -329,7 +338,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         left = (
             *self._outbox.undelivered,
             *self._outbox.abandon(),
-            *self._line.abandon(lambda: QueueClosedError(f"queue {name!r} ended before that")),
+            *self._lanes.abandon(lambda: QueueClosedError(f"queue {name!r} ended before that")),
         )
         self._outbox.undelivered = left
         self._lifetime.note_settled()  # after giving up, there is nothing to wait for
@@ -380,15 +389,21 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
     @trio.lowlevel.enable_ki_protection
     async def _host(self) -> None:
         """Run our tasks, out of reach of every surrounding scope."""
-        # No buffer: a send waits until the writer is free.
-        sender, receiver = trio.open_memory_channel[Batch[E]](0)
-        tasks: dict[str, Callable[[], Awaitable[None]]] = {
-            "batcher": partial(run_batcher, self._line, sender, self._repository, self._lifetime),
-            "writer": partial(self._writer.run, receiver),
-        }
-        if self._sink is not None:
-            tasks["dead letters"] = partial(self._outbox.run, self._sink)
-        with sender, receiver:
+        tasks: list[Task] = []
+        with ExitStack() as channels:
+            for lane, (line, writer) in enumerate(
+                zip(self._lanes.lines, self._writers, strict=True)
+            ):
+                # No buffer: a send waits until the writer is free.
+                sender, receiver = trio.open_memory_channel[Batch[E]](0)
+                channels.enter_context(sender)
+                channels.enter_context(receiver)
+                batcher = partial(run_batcher, line, sender, self._repository, self._lifetime)
+                number = f" {lane + 1}" if len(self._writers) > 1 else ""
+                tasks.append(Task(f"batcher{number}", batcher, lane))
+                tasks.append(Task(f"writer{number}", partial(writer.run, receiver), lane))
+            if self._sink is not None:
+                tasks.append(Task("dead letters", partial(self._outbox.run, self._sink)))
             await self._supervisor.run(tasks)
         if self._supervisor.last_straw is not None:
             self._hand_back()  # now: nobody should wait for a fate until the body has ended

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import msgspec
+
+_MOST_WRITERS: Final = 100
 
 
 class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +33,9 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
             that orchestrators grant. 0 hands back at once what is not written.
         coalesce: a newer version of a waiting key takes its place. False writes every
             version, in order.
-        writers: lanes that write at once; only 1 for now.
+        writers: lanes, each with a writer of its own, so that so many batches are written at
+            once; 1 to 100. The lane of an entry is chosen by the hash of its key, so the
+            versions of a key keep their order; those of different keys may not.
     """
 
     queue_capacity: int = 10_000
@@ -60,8 +65,8 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
         if type(self.coalesce) is not bool:
             raise TypeError(f"coalesce must be a bool, not {type(self.coalesce).__name__}")
         _check_int("writers", self.writers, at_least=1)
-        if self.writers != 1:
-            raise ValueError("writers must be 1 in this release")
+        if self.writers > _MOST_WRITERS:
+            raise ValueError(f"writers must be at most {_MOST_WRITERS}")
 
 
 def _check_int(field: str, value: object, *, at_least: int) -> None:

@@ -13,11 +13,12 @@ from ._metrics import FlushReason, QueueState, WriteBehindMetrics
 from ._repository import E
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from ._lanes import Lanes
     from ._letters import Outbox
     from ._lifetime import Backoff, Lifetime
-    from ._line import Batch, Line
+    from ._line import Batch
     from ._store_watch import StoreWatch
     from ._waiting import WaitingRoom
 
@@ -34,11 +35,11 @@ class WriteBehindQueue(Generic[E]):
     def __init__(
         self,
         lifetime: Lifetime,
-        line: Line[E],
+        lanes: Lanes[E],
         room: WaitingRoom[E],
         outbox: Outbox[E],
         watch: StoreWatch,
-        backoff: Backoff,
+        backoffs: Sequence[Backoff],
         *,
         key: Callable[[E], Hashable],
     ) -> None:
@@ -46,11 +47,13 @@ class WriteBehindQueue(Generic[E]):
         self._ledger = lifetime.ledger
         self._telemetry = lifetime.telemetry
         self._capacity = lifetime.options.queue_capacity
-        self._line = line
+        self._lanes = lanes
+        # The hot path of a queue that has only one.
+        self._line = lanes.lines[0] if len(lanes.lines) == 1 else None
         self._room = room
         self._outbox = outbox
         self._watch = watch
-        self._backoff = backoff
+        self._backoffs = backoffs
         self._key = key
 
     def __repr__(self) -> str:
@@ -98,7 +101,7 @@ class WriteBehindQueue(Generic[E]):
         """
         if not self._accept(entry, None):
             self._ledger.refused += 1
-            self._room.hurry()
+            self._lanes.hurry()
             raise trio.WouldBlock
 
     async def enqueue_many(self, entries: Iterable[E], /) -> int:
@@ -178,12 +181,12 @@ class WriteBehindQueue(Generic[E]):
         closed = lifetime.closing.is_set() and not lifetime.forked
         if get_ident() != lifetime.owner and not closed:
             self._refuse_call()
-        self._line.seal(FlushReason.REQUESTED)
-        last = self._line.tail()
+        self._lanes.seal(FlushReason.REQUESTED)
+        last = self._lanes.tails()
         await trio.lowlevel.checkpoint()
-        if last is not None:
-            await last.settled.wait()
-        if self._outbox.undelivered if last is None else last.abandoned:
+        for batch in last:
+            await batch.settled.wait()
+        if any(batch.abandoned for batch in last) if last else self._outbox.undelivered:
             raise QueueClosedError(f"queue {lifetime.name!r} ended before it was flushed")
 
     def pending(self, key: Hashable, /) -> E | None:
@@ -195,7 +198,7 @@ class WriteBehindQueue(Generic[E]):
         Raises:
             TypeError: ``key`` can't be hashed.
         """
-        return self._line.pending(key)
+        return self._lanes.of(key).pending(key)
 
     def metrics(self) -> WriteBehindMetrics:
         """Return a consistent snapshot, O(1); from any thread, and after exit."""
@@ -203,11 +206,11 @@ class WriteBehindQueue(Generic[E]):
         now = lifetime.clock()
         oldest = self._outbox.oldest()  # older than anything in the line
         if oldest is None:
-            oldest = self._line.oldest()
-        next_try_at = self._backoff.next_try_at
+            oldest = self._lanes.oldest()
+        tries = [at for backoff in self._backoffs if (at := backoff.next_try_at) is not None]
         # Every call comes before the counters: between two reads of them nothing else runs.
         oldest_pending_seconds = 0.0 if oldest is None else max(0.0, now - oldest)
-        next_try_in_seconds = None if next_try_at is None else max(0.0, next_try_at - now)
+        next_try_in_seconds = max(0.0, min(tries) - now) if tries else None
         producers_waiting = len(self._room.producers)
         state = self._state()
         timestamp = lifetime.now()
@@ -257,13 +260,16 @@ class WriteBehindQueue(Generic[E]):
             self._refuse_call()
         try:
             key = self._key(entry)
-            hash(key)
+            line = self._line
+            if line is None:
+                line = self._lanes.of(key)
+            else:
+                hash(key)
         except Exception as error:  # noqa: BLE001  # whatever the user's key raised
             raise TypeError(
                 f"the key of an entry of type {type(entry).__qualname__} can't be read or "
                 f"hashed ({type(error).__qualname__})"
             ) from None
-        line = self._line
         batch: Batch[E] | None = line.replace(key, entry)
         if batch is None:
             if self._ledger.depth >= self._capacity or self._room.producers:
@@ -294,6 +300,6 @@ class WriteBehindQueue(Generic[E]):
             return QueueState.DRAINING
         if self._watch.trouble is not None:
             return QueueState.WAITING
-        if lifetime.restarting or self._outbox.full:
+        if lifetime.restarting or self._outbox.blocked:
             return QueueState.PAUSED
         return QueueState.RUNNING

@@ -9,22 +9,34 @@ from ._metrics import LastError
 from ._verdict import Kind
 
 if TYPE_CHECKING:
-    from ._lifetime import Lifetime
+    from ._lifetime import Backoff, Lifetime
     from ._verdict import Failure
 
 _REFUSALS_THAT_BLAME_THE_STORE: Final = 20
 
 
 class StoreWatch:
-    """Tells an outage, and a store that refuses everything, from single bad entries."""
+    """Tells an outage, and a store that refuses everything, from single bad entries.
 
-    __slots__ = ("_lifetime", "_refused_in_a_row", "last_error", "trouble")
+    Lanes are known by their backoff. An outage is over once every lane has seen its end, and
+    the first that does wakes the others.
+    """
+
+    __slots__ = ("_lifetime", "_refused_in_a_row", "_waiting", "last_error")
 
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
         self.last_error: LastError | None = None
-        self.trouble: Kind | None = None  # MISCONFIGURED or UNAVAILABLE: the queue waits
+        self._waiting: dict[Backoff, Kind] = {}  # why lanes wait: MISCONFIGURED or UNAVAILABLE
         self._refused_in_a_row = 0  # entries, across batches, since one was persisted
+
+    @property
+    def trouble(self) -> Kind | None:
+        """Why the queue waits: MISCONFIGURED, which is for a person, or UNAVAILABLE."""
+        kinds = self._waiting.values()
+        if Kind.MISCONFIGURED in kinds:
+            return Kind.MISCONFIGURED
+        return Kind.UNAVAILABLE if kinds else None
 
     @property
     def refuses_everything(self) -> bool:
@@ -39,11 +51,12 @@ class StoreWatch:
             at=self._lifetime.now(),
         )
 
-    def lost(self, failure: Failure) -> None:
+    def lost(self, lane: Backoff, failure: Failure) -> None:
         """The store can't be reached, or needs a person: one line per change."""
-        if self.trouble == failure.kind:
+        before = self.trouble
+        self._waiting[lane] = failure.kind
+        if self.trouble == before:
             return
-        self.trouble = failure.kind
         misconfigured = failure.kind == Kind.MISCONFIGURED
         self._lifetime.log(
             logging.ERROR if misconfigured else logging.WARNING,
@@ -54,23 +67,26 @@ class StoreWatch:
             sqlstate=failure.sqlstate,
         )
 
-    def refused(self, failure: Failure) -> None:
+    def refused(self, lane: Backoff, failure: Failure) -> None:
         """One more entry was refused: too many in a row mean a misconfigured store."""
         self._refused_in_a_row += 1
         if self.refuses_everything:
-            self.lost(failure._replace(kind=Kind.MISCONFIGURED))
+            self.lost(lane, failure._replace(kind=Kind.MISCONFIGURED))
 
-    def answered(self) -> None:
+    def answered(self, lane: Backoff) -> None:
         """The store answered, if only to refuse or to roll back."""
         if not self.refuses_everything:
-            self._found()
+            self._found(lane)
 
-    def persisted(self) -> None:
+    def persisted(self, lane: Backoff) -> None:
         """The store took something."""
         self._refused_in_a_row = 0
-        self._found()
+        self._found(lane)
 
-    def _found(self) -> None:
-        if self.trouble is not None:
-            self.trouble = None
+    def _found(self, lane: Backoff) -> None:
+        if self._waiting.pop(lane, None) is None:
+            return
+        for other in self._waiting:
+            other.cut()
+        if not self._waiting:
             self._lifetime.log(logging.INFO, "store found again")

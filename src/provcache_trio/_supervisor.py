@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from ._verdict import leaves_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
 
     from ._lifetime import Lifetime
 
 _RESTART_SECONDS: Final = 1.0
 MOST_CRASHES: Final = 3
+
+
+class Task(NamedTuple):
+    """What is restarted when it crashes."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+    lane: int | None = None  # None: it serves them all
 
 
 class Supervisor:
@@ -28,31 +36,31 @@ class Supervisor:
         self.last_straw: BaseException | None = None  # the crash that was one too many
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self, tasks: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+    async def run(self, tasks: Iterable[Task]) -> None:
         """Run every task, none of which ends by itself, until the lifetime's scope is over."""
         with self._lifetime.scope:
             async with trio.open_nursery() as nursery:
-                for name, task in tasks.items():
-                    nursery.start_soon(self._supervise, name, task, name=name)
+                for task in tasks:
+                    nursery.start_soon(self._supervise, task, name=task.name)
 
     @trio.lowlevel.enable_ki_protection
-    async def _supervise(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
+    async def _supervise(self, task: Task) -> None:
         lifetime = self._lifetime
         while True:
             try:
-                await task()
+                await task.run()
             except BaseException as error:  # noqa: BLE001, ASYNC103  # the sleep raises it again
                 if not lifetime.scope.cancel_called or other_than_cancelled(error):
-                    self._note_crash(name, error)
+                    self._note_crash(task, error)
             lifetime.restarting += 1
             try:
                 await trio.sleep(_RESTART_SECONDS)
             finally:
                 lifetime.restarting -= 1
 
-    def _note_crash(self, name: str, error: BaseException) -> None:
+    def _note_crash(self, task: Task, error: BaseException) -> None:
         lifetime = self._lifetime
-        lifetime.crashes += 1
+        crashes = lifetime.note_crash(task.lane)
         # The frames, but not the message, which may quote an entry.
         leaves = leaves_of(error)
         frames = "".join("".join(traceback.format_tb(leaf.__traceback__)) for leaf in leaves)
@@ -60,13 +68,13 @@ class Supervisor:
         lifetime.log(
             logging.ERROR,
             "%s crashed: %s\n%s",
-            name,
+            task.name,
             classes,
             frames,
-            task=name,
+            task=task.name,
             error_class=classes,
         )
-        if lifetime.crashes >= MOST_CRASHES and not lifetime.scope.cancel_called:
+        if crashes >= MOST_CRASHES and not lifetime.scope.cancel_called:
             self.last_straw = error
             lifetime.scope.cancel()
             self._give_up()

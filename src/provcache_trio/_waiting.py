@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Generic
 import trio
 
 from ._errors import QueueClosedError
-from ._metrics import FlushReason
 from ._repository import E
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from ._lanes import Lanes
     from ._lifetime import Lifetime
-    from ._line import Batch, Line, Receipt
+    from ._line import Batch, Receipt
 
 
 class _Producer(Generic[E]):
@@ -41,15 +41,16 @@ class WaitingRoom(Generic[E]):
     cancelled was either accepted or leaves no trace.
     """
 
-    def __init__(self, line: Line[E], lifetime: Lifetime) -> None:
-        self._line = line
+    def __init__(self, lanes: Lanes[E], lifetime: Lifetime) -> None:
+        self._lanes = lanes
         self._ledger = lifetime.ledger
         self._capacity = lifetime.options.queue_capacity
         self._coalesce = lifetime.options.coalesce
         self._telemetry = lifetime.telemetry
         self.producers: dict[_Producer[E], None] = {}  # in the order in which they came
         self._by_key: dict[Hashable, dict[_Producer[E], None]] = {}
-        line.on_room = self._let_in
+        for line in lanes.lines:
+            line.on_room = self._let_in
 
     @trio.lowlevel.enable_ki_protection
     async def wait(self, key: Hashable, entry: E, receipt: Receipt | None) -> None:
@@ -64,7 +65,7 @@ class WaitingRoom(Generic[E]):
         self.producers[producer] = None
         if self._coalesce:
             self._by_key.setdefault(key, {})[producer] = None
-        self.hurry()
+        self._lanes.hurry()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._dismiss(producer)
@@ -73,10 +74,6 @@ class WaitingRoom(Generic[E]):
         await trio.lowlevel.wait_task_rescheduled(abort)
         if producer.error is not None:
             raise producer.error
-
-    def hurry(self) -> None:
-        """Have the head of a full line written: it need not be due to be in the way."""
-        self._line.hurry(self._line.batches[0], FlushReason.FULL)
 
     def close(self, name: str) -> None:
         """Send everybody away."""
@@ -102,18 +99,19 @@ class WaitingRoom(Generic[E]):
                 self._accept(producer)
                 trio.lowlevel.reschedule(producer.task)
         if self.producers:
-            self.hurry()
+            self._lanes.hurry()
 
     def _accept(self, producer: _Producer[E]) -> None:
         key, entry = producer.key, producer.entry
+        line = self._lanes.of(key)
         batch: Batch[E] | None
         try:
-            batch = self._line.replace(key, entry)
+            batch = line.replace(key, entry)
         except BaseException as error:  # noqa: BLE001, ASYNC103  # merge's: that caller's
             producer.error = error
             return  # noqa: ASYNC104
         if batch is None:
-            batch = self._line.append(key, entry)
+            batch = line.append(key, entry)
         if producer.receipt is not None:
-            self._line.await_fate(batch, key, producer.receipt)
+            line.await_fate(batch, key, producer.receipt)
         batch.note_producer(producer.known_as)

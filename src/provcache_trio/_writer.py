@@ -39,12 +39,15 @@ class Writer(Generic[E]):
         outbox: Outbox[E],
         watch: StoreWatch,
         lifetime: Lifetime,
+        *,
+        lane: int,
     ) -> None:
         self._repository = repository
         self._line = line
         self._outbox = outbox
         self._watch = watch
         self._lifetime = lifetime
+        self._lane = lane
         self._flush: FlushTelemetry | None = None  # of the batch that is being written
         self._failures = 0  # calls in a row that found no working store
         self.backoff = Backoff(lifetime)
@@ -109,12 +112,12 @@ class Writer(Generic[E]):
         self._measure(batch, len(entries), began_at, result)
         self._watch.note(result)
         if result.kind in (Kind.MISCONFIGURED, Kind.UNAVAILABLE):
-            self._watch.lost(result)
+            self._watch.lost(self.backoff, result)
             self._failures += 1
             await self._retry(part, self._failures)
             return
         if result.kind is not Kind.UNKNOWN:
-            self._watch.answered()
+            self._watch.answered(self.backoff)
             if not self._watch.refuses_everything:
                 self._failures = 0
         if result.kind is not Kind.REJECTED and self._may_retry(part, result.kind):
@@ -141,14 +144,14 @@ class Writer(Generic[E]):
         if type(changed) is not int or not 0 <= changed <= written:
             changed = written  # the rows are stored, whatever the repository says of them
         self._line.persisted(batch, part, written - changed)
-        self._watch.persisted()
+        self._watch.persisted(self.backoff)
         if not batch.vindicated:
             # The store takes entries of this batch: what it refuses of it is their own fault.
             batch.vindicated = True
             if batch.suspect and batch.refused:
                 self._put_back(batch)  # refused under suspicion: once more, now for good
         self._failures = 0
-        self._lifetime.crashes = 0
+        self._lifetime.note_persisted(self._lane)
         self._lifetime.log(logging.DEBUG, "batch persisted: %d entries", written, count=written)
 
     def _may_retry(self, part: Part, kind: Kind) -> bool:
@@ -196,7 +199,7 @@ class Writer(Generic[E]):
         self._refuse(batch, keys[index : index + 1], part, failure)
         if batch.vindicated:
             return
-        self._watch.refused(failure)
+        self._watch.refused(self.backoff, failure)
         if self._watch.refuses_everything:
             batch.suspect = True
             await self._wait_for_the_store()

@@ -3,7 +3,7 @@
 A letter in brackets is that of a bug of the original, a channel with a background service. Of
 its bugs, three have no place in this code: what failed is never written back to the channel,
 so it can't be dropped there when it is full (f), be lost once it is completed (j), or block
-its own consumer (k). Parallel writers that reorder a key (p) come with ``writers``.
+its own consumer (k).
 """
 
 from __future__ import annotations
@@ -117,9 +117,10 @@ ACCEPTING = (
         "queue::flush_seals_but_a_key_may_still_be_replaced_in_place",
         (
             "_queue.py",
-            "        self._line.seal(FlushReason.REQUESTED)\n",
-            "        for batch in self._line.batches:\n"
-            "            self._line.hurry(batch, FlushReason.REQUESTED)\n",
+            "        self._lanes.seal(FlushReason.REQUESTED)\n",
+            "        for line in self._lanes.lines:\n"
+            "            for batch in line.batches:\n"
+            "                line.hurry(batch, FlushReason.REQUESTED)\n",
         ),
     ),
     mutant(
@@ -315,14 +316,14 @@ WRITING = (
         "supervision::a_crashed_writer_goes_on_after_a_second_with_the_batch_it_held",
         (
             "_supervisor.py",
-            "                    self._note_crash(name, error)\n",
+            "                    self._note_crash(task, error)\n",
             "                    return\n",
         ),
     ),
     mutant(
         "crashes add up over a lifetime",
         "supervision::crashes_with_something_persisted_in_between_never_add_up",
-        ("_writer.py", "        self._lifetime.crashes = 0\n", ""),
+        ("_writer.py", "        self._lifetime.note_persisted(self._lane)\n", ""),
     ),
     mutant(
         "what is refused under suspicion gets no other chance",
@@ -343,8 +344,8 @@ WRITING = (
         "writer::backoff_starts_again_after_a_success",
         (
             "_writer.py",
-            "        self._failures = 0\n        self._lifetime.crashes",
-            "        self._lifetime.crashes",
+            "        self._failures = 0\n        self._lifetime.note",
+            "        self._lifetime.note",
         ),
     ),
     mutant(
@@ -377,11 +378,109 @@ WRITING = (
     ),
 )
 
+LANES = (
+    mutant(
+        "parallel writers reorder a key (p)",
+        "lanes::versions_of_a_key_are_written_in_order",
+        (
+            "_lanes.py",
+            "        return self.lines[(hash(key) * _SPREAD >> 32) % len(self.lines)]\n",
+            "        depths = [sum(len(b.entries) for b in line.batches) for line in self.lines]\n"
+            "        busy = [line.writing is not None for line in self.lines]\n"
+            "        return min(zip(busy, depths, self.lines), key=lambda one: one[:2])[2]\n",
+        ),
+    ),
+    mutant(
+        "keys that follow a pattern share a lane",
+        "lanes::keys_that_follow_a_pattern_are_spread_over_the_lanes",
+        ("_lanes.py", "(hash(key) * _SPREAD >> 32)", "hash(key)"),
+    ),
+    mutant(
+        "a flush waits for one lane only",
+        "lanes::a_flush_waits_for_every_lane",
+        ("_queue.py", "        for batch in last:\n", "        for batch in last[-1:]:\n"),
+    ),
+    mutant(
+        "only one lane's batches are sealed by a flush",
+        "lanes::a_flush_has_every_lane_written_at_once",
+        (
+            "_lanes.py",
+            "        for line in self.lines:\n            line.seal(reason)\n",
+            "        self.lines[0].seal(reason)\n",
+        ),
+    ),
+    mutant(
+        "what is handed back is in the order of lanes",
+        "lanes::what_is_handed_back_is_in_the_order_of_its_batches",
+        ("_lanes.py", "        batches.sort(key=lambda batch: batch[0])\n", ""),
+    ),
+    mutant(
+        "a lane that finds the store again keeps it for itself",
+        "lanes::the_first_lane_that_finds_the_store_again_wakes_the_others",
+        ("_store_watch.py", "            other.cut()\n", "            pass\n"),
+    ),
+    mutant(
+        "every success of a lane wakes those that wait",
+        "lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
+        (
+            "_store_watch.py",
+            "        if self._waiting.pop(lane, None) is None:\n            return\n",
+            "        had = self._waiting.pop(lane, None) is not None\n",
+        ),
+        (
+            "_store_watch.py",
+            "        if not self._waiting:\n",
+            "        if had and not self._waiting:\n",
+        ),
+    ),
+    mutant(
+        "the queue says that all is well while a lane waits",
+        "lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
+        (
+            "_store_watch.py",
+            "        if self._waiting.pop(lane, None) is None:\n            return\n",
+            "        if not self._waiting:\n            return\n        self._waiting.clear()\n",
+        ),
+    ),
+    mutant(
+        "a lane that works excuses the crashes of another",
+        "lanes::a_lane_whose_task_crashes_again_and_again_ends_the_queue",
+        (
+            "_lifetime.py",
+            "        del self._crashes[lane], self._crashes[None]\n",
+            "        self._crashes.clear()\n",
+        ),
+    ),
+    mutant(
+        "crashes of the shared task add up over a lifetime",
+        "lanes::crashes_of_the_shared_task_are_forgiven_when_any_lane_persists",
+        (
+            "_lifetime.py",
+            "        del self._crashes[lane], self._crashes[None]\n",
+            "        del self._crashes[lane]\n",
+        ),
+    ),
+    mutant(
+        "what was prepared is written although a newer version came",
+        "prepare::a_version_that_came_after_the_preparation_is_the_one_that_is_written",
+        (
+            "_line.py",
+            "if len(entries) == len(before) and all(map(is_, entries, before)):",
+            "if before:",
+        ),
+    ),
+    mutant(
+        "a batch is prepared that can still grow",
+        "prepare::a_batch_that_can_still_grow_is_not_prepared",
+        ("_batcher.py", " and not line.can_grow(batch):", ":"),
+    ),
+)
+
 LEAVING = (
     mutant(
         "the last batch waits for its interval (a)",
         "exits::a_drain_waits_for_no_flush_interval",
-        ("_open.py", "        self._line.seal(FlushReason.DRAIN)\n", ""),
+        ("_open.py", "        self._lanes.seal(FlushReason.DRAIN)\n", ""),
     ),
     mutant(
         "the drain is not shielded",
@@ -451,15 +550,6 @@ STORING = (
 
 POSTGRES = (
     mutant(
-        "a time is sent as one product, and rounded",
-        "repositories::an_entry_comes_back_as_it_was",
-        (
-            "_postgres/rows.py",
-            " / 1000000 * interval '1 s'\"\n        f\" + {column} % 1000000 * interval",
-            " * interval",
-        ),
-    ),
-    mutant(
         "identical rows are written again",
         "postgres::a_batch_that_changes_nothing_writes_nothing_and_waits_for_no_row",
         ("_postgres/rows.py", 'WHERE t.veri_key IS NULL OR {_changes("a")}', "WHERE true"),
@@ -489,4 +579,4 @@ POSTGRES = (
     ),
 )
 
-MUTANTS = (*ACCOUNTING, *ACCEPTING, *BATCHING, *WRITING, *LEAVING, *STORING, *POSTGRES)
+MUTANTS = (*ACCOUNTING, *ACCEPTING, *BATCHING, *WRITING, *LANES, *LEAVING, *STORING, *POSTGRES)
