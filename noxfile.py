@@ -103,11 +103,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[:1])
 def lowest(session: nox.Session) -> None:
-    """Run them with the oldest trio and msgspec that pyproject.toml allows."""
+    """Run them with the oldest trio and msgspec that are allowed, and four writers a queue."""
     install(session, "test", extras=EVERYTHING)
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
     session.install(*oldest)
-    session.run("pytest", *AT_ONCE, "-m", QUICK, *session.posargs)
+    session.run("pytest", *AT_ONCE, "-m", QUICK, "--writers", "4", *session.posargs)
 
 
 @nox.session
