@@ -13,11 +13,12 @@ from ._metrics import FlushReason, QueueState, WriteBehindMetrics
 from ._repository import E
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Awaitable, Callable, Hashable, Iterable
 
     from ._letters import Outbox
     from ._lifetime import Backoff, Lifetime
     from ._line import Batch, Line
+    from ._recorder import Recorder
     from ._store_watch import StoreWatch
     from ._waiting import WaitingRoom
 
@@ -39,6 +40,7 @@ class WriteBehindQueue(Generic[E]):
         outbox: Outbox[E],
         watch: StoreWatch,
         backoff: Backoff,
+        recorder: Recorder[E] | None = None,
         *,
         key: Callable[[E], Hashable],
     ) -> None:
@@ -46,6 +48,13 @@ class WriteBehindQueue(Generic[E]):
         self._ledger = lifetime.ledger
         self._telemetry = lifetime.telemetry
         self._capacity = lifetime.options.queue_capacity
+        self._recorder = recorder
+        # Whoever waits for the disk in any case yields there.
+        self._checkpoint: Callable[[], Awaitable[None]] = (
+            trio.lowlevel.checkpoint_if_cancelled
+            if recorder is not None and recorder.always
+            else trio.lowlevel.checkpoint
+        )
         self._line = line
         self._room = room
         self._outbox = outbox
@@ -79,7 +88,7 @@ class WriteBehindQueue(Generic[E]):
             RuntimeError: called in a forked child.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         if self._accept(entry, None):
             return
         await self._room.wait(self._key(entry), entry, None)
@@ -97,6 +106,8 @@ class WriteBehindQueue(Generic[E]):
             Exception: whatever ``merge`` raised; nothing is counted.
         """
         if not self._accept(entry, None):
+            if self._recorder is not None and self._recorder.always:
+                raise RuntimeError("with a journal of durability 'always', entries have to wait")
             self._ledger.refused += 1
             self._room.hurry()
             raise trio.WouldBlock
@@ -210,6 +221,9 @@ class WriteBehindQueue(Generic[E]):
         next_try_in_seconds = None if next_try_at is None else max(0.0, next_try_at - now)
         producers_waiting = len(self._room.producers)
         state = self._state()
+        recorder = self._recorder
+        recovering = recorder is not None and recorder.recovering
+        durable = None if recorder is None else recorder.durable
         timestamp = lifetime.now()
         ledger = self._ledger
         return WriteBehindMetrics(
@@ -234,8 +248,8 @@ class WriteBehindQueue(Generic[E]):
             producers_waiting=producers_waiting,
             oldest_pending_seconds=oldest_pending_seconds,
             state=state,
-            recovering=False,
-            durable=None,
+            recovering=recovering,
+            durable=durable,
             next_try_in_seconds=next_try_in_seconds,
             last_error=self._watch.last_error,
             timestamp=timestamp,
@@ -263,6 +277,9 @@ class WriteBehindQueue(Generic[E]):
                 f"the key of an entry of type {type(entry).__qualname__} can't be read or "
                 f"hashed ({type(error).__qualname__})"
             ) from None
+        recorder = self._recorder
+        if recorder is not None and recorder.holds:
+            return False
         line = self._line
         batch: Batch[E] | None = line.replace(key, entry)
         if batch is None:
