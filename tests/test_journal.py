@@ -25,6 +25,7 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio._journal_disk import Disk
+from provcache_trio._journal_file import JournalFile
 from provcache_trio.journal import FileJournal, open_journal
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
@@ -285,7 +286,8 @@ async def test_a_settled_entry_leaves_the_journal_and_a_newer_version_of_its_key
     assert set(queue.undelivered) == {Item("a", 2), Item("b", 1)}
     store.up()
     calls = len(store.calls)
-    async with queue_with_journal(path, store, durability=durability) as queue:
+    options = WriteBehindOptions(coalesce=False)
+    async with queue_with_journal(path, store, options, durability=durability) as queue:
         await until(lambda: not queue.metrics().recovering)
     assert {item for call in store.calls[calls:] for item in call} == {Item("a", 2), Item("b", 1)}
 
@@ -1093,3 +1095,28 @@ async def test_an_entry_that_does_not_come_back_as_it_is_is_not_accepted(path: P
     ):
         await refused(queue, Growing("a"))
     assert not store.rows
+
+
+async def test_what_is_settled_while_it_is_written_leaves_the_journal_all_the_same(
+    path: Path, store: MemoryRepository[Item], disk: SlowDisk
+) -> None:
+    store.stall()
+    async with queue_with_journal(path, store) as queue:
+        disk.go_on.clear()
+        disk.asked.clear()
+        await queue.enqueue(Item("written"))
+        await until(disk.asked.is_set)
+        store.resume()
+        await queue.flush()
+        assert entries_in(path) == 1
+        disk.go_on.set()
+        await until(lambda: entries_in(path) == 0)
+        assert b"written" in bytes_of(path)
+
+
+def entries_in(path: Path) -> int:
+    """Return how many entries would be replayed if the process died now."""
+    file = JournalFile(str(path), entry_type="tests.items.Item", disk=Disk(), read_only=True)
+    findings = file.open()
+    file.close()
+    return findings.entries

@@ -80,16 +80,19 @@ class Story:
         return made
 
     def append(self, count: int, settle: int = 0) -> None:
-        """Append, and settle the oldest; as the recorder does, rewrite after a failure."""
+        """Append, and settle the oldest; after a failure only ``rewrite`` is left."""
         new = self.documents(count)
         settled = dict(list(self.safe.items())[:settle])
         self.doubtful |= {*new, *settled}
         for document in settled:
             del self.safe[document]
+        entries = [(document, ()) for document in new]
         try:
-            first = self.file.append([(document, ()) for document in new], settled.values())
+            first = self.file.append(entries, settled.values())
         except JournalError:
             self.failures += 1
+            with pytest.raises(JournalError, match="failed before"):
+                self.file.append(entries, ())
             self.rewrite()
             return
         self.doubtful -= {*new, *settled}
