@@ -184,7 +184,7 @@ def report(rounds: list[dict[str, float]]) -> bool:
 
 def fill(path: Path, entries: int) -> None:
     """Make a journal as a dead process with an endless backlog would leave it."""
-    file = JournalFile(str(path), entry_type="provcache_trio._entries.ProvcacheEntry", disk=Disk())
+    file = JournalFile(str(path), entry_type="provcache_trio.ProvcacheEntry", disk=Disk())
     file.open()
     for first in range(0, entries, 1000):
         many = range(first, min(first + 1000, entries))

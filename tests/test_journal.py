@@ -876,7 +876,7 @@ async def test_a_directory_that_can_not_be_made_is_told(tmp_path: Path) -> None:
 
 async def test_a_journal_of_another_type_is_refused_by_name(path: Path) -> None:
     await leave_behind(path, items("a"))
-    await fails(path, r"type tests\.items\.Item, not provcache_trio\._entries\.ProvcacheEntry")
+    await fails(path, r"type tests\.items\.Item, not provcache_trio\.ProvcacheEntry")
     await fails(path, r"not list\[int\]", entry_type=list[int])
 
 

@@ -69,10 +69,13 @@ class JournalFile:
         JournalError: it could not be done.
     """
 
-    def __init__(self, path: str, *, entry_type: str, disk: Disk, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str, *, entry_type: str | None, disk: Disk, read_only: bool = False
+    ) -> None:
         self._path = path
         self._directory = os.path.dirname(path)  # noqa: PTH120
-        self._entry_type = entry_type
+        self.entry_type: str = entry_type or ""  # if it is not given: that of the file
+        self._any_type = entry_type is None
         self._disk = disk
         self._read_only = read_only
         self._descriptor = _NONE
@@ -158,9 +161,11 @@ class JournalFile:
             )
         beginning = msgspec.json.decode(first.payload, type=Beginning)
         self._name = beginning.identity
-        if beginning.entry_type != self._entry_type:
+        if self._any_type:
+            self.entry_type = beginning.entry_type
+        if beginning.entry_type != self.entry_type:
             raise JournalError(
-                f"the journal holds entries of type {beginning.entry_type}, not {self._entry_type}"
+                f"the journal holds entries of type {beginning.entry_type}, not {self.entry_type}"
             )
         return first.number + 1
 
@@ -323,7 +328,7 @@ class JournalFile:
 
     def _fill(self, descriptor: int, documents: Iterable[bytes]) -> _Filled:
         name = secrets.token_hex(8)
-        beginning = Beginning(format=FORMAT, entry_type=self._entry_type, identity=name)
+        beginning = Beginning(format=FORMAT, entry_type=self.entry_type, identity=name)
         number = self._last + 1
         buffer = [MAGIC_LINE, pack(Kind.BEGINNING, number, msgspec.json.encode(beginning))]
         buffered = begins_with = sum(map(len, buffer))

@@ -352,7 +352,9 @@ class Packer(Generic[E]):
             raise TypeError("entry_type must be a type that msgspec can decode") from None
         self._encode = msgspec.json.Encoder().encode
         self.name = (
-            f"{entry_type.__module__}.{entry_type.__qualname__}"
+            "provcache_trio.ProvcacheEntry"
+            if entry_type is ProvcacheEntry
+            else f"{entry_type.__module__}.{entry_type.__qualname__}"
             if get_origin(entry_type) is None and hasattr(entry_type, "__qualname__")
             else repr(entry_type)
         )
