@@ -424,6 +424,29 @@ async def test_always_accepts_no_more_than_there_is_room_for(
     assert_settled(queue, enqueued=21, persisted=20, coalesced=1)
 
 
+async def test_a_full_line_is_written_for_those_who_came_together(
+    path: Path, store: MemoryRepository[Item]
+) -> None:
+    options = WriteBehindOptions(queue_capacity=1, flush_interval_seconds=3600)
+    async with queue_with_journal(path, store, options, durability="always") as queue:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for item in items("abc"):
+                    nursery.start_soon(queue.enqueue, item)
+    assert_settled(queue, enqueued=3, persisted=3)
+
+
+async def test_damage_is_gone_after_an_orderly_end_though_there_was_nothing_to_replay(
+    path: Path, store: MemoryRepository[Item], caplog: pytest.LogCaptureFixture
+) -> None:
+    await leave_behind(path, items(["only"]))
+    overwrite(path, b"only", b"ONLY")
+    for times in (1, 1):
+        async with queue_with_journal(path, store):
+            pass
+        assert caplog.text.count("are missing") == times
+
+
 async def test_whoever_waits_for_the_disk_when_the_queue_is_left_is_sent_away(
     path: Path, store: MemoryRepository[Item]
 ) -> None:

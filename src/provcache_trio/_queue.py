@@ -82,9 +82,16 @@ class WriteBehindQueue(Generic[E]):
         A checkpoint, before the entry is accepted: cancelled, the call leaves no trace.
         Nothing yields after acceptance, so an accepted entry is never reported as cancelled.
 
+        With a journal of durability "interval", a crash loses what was accepted within the last
+        ``sync_interval_seconds``. With "always", the entry is on disk before it is accepted;
+        cancelled while the disk writes, it may be accepted or not. While an older journal is
+        replayed, it waits.
+
         Raises:
             TypeError: the entry has no key, or one that can't be hashed; nothing is counted.
             QueueClosedError: the queue takes no more entries; also while waiting for room.
+            JournalError: with "always": the entry could not be made safe, and is not accepted;
+                after a crash it may reappear all the same.
             RuntimeError: called in a forked child.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
@@ -99,10 +106,11 @@ class WriteBehindQueue(Generic[E]):
 
         Raises:
             trio.WouldBlock: the queue is full or others wait for room, and the entry's key
-                is not in line.
+                is not in line; or an older journal is being replayed.
             TypeError: the entry has no key, or one that can't be hashed; nothing is counted.
             QueueClosedError: the queue takes no more entries.
-            RuntimeError: called from another thread, or in a forked child.
+            RuntimeError: called from another thread, or in a forked child; or with a journal of
+                durability "always", which has to wait for the disk.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
         if not self._accept(entry, None):
@@ -117,7 +125,8 @@ class WriteBehindQueue(Generic[E]):
 
         Takes one item at a time and holds none back: when the call is cancelled, or
         ``entries`` raises, everything taken before was accepted, but for an item that waited
-        for room. A checkpoint at the start and at least every ``batch_size`` entries.
+        for room. A checkpoint at the start and at least every ``batch_size`` entries. With a
+        journal of durability "always" each entry waits for the disk; several tasks are faster.
 
         Returns:
             How many entries were accepted.
@@ -126,6 +135,7 @@ class WriteBehindQueue(Generic[E]):
             QueueClosedError: the queue takes no more entries; ``.accepted`` tells how many
                 it took.
             TypeError: ``entries`` is not iterable, or as for ``enqueue``.
+            JournalError: as for ``enqueue``; what came before was accepted.
             RuntimeError: called in a forked child.
             Exception: whatever ``entries`` or ``merge`` raised.
         """
@@ -154,7 +164,7 @@ class WriteBehindQueue(Generic[E]):
             EntryRejectedError: the store refused the entry; it was dead-lettered.
             QueueClosedError: the queue takes no more entries, or ended before the entry was
                 stored (see ``undelivered``).
-            TypeError: as for ``enqueue``.
+            TypeError, JournalError: as for ``enqueue``.
             RuntimeError: called in a forked child.
             Exception: whatever ``merge`` raised; nothing is counted.
         """

@@ -57,7 +57,8 @@ class Recorder(Generic[E]):
         self._stuck: list[int] = []  # numbers of replayed entries that have no key
         self._calling = False  # the end of a call was not seen yet
         self._group: list[Producer[E]] = []  # whose entries are being written
-        self._written = journal.holds_entries  # since it was empty
+        # Something since it was empty, or damage that is to go away.
+        self._written = journal.holds_entries or journal.overgrown
         self._finished = False
         room.serve(notes.bell, always=self.always)
         self._hold()
@@ -165,6 +166,8 @@ class Recorder(Generic[E]):
             group = self._room.take(min(room, _MOST_IN_A_GROUP), self._line.holder)
             if group or lifetime.clock() >= deadline:
                 return group
+            if self._room.producers:
+                self._room.hurry()  # a full line need not be due to be in the way
             if self._notes.settled or not self.durable:
                 deadline = min(deadline, lifetime.clock() + self._journal.sync_interval_seconds)
             with trio.move_on_at(deadline):
