@@ -76,6 +76,15 @@ async def in_virtual_thread(work: Callable[[], T], _: Callable[[], None]) -> T:
     return result.unwrap()
 
 
+def journal_on(disk: ModelDisk, *, always: bool) -> tuple[JournalFile, FileJournal[Item]]:
+    """Open the journal on ``disk``; needs ``in_virtual_thread``."""
+    file = JournalFile(PATH, entry_type="Item", disk=disk)
+    findings = file.open()
+    journal = FileJournal(file, Packer(Item), always=always, sync_interval_seconds=INTERVAL)
+    journal.holds_entries = findings.entries > 0
+    return file, journal
+
+
 class Life:
     """One process: a queue, and what only it holds."""
 

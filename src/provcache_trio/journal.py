@@ -237,7 +237,6 @@ class FileJournal(Generic[E]):
         self._packer = packer
         self._always = always
         self._sync_interval_seconds = sync_interval_seconds
-        self._turn = trio.Lock()
         self._attached = False
         self._served_after = -1
         self._served: list[tuple[int, E]] = []
@@ -326,8 +325,7 @@ class FileJournal(Generic[E]):
         self._gone.append(number)
 
     async def _run(self, call: Callable[..., T], *args: object) -> T:
-        async with self._turn:
-            return await in_thread(partial(call, *args), _nothing)
+        return await in_thread(partial(call, *args), _nothing)  # one at a time: see Journal
 
 
 def _numbered(documents: Sequence[object], first: int) -> list[int | None]:
