@@ -148,6 +148,7 @@ def benchmark(session: nox.Session) -> None:
     session.install("-c", "constraints.txt", ".[postgres,postgres-server]")
     session.run("python", "benchmarks/bench_core.py", *session.posargs)
     session.run("python", "benchmarks/bench_postgres.py", *session.posargs)
+    session.run("python", "benchmarks/bench_journal.py", "--where", ".", *session.posargs)
 
 
 @nox.session

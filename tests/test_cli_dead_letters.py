@@ -509,6 +509,7 @@ def test_retry_does_not_take_its_own_file_for_a_store(
     assert left_in(path) == [1, 2, 3]
 
 
+@pytest.mark.one_lane
 def test_what_is_not_known_to_be_persisted_stays(
     path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -228,6 +228,7 @@ async def test_a_cancelled_job_stops_reading_and_writes_what_it_accepted(
 # What it tells
 
 
+@pytest.mark.one_lane
 async def test_the_summary_accounts_for_every_entry(site: Path, store: Path) -> None:
     job = Demo([site], SqliteTarget(store))
     await job.run()
@@ -301,6 +302,7 @@ async def test_an_entry_that_went_missing_is_not_covered_up(
 # The command, in this process
 
 
+@pytest.mark.one_lane
 def test_the_command_says_what_it_wrote(
     site: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

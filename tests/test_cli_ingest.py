@@ -210,6 +210,7 @@ def test_every_line_goes_in(source: Path, store: Path, capsys: pytest.CaptureFix
     assert stored(store) == 600
 
 
+@pytest.mark.one_lane
 def test_a_second_time_changes_nothing(
     source: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -495,6 +496,7 @@ def send(number: signal.Signals) -> Callable[[], bool]:
     return act
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_while_the_pipe_is_silent_writes_what_was_accepted(
     number: signal.Signals,

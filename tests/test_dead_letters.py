@@ -538,6 +538,7 @@ async def test_being_full_is_logged_once_per_change(
     assert told == [("ERROR", full), ("INFO", "dead letters have room again")] * 2
 
 
+@pytest.mark.one_lane
 async def test_a_queue_keeps_the_letters_that_find_no_room_and_hands_them_back(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -150,6 +150,7 @@ def test_the_guide_tells_every_option_and_its_default() -> None:
     }
 
 
+@pytest.mark.one_lane
 async def test_the_recipes_for_a_full_queue_do_what_they_say(autojump_clock: MockClock) -> None:
     recipes: dict[str, Any] = {"trio": trio}
     exec(next(block for block in blocks_of("README.md") if "def skip" in block), recipes)  # noqa: S102  # our own

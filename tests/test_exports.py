@@ -31,7 +31,8 @@ VOCABULARY = re.findall(r"``(_\w+)``", AFTER.partition(".")[0])
 # A public module and its private ones (``sqlite``, ``_sqlite_rows``) stand beside the core.
 BESIDE = tuple(f"_{path.stem}_" for path in PACKAGE.glob("[!_]*.py"))
 PRIVATE = {path.stem for path in PACKAGE.glob("_[!_]*.py")}
-CORE = sorted(name for name in PRIVATE - {"_stored"} if not name.startswith(BESIDE))
+SHARED = {"_owner_lock", "_private_files", "_stored"}  # by several of those
+CORE = sorted(name for name in PRIVATE - SHARED if not name.startswith(BESIDE))
 
 # What DESIGN names, and two types that are needed beside, in the flat namespace.
 NAMES = [
@@ -43,6 +44,7 @@ NAMES = [
     "EntryRejectedError",
     "HasVeriKey",
     "Histogram",
+    "Journal",
     "JournalError",
     "LastError",
     "ProvcacheEntry",

@@ -291,6 +291,7 @@ def test_what_the_guide_links_to_is_there() -> None:
             }, link
 
 
+@pytest.mark.one_lane
 async def test_what_the_guide_says_about_a_failing_sink_is_so(autojump_clock: MockClock) -> None:
     class Broken:
         """A sink that never works."""

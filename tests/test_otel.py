@@ -102,6 +102,7 @@ def assert_nothing_secret(spans: Sequence[ReadableSpan]) -> None:
 # Spans
 
 
+@pytest.mark.one_lane
 async def test_a_batch_is_a_span_of_its_own_that_links_to_those_of_its_producers(
     sdk: Sdk, autojump_clock: MockClock
 ) -> None:
@@ -133,6 +134,7 @@ async def test_a_batch_is_a_span_of_its_own_that_links_to_those_of_its_producers
     assert_nothing_secret(sdk.flushes())
 
 
+@pytest.mark.one_lane
 async def test_a_producer_that_waits_for_room_is_linked_too(
     sdk: Sdk, autojump_clock: MockClock
 ) -> None:
@@ -160,13 +162,14 @@ async def test_a_producer_that_waits_for_room_is_linked_too(
     ]
 
 
+@pytest.mark.one_lane
 async def test_a_span_keeps_as_many_links_as_spans_do(sdk: Sdk, autojump_clock: MockClock) -> None:
     store = MemoryRepository[Item]()
     async with open_write_behind_queue(store, telemetry=sdk.telemetry) as queue:
         for version in range(200):  # of a hot key, in a batch that does not fill
             with sdk.tracer.start_as_current_span("request"):
                 await queue.enqueue(Item("hot", version))
-        [line] = queue._lanes.lines
+        line = queue._lanes.lines[0]
         assert line.open is not None
         assert len(line.open.producers) == 128
     [flush] = sdk.flushes()
@@ -305,6 +308,7 @@ async def test_calls_are_timed_as_the_conventions_for_databases_have_it(
 # Metrics
 
 
+@pytest.mark.one_lane
 async def test_every_instrument_tells_what_metrics_tells(
     sdk: Sdk, autojump_clock: MockClock
 ) -> None:

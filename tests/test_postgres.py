@@ -933,6 +933,7 @@ async def test_without_a_pooler_statements_are_prepared_once(store: PostgresRepo
 # Connections
 
 
+@pytest.mark.one_lane
 async def test_a_queue_uses_one_connection(schema: str, somebody: Client) -> None:
     async with open_postgres_repository(
         postgres().dsn,

@@ -92,6 +92,7 @@ async def busy() -> AsyncGenerator[WriteBehindQueue[Item]]:
         store.up()
 
 
+@pytest.mark.one_lane
 async def test_a_scrape_shows_every_counter_and_gauge(  # noqa: ASYNC124  # its fixture is async
     autojump_clock: MockClock, busy: WriteBehindQueue[Item], registry: CollectorRegistry
 ) -> None:
@@ -127,6 +128,7 @@ async def test_a_scrape_shows_every_counter_and_gauge(  # noqa: ASYNC124  # its 
     assert ("busy", "durable", ()) not in seen.values  # there is no journal
 
 
+@pytest.mark.one_lane
 async def test_a_scrape_shows_states_reasons_and_buckets_by_label(  # noqa: ASYNC124  # likewise
     autojump_clock: MockClock, busy: WriteBehindQueue[Item], registry: CollectorRegistry
 ) -> None:

@@ -396,6 +396,7 @@ async def test_a_custom_merge_makes_one_entry_of_two(
     assert store.rows == {"a": Item("a", 45)}
 
 
+@pytest.mark.one_lane
 async def test_what_merge_raises_arrives_and_nothing_is_counted(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:

@@ -33,7 +33,7 @@ from tests.witness import Witness
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from provcache_trio import DeadLetter, WriteBehindQueue
+    from provcache_trio import DeadLetter, Journal, WriteBehindQueue
 
 KEYS: Final = "abcdefgh"
 EPSILON_SECONDS: Final = 1e-6
@@ -87,6 +87,7 @@ class Program:
         self.seed = seed
         self.store = store
         self.sink = Sink()
+        self.journal: Journal[Item] | None = None
         self.witness = self.sink.witness = Witness(self.store, options, KEYS)
         self.surroundings = trio.CancelScope()
         self.a_caller = trio.CancelScope()
@@ -134,6 +135,7 @@ class Program:
                 key=self.witness.key,
                 merge=self.witness.merge,
                 dead_letters=self.sink,
+                journal=self.journal,
             ) as self.witness.queue:
                 try:
                     await body(self)

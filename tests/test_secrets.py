@@ -156,6 +156,7 @@ async def test_nothing_that_a_repository_or_a_sink_raises_is_quoted(
     told.check()
 
 
+@pytest.mark.one_lane
 async def test_what_ends_a_queue_quotes_nothing(
     sdk: Sdk, told: Told, autojump_clock: MockClock
 ) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import trio
 
+import provcache_trio.journal
 from provcache_trio import (
     EntryRejectedError,
     StoreMisconfiguredError,
@@ -24,8 +25,10 @@ from provcache_trio import (
 )
 from provcache_trio.testing import MemoryRepository
 
+from tests.disks import ModelDisk
 from tests.items import Item, items
 from tests.machine import EveryStep
+from tests.test_journal_machine import in_virtual_thread, journal_on
 from tests.test_random_cancellation import Canceller, Program
 
 if TYPE_CHECKING:
@@ -199,7 +202,7 @@ def _does_its_work(task: trio.lowlevel.Task) -> bool:
     return inspect.iscoroutine(awaited) and awaited.cr_code is not trio.sleep.__code__
 
 
-def crash(victim: str, *, for_good: bool) -> list[Program]:
+def crash(victim: str, *, for_good: bool, with_journal: bool = False) -> list[Program]:
     """Crash at every step in turn, and return the programs, all of which held their promises."""
     programs: list[Program] = []
     while True:
@@ -208,6 +211,8 @@ def crash(victim: str, *, for_good: bool) -> list[Program]:
         store.reject(POISON)
         store.fail_next(OSError("gone"))
         program = Program(OPTIONS, seed=at, store=store)
+        if with_journal:
+            _, program.journal = journal_on(ModelDisk(), always=False)
         crasher = Crasher(program, victim, at, for_good=for_good)
         try:
             program.run(mixed, crasher)
@@ -221,6 +226,19 @@ def crash(victim: str, *, for_good: bool) -> list[Program]:
 
 
 VICTIMS: Final = ["batcher", "writer", "dead letters"]
+
+
+@pytest.mark.one_lane
+@pytest.mark.heavy
+@pytest.mark.parametrize("victim", ["batcher", "writer", "dead letters", "journal"])
+def test_with_a_journal_a_task_may_crash_at_any_one_of_its_steps_too(
+    victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provcache_trio.journal, "in_thread", in_virtual_thread)
+    programs = crash(victim, for_good=False, with_journal=True)
+    assert len(programs) >= 5
+    for program in programs:
+        assert program.error is None
 
 
 @pytest.mark.one_lane

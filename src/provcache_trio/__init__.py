@@ -4,11 +4,13 @@ Reading order is the order in which an entry travels::
 
     _open        the exits       open_write_behind_queue: the nursery and the drain
     _queue       accept          WriteBehindQueue: one synchronous step per entry
+    _recorder    on disk         the journal's task, and the replay of what a dead process left
     _waiting     no room         producers that wait, first come, first served
     _supervisor  crashes         restarts the tasks below, or gives up
     _batcher     full or due     hands the head of the line to the writer
     _writer      retry, isolate  the supervised loop around one upsert_many
     _letters     dead letters    what the store refused, on its way to the sink
+    _journaled_line              what the recorder has to know of a line
     _lanes       keys            the lines of all writers, and which of them a key belongs to
     _line        batches         the open batch, the batches in line, the one being written
     _store_watch trouble         whether the store is there, and whether it refuses everything
@@ -18,9 +20,9 @@ Reading order is the order in which an entry travels::
     _repository  protocols       what the queue asks of the outside
 
 Vocabulary: ``_entries``, ``_options``, ``_metrics``, ``_errors``. Imports point down this
-list, never up. ``sqlite``, ``postgres``, ``dead_letters`` (which share
-``_stored``), ``otel``, ``prometheus``, ``status`` and ``testing`` stand beside the core, which
-never imports them.
+list, never up. ``sqlite``, ``postgres``, ``dead_letters``, ``journal`` (which share ``_stored``,
+``_owner_lock`` and ``_private_files``), ``otel``, ``prometheus``, ``status`` and ``testing`` stand
+beside the core, which never imports them.
 """
 
 from msgspec import Struct as _Struct
@@ -57,6 +59,7 @@ from ._repository import (
     DeadLetter as DeadLetter,
     DeadLetterSink as DeadLetterSink,
     EntryQueue as EntryQueue,
+    Journal as Journal,
     Repository as Repository,
 )
 from ._telemetry import Telemetry as Telemetry
@@ -70,6 +73,7 @@ __all__ = [
     "EntryRejectedError",
     "HasVeriKey",
     "Histogram",
+    "Journal",
     "JournalError",
     "LastError",
     "ProvcacheEntry",

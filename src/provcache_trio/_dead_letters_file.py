@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
-from ._dead_letters_lock import OwnerLock
-from ._errors import StoreMisconfiguredError, StoreUnavailableError
+from ._errors import StoreUnavailableError
+from ._owner_lock import OwnerLock
+from ._private_files import make_directory, regular_file, translated
 from ._sqlite_connection import Application, SQLiteConnection, create_file
 
 if TYPE_CHECKING:
@@ -126,9 +126,9 @@ class DeadLettersFile(SQLiteConnection):
     def _connected(self) -> sqlite3.Connection:
         if self._lock is not None:
             if self._create:
-                _make_directory(os.path.dirname(self._path))  # noqa: PTH120
+                make_directory(os.path.dirname(self._path))  # noqa: PTH120
             else:
-                _regular_file(self._path)  # first: no lock is left beside nothing
+                regular_file(self._path)  # first: no lock is left beside nothing
             self._lock.take()
         return super()._connected()
 
@@ -138,14 +138,14 @@ class DeadLettersFile(SQLiteConnection):
             if self._create:
                 with suppress(FileExistsError):
                     create_file(self._path)  # follows no link
-            self._opened_as = _regular_file(self._path)
+            self._opened_as = regular_file(self._path)
             if not self._read_only:
                 _keep_private(self._path)
         except OSError as error:
-            raise _translated("the file can't be made or kept private", error) from None
+            raise translated("the file can't be made or kept private", error) from None
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        if _regular_file(self._path) != self._opened_as:  # SQLite itself follows links
+        if regular_file(self._path) != self._opened_as:  # SQLite itself follows links
             raise StoreUnavailableError("the file was replaced while it was opened")
         # Somebody's edit may have left what is no UTF-8; that is no reason to fail.
         connection.text_factory = _legible
@@ -211,55 +211,9 @@ def _legible(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def _make_directory(path: str) -> None:
-    """Make a directory, and those it is in, for their owner only, unless they are there."""
-    if os.path.isdir(path):  # noqa: PTH112
-        return
-    parent = os.path.dirname(path)  # noqa: PTH120
-    _make_directory(parent)
-    try:
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o700)  # noqa: PTH102
-            os.chmod(path, 0o700)  # noqa: PTH101  # whatever the umask is
-            _sync_directory(parent)
-    except OSError as error:
-        raise _translated("the directory can't be made", error) from None
-
-
-def _sync_directory(path: str) -> None:
-    """Have the names in a directory on disk; SQLite does that for the files it makes."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _regular_file(path: str) -> tuple[int, int]:
-    """Return what tells the file at ``path`` from every other one; no link is followed.
-
-    Raises:
-        StoreMisconfiguredError: there is none, or something else.
-    """
-    try:
-        status = os.lstat(path)
-    except OSError:
-        raise StoreMisconfiguredError("there is no such file") from None
-    if stat.S_ISLNK(status.st_mode):
-        raise StoreMisconfiguredError("it is a symbolic link, and none is followed")
-    if not stat.S_ISREG(status.st_mode):
-        raise StoreMisconfiguredError("it is no regular file")
-    return status.st_dev, status.st_ino
-
-
 def _keep_private(path: str) -> None:
     """Take the file, and what a crash left of its log, away from everybody else."""
     for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             if os.lstat(path + suffix).st_mode & 0o077:
                 os.chmod(path + suffix, 0o600)  # noqa: PTH101
-
-
-def _translated(what: str, error: OSError) -> StoreMisconfiguredError:
-    reason = os.strerror(error.errno or 0)
-    return StoreMisconfiguredError(f"{what}: {reason}", error_class=type(error).__name__)

@@ -31,7 +31,11 @@ class Lanes(Generic[E]):
         Raises:
             TypeError: ``key`` can't be hashed.
         """
-        return self.lines[(hash(key) * _SPREAD >> 32) % len(self.lines)]
+        return self.lines[self.number_of(key)]
+
+    def number_of(self, key: Hashable) -> int:
+        """Return the place of that line among the others."""
+        return (hash(key) * _SPREAD >> 32) % len(self.lines)
 
     def seal(self, reason: FlushReason) -> None:
         """Close every open batch to new keys."""

@@ -16,8 +16,9 @@ from ._verdict import Failure, result_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ._journaled_line import Notes
     from ._lifetime import Lifetime
-    from ._line import Batch
+    from ._line import Batch, Place
     from ._repository import DeadLetterSink
     from ._store_watch import StoreWatch
 
@@ -32,15 +33,21 @@ class Outbox(Generic[E]):
     """
 
     def __init__(
-        self, sink: DeadLetterSink[E] | None, lifetime: Lifetime, watch: StoreWatch
+        self,
+        sink: DeadLetterSink[E] | None,
+        lifetime: Lifetime,
+        watch: StoreWatch,
+        notes: Notes | None = None,
     ) -> None:
         self._sink = sink
+        self._notes = notes
         self._lifetime = lifetime
         self._watch = watch
         self._backoff = Backoff(lifetime)
         self._bell = Bell()  # letters wait
         self._changed = trio.Event()  # letters were taken, or the sink began to fail
         self.letters: list[DeadLetter[E]] = []
+        self.places: list[Place] = []  # of each letter, with a journal
         self._opened_at: list[float] = []  # on trio's clock, when their batches were opened
         self.failing: bool = False  # the sink's last call failed
         self.blocked: int = 0  # writers that wait for room
@@ -91,6 +98,8 @@ class Outbox(Generic[E]):
                     failed_at=now,
                 )
             )
+            if self._notes is not None:
+                self.places.append(self._notes.hand_over(batch, key))
             for receipt in batch.receipts.get(key, ()):
                 receipt.error = failure.rejection()
         self._opened_at += [batch.opened_at] * len(posted)
@@ -108,6 +117,9 @@ class Outbox(Generic[E]):
         ledger = self._lifetime.ledger
         ledger.in_flight -= taken
         ledger.failed += taken
+        if self._notes is not None:
+            self._notes.settle(self.places[:taken])
+            del self.places[:taken]
         for letter in letters:
             self._lifetime.log(
                 logging.ERROR,
@@ -167,6 +179,7 @@ class Outbox(Generic[E]):
         given_up = [letter.entry for letter in self.letters]
         moved = len(given_up)
         self.letters.clear()
+        self.places.clear()
         self._opened_at.clear()
         ledger = self._lifetime.ledger
         ledger.in_flight -= moved

@@ -92,6 +92,17 @@ class Part:
         )
 
 
+class Place:
+    """Where a journal holds one entry that is not settled."""
+
+    __slots__ = ("gone", "numbers", "unsafe")
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []  # of its records; several make one by merging
+        self.gone: bool = False  # the entry is settled
+        self.unsafe: bool = False  # of a dead letter: it has to be written
+
+
 class Refusal(Generic[E]):
     """An entry that the store refused while the verdict on its batch is open."""
 
@@ -115,12 +126,14 @@ class Batch(Generic[E]):
         "entries",
         "opened_at",
         "parts",
+        "places",
         "prepared",
         "producers",
         "receipts",
         "refused",
         "settled",
         "suspect",
+        "unsafe",
         "vindicated",
     )
 
@@ -134,6 +147,10 @@ class Batch(Generic[E]):
         self.prepared: tuple[tuple[E, ...], Sequence[E]] = (), ()
         self.settled: trio.Event = trio.Event()  # the fate of every entry is known
         self.abandoned: bool = False  # ... and it is that they were handed back
+        # With a journal: the keys whose entries have to be written to it, and where it holds the
+        # others.
+        self.unsafe: dict[Hashable, None] = {}
+        self.places: dict[Hashable, Place] = {}
         # The rest is the writer's progress. It is kept here so that a writer which crashed
         # goes on where it was.
         self.parts: list[Part] = []  # a stack: what is still to be tried

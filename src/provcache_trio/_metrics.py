@@ -98,7 +98,7 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         total_enqueued: entries accepted.
-        total_recovered: entries taken over from a journal; 0 in this release.
+        total_recovered: entries taken over from a journal.
         total_persisted: entries that the store acknowledged.
         total_coalesced: entries whose place was taken by a newer version of their key.
         total_failed: entries dead-lettered: taken by the sink or, without one, logged.
@@ -121,8 +121,9 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
         oldest_pending_seconds: age of the oldest batch with an open fate, letters that wait
             for the sink included; 0.0 when none.
         state: see ``QueueState``.
-        recovering: a journal is being replayed; False in this release.
-        durable: whether accepted entries survive a crash; None without a journal.
+        recovering: a journal is being replayed; nothing new is accepted at once until it has been.
+        durable: whether accepted entries survive a crash, as far as the journal's durability goes;
+            None without a journal.
         next_try_in_seconds: time to the writer's next try while it backs off, else None.
         last_error: the last error of the store or the sink, or None. It stays after the
             store has recovered; ``state`` tells about now.

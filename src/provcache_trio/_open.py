@@ -14,6 +14,7 @@ import trio
 from ._batcher import run_batcher
 from ._entries import ProvcacheEntry, merge_entries
 from ._errors import DrainTimeoutError, QueueClosedError, WriteBehindCrashedError
+from ._journaled_line import JournaledLine, Notes
 from ._lanes import Lanes
 from ._letters import Outbox
 from ._lifetime import Lifetime
@@ -21,6 +22,7 @@ from ._line import Batch, Line
 from ._metrics import FlushReason, Ledger
 from ._options import WriteBehindOptions
 from ._queue import WriteBehindQueue
+from ._recorder import Recorder
 from ._repository import E
 from ._store_watch import StoreWatch
 from ._supervisor import MOST_CRASHES, Supervisor, Task, other_than_cancelled
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from types import TracebackType
 
-    from ._repository import DeadLetterSink, Repository
+    from ._repository import DeadLetterSink, Journal, Repository
     from ._telemetry import Telemetry
 
 
@@ -58,6 +60,7 @@ def open_write_behind_queue(
     dead_letters: DeadLetterSink[V] | None = ...,
     wall_clock: Callable[[], datetime] | None = ...,
     telemetry: Telemetry | None = ...,
+    journal: Journal[V] | None = ...,
 ) -> AbstractAsyncContextManager[WriteBehindQueue[V], None]: ...
 
 
@@ -72,6 +75,7 @@ def open_write_behind_queue(
     dead_letters: DeadLetterSink[E] | None = ...,
     wall_clock: Callable[[], datetime] | None = ...,
     telemetry: Telemetry | None = ...,
+    journal: Journal[E] | None = ...,
 ) -> AbstractAsyncContextManager[WriteBehindQueue[E], None]: ...
 
 
@@ -85,6 +89,7 @@ def open_write_behind_queue(
     dead_letters: DeadLetterSink[E] | None = None,
     wall_clock: Callable[[], datetime] | None = None,
     telemetry: Telemetry | None = None,
+    journal: Journal[E] | None = None,
 ) -> AbstractAsyncContextManager[WriteBehindQueue[E], None]:
     """Open a queue that writes to ``repository`` behind its callers.
 
@@ -113,6 +118,9 @@ def open_write_behind_queue(
             trio's clock.
         telemetry: is told of every batch: a ``provcache_trio.otel.OpenTelemetry``, which any
             number of queues may share.
+        journal: keeps accepted entries on disk, so that a crash of the process loses none; see
+            ``provcache_trio.journal``. What a dead process left in it is replayed before
+            anything new is accepted. Open it around the queue.
 
     Returns:
         A context manager to be entered once, with ``async with``, in a trio task.
@@ -120,13 +128,17 @@ def open_write_behind_queue(
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: ``name`` is empty, or ``wall_clock`` returns naive datetimes.
-        DrainTimeoutError: at exit: entries were left when the time was up. Also instead of
-            Cancelled; if the block raised, its exception goes on with a note.
+        DrainTimeoutError: at exit: entries were left when the time was up, and no journal keeps
+            them. Also instead of Cancelled; if the block raised, its exception goes on with a
+            note.
+        RuntimeError: at entry: the journal serves another queue.
         WriteBehindCrashedError: at exit: a background task crashed three times with nothing
             persisted in between. The block is cancelled when that happens, and what it
             raised is the error's ``__context__``.
     """
     _check_arguments(repository, options, name, dead_letters)
+    if journal is not None and not callable(getattr(journal, "append", None)):
+        raise TypeError(f"journal must have a method append; {type(journal).__name__} has none")
     if telemetry is not None and not callable(getattr(telemetry, "flush", None)):
         raise TypeError(f"telemetry must be an OpenTelemetry, not {type(telemetry).__name__}")
     for argument, value in (("key", key), ("merge", merge), ("wall_clock", wall_clock)):
@@ -143,6 +155,7 @@ def open_write_behind_queue(
         sink=dead_letters,
         wall_clock=wall_clock,
         telemetry=telemetry,
+        journal=journal,
     )
 
 
@@ -197,6 +210,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         sink: DeadLetterSink[E] | None,
         wall_clock: Callable[[], datetime],
         telemetry: Telemetry | None,
+        journal: Journal[E] | None,
     ) -> None:
         self._repository = repository
         self._options = options
@@ -206,6 +220,9 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         self._sink = sink
         self._wall_clock = wall_clock
         self._telemetry = telemetry
+        self._journal = journal
+        self._notes: Notes | None = None
+        self._recorder: Recorder[E] | None = None
         self._entered = False
 
     @trio.lowlevel.enable_ki_protection
@@ -224,21 +241,24 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             wall_clock=self._wall_clock,
             telemetry=self._telemetry,
         )
-        self._lanes = lanes = Lanes[E](
-            tuple(
-                Line[E](
-                    batch_size=options.batch_size,
-                    coalesce=options.coalesce,
-                    merge=self._merge,
-                    ledger=lifetime.ledger,
-                    clock=lifetime.clock,
-                )
-                for _ in range(options.writers)
-            )
-        )
+        self._notes = notes = None if self._journal is None else Notes()
+        if self._journal is not None:
+            self._journal.attach()
+        self._lanes = lanes = Lanes[E](tuple(map(self._make_line, range(options.writers))))
         self._room = WaitingRoom(lanes, lifetime)
         watch = StoreWatch(lifetime)
-        self._outbox = Outbox(self._sink, lifetime, watch)
+        self._outbox = Outbox(self._sink, lifetime, watch, notes)
+        if self._journal is not None and notes is not None:
+            self._recorder = Recorder(
+                self._journal,
+                lanes,
+                [line for line in lanes.lines if isinstance(line, JournaledLine)],
+                self._outbox,
+                self._room,
+                notes,
+                lifetime,
+                key=self._key,
+            )
         self._writers = tuple(
             Writer(self._repository, line, self._outbox, watch, lifetime, lane=lane)
             for lane, line in enumerate(lanes.lines)
@@ -251,6 +271,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             self._outbox,
             watch,
             tuple(writer.backoff for writer in self._writers),
+            self._recorder,
             key=self._key,
         )
         if self._telemetry is not None:
@@ -272,6 +293,26 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         self._nursery.start_soon(self._host, name=f"{__name__}: queue {self._name!r}")
         return self._queue
 
+    def _make_line(self, _: int) -> Line[E]:
+        options, lifetime = self._options, self._lifetime
+        if self._journal is None or self._notes is None:
+            return Line[E](
+                batch_size=options.batch_size,
+                coalesce=options.coalesce,
+                merge=self._merge,
+                ledger=lifetime.ledger,
+                clock=lifetime.clock,
+            )
+        return JournaledLine[E](
+            batch_size=options.batch_size,
+            coalesce=options.coalesce,
+            merge=self._merge,
+            ledger=lifetime.ledger,
+            clock=lifetime.clock,
+            notes=self._notes,
+            marks=not self._journal.always,
+        )
+
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self,
@@ -286,6 +327,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             if not self._lifetime.forked:
                 interrupt = await self._drain(interrupted=interrupted)  # noqa: ASYNC102  # is shielded
             interrupt = await self._stop_tasks() or interrupt  # noqa: ASYNC102  # ends them first
+            await self._finish_journal()  # noqa: ASYNC102  # is shielded
         finally:
             self._hand_back()
             self._lifetime.closed = True
@@ -330,6 +372,11 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             return KeyboardInterrupt()
         return None
 
+    async def _finish_journal(self) -> None:
+        """Leave in the journal what is left; before it is handed back."""
+        if self._recorder is not None and not self._lifetime.forked:
+            await self._recorder.finish()
+
     def _hand_back(self) -> None:
         """Settle what is left as abandoned: after this, every entry has its fate."""
         if self._lifetime.forked:
@@ -345,18 +392,9 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
 
     def _report(self, exc: BaseException | None, interrupt: KeyboardInterrupt | None) -> None:
         """Log the end, and raise what the caller has to know."""
-        lifetime = self._lifetime
         left = self._outbox.undelivered
-        if left:
-            lifetime.log(
-                logging.ERROR,
-                "%d entries were not written and are handed back",
-                len(left),
-                count=len(left),
-            )
-        else:
-            lifetime.log(logging.INFO, "drained")
-        lifetime.log(logging.INFO, "stopped")
+        kept = self._recorder is not None and self._recorder.kept
+        self._log_end(len(left), kept=kept)
         last_straw = self._supervisor.last_straw
         if last_straw is not None:
             crashed = WriteBehindCrashedError(
@@ -369,7 +407,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
             if interrupt is not None:  # whoever pressed the key wants the program to end
                 raise interrupt from crashed
             raise crashed
-        if not left:
+        if not left or kept:
             if interrupt is not None:
                 raise interrupt
             return
@@ -385,6 +423,21 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
                 message, undelivered=left, metrics=self._queue.metrics()
             ) from exc
         exc.add_note(message)
+
+    def _log_end(self, left: int, *, kept: bool) -> None:
+        log = self._lifetime.log
+        if left and kept:
+            log(logging.WARNING, "%d entries stay in the journal", left, count=left)
+        elif left:
+            log(
+                logging.ERROR,
+                "%d entries were not written and are handed back",
+                left,
+                count=left,
+            )
+        else:
+            log(logging.INFO, "drained")
+        log(logging.INFO, "stopped")
 
     @trio.lowlevel.enable_ki_protection
     async def _host(self) -> None:
@@ -404,8 +457,11 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
                 tasks.append(Task(f"writer{number}", partial(writer.run, receiver), lane))
             if self._sink is not None:
                 tasks.append(Task("dead letters", partial(self._outbox.run, self._sink)))
+            if self._recorder is not None:
+                tasks.append(Task("journal", self._recorder.run))
             await self._supervisor.run(tasks)
         if self._supervisor.last_straw is not None:
+            await self._finish_journal()
             self._hand_back()  # now: nobody should wait for a fate until the body has ended
 
     def _give_up(self) -> None:

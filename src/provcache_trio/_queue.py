@@ -13,12 +13,13 @@ from ._metrics import FlushReason, QueueState, WriteBehindMetrics
 from ._repository import E
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 
     from ._lanes import Lanes
     from ._letters import Outbox
     from ._lifetime import Backoff, Lifetime
     from ._line import Batch
+    from ._recorder import Recorder
     from ._store_watch import StoreWatch
     from ._waiting import WaitingRoom
 
@@ -40,6 +41,7 @@ class WriteBehindQueue(Generic[E]):
         outbox: Outbox[E],
         watch: StoreWatch,
         backoffs: Sequence[Backoff],
+        recorder: Recorder[E] | None = None,
         *,
         key: Callable[[E], Hashable],
     ) -> None:
@@ -47,6 +49,13 @@ class WriteBehindQueue(Generic[E]):
         self._ledger = lifetime.ledger
         self._telemetry = lifetime.telemetry
         self._capacity = lifetime.options.queue_capacity
+        self._recorder = recorder
+        # Whoever waits for the disk in any case yields there.
+        self._checkpoint: Callable[[], Awaitable[None]] = (
+            trio.lowlevel.checkpoint_if_cancelled
+            if recorder is not None and recorder.always
+            else trio.lowlevel.checkpoint
+        )
         self._lanes = lanes
         # The hot path of a queue that has only one.
         self._line = lanes.lines[0] if len(lanes.lines) == 1 else None
@@ -76,13 +85,20 @@ class WriteBehindQueue(Generic[E]):
         A checkpoint, before the entry is accepted: cancelled, the call leaves no trace.
         Nothing yields after acceptance, so an accepted entry is never reported as cancelled.
 
+        With a journal of durability "interval", a crash loses what was accepted within the last
+        ``sync_interval_seconds``. With "always", the entry is on disk before it is accepted;
+        cancelled while the disk writes, it may be accepted or not. While an older journal is
+        replayed, it waits.
+
         Raises:
             TypeError: the entry has no key, or one that can't be hashed; nothing is counted.
             QueueClosedError: the queue takes no more entries; also while waiting for room.
+            JournalError: with "always": the entry could not be made safe, and is not accepted;
+                after a crash it may reappear all the same.
             RuntimeError: called in a forked child.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         if self._accept(entry, None):
             return
         await self._room.wait(self._key(entry), entry, None)
@@ -93,15 +109,18 @@ class WriteBehindQueue(Generic[E]):
 
         Raises:
             trio.WouldBlock: the queue is full or others wait for room, and the entry's key
-                is not in line.
+                is not in line; or an older journal is being replayed.
             TypeError: the entry has no key, or one that can't be hashed; nothing is counted.
             QueueClosedError: the queue takes no more entries.
-            RuntimeError: called from another thread, or in a forked child.
+            RuntimeError: called from another thread, or in a forked child; or with a journal of
+                durability "always", which has to wait for the disk.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
         if not self._accept(entry, None):
+            if self._recorder is not None and self._recorder.always:
+                raise RuntimeError("with a journal of durability 'always', entries have to wait")
             self._ledger.refused += 1
-            self._lanes.hurry()
+            self._room.hurry()
             raise trio.WouldBlock
 
     async def enqueue_many(self, entries: Iterable[E], /) -> int:
@@ -109,7 +128,8 @@ class WriteBehindQueue(Generic[E]):
 
         Takes one item at a time and holds none back: when the call is cancelled, or
         ``entries`` raises, everything taken before was accepted, but for an item that waited
-        for room. A checkpoint at the start and at least every ``batch_size`` entries.
+        for room. A checkpoint at the start and at least every ``batch_size`` entries. With a
+        journal of durability "always" each entry waits for the disk; several tasks are faster.
 
         Returns:
             How many entries were accepted.
@@ -118,6 +138,7 @@ class WriteBehindQueue(Generic[E]):
             QueueClosedError: the queue takes no more entries; ``.accepted`` tells how many
                 it took.
             TypeError: ``entries`` is not iterable, or as for ``enqueue``.
+            JournalError: as for ``enqueue``; what came before was accepted.
             RuntimeError: called in a forked child.
             Exception: whatever ``entries`` or ``merge`` raised.
         """
@@ -146,7 +167,7 @@ class WriteBehindQueue(Generic[E]):
             EntryRejectedError: the store refused the entry; it was dead-lettered.
             QueueClosedError: the queue takes no more entries, or ended before the entry was
                 stored (see ``undelivered``).
-            TypeError: as for ``enqueue``.
+            TypeError, JournalError: as for ``enqueue``.
             RuntimeError: called in a forked child.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
@@ -213,6 +234,9 @@ class WriteBehindQueue(Generic[E]):
         next_try_in_seconds = max(0.0, min(tries) - now) if tries else None
         producers_waiting = len(self._room.producers)
         state = self._state()
+        recorder = self._recorder
+        recovering = recorder is not None and recorder.recovering
+        durable = None if recorder is None else recorder.durable
         timestamp = lifetime.now()
         ledger = self._ledger
         return WriteBehindMetrics(
@@ -237,8 +261,8 @@ class WriteBehindQueue(Generic[E]):
             producers_waiting=producers_waiting,
             oldest_pending_seconds=oldest_pending_seconds,
             state=state,
-            recovering=False,
-            durable=None,
+            recovering=recovering,
+            durable=durable,
             next_try_in_seconds=next_try_in_seconds,
             last_error=self._watch.last_error,
             timestamp=timestamp,
@@ -260,16 +284,16 @@ class WriteBehindQueue(Generic[E]):
             self._refuse_call()
         try:
             key = self._key(entry)
-            line = self._line
-            if line is None:
-                line = self._lanes.of(key)
-            else:
-                hash(key)
+            hash(key)
         except Exception as error:  # noqa: BLE001  # whatever the user's key raised
             raise TypeError(
                 f"the key of an entry of type {type(entry).__qualname__} can't be read or "
                 f"hashed ({type(error).__qualname__})"
             ) from None
+        recorder = self._recorder
+        if recorder is not None and recorder.holds:
+            return False
+        line = self._line or self._lanes.of(key)
         batch: Batch[E] | None = line.replace(key, entry)
         if batch is None:
             if self._ledger.depth >= self._capacity or self._room.producers:

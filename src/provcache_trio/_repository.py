@@ -1,4 +1,4 @@
-"""What the queue asks of the outside, and what it gives: four small protocols."""
+"""What the queue asks of the outside, and what it gives: five small protocols."""
 
 from __future__ import annotations
 
@@ -95,6 +95,87 @@ class DeadLetterSink(Protocol[E_contra]):
 
         Args:
             letters: at least one letter, oldest first.
+        """
+        ...
+
+
+class Journal(Protocol[E]):
+    """What keeps accepted entries on disk; ``provcache_trio.journal.open_journal`` opens one.
+
+    It gives each entry a number, 1 or more and ascending. One queue uses it, once, and makes
+    one call at a time. A call is as good as done or has to raise ``JournalError``; cancelled,
+    it goes on to its end and returns.
+    """
+
+    @property
+    def always(self) -> bool:
+        """Whether an entry is accepted only once it is on disk."""
+        ...
+
+    @property
+    def sync_interval_seconds(self) -> float:
+        """How long an accepted entry may wait until it is written, unless ``always``."""
+        ...
+
+    @property
+    def holds_entries(self) -> bool:
+        """Whether there is something to replay."""
+        ...
+
+    @property
+    def overgrown(self) -> bool:
+        """Whether ``rewrite`` would make it a good deal smaller."""
+        ...
+
+    def attach(self) -> None:
+        """Be used by a queue from now on.
+
+        Raises:
+            RuntimeError: another one was first.
+        """
+        ...
+
+    async def append(
+        self, entries: Sequence[tuple[E, Sequence[int]]], settled: Sequence[int], /
+    ) -> Sequence[int | None]:
+        """Have ``entries`` on disk, and that ``settled`` ones are not to be replayed.
+
+        Args:
+            entries: each with the numbers of those whose place it takes.
+            settled: numbers.
+
+        Returns:
+            The entries' numbers; None for one that can't be written and read back.
+
+        Raises:
+            JournalError: it is not known to be on disk. After that, only ``rewrite`` helps.
+        """
+        ...
+
+    async def rewrite(self, entries: Sequence[E], /) -> Sequence[int | None]:
+        """Hold these entries and nothing else; returns as ``append``.
+
+        Raises:
+            JournalError: it holds what it held before, or these entries.
+        """
+        ...
+
+    async def replay(self, after: int, most: int, /) -> Sequence[tuple[int, E]]:
+        """Return the first entries with numbers above ``after``, at most ``most``.
+
+        Called until it returns none, each time with the last number that came, or once more
+        with the same one.
+
+        Raises:
+            JournalError: it can't be read.
+        """
+        ...
+
+    async def set_aside(self, number: int, /) -> None:
+        """Keep an entry that was just replayed for a person: the queue can't take it.
+
+        Raises:
+            JournalError: it could not be kept.
         """
         ...
 

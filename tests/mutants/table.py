@@ -384,7 +384,7 @@ LANES = (
         "lanes::versions_of_a_key_are_written_in_order",
         (
             "_lanes.py",
-            "        return self.lines[(hash(key) * _SPREAD >> 32) % len(self.lines)]\n",
+            "        return self.lines[self.number_of(key)]\n",
             "        depths = [sum(len(b.entries) for b in line.batches) for line in self.lines]\n"
             "        busy = [line.writing is not None for line in self.lines]\n"
             "        return min(zip(busy, depths, self.lines), key=lambda one: one[:2])[2]\n",
@@ -579,4 +579,125 @@ POSTGRES = (
     ),
 )
 
-MUTANTS = (*ACCOUNTING, *ACCEPTING, *BATCHING, *WRITING, *LANES, *LEAVING, *STORING, *POSTGRES)
+JOURNAL = (
+    mutant(
+        "the journal answers before it has synced",
+        "journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
+        (
+            "_journal_file.py",
+            'b"".join(data))\n                self._disk.sync(descriptor)\n',
+            'b"".join(data))\n',
+        ),
+    ),
+    mutant(
+        "a file whose sync failed is trusted again",
+        "journal_file::when_any_one_operation_fails_the_next_file_is_good",
+        (
+            "_journal_file.py",
+            "        except BaseException:\n            self._trusted = False\n            raise\n",
+            "        except BaseException:\n            raise\n",
+        ),
+    ),
+    mutant(
+        "a new file takes the place of the old one before it is synced",
+        "journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
+        (
+            "_journal_file.py",
+            "documents)\n                self._disk.sync(descriptor)\n",
+            "documents)\n",
+        ),
+    ),
+    mutant(
+        "the name of a new file is not synced",
+        "journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
+        ("_journal_file.py", "            self._disk.sync_directory(self._directory)\n", ""),
+    ),
+    mutant(
+        "a journal that was removed is written on",
+        "journal::a_journal_that_was_removed_is_made_anew",
+        ("_journal_file.py", "                self._raise_if_replaced()\n", ""),
+    ),
+    mutant(
+        "a payload is not checked",
+        "journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
+        (
+            "_journal_records.py",
+            "        if crc32(payload, crc32(_COVERED.pack(kind, length, number))) != checksum:\n",
+            "        if not checksum:\n",
+        ),
+    ),
+    mutant(
+        "missing numbers are not told",
+        "journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
+        ("_journal_file.py", "missing.append((expected, piece.number - 1))", "pass"),
+    ),
+    mutant(
+        "what is missing at the end is not told",
+        "journal_file::every_truncation_is_noticed",
+        (
+            "_journal_file.py",
+            "            missing.append((expected, noted))\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "what is settled is written once",
+        "journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
+        (
+            "_journal_records.py",
+            "pack(Kind.SETTLED, number + 1, payload)",
+            'pack(Kind.SETTLED, number + 1, b"[]")',
+        ),
+    ),
+    mutant(
+        "a version does not take the place of the one it was merged with",
+        "journal::a_merged_entry_is_replayed_once",
+        ("_recorder.py", "(item.entry, tuple(item.place.numbers))", "(item.entry, ())"),
+    ),
+    mutant(
+        "what is new overtakes what is replayed",
+        "journal::nothing_is_accepted_at_once_while_older_entries_are_to_come",
+        ("_recorder.py", "self.recovering or self.always", "self.always"),
+    ),
+    mutant(
+        "what is settled stays in the journal",
+        "journal::a_settled_entry_leaves_the_journal_and_a_newer_version_of_its_key_does_not",
+        ("_journaled_line.py", "            self.settled += place.numbers\n", ""),
+    ),
+    mutant(
+        "what was settled while it was written stays in the journal",
+        "journal::what_is_settled_while_it_is_written_leaves_the_journal_all_the_same",
+        ("_recorder.py", "            if place.gone:\n", "            if False:\n"),
+    ),
+    mutant(
+        "a dead letter leaves the journal before the sink has it",
+        "journal::a_dead_letter_stays_until_the_sink_has_it",
+        (
+            "_letters.py",
+            "                self.places.append(self._notes.hand_over(batch, key))\n",
+            "                self.places.append(self._notes.hand_over(batch, key))\n"
+            "                self._notes.settle(self.places[-1:])\n",
+        ),
+    ),
+    mutant(
+        "an entry is accepted although the disk failed",
+        "journal::always_tells_the_producer_that_the_disk_failed_and_heals",
+        (
+            "_recorder.py",
+            "            if error is not None:\n",
+            "            if error is None and 0:\n",
+        ),
+    ),
+)
+
+MUTANTS = (
+    *ACCOUNTING,
+    *ACCEPTING,
+    *BATCHING,
+    *WRITING,
+    *LANES,
+    *LEAVING,
+    *STORING,
+    *POSTGRES,
+    *JOURNAL,
+)

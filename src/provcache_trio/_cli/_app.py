@@ -19,6 +19,7 @@ from ._ending import Status, check_output, complain, status_of
 from ._help import help_console
 from ._ingest import Ingest
 from ._input import Input
+from ._journal_app import app as journal
 from ._progress import make_progress
 from ._read import check_key, entry_as_json, facts_of
 from ._run import attempt
@@ -49,6 +50,7 @@ app.register_install_completion_command(  # pyright: ignore[reportUnknownMemberT
     help="Set up completion in your shell's start-up file."
 )
 app.command(dead_letters)
+app.command(journal)
 
 
 def run(arguments: Sequence[str]) -> int:
