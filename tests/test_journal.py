@@ -530,6 +530,24 @@ async def test_whoever_is_cancelled_while_the_disk_writes_may_have_been_accepted
     assert_settled(queue, enqueued=1, persisted=1)
 
 
+async def test_whoever_is_cancelled_while_the_disk_fails_was_not_accepted(
+    path: Path, store: MemoryRepository[Item], disk: SlowDisk
+) -> None:
+    async with queue_with_journal(path, store, durability="always") as queue:
+        disk.go_on.clear()
+        disk.asked.clear()
+        disk.fails = True
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(queue.enqueue, Item("a"))
+                await until(disk.asked.is_set)
+                scope.cancel()
+        disk.go_on.set()
+        await until(lambda: not queue.metrics().durable)
+        disk.fails = False
+    assert_settled(queue, enqueued=0)
+
+
 async def test_an_entry_whose_merging_fails_is_not_accepted_and_leaves_the_journal(
     path: Path, store: MemoryRepository[Item]
 ) -> None:
