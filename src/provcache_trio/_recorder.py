@@ -114,6 +114,7 @@ class Recorder(Generic[E]):
             self._replayed = number
             try:
                 key = self._key(entry)
+                hash(key)
                 batch = self._line.recover(key, entry)
             except Exception:  # noqa: BLE001  # whatever the user's key or merge raised
                 self._stuck.append(number)
@@ -205,6 +206,8 @@ class Recorder(Generic[E]):
 
     async def _write(self, brought: Sequence[_Item[E]]) -> JournalError | None:
         """Write what has to be written, and ``brought``; return why it could not be."""
+        if self._lifetime.forked:
+            await trio.sleep_forever()  # the parent keeps the journal
         anew = not self.recovering and (not self.durable or self._journal.overgrown)
         items = [*self._collect(everything=anew), *brought]
         settled, self._notes.settled = self._notes.settled, []
