@@ -530,6 +530,24 @@ async def test_whoever_is_cancelled_while_the_disk_writes_may_have_been_accepted
     assert_settled(queue, enqueued=1, persisted=1)
 
 
+async def test_whoever_is_cancelled_while_the_disk_fails_was_not_accepted(
+    path: Path, store: MemoryRepository[Item], disk: SlowDisk
+) -> None:
+    async with queue_with_journal(path, store, durability="always") as queue:
+        disk.go_on.clear()
+        disk.asked.clear()
+        disk.fails = True
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(queue.enqueue, Item("a"))
+                await until(disk.asked.is_set)
+                scope.cancel()
+        disk.go_on.set()
+        await until(lambda: not queue.metrics().durable)
+        disk.fails = False
+    assert_settled(queue, enqueued=0)
+
+
 async def test_an_entry_whose_merging_fails_is_not_accepted_and_leaves_the_journal(
     path: Path, store: MemoryRepository[Item]
 ) -> None:
@@ -1015,6 +1033,25 @@ async def test_an_entry_that_has_no_key_is_set_aside_and_stops_nothing(
     assert size_of(path) < EMPTY_BYTES
 
 
+async def test_an_entry_whose_key_can_not_be_hashed_is_set_aside_and_stops_nothing(
+    path: Path, store: MemoryRepository[Item], caplog: pytest.LogCaptureFixture
+) -> None:
+    await leave_behind(path, items(["bad", "a"]))
+
+    def key(item: Item) -> Any:  # noqa: ANN401  # what a careless key returns
+        return [item.veri_key] if item.veri_key == "bad" else item.veri_key
+
+    async with (
+        open_journal(path, entry_type=Item, sync_interval_seconds=0.001) as journal,
+        open_write_behind_queue(
+            store, WriteBehindOptions(coalesce=False), key=key, journal=journal
+        ) as queue,
+    ):
+        await until(lambda: not queue.metrics().recovering)
+    assert store.calls == [(Item("a"),)]
+    assert "record 2 of the journal has no key" in caplog.text
+
+
 async def test_a_journal_that_can_not_be_read_is_read_once_it_can(
     path: Path, store: MemoryRepository[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1135,6 +1172,19 @@ async def test_what_is_settled_while_it_is_written_leaves_the_journal_all_the_sa
         disk.go_on.set()
         await until(lambda: entries_in(path) == 0)
         assert b"written" in bytes_of(path)
+
+
+async def test_in_a_forked_child_the_journals_task_writes_nothing(
+    path: Path, store: MemoryRepository[Item]
+) -> None:
+    store.down()
+    async with queue_with_journal(path, store) as queue:
+        await queue.enqueue(Item("a"))
+        queue._lifetime.forked = True  # as the hook does in a child that goes on
+        await trio.sleep(0.02)
+        assert entries_in(path) == 0
+        queue._lifetime.forked = False
+    assert entries_in(path) == 1
 
 
 def entries_in(path: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import tracemalloc
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from provcache_trio import JournalError
+from provcache_trio._journal_disk import Disk
 from provcache_trio._journal_file import FORMAT, JournalFile
 from provcache_trio._journal_records import (
     MAGIC_LINE,
@@ -30,6 +32,7 @@ from tests.disks import PATH, ModelDisk, PowerCut, cut_at, fail_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 SEVERAL: Final = range(6)  # rolls of the dice for each power cut
 
@@ -450,3 +453,25 @@ def test_a_file_that_can_not_be_closed_is_let_go() -> None:
     disk.close = fail  # type: ignore[method-assign]
     file.close()
     file.close()
+
+
+@pytest.mark.heavy
+def test_a_large_journal_is_opened_and_replayed_in_little_memory(tmp_path: Path) -> None:
+    where, document = str(tmp_path / "journal"), b"x" * 1000
+    file = JournalFile(where, entry_type="Item", disk=Disk())
+    file.open()
+    for _ in range(50):
+        first = file.append([(document, ())] * 1000, ())
+        file.append([], range(first, first + 999, 2))
+    file.close()
+    assert (tmp_path / "journal").stat().st_size > 50_000_000
+    tracemalloc.start()
+    try:
+        file.open()
+        count = sum(len(page) for page in iter(lambda: file.next_page(500), []))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    file.close()
+    assert count == 25_000
+    assert peak < 8_000_000

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ._private_files import sync_directory
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 Identity = tuple[int, int]  # device and number: what tells a file from every other one
+
+
+# Not every system has the cheaper one, which leaves out times of no interest.
+_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
 class Disk:
@@ -58,7 +66,7 @@ class Disk:
 
     def sync(self, descriptor: int) -> None:
         """Return once what was written is on the disk."""
-        os.fdatasync(descriptor)
+        _sync(descriptor)
 
     def rename(self, old: str, new: str) -> None:
         """Put a file in the place of another one."""

@@ -213,6 +213,8 @@ class Recorder(Generic[E]):
 
     async def _write(self, brought: Sequence[_Item[E]]) -> JournalError | None:
         """Write what has to be written, and ``brought``; return why it could not be."""
+        if self._lifetime.forked:
+            await trio.sleep_forever()  # the parent keeps the journal
         anew = not self.recovering and (not self.durable or self._journal.overgrown)
         items = [*self._collect(everything=anew), *brought]
         settled, self._notes.settled = self._notes.settled, []

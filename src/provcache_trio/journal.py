@@ -213,7 +213,13 @@ def _report(path: str, findings: Findings) -> None:
     if findings.entries:
         logger.info("journal %s holds %d entries to be replayed", path, findings.entries)
     for first, last in findings.missing:
-        logger.error("journal %s: records %d to %d are missing", path, first, last)
+        logger.error(
+            "journal %s: records %d to %d are missing: lost, or cut off by a power cut before "
+            "anybody was told that they are safe",
+            path,
+            first,
+            last,
+        )
     if findings.damaged_bytes:
         logger.log(
             logging.WARNING if findings.only_unfinished else logging.ERROR,

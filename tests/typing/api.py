@@ -27,12 +27,13 @@ from provcache_trio import (
     merge_entries,
     open_write_behind_queue,
 )
+from provcache_trio.journal import FileJournal, open_journal
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from provcache_trio import DeadLetterSink, Repository
+    from provcache_trio import DeadLetterSink, Journal, Repository
 
 
 class Visit(NamedTuple):
@@ -217,3 +218,17 @@ def fakes_are_scripted(store: MemoryRepository[Reading], error: Callable[[], OSE
     store.fail_next("x")  # type: ignore[arg-type]
     MemoryRepository[Reading](key=sensor_of, merge=larger)
     assert_type(MemoryRepository(key=sensor_of), MemoryRepository[Reading])
+
+
+async def a_journal_holds_entries_of_its_queue(
+    repository: MemoryRepository, visits: MemoryRepository[Visit]
+) -> None:
+    async with open_journal("journal", durability="always") as journal:
+        assert_type(journal, FileJournal[ProvcacheEntry])
+        open_write_behind_queue(repository, journal=journal)
+        open_write_behind_queue(visits, journal=journal)  # type: ignore[misc]
+    async with open_journal("journal", entry_type=Visit) as journal_of_visits:
+        assert_type(journal_of_visits, FileJournal[Visit])
+        as_protocol: Journal[Visit] = journal_of_visits
+        open_write_behind_queue(visits, journal=as_protocol)
+    open_journal("journal", durability="never")  # type: ignore[call-overload]
