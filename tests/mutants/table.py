@@ -260,6 +260,11 @@ BATCHING = (
 
 WRITING = (
     mutant(
+        "what changes nothing speaks for the store",
+        "writer::entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change",
+        ("_writer.py", "        if not changed:\n", "        if changed < 0:\n"),
+    ),
+    mutant(
         "what failed goes to the tail (c)",
         "writer::a_failed_batch_stays_at_the_head_and_nothing_overtakes_it",
         (
