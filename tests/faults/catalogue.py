@@ -11,10 +11,13 @@ import signal
 import socket
 import threading
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from unittest.mock import patch
 
 import trio
+
+from provcache_trio._postgres_server import PostgresServerError
 
 from tests.faults.proxy import Do, Said
 from tests.faults.site import POISON, REWRITTEN, SECRET, UNANSWERED
@@ -24,6 +27,7 @@ from tests.test_repositories import key_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from provcache_trio import WriteBehindMetrics
 
@@ -64,6 +68,8 @@ class Fault(NamedTuple):
         host: by what name the queue knows the server; for a name, it is our process that has
             the fault.
         line: it is about the connection, so each bridge has to go through it.
+        by_proxy: the proxy alone makes it.
+        alone: it needs a server of its own, set up for it.
     """
 
     name: str
@@ -79,6 +85,8 @@ class Fault(NamedTuple):
     settings: Mapping[str, str] | None
     host: str
     line: bool
+    by_proxy: bool
+    alone: bool
 
     def is_felt(self, metrics: WriteBehindMetrics) -> bool:
         """Tell whether ``metrics`` shows the fault."""
@@ -87,7 +95,7 @@ class Fault(NamedTuple):
         return self.effect is None or getattr(metrics, self.effect) > 20
 
 
-FAULTS: Final[dict[str, Fault]] = {}
+ALL: Final[dict[str, Fault]] = {}
 
 
 def fault(
@@ -102,12 +110,14 @@ def fault(
     settings: Mapping[str, str] | None = None,
     host: str = "127.0.0.1",
     line: bool = False,
+    by_proxy: bool = False,
+    alone: bool = False,
 ) -> Callable[[Make], Fault]:
-    """Add the decorated function, an asynccontextmanager, to ``FAULTS``; see ``Fault``."""
+    """Add the decorated function, an asynccontextmanager, to ``ALL``; see ``Fault``."""
 
     def add(make: Make) -> Fault:
         name = make.__name__.replace("_", " ")
-        FAULTS[name] = one = Fault(
+        ALL[name] = one = Fault(
             name=name,
             make=make,
             told=frozenset(told),
@@ -121,6 +131,8 @@ def fault(
             settings=settings,
             host=host,
             line=line,
+            by_proxy=by_proxy,
+            alone=alone,
         )
         return one
 
@@ -130,7 +142,7 @@ def fault(
 # The line
 
 
-@fault(allowed=BROKEN | SILENT, line=True)
+@fault(allowed=BROKEN | SILENT, line=True, by_proxy=True)
 @asynccontextmanager
 async def the_server_refuses_connections(site: Site) -> AsyncGenerator[None]:
     site.proxy.refuse()
@@ -138,7 +150,7 @@ async def the_server_refuses_connections(site: Site) -> AsyncGenerator[None]:
     await site.proxy.heal()
 
 
-@fault(allowed=BROKEN, line=True)
+@fault(allowed=BROKEN, line=True, by_proxy=True)
 @asynccontextmanager
 async def connections_are_reset_in_the_middle_of_a_batch(site: Site) -> AsyncGenerator[None]:
     site.proxy.when(Said.BATCH, Do.PART)
@@ -146,7 +158,7 @@ async def connections_are_reset_in_the_middle_of_a_batch(site: Site) -> AsyncGen
     await site.proxy.heal()
 
 
-@fault(allowed=BROKEN, effect="total_unchanged", line=True)
+@fault(allowed=BROKEN, effect="total_unchanged", line=True, by_proxy=True)
 @asynccontextmanager
 async def a_batch_is_stored_and_the_reply_is_lost(site: Site) -> AsyncGenerator[None]:
     site.proxy.when(Said.STORED, Do.RESET)
@@ -154,7 +166,7 @@ async def a_batch_is_stored_and_the_reply_is_lost(site: Site) -> AsyncGenerator[
     await site.proxy.heal()
 
 
-@fault(allowed=SILENT | BROKEN, line=True)
+@fault(allowed=SILENT | BROKEN, line=True, by_proxy=True)
 @asynccontextmanager
 async def new_connections_are_not_answered(site: Site) -> AsyncGenerator[None]:
     site.proxy.when(Said.CONNECT, Do.HOLD)
@@ -163,7 +175,7 @@ async def new_connections_are_not_answered(site: Site) -> AsyncGenerator[None]:
     await site.proxy.heal()
 
 
-@fault(allowed=SILENT, line=True)
+@fault(allowed=SILENT, line=True, by_proxy=True)
 @asynccontextmanager
 async def the_network_swallows_everything(site: Site) -> AsyncGenerator[None]:
     site.proxy.silence()
@@ -171,7 +183,7 @@ async def the_network_swallows_everything(site: Site) -> AsyncGenerator[None]:
     await site.proxy.heal()
 
 
-@fault(allowed=SILENT, line=True)
+@fault(allowed=SILENT, line=True, by_proxy=True)
 @asynccontextmanager
 async def a_batch_and_its_cancellation_are_swallowed(site: Site) -> AsyncGenerator[None]:
     site.proxy.when(Said.BATCH, Do.HOLD)
@@ -182,7 +194,7 @@ async def a_batch_and_its_cancellation_are_swallowed(site: Site) -> AsyncGenerat
     await site.proxy.heal()
 
 
-@fault(allowed=SILENT, line=True)
+@fault(allowed=SILENT, line=True, by_proxy=True)
 @asynccontextmanager
 async def goodbyes_are_swallowed(site: Site) -> AsyncGenerator[None]:
     site.proxy.when(Said.BATCH, Do.HOLD, times=3)
@@ -191,7 +203,7 @@ async def goodbyes_are_swallowed(site: Site) -> AsyncGenerator[None]:
     await site.proxy.heal()
 
 
-@fault(allowed=SILENT, effect="total_retries", lasts_seconds=1, line=True)
+@fault(allowed=SILENT, effect="total_retries", lasts_seconds=1, line=True, by_proxy=True)
 @asynccontextmanager
 async def requests_arrive_after_their_retries(site: Site) -> AsyncGenerator[None]:
     site.proxy.when(Said.BATCH, Do.HOLD, times=2)
@@ -199,7 +211,7 @@ async def requests_arrive_after_their_retries(site: Site) -> AsyncGenerator[None
     await site.proxy.heal()
 
 
-@fault(state=None, lasts_seconds=1, line=True)
+@fault(state=None, lasts_seconds=1, line=True, by_proxy=True)
 @asynccontextmanager
 async def the_line_is_slow(site: Site) -> AsyncGenerator[None]:
     site.proxy.delay_seconds = 0.03
@@ -208,7 +220,7 @@ async def the_line_is_slow(site: Site) -> AsyncGenerator[None]:
     await site.proxy.heal()
 
 
-@fault(allowed=SILENT | BROKEN, host="localhost", line=True)
+@fault(allowed=SILENT | BROKEN, host="localhost", line=True, by_proxy=True)
 @asynccontextmanager
 async def the_name_server_does_not_answer(site: Site) -> AsyncGenerator[None]:  # noqa: ASYNC124
     let = threading.Event()
@@ -286,6 +298,45 @@ async def the_server_is_read_only(site: Site) -> AsyncGenerator[None]:
         await admin.execute("SET default_transaction_read_only = off")
         await admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
         await admin.execute("SELECT pg_reload_conf()")
+
+
+@fault("25006", allowed=BROKEN | SILENT | {"57P01", "57P02", "57P03"}, alone=True)
+@asynccontextmanager
+async def a_standby_takes_over(site: Site) -> AsyncGenerator[None]:
+    standby = site.standby
+    assert standby is not None
+    site.proxy.aim_at(standby.host, standby.port)
+    site.proxy.cut()
+    yield
+    await trio.to_thread.run_sync(site.server.stop, "immediate")
+    site.server = standby
+    await site.fetch("SELECT pg_promote()")
+
+
+@fault("53100", allowed=BROKEN | {"57P01", "57P02", "57P03", "58030"}, alone=True)
+@asynccontextmanager
+async def the_disk_is_full(site: Site) -> AsyncGenerator[None]:
+    filler = site.server.data_directory.parent / "filler"
+    await trio.to_thread.run_sync(_fill, filler)
+    yield
+    filler.unlink()
+    # Without room for its log of transactions it ends itself.
+    with suppress(PostgresServerError):
+        await trio.to_thread.run_sync(site.server.start)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@fault(state=None)
+@asynccontextmanager
+async def the_clock_is_set_back(site: Site) -> AsyncGenerator[None]:  # noqa: ASYNC124
+    site.clock_is_behind = timedelta(hours=1)
+    yield
+    site.clock_is_behind = timedelta()
 
 
 # Locks and conflicts
@@ -394,8 +445,8 @@ async def the_table_is_altered(site: Site) -> AsyncGenerator[None]:
     await site.execute(f"ALTER TABLE {site.table} ADD COLUMN note text")
     await site.execute(f"ALTER TABLE {site.table} ADD COLUMN number int NOT NULL DEFAULT 7")
     yield
-    await site.execute(f"ALTER TABLE {site.table} DROP COLUMN note")
-    await site.execute(f"DROP INDEX {site.schema}.entries_by_expiry")
+    await site.execute(f"ALTER TABLE {site.table} DROP COLUMN note, DROP COLUMN number")
+    await site.execute(f"DROP INDEX IF EXISTS {site.schema}.entries_by_expiry")
     await site.execute(f"VACUUM FULL {site.table}")
 
 
@@ -437,3 +488,6 @@ async def every_row_is_refused(site: Site) -> AsyncGenerator[None]:
     )
     yield
     await site.execute(f"ALTER TABLE {site.table} DROP CONSTRAINT none")
+
+
+FAULTS: Final = {name: one for name, one in ALL.items() if not one.alone}

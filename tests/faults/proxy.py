@@ -29,6 +29,7 @@ class Said(enum.Enum):
     CONNECT = "the client begins a session"
     CANCEL = "the client asks, on another connection, to cancel"
     BATCH = "the client sends a batch"
+    CREATE = "the client makes a table"
     CLOSE = "the client says goodbye"
     STORED = "the server says that a batch is stored"
 
@@ -265,15 +266,17 @@ def _client_messages() -> _Parser:
     messages = [_Message(first, bytes(buffer[:size]))]
     del buffer[:size]
     while True:
-        for data in _whole(buffer):
-            said = None
-            if data[:1] == b"X":
-                said = Said.CLOSE
-            elif data[:1] == b"B" and len(data) > _BATCH_BYTES:
-                said = Said.BATCH
-            messages.append(_Message(said, data))
+        messages += [_Message(_said_by_client(data), data) for data in _whole(buffer)]
         buffer += yield messages
         messages = []
+
+
+def _said_by_client(data: bytes) -> Said | None:
+    if data[:1] == b"X":
+        return Said.CLOSE
+    if data[:1] == b"B" and len(data) > _BATCH_BYTES:
+        return Said.BATCH
+    return Said.CREATE if data[:1] == b"Q" and b"CREATE TABLE" in data else None
 
 
 @_started

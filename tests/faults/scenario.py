@@ -248,20 +248,30 @@ class Trouble:
         await self._mended.wait()
 
 
-async def recover(site: Site, fault: Fault, bridge: BridgeKind, *, pgbouncer: bool = False) -> None:
+async def recover(
+    site: Site,
+    fault: Fault,
+    bridge: BridgeKind,
+    *,
+    from_the_start: bool = False,
+    pgbouncer: bool = False,
+) -> None:
     """Go through ``fault`` and out of it, and check every promise."""
     run = Run(site, fault)
     trouble = Trouble(fault, site)
     with Log() as log:
-        async with run.watched() as watchers:  # noqa: SIM117  # it is to end first
+        async with run.watched() as watchers:
+            if from_the_start:
+                await watchers.start(trouble.run)
             async with site.opening(bridge, fault.settings, pgbouncer=pgbouncer) as repository:
                 async with open_write_behind_queue(
-                    repository, OPTIONS, dead_letters=run.letters
+                    repository, OPTIONS, dead_letters=run.letters, wall_clock=site.now
                 ) as queue:
                     run.queue = queue
                     async with run.producing():
-                        await run.steady()
-                        await watchers.start(trouble.run)
+                        if not from_the_start:
+                            await run.steady()
+                            await watchers.start(trouble.run)
                         await run.felt()
                         await trouble.mend()
                         mended_at = trio.current_time()
@@ -271,7 +281,8 @@ async def recover(site: Site, fault: Fault, bridge: BridgeKind, *, pgbouncer: bo
                     assert queue.metrics().state == "running"
                 assert queue.undelivered == ()
                 await run.check_table(repository)
-        await none_left(site)
+        if not pgbouncer:  # which keeps its own
+            await none_left(site)
     run.check_what_was_seen()
     run.check_log(log.lines)
     run.check_letters()
@@ -288,7 +299,7 @@ async def leave(site: Site, fault: Fault, bridge: BridgeKind) -> None:
                 async with (
                     site.opening(bridge, fault.settings) as repository,
                     open_write_behind_queue(
-                        repository, IN_A_HURRY, dead_letters=run.letters
+                        repository, IN_A_HURRY, dead_letters=run.letters, wall_clock=site.now
                     ) as run.queue,
                 ):
                     async with run.producing():

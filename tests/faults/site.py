@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -88,6 +89,9 @@ class Site:
         proxy: between the queue and the server.
         schema: has what a queue needs, and the table ``history``.
         role: who the queue is; it may do what running a queue takes.
+        host: by what name the queue knows the server, which is the proxy.
+        standby: of the server, if a fault needs one.
+        clock_is_behind: by how much the queue's wall clock is wrong.
     """
 
     def __init__(self, server: PostgresServer, proxy: Proxy) -> None:
@@ -97,6 +101,8 @@ class Site:
         self.schema = f"faults_{number}"
         self.role = f"queue_{number}"
         self.host = "127.0.0.1"
+        self.standby: PostgresServer | None = None
+        self.clock_is_behind = timedelta()
 
     @property
     def table(self) -> str:
@@ -131,6 +137,10 @@ class Site:
             bridge=bridge,
             pgbouncer=pgbouncer,
         )
+
+    def now(self) -> datetime:
+        """Return what the queue takes for the time of day."""
+        return datetime.now(UTC) - self.clock_is_behind
 
     async def prepare(self) -> None:
         """Make the schema and the role."""
@@ -175,9 +185,12 @@ class Site:
 
 
 @asynccontextmanager
-async def open_site(server: PostgresServer) -> AsyncGenerator[Site]:
-    """Make a site on ``server``."""
+async def open_site(server: PostgresServer, *, like: Site | None = None) -> AsyncGenerator[Site]:
+    """Make a site on ``server``, or another line to the site ``like``."""
     async with open_proxy("127.0.0.1", server.port) as proxy:
         site = Site(server, proxy)
-        await site.prepare()
+        if like is None:
+            await site.prepare()
+        else:
+            site.schema, site.role = like.schema, like.role
         yield site

@@ -24,6 +24,11 @@ T = TypeVar("T")
 
 _CLOSE_TIMEOUT_SECONDS: Final = 1
 _HAS_CHECK_INTERVAL: Final = (14,)
+_KEEPALIVES: Final = {
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
 
 
 @final
@@ -94,6 +99,10 @@ class Connector:
             "application_name": "provcache_trio",
             "statement_timeout": str(max(1, round(milliseconds * 0.9))),
             "lock_timeout": str(max(1, round(milliseconds * 0.5))),
+            # When the network is gone the server does not hear that we are. It would keep the
+            # lock of a migration for good, and by Linux's default the connection for two hours.
+            "idle_in_transaction_session_timeout": str(max(1, round(milliseconds))),
+            **_KEEPALIVES,
             "default_transaction_isolation": "read committed",
             **planner_settings,
             **self._wanted,
