@@ -19,7 +19,7 @@ SEED = 1
 async def test_two_processes_in_a_storm_of_faults_keep_every_promise(
     tmp_path: Path, counts: Callable[[int, int], int]
 ) -> None:
-    seconds = counts(75, 600)
+    seconds = counts(60, 600)
     outcome = await chaos(seconds=seconds, seed=SEED, folder=tmp_path)
     replay = f"python -m tests.chaos --seconds {seconds} --seed {SEED}"
     assert outcome.wrong == [], "\n".join([replay, *map(str, outcome.events)])

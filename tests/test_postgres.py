@@ -23,6 +23,7 @@ from provcache_trio import (
 )
 from provcache_trio._postgres import schema as schema_module
 from provcache_trio._postgres.rows import UPSERT
+from provcache_trio._postgres.session import Connector
 from provcache_trio._postgres_server import run_postgres_server
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.testing import MemoryDeadLetters
@@ -740,6 +741,20 @@ async def test_a_connection_that_is_ended_in_a_call_is_unavailable_and_replaced(
             await somebody.fetch(TERMINATE, schema)
         await somebody.execute("ROLLBACK")
         assert await store.upsert_many([row(0)]) == 1
+
+
+async def test_a_connection_that_is_ended_before_its_first_call_calls_for_nobody(
+    schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def end(_: Connector, connection: asyncpg.Connection) -> None:  # noqa: ASYNC124
+        connection.terminate()
+
+    monkeypatch.setattr(Connector, "_guard", end)
+    async with open_postgres_repository(postgres().dsn, schema=schema, create=True) as store:
+        with raises(StoreUnavailableError, sqlstate=None):
+            await store.check()
+        monkeypatch.undo()
+        await store.check()
 
 
 @pytest.mark.heavy

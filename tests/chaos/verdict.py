@@ -36,7 +36,8 @@ class Told:
         self.safe: set[str] = set()  # the caller was told that it is stored
         self.flushed = 0
         self.ending: list[object] | None = None
-        for line in path.read_text("ascii").splitlines():
+        text = path.read_text("ascii") if path.exists() else ""  # it was killed before that
+        for line in text.splitlines():
             try:
                 what, *details = json.loads(line)
             except ValueError:  # it was killed while it wrote this

@@ -47,7 +47,7 @@ class Make(Protocol):
 
     __name__: str
 
-    def __call__(self, site: Site) -> AbstractAsyncContextManager[None]: ...
+    def __call__(self, site: Site, /) -> AbstractAsyncContextManager[None]: ...
 
 
 class Fault(NamedTuple):
@@ -116,9 +116,8 @@ def fault(
     """Add the decorated function, an asynccontextmanager, to ``ALL``; see ``Fault``."""
 
     def add(make: Make) -> Fault:
-        name = make.__name__.replace("_", " ")
-        ALL[name] = one = Fault(
-            name=name,
+        ALL[make.__name__] = one = Fault(
+            name=make.__name__,
             make=make,
             told=frozenset(told),
             errors=allowed.union(told),

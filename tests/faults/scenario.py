@@ -200,6 +200,8 @@ class Run:
         changes = [line for line in lines if line.startswith((*LOST, FOUND))]
         if self.fault.state == "waiting":
             assert any(line.startswith(self.fault.logged) for line in changes), lines
+        if self.fault.logged == LOST[0]:  # nobody is called who could do nothing
+            assert not any(line.startswith(LOST[1]) for line in changes), lines
         for line, following in pairwise(changes):
             assert line.partition(":")[0] != following.partition(":")[0], lines
         assert SECRET not in "".join(lines)
