@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.faults.catalogue import Fault
     from tests.faults.site import Site
 
-SETTLED_SECONDS: Final = 25  # from the end of the last fault to the end of the processes
+SETTLED_SECONDS: Final = 40  # from the end of the last fault to the end of the processes
 MOST_CONNECTIONS: Final = 16  # of two processes, those that were killed included
 # Those that make dead letters of good entries, by design, or that are in the process itself.
 _NOT_HERE: Final = frozenset({"every_row_is_refused", "the_clock_is_set_back"})

@@ -138,6 +138,10 @@ class Site:
             pgbouncer=pgbouncer,
         )
 
+    def opening_for_ourselves(self) -> AbstractAsyncContextManager[PostgresRepository]:
+        """Open a repository past the proxy, that is patient."""
+        return open_postgres_repository(self.admin, schema=self.schema, bridge="thread")
+
     def now(self) -> datetime:
         """Return what the queue takes for the time of day."""
         return datetime.now(UTC) - self.clock_is_behind
