@@ -68,10 +68,12 @@ class PgBouncer:
             for path in (folder, *folder.iterdir()):
                 os.chown(path, self._user, -1)
         self._process: subprocess.Popen[bytes] | None = None
+        self._wanted = False
 
     async def start(self) -> None:
         """Start it, and return when it listens."""
         assert PROGRAM is not None
+        self._wanted = True
         self._process = subprocess.Popen(  # noqa: ASYNC220  # it is not waited for here
             [PROGRAM, "-q", str(self._configuration)],
             user=self._user,
@@ -89,8 +91,19 @@ class PgBouncer:
                     await stream.aclose()
                     return
 
+    async def keep_up(self) -> None:
+        """Start it again when it ends by itself, as a service manager does.
+
+        Version 1.18 does when a client that cancels is gone before it is answered.
+        """
+        while True:
+            await trio.sleep(0.1)
+            if self._wanted and self._process is not None and self._process.poll() is not None:
+                await self.start()
+
     def kill(self) -> None:
         """End it at once."""
+        self._wanted = False
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
@@ -103,7 +116,9 @@ def server() -> Generator[PostgresServer]:
 
 
 @pytest.fixture
-async def pooled(server: PostgresServer) -> AsyncGenerator[tuple[Site, PgBouncer]]:
+async def pooled(
+    server: PostgresServer, nursery: trio.Nursery
+) -> AsyncGenerator[tuple[Site, PgBouncer]]:
     """A site with a PgBouncer between proxy and server."""
     # Not pytest's directory, which is closed to other users.
     async with open_site(server) as site:
@@ -111,6 +126,7 @@ async def pooled(server: PostgresServer) -> AsyncGenerator[tuple[Site, PgBouncer
             bouncer = PgBouncer(site, Path(folder))
             try:
                 await bouncer.start()
+                nursery.start_soon(bouncer.keep_up)
                 site.proxy.aim_at("127.0.0.1", bouncer.port)
                 yield site, bouncer
             finally:

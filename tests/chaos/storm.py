@@ -145,6 +145,10 @@ class Storm:
     async def _end(self) -> None:
         """End the processes in order; each has to come to its end soon."""
         self._note("everything is mended")
+        with trio.fail_after(SETTLED_SECONDS):
+            for record in self._current.values():  # one that just starts does not hear us
+                while not (record.exists() and record.stat().st_size):  # noqa: ASYNC110  # no event tells
+                    await trio.sleep(0.05)
         with trio.move_on_after(SETTLED_SECONDS) as scope:
             for process in self._processes:
                 assert process is not None
