@@ -53,6 +53,7 @@ def find_pythons() -> list[str]:
 PYTHONS = find_pythons()
 CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
 PROMTOOL = shutil.which("promtool")
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 MISSING = [
     f"tests on CPython {minor}: not installed" for minor in SUPPORTED if minor not in PYTHONS
 ]
@@ -60,6 +61,8 @@ if CHROMIUM is None:
     MISSING.append("the status page in a browser: no chromium (apt-get install chromium)")
 if PROMTOOL is None:
     MISSING.append("alert rules and dashboard: no promtool (apt-get install prometheus)")
+if PGBOUNCER is None:
+    MISSING.append("a queue behind PgBouncer: no pgbouncer (apt-get install pgbouncer)")
 
 EVERYTHING = "[cli,otel,postgres,prometheus,status]"
 AT_ONCE = ("-n", "2")  # tests spend half of their time waiting for processes

@@ -26,6 +26,7 @@ from provcache_trio import (
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.testing import MemoryRepository
 
+from tests.faults.catalogue import ALL as FAULTS
 from tests.items import Item
 from tests.servers import postgres, query, run_sql
 
@@ -119,13 +120,21 @@ async def test_the_sql_for_postgres_is_what_a_service_needs() -> None:
     await run_sql(dsn, "DROP OWNED BY provcache_service; DROP ROLE provcache_service")
 
 
-@pytest.mark.parametrize("name", ["guide.md", "operating.md", "postgres.md"])
+@pytest.mark.parametrize("name", ["faults.md", "guide.md", "operating.md", "postgres.md"])
 def test_what_a_guide_links_to_is_there(name: str) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / name).read_text("utf-8")):
         target, _, anchor = link.partition("#")
         path = (ROOT / "docs" / (target or name)).resolve()
         assert path.exists(), link
         assert not anchor or anchor in anchors_of(path), link
+
+
+def test_every_fault_has_its_row_and_every_test_that_is_named_is_there() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text("utf-8")
+    rows = re.findall(r"^\| \[([^\]]+)\]\(../tests/faults/catalogue.py\)", text, re.MULTILINE)
+    assert sorted(row.replace(" ", "_") for row in rows) == sorted(FAULTS)
+    for test, path in re.findall(r"\[`(test_\w+)`\]\(\.\./([^)]+)\)", text):
+        assert f"def {test}(" in (ROOT / path).read_text("utf-8"), test
 
 
 def anchors_of(path: Path) -> set[str]:

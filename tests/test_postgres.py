@@ -23,6 +23,7 @@ from provcache_trio import (
 )
 from provcache_trio._postgres import schema as schema_module
 from provcache_trio._postgres.rows import UPSERT, arguments_of, pack
+from provcache_trio._postgres.session import Connector
 from provcache_trio._postgres_server import run_postgres_server
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.testing import MemoryDeadLetters
@@ -778,6 +779,20 @@ async def test_a_connection_that_is_ended_in_a_call_is_unavailable_and_replaced(
         assert await store.upsert_many([row(0)]) == 1
 
 
+async def test_a_connection_that_is_ended_before_its_first_call_calls_for_nobody(
+    schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def end(_: Connector, connection: asyncpg.Connection) -> None:  # noqa: ASYNC124
+        connection.terminate()
+
+    monkeypatch.setattr(Connector, "_guard", end)
+    async with open_postgres_repository(postgres().dsn, schema=schema, create=True) as store:
+        with raises(StoreUnavailableError, sqlstate=None):
+            await store.check()
+        monkeypatch.undo()
+        await store.check()
+
+
 @pytest.mark.heavy
 @each_bridge
 async def test_a_server_that_crashes_and_comes_back_loses_nothing_of_a_queue(
@@ -857,6 +872,12 @@ async def test_a_statement_that_was_planned_for_a_small_table_finds_keys_by_inde
 
 # Sessions
 
+FOR_LOST_NETWORKS = (
+    "idle_in_transaction_session_timeout",
+    "tcp_keepalives_idle",
+    "tcp_keepalives_interval",
+    "tcp_keepalives_count",
+)
 GUARDS = ("application_name", "statement_timeout", "lock_timeout", "enable_seqscan", "jit")
 
 
@@ -864,12 +885,16 @@ async def test_sessions_are_named_and_give_up_before_we_do(schema: str) -> None:
     async with open_postgres_repository(
         postgres().dsn, schema=schema, create=True, command_timeout_seconds=20
     ) as store:
-        names = (*GUARDS, "client_connection_check_interval")
+        names = (*GUARDS, "client_connection_check_interval", *FOR_LOST_NETWORKS)
         guards = {
             "application_name": "provcache_trio",
             "statement_timeout": "18s",
             "lock_timeout": "10s",
             "client_connection_check_interval": "2s",
+            "idle_in_transaction_session_timeout": "20s",
+            "tcp_keepalives_idle": "60",
+            "tcp_keepalives_interval": "10",
+            "tcp_keepalives_count": "3",
         }
         assert await settings_of(store, *names) == guards | {"enable_seqscan": "off", "jit": "off"}
         assert await settings_of(store, *guards, reading=True) == guards
@@ -882,6 +907,8 @@ async def test_the_settings_that_are_given_win(schema: str) -> None:
         "statement_timeout": "7s",
         "lock_timeout": "6s",
         "client_connection_check_interval": "5s",
+        "idle_in_transaction_session_timeout": "4s",
+        "tcp_keepalives_idle": "7",
         "enable_seqscan": "on",
         "jit": "on",
         "work_mem": "5MB",
@@ -903,7 +930,7 @@ async def prepared(store: PostgresRepository) -> object:
 async def test_behind_a_pooler_nothing_is_set_and_nothing_prepared(
     schema: str, somebody: Client
 ) -> None:
-    names = (*GUARDS, "client_connection_check_interval", "work_mem")
+    names = (*GUARDS, "client_connection_check_interval", *FOR_LOST_NETWORKS, "work_mem")
     (defaults,) = await somebody.fetch(
         "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
     )

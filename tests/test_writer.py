@@ -246,6 +246,27 @@ async def test_a_store_that_refuses_everything_is_misconfigured_and_nothing_is_d
     assert [r.levelno for r in misconfigured] == [logging.ERROR]
 
 
+async def test_entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change(
+    autojump_clock: MockClock,
+) -> None:
+    healthy = False
+
+    def answer(entries: Sequence[Item]) -> object:
+        new = [item for item in entries if item.version > 0]  # the others are stored already
+        return EntryRejectedError("revoked?") if new and not healthy else len(new)
+
+    async with open_write_behind_queue(Scripted(answer)) as queue:
+        await queue.enqueue_many([Item(str(key), int(key % 10 > 0)) for key in range(60)])
+        await trio.sleep(3600)
+        assert queue.metrics().state is QueueState.WAITING
+        assert queue.metrics().total_failed == 0
+        assert queue.metrics().total_unchanged == 6
+        healthy = True
+        await queue.flush()
+        assert queue.metrics().state is QueueState.RUNNING
+    assert_settled(queue, persisted=60, failed=0)
+
+
 async def test_a_batch_of_only_bad_entries_is_refused_for_good_once_the_store_took_another(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:

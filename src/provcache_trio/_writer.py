@@ -144,15 +144,21 @@ class Writer(Generic[E]):
         if type(changed) is not int or not 0 <= changed <= written:
             changed = written  # the rows are stored, whatever the repository says of them
         self._line.persisted(batch, part, written - changed)
-        self._watch.persisted(self.backoff)
-        if not batch.vindicated:
-            # The store takes entries of this batch: what it refuses of it is their own fault.
-            batch.vindicated = True
-            if batch.suspect and batch.refused:
-                self._put_back(batch)  # refused under suspicion: once more, now for good
+        if not changed:
+            self._watch.answered(self.backoff)  # nothing had to be written: no proof that it would be
+        else:
+            self._watch.persisted(self.backoff)
+            self._vindicate(batch)
         self._failures = 0
         self._lifetime.note_persisted(self._lane)
         self._lifetime.log(logging.DEBUG, "batch persisted: %d entries", written, count=written)
+
+    def _vindicate(self, batch: Batch[E]) -> None:
+        """The store takes entries of this batch: what it refuses of it is their own fault."""
+        if not batch.vindicated:
+            batch.vindicated = True
+            if batch.suspect and batch.refused:
+                self._put_back(batch)  # refused under suspicion: once more, now for good
 
     def _may_retry(self, part: Part, kind: Kind) -> bool:
         if kind is Kind.UNKNOWN and part.isolating:

@@ -261,6 +261,11 @@ BATCHING = (
 
 WRITING = (
     mutant(
+        "what changes nothing speaks for the store",
+        "writer::entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change",
+        ("_writer.py", "        if not changed:\n", "        if changed < 0:\n"),
+    ),
+    mutant(
         "what failed goes to the tail (c)",
         "writer::a_failed_batch_stays_at_the_head_and_nothing_overtakes_it",
         (
@@ -567,6 +572,29 @@ POSTGRES = (
             "            self._loop.call_soon_threadsafe(job.cancel)  # which",
             "            # which",
         ),
+    ),
+    mutant(
+        "a program that is cut off keeps the lock of the migration",
+        "faults::a_program_that_is_cut_off_while_it_makes_the_schema_does_not_keep_others_from_it",
+        (
+            "_postgres/session.py",
+            '"idle_in_transaction_session_timeout": str(max(1, round(milliseconds))),',
+            "",
+        ),
+    ),
+    mutant(
+        "a connection that is ended before its first call calls for a person",
+        "postgres::a_connection_that_is_ended_before_its_first_call_calls_for_nobody",
+        (
+            "_postgres/session.py",
+            "if isinstance(error, (asyncpg.PostgresError, OSError, ProvcacheError)):",
+            "if True:",
+        ),
+    ),
+    mutant(
+        "a lock that somebody holds is no reason to wait",
+        "faults::a_queue_recovers_and_has_lost_nothing_when[somebody_holds_rows_for_longer_than_every_timeout]",
+        ("_postgres/verdicts.py", '"55P03": _BUSY,', '"55P03": _UNKNOWN,'),
     ),
     mutant(
         "an error of asyncpg, which quotes the row, is the context of ours",

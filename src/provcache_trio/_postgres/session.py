@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from provcache_trio._errors import ProvcacheError, StoreMisconfiguredError
+from provcache_trio._errors import ProvcacheError, StoreMisconfiguredError, StoreUnavailableError
 
 from .verdicts import translated, verdict_of
 
@@ -24,6 +24,11 @@ T = TypeVar("T")
 
 _CLOSE_TIMEOUT_SECONDS: Final = 1
 _HAS_CHECK_INTERVAL: Final = (14,)
+_KEEPALIVES: Final = {
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
 
 
 @final
@@ -76,14 +81,26 @@ class Connector:
                 server_settings=self._settings(planner_settings),
                 # A pooler lends another server connection next time, without our statements.
                 statement_cache_size=0 if self.pgbouncer else 100,
+                # Otherwise each connection leaves timers in the loop, for five minutes.
+                max_cached_statement_lifetime=0,
             )
             try:
-                await self._guard(connection)
-                await self._schema.prepare(connection, create=self._create)
+                await self._prepare(connection)
             except BaseException:
                 await close(connection)
                 raise
         return connection
+
+    async def _prepare(self, connection: asyncpg.Connection) -> None:
+        try:
+            await self._guard(connection)
+            await self._schema.prepare(connection, create=self._create)
+        except Exception as error:
+            if isinstance(error, (asyncpg.PostgresError, OSError, ProvcacheError)):
+                raise
+            # asyncpg's own, on a connection that the server ended: no call for a person.
+            name = type(error).__name__
+            raise StoreUnavailableError(f"asyncpg reported {name}", error_class=name) from None
 
     def _settings(self, planner_settings: Mapping[str, str]) -> dict[str, str]:
         if self.pgbouncer:
@@ -94,6 +111,10 @@ class Connector:
             "application_name": "provcache_trio",
             "statement_timeout": str(max(1, round(milliseconds * 0.9))),
             "lock_timeout": str(max(1, round(milliseconds * 0.5))),
+            # When the network is gone the server does not hear that we are. It would keep the
+            # lock of a migration for good, and by Linux's default the connection for two hours.
+            "idle_in_transaction_session_timeout": str(max(1, round(milliseconds))),
+            **_KEEPALIVES,
             "default_transaction_isolation": "read committed",
             **planner_settings,
             **self._wanted,
