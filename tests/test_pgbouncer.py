@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.faults.catalogue import FAULTS, SILENT
+from tests.faults.catalogue import BROKEN, FAULTS, SILENT
 from tests.faults.scenario import recover
 from tests.faults.site import SECRET, open_site, run_faulty_server
 from tests.test_postgres_bridge import PROMPT_SECONDS, each_bridge
@@ -164,6 +164,6 @@ async def test_a_queue_recovers_and_has_lost_nothing_behind_it_when(
     name: str, bridge: BridgeKind, pooled: tuple[Site, PgBouncer]
 ) -> None:
     fault = FAULTS[name]
-    # How it tells that the server is away is a protocol violation, or silence.
-    fault = fault._replace(errors=fault.errors | SILENT | {"08P01"})
+    # How it tells that the server is away is a protocol violation, or silence; and it may end.
+    fault = fault._replace(errors=fault.errors | BROKEN | SILENT | {"08P01"})
     await recover(pooled[0], fault, bridge, pgbouncer=True)
