@@ -144,11 +144,11 @@ class Writer(Generic[E]):
         if type(changed) is not int or not 0 <= changed <= written:
             changed = written  # the rows are stored, whatever the repository says of them
         self._line.persisted(batch, part, written - changed)
-        if not changed:
-            self._watch.answered(self.backoff)  # nothing had to be written: no proof that it would be
-        else:
+        if changed:
             self._watch.persisted(self.backoff)
             self._vindicate(batch)
+        else:  # nothing had to be written: no proof that it would be
+            self._watch.answered(self.backoff)
         self._failures = 0
         self._lifetime.note_persisted(self._lane)
         self._lifetime.log(logging.DEBUG, "batch persisted: %d entries", written, count=written)

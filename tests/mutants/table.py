@@ -263,7 +263,7 @@ WRITING = (
     mutant(
         "what changes nothing speaks for the store",
         "writer::entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change",
-        ("_writer.py", "        if not changed:\n", "        if changed < 0:\n"),
+        ("_writer.py", "        if changed:\n", "        if changed >= 0:\n"),
     ),
     mutant(
         "what failed goes to the tail (c)",
