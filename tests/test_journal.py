@@ -26,6 +26,7 @@ from provcache_trio import (
 )
 from provcache_trio._journal_disk import Disk
 from provcache_trio._journal_file import JournalFile
+from provcache_trio._journal_records import Kind, pack
 from provcache_trio.journal import FileJournal, open_journal
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
@@ -1006,6 +1007,22 @@ async def test_an_entry_that_can_not_be_read_is_set_aside_and_stops_nothing(
     assert b"bad" in bytes_of(path.with_name("journal.set-aside"))
     assert "bad" not in caplog.text
     assert size_of(path) < EMPTY_BYTES
+
+
+async def test_an_entry_that_is_too_deep_is_set_aside_and_stops_nothing(
+    path: Path, store: MemoryRepository[Item], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = items(["a", "deep", "b"])
+    await leave_behind(path, before)
+    deep = b'{"veri_key":"deep","more":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"
+    overwrite(
+        path, pack(Kind.ENTRY, 3, msgspec.json.encode(before[1])), pack(Kind.ENTRY, 3, deep)
+    )
+    async with queue_with_journal(path, store) as queue:
+        await until(lambda: not queue.metrics().recovering)
+    assert list(store.rows) == ["a", "b"]
+    assert "record 3 is no entry of its type" in caplog.text
+    assert deep in bytes_of(path.with_name("journal.set-aside"))
 
 
 async def test_an_entry_that_has_no_key_is_set_aside_and_stops_nothing(
