@@ -1015,9 +1015,7 @@ async def test_an_entry_that_is_too_deep_is_set_aside_and_stops_nothing(
     before = items(["a", "deep", "b"])
     await leave_behind(path, before)
     deep = b'{"veri_key":"deep","more":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"
-    overwrite(
-        path, pack(Kind.ENTRY, 3, msgspec.json.encode(before[1])), pack(Kind.ENTRY, 3, deep)
-    )
+    overwrite(path, pack(Kind.ENTRY, 3, msgspec.json.encode(before[1])), pack(Kind.ENTRY, 3, deep))
     async with queue_with_journal(path, store) as queue:
         await until(lambda: not queue.metrics().recovering)
     assert list(store.rows) == ["a", "b"]

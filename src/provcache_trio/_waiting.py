@@ -26,11 +26,11 @@ class Producer(Generic[E]):
     def __init__(
         self, key: Hashable, entry: E, receipt: Receipt | None, known_as: Hashable | None
     ) -> None:
-        self.task = trio.lowlevel.current_task()
-        self.key = key
-        self.entry = entry
-        self.receipt = receipt
-        self.known_as = known_as  # to telemetry
+        self.task: trio.lowlevel.Task = trio.lowlevel.current_task()
+        self.key: Hashable = key
+        self.entry: E = entry
+        self.receipt: Receipt | None = receipt
+        self.known_as: Hashable | None = known_as  # to telemetry
         self.error: BaseException | None = None
         self.gone: bool = False  # cancelled, when it was too late to leave no trace
 

@@ -355,7 +355,7 @@ class Packer(Generic[E]):
         except Exception:  # noqa: BLE001  # whatever looking at somebody's type raises
             raise TypeError("entry_type must be a type that msgspec can decode") from None
         self._encode = msgspec.json.Encoder().encode
-        self.name = (
+        self.name: str = (
             "provcache_trio.ProvcacheEntry"
             if entry_type is ProvcacheEntry
             else f"{entry_type.__module__}.{entry_type.__qualname__}"
