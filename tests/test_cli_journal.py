@@ -70,6 +70,7 @@ def test_status_tells_what_a_journal_holds_and_changes_nothing(
     assert path.read_bytes() == before
 
 
+@pytest.mark.one_lane
 def test_status_tells_what_is_missing_and_damaged(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,7 @@ async def site(server: PostgresServer) -> AsyncGenerator[Site]:
         yield made
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize("name", FAULTS)
 async def test_a_queue_recovers_and_has_lost_nothing_when(name: str, site: Site) -> None:
     await recover(site, FAULTS[name], DEFAULT_KIND)

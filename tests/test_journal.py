@@ -145,6 +145,7 @@ both = pytest.mark.parametrize("durability", ["interval", "always"])
 # What it is for
 
 
+@pytest.mark.one_lane
 @both
 async def test_what_could_not_be_written_is_written_by_the_next_queue(
     path: Path,
@@ -191,6 +192,7 @@ async def test_nothing_is_accepted_at_once_while_older_entries_are_to_come(
     assert store.rows["a"] == Item("a", 3)
 
 
+@pytest.mark.one_lane
 @both
 async def test_a_backlog_that_memory_can_not_hold_is_replayed_within_its_bound(
     path: Path, store: MemoryRepository[Item], durability: Durability
@@ -229,6 +231,7 @@ async def test_a_replay_that_is_cut_off_again_and_again_ends_with_the_same_rows(
     assert store.rows == {key: Item(key, 4) for key in "abcde"}
 
 
+@pytest.mark.one_lane
 @both
 async def test_leaving_while_it_replays_keeps_the_rest(
     path: Path, store: MemoryRepository[Item], durability: Durability
@@ -406,6 +409,7 @@ async def test_many_producers_share_one_write(
         monkeypatch.undo()
 
 
+@pytest.mark.one_lane
 async def test_always_accepts_no_more_than_there_is_room_for(
     path: Path, store: MemoryRepository[Item]
 ) -> None:
@@ -473,6 +477,7 @@ async def test_whoever_waits_for_the_disk_when_the_queue_is_left_is_sent_away(
     assert size_of(path) < EMPTY_BYTES
 
 
+@pytest.mark.one_lane
 async def test_whoever_is_cancelled_before_the_disk_was_asked_leaves_no_trace(
     path: Path, store: MemoryRepository[Item]
 ) -> None:
@@ -640,6 +645,7 @@ async def test_interval_goes_on_while_the_disk_fails_and_says_so_and_heals(
     assert store.rows == {"a": Item("a", 2), "b": Item("b", 1)}
 
 
+@pytest.mark.one_lane
 async def test_always_tells_the_producer_that_the_disk_failed_and_heals(
     path: Path, store: MemoryRepository[Item], disk: SlowDisk
 ) -> None:
@@ -662,6 +668,7 @@ async def test_always_tells_the_producer_that_the_disk_failed_and_heals(
     assert list(store.rows.values()) == [Item("a", 1), Item("c", 1)]
 
 
+@pytest.mark.one_lane
 @both
 async def test_a_journal_that_was_removed_is_made_anew(
     path: Path, store: MemoryRepository[Item], durability: Durability
@@ -1023,6 +1030,7 @@ async def test_an_entry_that_is_too_deep_is_set_aside_and_stops_nothing(
     assert deep in bytes_of(path.with_name("journal.set-aside"))
 
 
+@pytest.mark.one_lane
 async def test_an_entry_that_has_no_key_is_set_aside_and_stops_nothing(
     path: Path, store: MemoryRepository[Item], disk: SlowDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1048,6 +1056,7 @@ async def test_an_entry_that_has_no_key_is_set_aside_and_stops_nothing(
     assert size_of(path) < EMPTY_BYTES
 
 
+@pytest.mark.one_lane
 async def test_an_entry_whose_key_can_not_be_hashed_is_set_aside_and_stops_nothing(
     path: Path, store: MemoryRepository[Item], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -135,6 +135,7 @@ ERRORS: list[BaseException] = [
 ]
 
 
+@pytest.mark.one_lane
 async def test_nothing_that_a_repository_or_a_sink_raises_is_quoted(
     sdk: Sdk, told: Told, autojump_clock: MockClock
 ) -> None:
