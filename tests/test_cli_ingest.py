@@ -518,6 +518,7 @@ async def test_a_signal_while_the_pipe_is_silent_writes_what_was_accepted(
     assert stored(store) == 20
 
 
+@pytest.mark.one_lane
 async def test_an_entry_that_waited_for_room_at_the_signal_is_accounted_for(
     source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -967,6 +967,7 @@ def cut_off(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+@pytest.mark.one_lane
 async def test_a_record_that_is_damaged_is_told_by_number_and_kept_and_costs_nothing_else(
     path: Path, store: MemoryRepository[Item], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -999,6 +1000,7 @@ class Strict(Item, frozen=True):
             raise ValueError("bad")
 
 
+@pytest.mark.one_lane
 async def test_an_entry_that_can_not_be_read_is_set_aside_and_stops_nothing(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1016,6 +1018,7 @@ async def test_an_entry_that_can_not_be_read_is_set_aside_and_stops_nothing(
     assert size_of(path) < EMPTY_BYTES
 
 
+@pytest.mark.one_lane
 async def test_an_entry_that_is_too_deep_is_set_aside_and_stops_nothing(
     path: Path, store: MemoryRepository[Item], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1134,6 +1137,7 @@ async def test_whoever_waits_for_a_task_that_crashed_is_sent_away_when_the_queue
     assert not store.rows
 
 
+@pytest.mark.one_lane
 async def test_a_page_is_replayed_once_more_when_it_is_asked_for_again(path: Path) -> None:
     await leave_behind(path, items("abc"))
     async with open_journal(path, entry_type=Item) as journal:

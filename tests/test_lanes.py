@@ -171,6 +171,16 @@ async def test_the_capacity_is_that_of_all_lanes_together(store: Picky) -> None:
     assert len(store.rows) == 4
 
 
+async def test_a_full_queue_makes_room_by_writing_what_is_not_due_in_any_lane(
+    store: Picky, autojump_clock: MockClock
+) -> None:
+    options = WriteBehindOptions(writers=2, queue_capacity=1, flush_interval_seconds=60)
+    async with open_write_behind_queue(store, options) as queue:
+        started = autojump_clock.current_time()
+        await queue.enqueue_many(one_of_each_lane(queue))  # the second lane is empty till then
+        assert autojump_clock.current_time() == started
+
+
 async def test_what_is_handed_back_is_in_the_order_of_its_batches(
     store: Picky, mock_clock: MockClock
 ) -> None:

@@ -176,6 +176,7 @@ async def test_a_span_keeps_as_many_links_as_spans_do(sdk: Sdk, autojump_clock: 
     assert len(flush.links) == 128
 
 
+@pytest.mark.one_lane
 async def test_a_failed_call_is_an_event_and_only_what_is_given_up_is_an_error(
     sdk: Sdk, autojump_clock: MockClock
 ) -> None:
