@@ -686,7 +686,7 @@ async def test_a_journal_that_was_removed_is_made_anew(
     store.up()
     async with queue_with_journal(path, store, durability=durability) as queue:
         await until(lambda: not queue.metrics().recovering)
-    assert list(store.rows) == ["a", "c"]
+    assert set(store.rows) == {"a", "c"}
 
 
 async def test_a_directory_that_is_another_one_is_not_written_to(
@@ -747,7 +747,7 @@ async def test_a_queue_that_gives_up_leaves_its_entries_in_the_journal(
     store._failures.clear()
     async with queue_with_journal(path, store) as queue:
         await until(lambda: not queue.metrics().recovering)
-    assert list(store.rows) == ["a"]
+    assert set(store.rows) == {"a"}
 
 
 @both
@@ -778,7 +778,7 @@ async def test_the_journals_task_may_crash_in_the_middle_of_a_call(
     store.up()
     async with queue_with_journal(path, store, durability=durability) as queue:
         await until(lambda: not queue.metrics().recovering)
-    assert list(store.rows) == ["a", "c"]
+    assert set(store.rows) == {"a", "c"}
 
 
 async def test_ctrl_c_after_the_deadline_is_just_ctrl_c(
@@ -976,7 +976,7 @@ async def test_a_record_that_is_damaged_is_told_by_number_and_kept_and_costs_not
     async with queue_with_journal(path, store) as queue:
         await until(lambda: not queue.metrics().recovering)
         overwrite(path, b"x", b"x")
-    assert list(store.rows) == ["first", "third"]
+    assert set(store.rows) == {"first", "third"}
     assert "records 3 to 3 are missing" in caplog.text
     assert b"SECOND" in bytes_of(path.with_name("journal.set-aside"))
     caplog.clear()
@@ -1011,7 +1011,7 @@ async def test_an_entry_that_can_not_be_read_is_set_aside_and_stops_nothing(
         open_write_behind_queue(store, WriteBehindOptions(batch_size=1), journal=journal) as queue,
     ):
         await until(lambda: not queue.metrics().recovering)
-    assert list(store.rows) == ["a", "b"]
+    assert set(store.rows) == {"a", "b"}
     assert "record 3 is no entry of its type" in caplog.text
     assert b"bad" in bytes_of(path.with_name("journal.set-aside"))
     assert "bad" not in caplog.text
@@ -1028,7 +1028,7 @@ async def test_an_entry_that_is_too_deep_is_set_aside_and_stops_nothing(
     overwrite(path, pack(Kind.ENTRY, 3, msgspec.json.encode(before[1])), pack(Kind.ENTRY, 3, deep))
     async with queue_with_journal(path, store) as queue:
         await until(lambda: not queue.metrics().recovering)
-    assert list(store.rows) == ["a", "b"]
+    assert set(store.rows) == {"a", "b"}
     assert "record 3 is no entry of its type" in caplog.text
     assert deep in bytes_of(path.with_name("journal.set-aside"))
 
@@ -1053,7 +1053,7 @@ async def test_an_entry_that_has_no_key_is_set_aside_and_stops_nothing(
         disk.fails = False
         await until(lambda: not queue.metrics().recovering)
         await until(lambda: queue.metrics().durable)
-    assert list(store.rows) == ["a", "b"]
+    assert set(store.rows) == {"a", "b"}
     assert "record 3 of the journal has no key" in caplog.text
     assert b"bad" in bytes_of(path.with_name("journal.set-aside"))
     assert size_of(path) < EMPTY_BYTES
@@ -1162,7 +1162,7 @@ async def test_an_entry_need_not_define_equality(path: Path) -> None:
         open_write_behind_queue(store, journal=journal) as queue,
     ):
         await queue.enqueue(Incomparable("a"))
-    assert list(store.rows) == ["a"]
+    assert set(store.rows) == {"a"}
 
 
 class Growing(msgspec.Struct):
