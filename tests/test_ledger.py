@@ -31,8 +31,7 @@ RIGHT = {"persisted", "coalesced", "failed", "abandoned", "depth", "in_flight"}
 BESIDE = {"retries", "batches", "unchanged", "refused", "flush_seconds", "age_seconds"}
 BESIDE |= {"flushes_full", "flushes_due", "flushes_requested", "flushes_drain"}
 BOOKS = {
-    "Line.replace",
-    "Line.append",
+    "Line.accept",
     "Line.take",
     "Line.persisted",
     "Line.abandon",

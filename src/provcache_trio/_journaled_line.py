@@ -74,17 +74,10 @@ class JournaledLine(Line[E]):
         self._notes = notes
         self._marks = marks
 
-    def replace(self, key: Hashable, entry: E) -> Batch[E] | None:
-        """See ``Line.replace``."""
-        batch = super().replace(key, entry)
+    def accept(self, key: Hashable, entry: E, most: float) -> Batch[E] | None:
+        """See ``Line.accept``."""
+        batch = super().accept(key, entry, most)
         if batch is not None and self._marks:
-            batch.unsafe[key] = None
-        return batch
-
-    def append(self, key: Hashable, entry: E) -> Batch[E]:
-        """See ``Line.append``."""
-        batch = super().append(key, entry)
-        if self._marks:
             batch.unsafe[key] = None
         return batch
 
@@ -113,7 +106,7 @@ class JournaledLine(Line[E]):
         return self._sealed.get(key)
 
     def recover(self, key: Hashable, entry: E) -> Batch[E]:
-        """Take over an entry from the journal, as ``replace`` and ``append`` would accept it."""
+        """Take over an entry from the journal, as ``accept`` would accept it."""
         ledger = self._ledger
         batch = self.holder(key)
         if batch is not None:

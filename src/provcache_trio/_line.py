@@ -221,33 +221,28 @@ class Line(Generic[E]):
         # an entry.
         self.bell: Bell = Bell()
 
-    def replace(self, key: Hashable, entry: E) -> Batch[E] | None:
-        """Accept ``entry`` in the place of the version of ``key`` in line, if there is one.
+    def accept(self, key: Hashable, entry: E, most: float) -> Batch[E] | None:
+        """Accept ``entry``; return its batch, or None if ``most`` entries are in line already.
 
-        The place keeps its position and age, so that a key which is rewritten without end
-        is still written within the flush interval.
+        A version of ``key`` in line is replaced, however many there are. The place keeps its
+        position and age, so that a key which is rewritten without end is still written
+        within the flush interval.
         """
-        if not self._coalesce:
-            return None
         batch = self.open
-        if batch is None or key not in batch.entries:
-            batch = self._sealed.get(key)
-            if batch is None:
-                return None
-        batch.entries[key] = self._merge(batch.entries[key], entry)
         ledger = self._ledger
-        ledger.enqueued += 1
-        ledger.coalesced += 1
-        return batch
-
-    def append(self, key: Hashable, entry: E) -> Batch[E]:
-        """Accept ``entry`` at the end of the line."""
-        batch = self.open
+        if self._coalesce:
+            holder = batch if batch is not None and key in batch.entries else self._sealed.get(key)
+            if holder is not None:
+                holder.entries[key] = self._merge(holder.entries[key], entry)
+                ledger.enqueued += 1
+                ledger.coalesced += 1
+                return holder
+        if ledger.depth >= most:
+            return None
         # Without coalescing the key may be here already, and no batch holds one twice.
         if batch is None or len(batch.entries) >= self._batch_size or key in batch.entries:
             batch = self._open_batch()
         batch.entries[key] = entry
-        ledger = self._ledger
         ledger.enqueued += 1
         ledger.depth += 1
         if len(batch.entries) == self._batch_size:
@@ -293,9 +288,10 @@ class Line(Generic[E]):
             self.open = None
         elif len(self.batches) == 1:
             self._sealed.clear()
+        elif self._coalesce:  # no other batch in line holds a key of this one
+            deque(map(self._sealed.__delitem__, batch.entries), maxlen=0)  # in C
         else:
             for key in batch.entries:
-                # Without coalescing, a later batch may hold a newer version of the key.
                 if self._sealed[key] is batch:
                     del self._sealed[key]
         batch.parts.append(Part(tuple(batch.entries)))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ._lanes import Lanes
     from ._letters import Outbox
     from ._lifetime import Backoff, Lifetime
-    from ._line import Batch
     from ._recorder import Recorder
     from ._store_watch import StoreWatch
     from ._waiting import WaitingRoom
@@ -294,11 +293,9 @@ class WriteBehindQueue(Generic[E]):
         if recorder is not None and recorder.holds:
             return False
         line = self._line or self._lanes.of(key)
-        batch: Batch[E] | None = line.replace(key, entry)
+        batch = line.accept(key, entry, 0 if self._room.producers else self._capacity)
         if batch is None:
-            if self._ledger.depth >= self._capacity or self._room.producers:
-                return False
-            batch = line.append(key, entry)
+            return False
         if receipt is not None:
             line.await_fate(batch, key, receipt)
         if self._telemetry is not None:

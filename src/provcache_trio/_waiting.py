@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, Generic
 
 import trio
@@ -156,12 +157,10 @@ class WaitingRoom(Generic[E]):
         line = self._lanes.of(key)
         batch: Batch[E] | None
         try:
-            batch = line.replace(key, entry)
+            batch = line.accept(key, entry, inf)
         except BaseException as error:  # noqa: BLE001, ASYNC103  # merge's: that caller's
             producer.error = error
             return None  # noqa: ASYNC104
-        if batch is None:
-            batch = line.append(key, entry)
         if producer.receipt is not None and not producer.gone:
             line.await_fate(batch, key, producer.receipt)
         batch.note_producer(producer.known_as)

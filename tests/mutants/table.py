@@ -39,9 +39,8 @@ ACCOUNTING = (
         "queue::enqueue_nowait_would_block_when_full",
         (
             "_queue.py",
-            "        batch: Batch[E] | None = line.replace(key, entry)\n",
-            "        batch: Batch[E] | None = line.replace(key, entry)\n"
-            "        self._ledger.enqueued += batch is None\n",
+            "        if batch is None:\n            return False\n",
+            "        if batch is None:\n            self._ledger.enqueued += 1\n            return False\n",
         ),
         (
             "_line.py",
@@ -244,8 +243,8 @@ BATCHING = (
         "batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_line.py",
-            "            batch = self._sealed.get(key)\n            if batch is None:\n",
-            "            if True:\n",
+            "key in batch.entries else self._sealed.get(key)",
+            "key in batch.entries else None",
         ),
     ),
     mutant(
@@ -253,8 +252,8 @@ BATCHING = (
         "batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_line.py",
-            "batch.entries[key] = self._merge(batch.entries[key], entry)",
-            "batch.entries[key] = self._merge(entry, batch.entries[key])",
+            "holder.entries[key] = self._merge(holder.entries[key], entry)",
+            "holder.entries[key] = self._merge(entry, holder.entries[key])",
         ),
     ),
 )
