@@ -155,12 +155,13 @@ class WaitingRoom(Generic[E]):
     def _accept(self, producer: Producer[E]) -> Batch[E] | None:
         key, entry = producer.key, producer.entry
         line = self._lanes.of(key)
-        batch: Batch[E] | None
         try:
             batch = line.accept(key, entry, inf)
         except BaseException as error:  # noqa: BLE001, ASYNC103  # merge's: that caller's
             producer.error = error
             return None  # noqa: ASYNC104
+        if batch is None:
+            raise AssertionError("unreachable")  # there was no limit
         if producer.receipt is not None and not producer.gone:
             line.await_fate(batch, key, producer.receipt)
         batch.note_producer(producer.known_as)
