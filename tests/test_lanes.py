@@ -234,6 +234,7 @@ async def test_while_one_lane_cannot_write_the_queue_says_that_it_waits(
         await trio.sleep(1)
         tries = len(store.tries)
         await queue.persist(free)
+        await wait_all_tasks_blocked()
         assert queue.metrics().state is QueueState.WAITING
         assert len(store.tries) == tries + 1, "the other lane's success is no news of the lock"
         store.mend()

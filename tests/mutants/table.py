@@ -92,9 +92,9 @@ ACCEPTING = (
         "one more than the capacity",
         "queue::enqueue_nowait_would_block_when_full",
         (
-            "_queue.py",
-            "self._ledger.depth >= self._capacity",
-            "self._ledger.depth > self._capacity",
+            "_line.py",
+            "ledger.depth >= most",
+            "ledger.depth > most",
         ),
     ),
     mutant(
