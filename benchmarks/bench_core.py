@@ -40,7 +40,7 @@ class NullRepository:
         return len(entries)
 
 
-async def raw_channel(items: list[Item]) -> None:  # noqa: ASYNC124  # one of the floors
+async def raw_channel(items: list[Item]) -> None:  # noqa: ASYNC124  # the floor has no checkpoint
     """Send and receive through a bare memory channel."""
     sender, receiver = trio.open_memory_channel[Item](1)
     for item in items:

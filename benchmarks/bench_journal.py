@@ -209,7 +209,7 @@ async def drain(path: Path) -> None:
         opened = perf_counter()
         options = WriteBehindOptions()
         async with open_write_behind_queue(NullRepository(), options, journal=journal) as queue:
-            while queue.metrics().recovering:  # noqa: ASYNC110  # it has no event
+            while queue.metrics().recovering:  # noqa: ASYNC110  # there is no event for it
                 await trio.sleep(0.05)
     metrics = queue.metrics()
     peak = peak_kib()

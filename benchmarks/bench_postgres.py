@@ -89,7 +89,7 @@ def run_on_asyncio(
         try:
             await work(connection)
         finally:
-            await connection.close()  # noqa: ASYNC102  # asyncio's
+            await connection.close()  # noqa: ASYNC102  # asyncio has no shields
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(connected())

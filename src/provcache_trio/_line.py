@@ -292,6 +292,7 @@ class Line(Generic[E]):
             deque(map(self._sealed.__delitem__, batch.entries), maxlen=0)  # in C
         else:
             for key in batch.entries:
+                # A later batch may hold a newer version of the key.
                 if self._sealed[key] is batch:
                     del self._sealed[key]
         batch.parts.append(Part(tuple(batch.entries)))

@@ -112,6 +112,15 @@ ACCEPTING = (
         ("_line.py", "self._sealed.update(dict.fromkeys(batch.entries, batch))", "pass"),
     ),
     mutant(
+        "a batch that is taken leaves its keys behind in line",
+        "batching_model::what_is_written_when_is_what_the_model_says",
+        (
+            "_line.py",
+            "deque(map(self._sealed.__delitem__, batch.entries), maxlen=0)",
+            "pass",
+        ),
+    ),
+    mutant(
         "flush waits for later entries too",
         "queue::flush_seals_but_a_key_may_still_be_replaced_in_place",
         (
