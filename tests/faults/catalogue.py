@@ -345,7 +345,8 @@ async def the_clock_is_set_back(site: Site) -> AsyncGenerator[None]:  # noqa: AS
 @asynccontextmanager
 async def somebody_holds_rows_for_longer_than_every_timeout(site: Site) -> AsyncGenerator[None]:
     async with Client(site.admin) as holder:
-        await holder.execute(f"BEGIN; SELECT * FROM {site.table} FOR UPDATE")
+        # In the order of the writers: otherwise one of them might wait for this, and this for it.
+        await holder.execute(f"BEGIN; SELECT FROM {site.table} ORDER BY veri_key FOR UPDATE")
         yield
 
 
