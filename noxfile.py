@@ -81,8 +81,7 @@ def lint(session: nox.Session) -> None:
     session.install("-c", "constraints.txt", *nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
-    files = [str(path) for place in CODE for path in sorted(Path(place).rglob("*.py"))]
-    session.run("flake8-async", "--enable=ASYNC", *files, "noxfile.py")
+    session.run("flake8", "--select=ASYNC", "--enable=ASYNC", *CODE)
 
 
 @nox.session
@@ -99,7 +98,8 @@ def tests(session: nox.Session) -> None:
     """Run the tests that take no time, on every CPython; the first one measures coverage."""
     install(session, "test", extras=EVERYTHING)
     if session.python == PYTHONS[0]:
-        session.run("coverage", "run", "-m", "pytest", "-m", QUICK, *session.posargs)
+        measured = ("--cov", "--cov-report=")
+        session.run("pytest", *AT_ONCE, *measured, "-m", QUICK, *session.posargs)
     else:
         session.run("pytest", *AT_ONCE, "-m", QUICK, *session.posargs)
 
@@ -115,7 +115,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def heavy(session: nox.Session) -> None:
-    """Run the tests that take seconds, once."""
+    """Run the tests that take seconds, and those of faults, once."""
     install(session, "test", extras=EVERYTHING)
     session.run("pytest", *AT_ONCE, "-m", "heavy", *session.posargs)
 
@@ -158,7 +158,6 @@ def benchmark(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Demand that the tests of one Python ran every branch, and say what was not run."""
     session.install("-c", "constraints.txt", "coverage")
-    session.run("coverage", "combine")
     session.run("coverage", "report")
     for line in MISSING:
         session.warn(f"not run: {line}")

@@ -8,16 +8,12 @@ import sys
 
 def main() -> int:
     """Run the command that the program was started with, and return its exit status."""
-    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if heeded:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Before and after the command there is nothing to clean up: no traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from provcache_trio._cli import main as run  # noqa: PLC0415  # see above
 
-    status = run()
-    if heeded:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return status
+    return run()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from provcache_trio import _open
 from provcache_trio._lanes import Lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from provcache_trio import Repository, WriteBehindOptions
 
@@ -62,6 +62,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup() -> None:
     random.seed(0)  # the backoff's jitter comes from there
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Generator[None]:
+    """Give Ctrl-C back to Python: after a command's work, the system ends a program by it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

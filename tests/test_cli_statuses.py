@@ -555,11 +555,9 @@ def test_an_interrupt_that_no_command_takes_care_of_is_a_status(
 
     monkeypatch.setattr(_app, "run", interrupted)
     assert main([]) == 130
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        assert main([]) == 130  # so it was given back to Python
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    assert main([]) == 130  # so it was given to Python
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("heeded", [True, False])
@@ -567,18 +565,12 @@ def test_the_program_leaves_ctrl_c_to_the_system_where_there_is_nothing_to_clean
     heeded: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["provcache", "--version"])
-    before = signal.getsignal(signal.SIGINT)
     if not heeded:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        assert provcache_trio_command.main() == 0
-        after = signal.getsignal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert after is (signal.SIG_DFL if heeded else signal.SIG_IGN)
+    assert provcache_trio_command.main() == 0
+    assert signal.getsignal(signal.SIGINT) is (signal.SIG_DFL if heeded else signal.SIG_IGN)
     with pytest.raises(SystemExit, check=lambda error: error.code == 0):
         runpy.run_module("provcache_trio_command", run_name="__main__")
-    signal.signal(signal.SIGINT, before)
 
 
 # Completion

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from tests.faults.catalogue import Fault
     from tests.faults.site import Site
 
+pytestmark = pytest.mark.heavy
+
 OTHER_BRIDGES = [kind for kind in BRIDGES if kind != DEFAULT_KIND]
 
 
@@ -71,7 +73,6 @@ async def test_a_queue_that_is_opened_in_the_middle_of_it_writes_when_it_is_over
     await recover(site, FAULTS[name], DEFAULT_KIND, from_the_start=True)
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("bridge", OTHER_BRIDGES)
 @pytest.mark.parametrize("name", [name for name, one in FAULTS.items() if one.line])
 async def test_over_the_other_bridge_it_recovers_just_so_when(
@@ -84,7 +85,6 @@ LEFT = [(name, DEFAULT_KIND) for name in FAULTS]
 LEFT += [(name, bridge) for name, one in FAULTS.items() if one.line for bridge in OTHER_BRIDGES]
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "bridge"), LEFT)
 async def test_a_queue_can_be_left_in_time_and_hands_back_what_is_not_written_while(
     name: str, bridge: BridgeKind, site: Site
@@ -128,7 +128,6 @@ async def _checked(repository: PostgresRepository) -> bool:
 # Faults that need a server of their own
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("bridge", BRIDGES)
 async def test_nothing_that_was_acknowledged_is_lost_when_a_standby_takes_over(
     bridge: BridgeKind,
@@ -151,7 +150,6 @@ def tiny_disk(tmp_path: Path) -> Generator[Path]:
     subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)  # noqa: S607
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("go_through", [recover, leave])
 async def test_nothing_is_lost_when_the_disk_is_full(
     go_through: Callable[[Site, Fault, BridgeKind], Awaitable[None]], tiny_disk: Path
@@ -164,7 +162,6 @@ async def test_nothing_is_lost_when_the_disk_is_full(
 # The program itself
 
 
-@pytest.mark.heavy
 async def test_a_program_that_was_stopped_for_longer_than_every_timeout_goes_on(
     site: Site, tmp_path: Path
 ) -> None:

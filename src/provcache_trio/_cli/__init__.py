@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     A SIGINT that ends the program by the system's default, as the program's entry wants it
-    while modules are imported, is Python's again afterwards.
+    while there is nothing to clean up, is Python's meanwhile.
 
     Args:
         arguments: by default those that the program was started with.
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1: something in it needs a look, 2: it was called wrongly, 3: it could not be done,
         128 + n: it was ended by signal n.
     """
+    before = signal.getsignal(signal.SIGINT)
     try:
         _open_closed_streams()
         try:
@@ -83,11 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return _FAILED
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        if before is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:  # where no command takes care of it
         return _INTERRUPTED
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
 
 
 def _open_closed_streams() -> None:
