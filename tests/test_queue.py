@@ -26,7 +26,7 @@ from provcache_trio.testing import MemoryRepository
 from tests.items import Item, assert_settled, balance, items
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from provcache_trio import WriteBehindQueue
 
@@ -139,6 +139,24 @@ async def test_enqueue_many_accepts_any_iterable_and_holds_back_nothing(
         assert queue.metrics().total_enqueued == accepted
         store.resume()
     assert list(store.rows) == list("abcdef")
+
+
+@pytest.mark.one_lane
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+async def test_enqueue_many_takes_every_kind_of_iterable_in_its_order(
+    kind: Callable[[list[Item]], Iterable[Item]], store: MemoryRepository[Item]
+) -> None:
+    everything = items(range(1250))
+    store.stall()
+    options = WriteBehindOptions(batch_size=10, queue_capacity=700)
+    async with open_write_behind_queue(store, options) as queue:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.enqueue_many, kind(everything))
+            await wait_all_tasks_blocked()
+            assert queue.metrics().total_enqueued == 710
+            store.resume()
+        assert queue.metrics().total_enqueued == 1250
+    assert list(store.rows.values()) == everything
 
 
 async def test_enqueue_many_returns_the_number_of_accepted_entries(
@@ -438,18 +456,22 @@ async def test_what_merge_raises_arrives_and_nothing_is_counted(
     [(object(), "AttributeError"), (Item([]), "TypeError")],  # type: ignore[arg-type]
     ids=["no key", "unhashable key"],
 )
+@pytest.mark.parametrize("coalesce", [True, False])
 async def test_an_entry_without_a_usable_key_is_a_type_error_and_not_counted(
-    store: MemoryRepository[Item], entry: Item, why: str
+    store: MemoryRepository[Item], entry: Item, why: str, coalesce: bool
 ) -> None:
-    async with open_write_behind_queue(store) as queue:
+    async with open_write_behind_queue(store, WriteBehindOptions(coalesce=coalesce)) as queue:
         for call in (queue.enqueue, queue.persist):
             with pytest.raises(TypeError, match=f"{type(entry).__name__} can't be.*{why}"):
                 await call(entry)
         with pytest.raises(TypeError, match=why):
             queue.enqueue_nowait(entry)
+        assert queue._lanes.tails() == []  # not even an empty batch
         with pytest.raises(TypeError, match=why):
             await queue.enqueue_many([Item("a"), entry])
         assert queue.metrics().total_enqueued == 1
+        await queue.flush()
+    assert queue.metrics().total_batches == len(store.rows) == 1
 
 
 async def test_persist_waits_until_the_entry_is_stored_but_not_for_the_interval(

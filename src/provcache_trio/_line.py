@@ -237,6 +237,8 @@ class Line(Generic[E]):
                 ledger.enqueued += 1
                 ledger.coalesced += 1
                 return holder
+        else:
+            hash(key)  # if it can't, before anything has changed
         if ledger.depth >= most:
             return None
         # Without coalescing the key may be here already, and no batch holds one twice.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from threading import get_ident
-from typing import TYPE_CHECKING, Generic, NoReturn, final
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, cast, final
 
 import trio
 
@@ -13,7 +13,7 @@ from ._metrics import FlushReason, QueueState, WriteBehindMetrics
 from ._repository import E
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 
     from ._lanes import Lanes
     from ._letters import Outbox
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ._recorder import Recorder
     from ._store_watch import StoreWatch
     from ._waiting import WaitingRoom
+
+_SLICE: Final = 500  # entries that are accepted in one step, which no Ctrl-C interrupts
+_UNREAD: Final = object()  # no key yet
 
 
 @final
@@ -142,17 +145,22 @@ class WriteBehindQueue(Generic[E]):
             Exception: whatever ``entries`` or ``merge`` raised.
         """
         accepted = 0
+        checkpointed_at = 0
         between_checkpoints = self._lifetime.options.batch_size
         await trio.lowlevel.checkpoint()
-        for entry in entries:
+        for some in _slices(entries, min(between_checkpoints, _SLICE)):
+            done = 0
             try:
-                if not self._accept(entry, None):
-                    await self._room.wait(self._key(entry), entry, None)
+                while (done := done + self._accept_some(some[done:])) < len(some):
+                    if not self._accept(some[done], None):
+                        await self._room.wait(self._key(some[done]), some[done], None)
+                    done += 1
             except QueueClosedError as error:
-                error.accepted = accepted
+                error.accepted = accepted + done
                 raise
-            accepted += 1
-            if accepted % between_checkpoints == 0:
+            accepted += done
+            if accepted - checkpointed_at >= between_checkpoints:
+                checkpointed_at = accepted
                 await trio.lowlevel.checkpoint()
         return accepted
 
@@ -281,19 +289,18 @@ class WriteBehindQueue(Generic[E]):
         """Accept ``entry`` in one step, or return False: it has to wait for room."""
         if get_ident() != self._lifetime.owner:
             self._refuse_call()
+        recorder = self._recorder
+        key: Hashable = _UNREAD
         try:
             key = self._key(entry)
-            hash(key)
-        except Exception as error:  # noqa: BLE001  # whatever the user's key raised
-            raise TypeError(
-                f"the key of an entry of type {type(entry).__qualname__} can't be read or "
-                f"hashed ({type(error).__qualname__})"
-            ) from None
-        recorder = self._recorder
-        if recorder is not None and recorder.holds:
-            return False
-        line = self._line or self._lanes.of(key)
-        batch = line.accept(key, entry, 0 if self._room.producers else self._capacity)
+            if recorder is not None and recorder.holds:
+                hash(key)
+                return False
+            line = self._line or self._lanes.of(key)
+            batch = line.accept(key, entry, 0 if self._room.producers else self._capacity)
+        except Exception as error:
+            _blame_key(key, entry, error)
+            raise
         if batch is None:
             return False
         if receipt is not None:
@@ -301,6 +308,32 @@ class WriteBehindQueue(Generic[E]):
         if self._telemetry is not None:
             batch.note_producer(self._telemetry.producer())
         return True
+
+    @trio.lowlevel.enable_ki_protection
+    def _accept_some(self, entries: Sequence[E]) -> int:
+        """Accept ``entries`` in one step, up to the first that has to wait; return how many."""
+        if get_ident() != self._lifetime.owner:
+            self._refuse_call()
+        if self._recorder is not None and self._recorder.holds:
+            return 0
+        producer = None if self._telemetry is None else self._telemetry.producer()
+        line, lane_of, key_of = self._line, self._lanes.of, self._key
+        most = 0 if self._room.producers else self._capacity
+        accepted = 0
+        for entry in entries:
+            key: Hashable = _UNREAD
+            try:
+                key = key_of(entry)
+                batch = (line or lane_of(key)).accept(key, entry, most)
+            except Exception as error:
+                _blame_key(key, entry, error)
+                raise
+            if batch is None:
+                break
+            if producer is not None:
+                batch.note_producer(producer)
+            accepted += 1
+        return accepted
 
     def _refuse_call(self) -> NoReturn:
         lifetime = self._lifetime
@@ -324,3 +357,31 @@ class WriteBehindQueue(Generic[E]):
         if lifetime.restarting or self._outbox.blocked:
             return QueueState.PAUSED
         return QueueState.RUNNING
+
+
+def _slices(entries: Iterable[E], size: int) -> Iterator[Sequence[E]]:
+    """Yield the entries in order. What is no list or tuple may run code, so it goes one by one."""
+    if type(entries) in {list, tuple}:
+        many = cast("Sequence[E]", entries)
+        start = 0
+        while some := many[start : start + size]:
+            yield some
+            start += size
+    else:
+        for entry in entries:
+            yield (entry,)
+
+
+def _blame_key(key: Hashable, entry: object, error: Exception) -> None:
+    """Raise TypeError if ``error`` comes from reading or hashing the key."""
+    if key is not _UNREAD:
+        try:
+            hash(key)
+        except Exception as unhashable:  # noqa: BLE001  # whatever the user's key raises
+            error = unhashable
+        else:
+            return
+    raise TypeError(
+        f"the key of an entry of type {type(entry).__qualname__} can't be read or "
+        f"hashed ({type(error).__qualname__})"
+    ) from None
