@@ -1,0 +1,1 @@
+"""Measurements of the queue, and of what people would use instead."""
