@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -112,6 +113,7 @@ def interleaved(cases: Mapping[str, Callable[[], float]], rounds: int) -> Timing
 
     Args:
         cases: by name; each returns what it measured.
+        rounds: how many count.
     """
     found: Timings = {name: [] for name in cases}
     for number in range(rounds + 1):
@@ -175,7 +177,7 @@ def describe_machine() -> str:
     """Return what matters of the machine: no name, no path."""
     model = platform.machine()
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as info:
             names = [line.partition(":")[2].strip() for line in info if "model name" in line]
         model = names[0] if names else model
     except OSError:
@@ -195,9 +197,8 @@ def installed_versions() -> dict[str, str]:
 
 
 def _number(value: float) -> str:
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+    short = f"{value:.3g}"
+    return f"{value:,.0f}" if "e+" in short else short
 
 
 def _cells(figure: Figure) -> list[str]:

@@ -1,0 +1,87 @@
+"""The report as a document: tables, and plots as SVG."""
+
+from __future__ import annotations
+
+import importlib
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.figures import markdown_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from benchmarks.figures import Curve, Report
+
+HEAD: Final = """\
+# Benchmarks
+
+This page is written by the command below. Every figure is the median over the rounds of one run
+in which all cases take turns, so a machine that gets slower slows all of them; "beside" names
+what a ratio is taken of, within a round. Run it where it matters to you: ratios travel well,
+absolute figures do not.
+
+"""
+
+NOTES: Final = """\
+
+## What is compared
+
+- *A raw channel* is `send_nowait` and `receive_nowait` of a trio memory channel; *a bare
+  checkpoint* is `trio.lowlevel.checkpoint()`. `enqueue` contains one, so that it can be cancelled
+  and other tasks run; what does not yield after each entry is cheaper, and stalls the others.
+- The queue counts and keeps every entry until its fate is known, replaces versions of a key in
+  place, retries, and isolates what the store refuses. A loop by hand and flushq do nothing of
+  that; BatchSpanProcessor drops what it has no room for (here it has room for all); `produce` of
+  confluent-kafka copies the bytes into a buffer in C, and its broker is mocked in its process.
+- Peers write to a store that costs nothing as well, and get the same batch size of 500 and the
+  same room where they have such options. async-batcher's callers wait for their result.
+- What could not be measured is named at the end.
+"""
+
+
+def write_document(report: Report, directory: Path) -> None:
+    """Write ``benchmarks.md`` and its plots into ``directory``."""
+    plots = directory / "benchmarks"
+    plots.mkdir(parents=True, exist_ok=True)
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    text = f"{HEAD}    {report.command}\n\n{report.machine}; {versions}.\n"
+    for part, figures in groupby(report.findings.figures, lambda figure: figure.part):
+        text += f"\n## {part.capitalize()}\n\n{markdown_table(figures)}\n"
+    curves = sorted(report.findings.curves, key=lambda curve: curve.plot)
+    if curves:
+        text += "\n## Plots\n"
+    for title, group in groupby(curves, lambda curve: curve.plot):
+        name = "".join(c if c.isalnum() else "-" for c in title.lower()) + ".svg"
+        plot(title, list(group), plots / name)
+        text += f"\n![{title}](benchmarks/{name})\n"
+    text += NOTES
+    if report.findings.absent:
+        text += "\n## Not measured\n\n"
+        text += "".join(f"- {what}\n" for what in report.findings.absent)
+    (directory / "benchmarks.md").write_text(text, encoding="utf-8")
+
+
+def plot(title: str, curves: Sequence[Curve], file: Path) -> None:
+    """Draw the curves of one plot."""
+    matplotlib: Any = importlib.import_module("matplotlib")  # of the group "benchmarks"
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures make the same file
+    plt: Any = importlib.import_module("matplotlib.pyplot")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for curve in curves:
+        axes.plot(*zip(*curve.points, strict=True), marker="o", label=curve.name)
+    first = curves[0]
+    axes.set(title=title, xlabel=first.along, ylabel=first.up)
+    if "x" in first.logarithmic:
+        axes.set_xscale("log")
+    if "y" in first.logarithmic:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.grid(visible=True, alpha=0.3)
+    if len(curves) > 1:
+        axes.legend()
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)
