@@ -145,13 +145,12 @@ def fuzz(session: nox.Session) -> None:
     session.run("python", "-m", "tests.fuzz", *(session.posargs or ["-max_total_time=60"]))
 
 
-@nox.session
+@nox.session(python=PYTHONS[-1:])
 def benchmark(session: nox.Session) -> None:
-    """Show what the queue costs its callers; with ``--check``, fail above a bar."""
-    session.install("-c", "constraints.txt", ".[postgres,postgres-server]")
-    session.run("python", "benchmarks/bench_core.py", *session.posargs)
-    session.run("python", "benchmarks/bench_postgres.py", *session.posargs)
-    session.run("python", "benchmarks/bench_journal.py", "--where", ".", *session.posargs)
+    """Measure roughly; ``-- --document docs`` measures well, and writes docs/benchmarks.md."""
+    install(session, "benchmarks", extras="[postgres,postgres-server]")
+    session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))
+    session.run("python", "benchmarks/bench_journal.py", "--where", ".")
 
 
 @nox.session
@@ -174,5 +173,5 @@ def full(session: nox.Session) -> None:
     session.notify("tools")
     session.notify("mutants")
     session.notify(f"fuzz-{PYTHONS[0]}", ["-max_total_time=300"])
-    session.notify("benchmark", ["--check"])
+    session.notify(f"benchmark-{PYTHONS[-1]}", ["--quick"])
     session.notify("coverage")

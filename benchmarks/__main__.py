@@ -47,7 +47,9 @@ def main() -> int:
     print(report.machine)
     print(", ".join(f"{name} {number}" for name, number in report.versions.items()))
     for part in arguments.part or PARTS:
-        findings: Findings = importlib.import_module(f"benchmarks.{part}").run(quick=arguments.quick)
+        findings: Findings = importlib.import_module(f"benchmarks.{part}").run(
+            quick=arguments.quick
+        )
         print(f"\n{part}\n{text_table(findings.figures)}", flush=True)
         for what in findings.absent:
             print(f"not measured: {what}")

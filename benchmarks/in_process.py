@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from provcache_trio import WriteBehindOptions, WriteBehindQueue, open_write_behind_queue
+
 from benchmarks import peers
 from benchmarks.figures import Curve, Findings, absolute, interleaved, quartiles, ratio
 from benchmarks.stores import Item, NullRepository
-from provcache_trio import WriteBehindOptions, WriteBehindQueue, open_write_behind_queue
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
