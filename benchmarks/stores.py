@@ -25,3 +25,31 @@ class NullRepository:
         """Do nothing."""
         await trio.lowlevel.checkpoint()
         return len(entries)
+
+
+class HeldRepository:
+    """A store that answers no call before it is released, so that everything waits in line."""
+
+    def __init__(self) -> None:
+        self._released = trio.Event()
+
+    def release(self) -> None:
+        """Answer from now on."""
+        self._released.set()
+
+    async def upsert_many(self, entries: Sequence[Item], /) -> int:
+        """Wait for the release."""
+        await self._released.wait()
+        return len(entries)
+
+
+class SlowRepository:
+    """A store that takes the same time for every call, and any number of calls at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def upsert_many(self, entries: Sequence[Item], /) -> int:
+        """Take the time."""
+        await trio.sleep(self._seconds)
+        return len(entries)
