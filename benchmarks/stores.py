@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from provcache_trio import StoreUnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -53,3 +55,12 @@ class SlowRepository:
         """Take the time."""
         await trio.sleep(self._seconds)
         return len(entries)
+
+
+class DownRepository:
+    """A store that can't be reached."""
+
+    async def upsert_many(self, _entries: Sequence[Item], /) -> int:
+        """Fail after one checkpoint."""
+        await trio.lowlevel.checkpoint()
+        raise StoreUnavailableError("the store is down")
