@@ -53,10 +53,10 @@ def entries_in_all(*, quick: bool) -> Findings:
     first, last = in_all(counts[0]), in_all(counts[-1])
     return Findings(
         figures=[
-            ratio(PART, f"cost of one of {last}", timings, last, first),
+            ratio(PART, f"cost of an entry of {last}", timings, last, first),
             Figure(
                 part=PART,
-                name=f"dearest of {first} to {last}",
+                name=f"cost of an entry, dearest of {len(counts)} numbers in all",
                 floor="the cheapest",
                 value=max(costs) / min(costs),
             ),
@@ -104,7 +104,7 @@ def entries_waiting(*, quick: bool) -> Findings:
         logarithmic="x",
     )
     first, last = waiting(counts[0]), waiting(counts[-1])
-    figure = ratio(PART, f"cost of accepting one with {last}", timings, last, first)
+    figure = ratio(PART, f"cost of accepting one more with {last}", timings, last, first)
     return Findings(figures=[figure], curves=[curve])
 
 
@@ -224,7 +224,7 @@ def points(counts: Iterable[int], timings: Timings) -> list[tuple[float, float]]
 
 def in_all(count: int) -> str:
     """Return the name of the case with ``count`` entries."""
-    return f"{count:,} entries in all"
+    return f"{count:,} in all"
 
 
 def waiting(count: int) -> str:

@@ -109,7 +109,7 @@ def echo_figures(*, quick: bool) -> list[Figure]:
     for name in hosts:
         figures += [
             absolute(PART, f"p99 of an echo beside {name}", timings[name], "ms"),
-            absolute(PART, f"worst echo beside {name}", worst[name][1:], "ms"),
+            absolute(PART, f"worst echo of a round beside {name}", worst[name][1:], "ms"),
         ]
     return figures
 
