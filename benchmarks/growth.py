@@ -43,7 +43,7 @@ def entries_in_all(*, quick: bool) -> Findings:
     cycle = [Item(f"{n}") for n in range(CYCLE)]
     timings: Timings = {in_all(count): [] for count in counts}
     trio.run(settle, cycle, STEADY)  # warms up
-    for _ in range(5 if quick else 3):
+    for _ in range(3):
         for count in counts:
             repeats = max(1, STEADY // count)
             gc.collect()
@@ -91,7 +91,7 @@ def entries_waiting(*, quick: bool) -> Findings:
     counts = [10**power for power in range(3, 6 if quick else 7)]
     items = [Item(f"{n}") for n in range(counts[-1] + MORE)]
     timings: Timings = {}
-    for number in range(4 if quick else 6):
+    for number in range(3 if quick else 6):
         for count, cost in trio.run(accept_more, items, counts).items():
             if number > 0:  # the first round warms up
                 timings.setdefault(waiting(count), []).append(cost)
