@@ -153,6 +153,13 @@ def benchmark(session: nox.Session) -> None:
     session.run("python", "benchmarks/bench_journal.py", "--where", ".")
 
 
+@nox.session(python=PYTHONS[:1])
+def instructions(session: nox.Session) -> None:
+    """Count, under valgrind, what an entry costs, and fail where that is more than it was."""
+    install(session)
+    session.run("python", "-m", "benchmarks.instructions", *session.posargs)
+
+
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Demand that the tests of one Python ran every branch, and say what was not run."""
@@ -173,5 +180,6 @@ def full(session: nox.Session) -> None:
     session.notify("tools")
     session.notify("mutants")
     session.notify(f"fuzz-{PYTHONS[0]}", ["-max_total_time=300"])
+    session.notify(f"instructions-{PYTHONS[0]}", [])
     session.notify(f"benchmark-{PYTHONS[-1]}", ["--quick"])
     session.notify("coverage")

@@ -17,6 +17,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -105,7 +106,11 @@ def grown(counted: dict[str, float]) -> list[str]:
 def versions() -> str:
     """Return what the counts depend on beside our own code."""
     python = f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}"
-    return f"{python}, trio {version('trio')}, msgspec {version('msgspec')}"
+    # A distribution's build and one's own differ.
+    optimized = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
+    build = f"{platform.python_compiler()}{', optimized' if optimized else ''}"
+    packages = f"trio {version('trio')}, msgspec {version('msgspec')}"
+    return f"{python} for {platform.machine()} by {build}; {packages}"
 
 
 def accepting(waiting: int) -> str:
