@@ -1,0 +1,424 @@
+"""What writing behind into PostgreSQL costs, beside what people would use instead.
+
+Every run begins with an emptied table and ends with a count of its rows. The server is one of
+its own (extra ``postgres-server``).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from provcache_trio._postgres_server import run_postgres_server
+
+from benchmarks import clients, queue_runs
+from benchmarks.delay_line import delay_lines
+from benchmarks.entries import Load
+from benchmarks.figures import (
+    Curve,
+    Figure,
+    Findings,
+    absolute,
+    interleaved,
+    percentile,
+    ratio,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping
+
+PART: Final = "postgres"
+BATCH: Final = 500
+RATE: Final = "entries/s"
+
+QUEUE: Final = "whole queue"
+BEST: Final = "whole queue, best settings"
+BY_HAND: Final = "loop written by hand"
+PACKED: Final = "bare loop, our statement"
+ONE_ROW: Final = "one upsert per entry"
+FLUSHQ: Final = "flushq"
+PSYCOPG: Final = "psycopg executemany"
+SERVER: Final = "server only"
+COPY: Final = "COPY into an empty table"
+
+# Least ratio of the whole queue's rate to another's.
+LEAST: Final = {BY_HAND: 1.0, PACKED: 0.95, ONE_ROW: 15, FLUSHQ: 1.3}
+LEAST_BEST_TO_SERVER: Final = 0.85
+MOST_IDLE_TO_BARE: Final = 1.3
+MOST_STEP_MILLISECONDS: Final = 5
+MOST_STEP_P99_MILLISECONDS: Final = 2
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of everything is done."""
+
+    entries: int
+    rounds: int
+    curve_entries: int
+    curve_rounds: int
+    batch_sizes: tuple[int, ...]
+    conflicts: tuple[int, ...]
+    seed_kilobytes: tuple[float, ...]
+    candidates: tuple[tuple[int, int], ...]
+    delays: tuple[int, ...]
+    delay_entries: int
+    writers: tuple[int, ...]
+    round_trips: int
+    paced_seconds: float
+    step_runs: int
+
+
+FULL: Final = Plan(
+    entries=20_000,
+    rounds=5,
+    curve_entries=20_000,
+    curve_rounds=2,
+    batch_sizes=(50, 100, 200, 500, 1000, 2000, 5000),
+    conflicts=(0, 25, 50, 75, 100),
+    seed_kilobytes=(0.2, 1, 4, 16),
+    candidates=tuple((size, writers) for size in (500, 1000, 2000, 5000) for writers in (1, 2)),
+    delays=(0, 1, 5, 20, 50),
+    delay_entries=8_000,
+    writers=(1, 2, 4, 8),
+    round_trips=300,
+    paced_seconds=10,
+    step_runs=10,
+)
+QUICK: Final = Plan(
+    entries=6_000,
+    rounds=2,
+    curve_entries=4_000,
+    curve_rounds=1,
+    batch_sizes=(50, 500),
+    conflicts=(0, 100),
+    seed_kilobytes=(0.2, 4),
+    candidates=((500, 1), (1000, 2)),
+    delays=(0, 20),
+    delay_entries=2_000,
+    writers=(1, 4),
+    round_trips=50,
+    paced_seconds=1,
+    step_runs=1,
+)
+
+
+class Bench:
+    """A server, and two processes to reach it from: of the queue, and of what is beside it."""
+
+    def __init__(self, dsn: str, ours: ProcessPoolExecutor, theirs: ProcessPoolExecutor) -> None:
+        self.dsn = dsn
+        self._ours = ours
+        self._theirs = theirs
+        self._kept: dict[str, float] = {}
+
+    def ours(self, function: Callable[..., Any], *arguments: object, **options: object) -> Any:  # noqa: ANN401  # whatever it returns
+        """Return what ``function`` returns in the queue's process."""
+        return self._ours.submit(function, *arguments, **options).result()
+
+    def theirs(self, function: Callable[..., Any], *arguments: object, **options: object) -> Any:  # noqa: ANN401  # likewise
+        """Return what ``function`` returns in the other process, which is free of trio-asyncio."""
+        return self._theirs.submit(function, *arguments, **options).result()
+
+    def empty(self, load: Load | None = None) -> None:
+        """Leave in the table what is there before ``load``."""
+        self.theirs(clients.prepare, self.dsn, Load(number=0) if load is None else load)
+
+    def queue_rate(
+        self, load: Load, size: int = BATCH, writers: int = 1, dsn: str | None = None
+    ) -> float:
+        """Return the entries per second of the whole queue.
+
+        Raises:
+            AssertionError: it lost entries.
+        """
+        self.empty(load)
+        seconds: float = self.ours(queue_runs.whole_queue, dsn or self.dsn, load, size, writers)
+        rows = self.theirs(clients.count, self.dsn)
+        if rows != load.rows:
+            raise AssertionError(f"the queue left {rows} rows, not {load.rows}")
+        return load.number / seconds
+
+    def rate(
+        self,
+        name: str,
+        function: Callable[..., float],
+        load: Load,
+        *arguments: object,
+        **options: object,
+    ) -> float:
+        """Return the entries per second of a peer, and remember what it lost."""
+        self.empty(load)
+        seconds: float = self.theirs(function, self.dsn, load, *arguments, **options)
+        share = self.theirs(clients.count, self.dsn) / load.rows
+        self._kept[name] = min(share, self._kept.get(name, 1))
+        return load.number / seconds
+
+    def losses(self) -> list[Figure]:
+        """Return a figure for each peer that lost entries: the share that it kept at worst."""
+        return [
+            Figure(
+                part=PART,
+                name=f"{name}: rows in the table / rows offered",
+                value=share,
+                unit="",
+                better="more",
+            )
+            for name, share in self._kept.items()
+            if share < 1
+        ]
+
+
+@contextmanager
+def _bench() -> Generator[Bench]:
+    def pool() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+    with run_postgres_server() as server, pool() as ours, pool() as theirs:
+        yield Bench(server.dsn, ours, theirs)
+
+
+def run(quick: bool) -> Findings:  # noqa: FBT001  # every part is called so
+    """Measure everything that concerns PostgreSQL."""
+    plan = QUICK if quick else FULL
+    with _bench() as bench:
+        findings = Findings()
+        _compare(bench, plan, findings)
+        _compare_best(bench, plan, findings)
+        _draw_curves(bench, plan, findings)
+        _draw_delays(bench, plan, findings)
+        _time_one(bench, plan, findings)
+        _time_steps(bench, plan, findings)
+        findings.figures += bench.losses()
+    return findings
+
+
+def _compare(bench: Bench, plan: Plan, findings: Findings) -> None:
+    load = Load(number=plan.entries)
+    some = Load(number=plan.entries // 20)  # one by one takes its time
+    cases: dict[str, Callable[[], float]] = {
+        QUEUE: partial(bench.queue_rate, load),
+        BY_HAND: partial(bench.rate, BY_HAND, clients.loop, load, "by hand", BATCH),
+        PACKED: partial(bench.rate, PACKED, clients.loop, load, "packed", BATCH),
+        ONE_ROW: partial(bench.rate, ONE_ROW, clients.loop, some, "one row", 1),
+        SERVER: partial(bench.rate, SERVER, clients.server_only, load, BATCH),
+        COPY: partial(bench.rate, COPY, clients.copy, Load(number=plan.entries, conflicts=0)),
+    }
+    flushq = partial(bench.rate, function=clients.flushq_seconds, load=load)
+    if _is_here("flushq", findings):
+        cases[FLUSHQ] = partial(flushq, FLUSHQ, size=BATCH, patient=True)
+    if _is_here("psycopg", findings):
+        cases[PSYCOPG] = partial(bench.rate, PSYCOPG, clients.psycopg_seconds, load, BATCH)
+    rates = interleaved(cases, plan.rounds)
+    for name in cases:
+        findings.figures.append(absolute(PART, name, rates[name], RATE, better="more"))
+    for name in cases:
+        if name != QUEUE:
+            bar = LEAST.get(name)
+            findings.figures.append(ratio(PART, QUEUE, rates, QUEUE, name, bar=bar, better="more"))
+    if FLUSHQ in cases:
+        flushq(f"{FLUSHQ}, left while it works", size=BATCH, patient=False)
+
+
+def _is_here(name: str, findings: Findings) -> bool:
+    """Return whether a peer can be imported; if not, note why."""
+    if find_spec(name) is not None:
+        return True
+    reason = "it is not installed"
+    if name == "flushq" and sys.version_info < (3, 12):
+        reason = "it needs Python 3.12"
+    findings.absent.append(f"{name}: {reason}")
+    return False
+
+
+def _compare_best(bench: Bench, plan: Plan, findings: Findings) -> None:
+    # Chosen in rounds of their own: the luck of the choice is not part of what is then found.
+    load = Load(number=plan.curve_entries, beforehand=True)
+    tried = interleaved(
+        {
+            str(index): partial(bench.queue_rate, load, size, writers)
+            for index, (size, writers) in enumerate(plan.candidates)
+        },
+        plan.curve_rounds,
+    )
+    best = max(tried, key=lambda index: statistics.median(tried[index]))
+    size, writers = plan.candidates[int(best)]
+    server = f"{SERVER}, batches of {size}"
+    rates = interleaved(
+        {
+            BEST: partial(bench.queue_rate, load, size, writers),
+            server: partial(bench.rate, server, clients.server_only, load, size),
+        },
+        plan.rounds,
+    )
+    name = f"{BEST} (batch_size={size}, writers={writers})"
+    findings.figures += [
+        absolute(PART, name, rates[BEST], RATE, better="more"),
+        absolute(PART, server, rates[server], RATE, better="more"),
+        ratio(PART, name, rates, BEST, server, bar=LEAST_BEST_TO_SERVER, better="more"),
+    ]
+
+
+def _draw_curves(bench: Bench, plan: Plan, findings: Findings) -> None:
+    usual = Load(number=plan.curve_entries, beforehand=True)
+    findings.curves += _both(
+        bench,
+        plan,
+        {float(size): (usual, size) for size in plan.batch_sizes},
+        plot="Rate over batch size",
+        along="entries in a batch",
+        logarithmic="x",
+    )
+    findings.curves += _both(
+        bench,
+        plan,
+        {
+            float(share): (msgspec.structs.replace(usual, conflicts=share), BATCH)
+            for share in plan.conflicts
+        },
+        plot="Rate over conflicts",
+        along="entries that are newer versions of rows, %",
+    )
+    findings.curves += _both(
+        bench,
+        plan,
+        {
+            kilobytes: (
+                Load(
+                    number=int(plan.curve_entries / max(1, kilobytes)),
+                    beforehand=True,
+                    seed_bytes=int(kilobytes * 1024),
+                ),
+                BATCH,
+            )
+            for kilobytes in plan.seed_kilobytes
+        },
+        plot="Rate over size",
+        along="replay seed, KB",
+        logarithmic="xy",
+    )
+
+
+def _both(
+    bench: Bench,
+    plan: Plan,
+    points: Mapping[float, tuple[Load, int]],
+    *,
+    plot: str,
+    along: str,
+    logarithmic: str = "",
+) -> Iterable[Curve]:
+    """Return the curves of the queue and of the loop written by hand."""
+    cases: dict[str, Callable[[], float]] = {}
+    for at, (load, size) in points.items():
+        cases[f"{QUEUE} {at}"] = partial(bench.queue_rate, load, size)
+        cases[f"{BY_HAND} {at}"] = partial(bench.rate, BY_HAND, clients.loop, load, "by hand", size)
+    rates = interleaved(cases, plan.curve_rounds)
+    for name in (QUEUE, BY_HAND):
+        yield Curve(
+            plot=plot,
+            name=name,
+            along=along,
+            up=RATE,
+            points=[(at, statistics.median(rates[f"{name} {at}"])) for at in points],
+            logarithmic=logarithmic,
+        )
+
+
+def _draw_delays(bench: Bench, plan: Plan, findings: Findings) -> None:
+    load = Load(number=plan.delay_entries, beforehand=True)
+    with delay_lines(bench.dsn, [delay / 1000 for delay in plan.delays]) as dsns:
+        cases: dict[str, Callable[[], float]] = {
+            f"{delay} {writers}": partial(bench.queue_rate, load, BATCH, writers, dsn)
+            for delay, dsn in zip(plan.delays, dsns, strict=True)
+            for writers in plan.writers
+        }
+        rates = interleaved(cases, plan.curve_rounds)
+    for writers in plan.writers:
+        findings.curves.append(
+            Curve(
+                plot="Rate over delay to the server",
+                name="1 writer" if writers == 1 else f"{writers} writers",
+                along="added to a round trip, ms",
+                up=RATE,
+                points=[
+                    (float(delay), statistics.median(rates[f"{delay} {writers}"]))
+                    for delay in plan.delays
+                ],
+            )
+        )
+
+
+def _time_one(bench: Bench, plan: Plan, findings: Findings) -> None:
+    """Measure how long an entry takes until it is durable: alone, and among others."""
+    idle, threaded, bare = (
+        "persist, idle queue",
+        "persist, idle queue, bridge=thread",
+        "bare upsert",
+    )
+    times = plan.round_trips
+
+    def measure(run_in: Callable[..., Any], *arguments: object) -> float:
+        bench.empty()
+        seconds: float = run_in(*arguments)
+        return seconds * 1000
+
+    timings = interleaved(
+        {
+            idle: partial(measure, bench.ours, queue_runs.idle_persist, bench.dsn, times),
+            threaded: partial(
+                measure, bench.theirs, queue_runs.idle_persist, bench.dsn, times, "thread"
+            ),
+            bare: partial(measure, bench.theirs, clients.bare_round_trip, bench.dsn, times),
+        },
+        plan.rounds,
+    )
+    findings.figures += [absolute(PART, name, timings[name], "ms") for name in timings]
+    findings.figures += [
+        ratio(PART, idle, timings, idle, bare, bar=MOST_IDLE_TO_BARE),
+        ratio(PART, threaded, timings, threaded, bare),
+    ]
+    bench.empty()
+    tasks, pace = 20, 1000
+    paced = bench.ours(queue_runs.paced_persist, bench.dsn, tasks, pace, plan.paced_seconds)
+    findings.figures += [
+        Figure(
+            part=PART,
+            name=f"due to durable, {pace} entries/s of {tasks} tasks, p{percent}",
+            value=percentile(paced, percent),
+            unit="ms",
+        )
+        for percent in (50, 99, 99.9)
+    ]
+
+
+def _time_steps(bench: Bench, plan: Plan, findings: Findings) -> None:
+    load = Load(number=plan.entries)
+    longest: list[float] = []
+    for _ in range(plan.step_runs):
+        bench.empty()
+        longest += bench.ours(queue_runs.longest_steps, bench.dsn, load, BATCH)
+    name = f"longest step of a flush of {BATCH}, CPU time"
+    findings.figures += [
+        Figure(
+            part=PART,
+            name=f"{name}, p99",
+            value=percentile(longest, 99),
+            unit="ms",
+            bar=MOST_STEP_P99_MILLISECONDS,
+        ),
+        Figure(
+            part=PART,
+            name=f"{name}, worst",
+            value=max(longest),
+            unit="ms",
+            bar=MOST_STEP_MILLISECONDS,
+        ),
+    ]
