@@ -31,9 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--part", action="append", choices=PARTS, metavar="NAME")
-    parser.add_argument(
-        "--quick", action="store_true", help="less of everything; figures are rough"
-    )
+    parser.add_argument("--quick", action="store_true", help="less of everything; figures are rough")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report")
     parser.add_argument("--document", type=Path, metavar="DIRECTORY", help="write it for reading")
     parser.add_argument("--check", action="store_true", help="fail if a bar is missed")

@@ -147,11 +147,12 @@ def prepare(dsn: str, load: Load) -> None:
     _on_asyncio(dsn, work)
 
 
-def count(dsn: str) -> int:
-    """Return how many rows there are."""
+def count(dsn: str, load: Load) -> int:
+    """Return how many rows hold an entry of ``load``, the last one of its key."""
+    statement = f"SELECT count(*) FROM {SCHEMA_NAME}.entries WHERE created_at >= $1"  # noqa: S608  # made of names from here
 
     async def work(connection: asyncpg.Connection) -> float:
-        rows: int = await connection.fetchval(f"SELECT count(*) FROM {SCHEMA_NAME}.entries")  # noqa: S608  # made of names from here
+        rows: int = await connection.fetchval(statement, load.last_since)
         return rows
 
     return int(_on_asyncio(dsn, work))

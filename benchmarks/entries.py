@@ -42,9 +42,15 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rows(self) -> int:
-        """How many rows there are when everything was written."""
-        before = range(self.number if self.beforehand else 0)
-        return len({*self._keys(), *before})
+        """How many keys there are among the entries, so how many rows hold one in the end."""
+        if self.beforehand:
+            return self.number
+        return self.number - self.number * self.conflicts // 100
+
+    @property
+    def last_since(self) -> datetime:
+        """When the oldest entry was created that nothing later replaces."""
+        return NOW + timedelta(microseconds=2 * self.number - self.rows)
 
     def _keys(self) -> Iterable[int]:
         if self.beforehand:
@@ -54,8 +60,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
                 index if (index + 1) * share // 100 > index * share // 100 else -1 - index
                 for index in range(self.number)
             )
-        distinct = self.number - self.number * self.conflicts // 100
-        return (index % distinct for index in range(self.number))
+        return (index % self.rows for index in range(self.number))
 
     def before(self) -> list[ProvcacheEntry]:
         """Return what is in the table beforehand; it is kept, so don't change the list."""

@@ -1,6 +1,6 @@
 """What writing behind into PostgreSQL costs, beside what people would use instead.
 
-Every run begins with an emptied table and ends with a count of its rows. The server is one of
+Every run begins with an emptied table and ends with a count of the rows that hold what they should. The server is one of
 its own (extra ``postgres-server``).
 """
 
@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import statistics
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-
-from provcache_trio._postgres_server import run_postgres_server
 
 from benchmarks import clients, queue_runs
 from benchmarks.delay_line import delay_lines
@@ -31,9 +26,12 @@ from benchmarks.figures import (
     percentile,
     ratio,
 )
+from benchmarks.postgres_bench import Bench, open_bench
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+K = TypeVar("K")
 
 PART: Final = "postgres"
 BATCH: Final = 500
@@ -94,101 +92,26 @@ FULL: Final = Plan(
 )
 QUICK: Final = Plan(
     entries=6_000,
-    rounds=2,
-    curve_entries=4_000,
+    rounds=1,
+    curve_entries=1_500,
     curve_rounds=1,
     batch_sizes=(50, 500),
     conflicts=(0, 100),
     seed_kilobytes=(0.2, 4),
-    candidates=((500, 1), (1000, 2)),
+    candidates=((500, 1), (500, 2)),
     delays=(0, 20),
-    delay_entries=2_000,
+    delay_entries=1_500,
     writers=(1, 4),
-    round_trips=50,
+    round_trips=30,
     paced_seconds=1,
     step_runs=1,
 )
 
 
-class Bench:
-    """A server, and two processes to reach it from: of the queue, and of what is beside it."""
-
-    def __init__(self, dsn: str, ours: ProcessPoolExecutor, theirs: ProcessPoolExecutor) -> None:
-        self.dsn = dsn
-        self._ours = ours
-        self._theirs = theirs
-        self._kept: dict[str, float] = {}
-
-    def ours(self, function: Callable[..., Any], *arguments: object, **options: object) -> Any:  # noqa: ANN401  # whatever it returns
-        """Return what ``function`` returns in the queue's process."""
-        return self._ours.submit(function, *arguments, **options).result()
-
-    def theirs(self, function: Callable[..., Any], *arguments: object, **options: object) -> Any:  # noqa: ANN401  # likewise
-        """Return what ``function`` returns in the other process, which is free of trio-asyncio."""
-        return self._theirs.submit(function, *arguments, **options).result()
-
-    def empty(self, load: Load | None = None) -> None:
-        """Leave in the table what is there before ``load``."""
-        self.theirs(clients.prepare, self.dsn, Load(number=0) if load is None else load)
-
-    def queue_rate(
-        self, load: Load, size: int = BATCH, writers: int = 1, dsn: str | None = None
-    ) -> float:
-        """Return the entries per second of the whole queue.
-
-        Raises:
-            AssertionError: it lost entries.
-        """
-        self.empty(load)
-        seconds: float = self.ours(queue_runs.whole_queue, dsn or self.dsn, load, size, writers)
-        rows = self.theirs(clients.count, self.dsn)
-        if rows != load.rows:
-            raise AssertionError(f"the queue left {rows} rows, not {load.rows}")
-        return load.number / seconds
-
-    def rate(
-        self,
-        name: str,
-        function: Callable[..., float],
-        load: Load,
-        *arguments: object,
-        **options: object,
-    ) -> float:
-        """Return the entries per second of a peer, and remember what it lost."""
-        self.empty(load)
-        seconds: float = self.theirs(function, self.dsn, load, *arguments, **options)
-        share = self.theirs(clients.count, self.dsn) / load.rows
-        self._kept[name] = min(share, self._kept.get(name, 1))
-        return load.number / seconds
-
-    def losses(self) -> list[Figure]:
-        """Return a figure for each peer that lost entries: the share that it kept at worst."""
-        return [
-            Figure(
-                part=PART,
-                name=f"{name}: rows in the table / rows offered",
-                value=share,
-                unit="",
-                better="more",
-            )
-            for name, share in self._kept.items()
-            if share < 1
-        ]
-
-
-@contextmanager
-def _bench() -> Generator[Bench]:
-    def pool() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-
-    with run_postgres_server() as server, pool() as ours, pool() as theirs:
-        yield Bench(server.dsn, ours, theirs)
-
-
 def run(quick: bool) -> Findings:  # noqa: FBT001  # every part is called so
     """Measure everything that concerns PostgreSQL."""
     plan = QUICK if quick else FULL
-    with _bench() as bench:
+    with open_bench(PART) as bench:
         findings = Findings()
         _compare(bench, plan, findings)
         _compare_best(bench, plan, findings)
@@ -204,16 +127,17 @@ def _compare(bench: Bench, plan: Plan, findings: Findings) -> None:
     load = Load(number=plan.entries)
     some = Load(number=plan.entries // 20)  # one by one takes its time
     cases: dict[str, Callable[[], float]] = {
-        QUEUE: partial(bench.queue_rate, load),
+        QUEUE: partial(bench.queue_rate, load, BATCH),
         BY_HAND: partial(bench.rate, BY_HAND, clients.loop, load, "by hand", BATCH),
         PACKED: partial(bench.rate, PACKED, clients.loop, load, "packed", BATCH),
         ONE_ROW: partial(bench.rate, ONE_ROW, clients.loop, some, "one row", 1),
         SERVER: partial(bench.rate, SERVER, clients.server_only, load, BATCH),
         COPY: partial(bench.rate, COPY, clients.copy, Load(number=plan.entries, conflicts=0)),
     }
-    flushq = partial(bench.rate, function=clients.flushq_seconds, load=load)
     if _is_here("flushq", findings):
-        cases[FLUSHQ] = partial(flushq, FLUSHQ, size=BATCH, patient=True)
+        cases[FLUSHQ] = partial(
+            bench.rate, FLUSHQ, clients.flushq_seconds, load, BATCH, patient=True
+        )
     if _is_here("psycopg", findings):
         cases[PSYCOPG] = partial(bench.rate, PSYCOPG, clients.psycopg_seconds, load, BATCH)
     rates = interleaved(cases, plan.rounds)
@@ -224,7 +148,9 @@ def _compare(bench: Bench, plan: Plan, findings: Findings) -> None:
             bar = LEAST.get(name)
             findings.figures.append(ratio(PART, QUEUE, rates, QUEUE, name, bar=bar, better="more"))
     if FLUSHQ in cases:
-        flushq(f"{FLUSHQ}, left while it works", size=BATCH, patient=False)
+        left, all_new = f"{FLUSHQ}, left while it works", Load(number=plan.entries, conflicts=0)
+        for _ in range(plan.rounds):
+            bench.rate(left, clients.flushq_seconds, all_new, BATCH, patient=False)
 
 
 def _is_here(name: str, findings: Findings) -> bool:
@@ -241,15 +167,15 @@ def _is_here(name: str, findings: Findings) -> bool:
 def _compare_best(bench: Bench, plan: Plan, findings: Findings) -> None:
     # Chosen in rounds of their own: the luck of the choice is not part of what is then found.
     load = Load(number=plan.curve_entries, beforehand=True)
-    tried = interleaved(
+    tried = _medians(
         {
-            str(index): partial(bench.queue_rate, load, size, writers)
-            for index, (size, writers) in enumerate(plan.candidates)
+            each: partial(bench.queue_rate, load, size, writers)
+            for each in plan.candidates
+            for size, writers in [each]
         },
         plan.curve_rounds,
     )
-    best = max(tried, key=lambda index: statistics.median(tried[index]))
-    size, writers = plan.candidates[int(best)]
+    size, writers = max(tried, key=tried.__getitem__)
     server = f"{SERVER}, batches of {size}"
     rates = interleaved(
         {
@@ -264,6 +190,15 @@ def _compare_best(bench: Bench, plan: Plan, findings: Findings) -> None:
         absolute(PART, server, rates[server], RATE, better="more"),
         ratio(PART, name, rates, BEST, server, bar=LEAST_BEST_TO_SERVER, better="more"),
     ]
+
+
+def _medians(cases: Mapping[K, Callable[[], float]], rounds: int) -> dict[K, float]:
+    """Return the median over the rounds for each case; all is warm by now."""
+    found: dict[K, list[float]] = {case: [] for case in cases}
+    for _ in range(rounds):
+        for case, measure in cases.items():
+            found[case].append(measure())
+    return {case: statistics.median(values) for case, values in found.items()}
 
 
 def _draw_curves(bench: Bench, plan: Plan, findings: Findings) -> None:
@@ -316,18 +251,18 @@ def _both(
     logarithmic: str = "",
 ) -> Iterable[Curve]:
     """Return the curves of the queue and of the loop written by hand."""
-    cases: dict[str, Callable[[], float]] = {}
+    cases: dict[tuple[str, float], Callable[[], float]] = {}
     for at, (load, size) in points.items():
-        cases[f"{QUEUE} {at}"] = partial(bench.queue_rate, load, size)
-        cases[f"{BY_HAND} {at}"] = partial(bench.rate, BY_HAND, clients.loop, load, "by hand", size)
-    rates = interleaved(cases, plan.curve_rounds)
+        cases[QUEUE, at] = partial(bench.queue_rate, load, size)
+        cases[BY_HAND, at] = partial(bench.rate, BY_HAND, clients.loop, load, "by hand", size)
+    rates = _medians(cases, plan.curve_rounds)
     for name in (QUEUE, BY_HAND):
         yield Curve(
             plot=plot,
             name=name,
             along=along,
             up=RATE,
-            points=[(at, statistics.median(rates[f"{name} {at}"])) for at in points],
+            points=[(at, rates[name, at]) for at in points],
             logarithmic=logarithmic,
         )
 
@@ -335,12 +270,12 @@ def _both(
 def _draw_delays(bench: Bench, plan: Plan, findings: Findings) -> None:
     load = Load(number=plan.delay_entries, beforehand=True)
     with delay_lines(bench.dsn, [delay / 1000 for delay in plan.delays]) as dsns:
-        cases: dict[str, Callable[[], float]] = {
-            f"{delay} {writers}": partial(bench.queue_rate, load, BATCH, writers, dsn)
+        cases = {
+            (delay, writers): partial(bench.queue_rate, load, BATCH, writers, dsn)
             for delay, dsn in zip(plan.delays, dsns, strict=True)
             for writers in plan.writers
         }
-        rates = interleaved(cases, plan.curve_rounds)
+        rates = _medians(cases, plan.curve_rounds)
     for writers in plan.writers:
         findings.curves.append(
             Curve(
@@ -348,10 +283,7 @@ def _draw_delays(bench: Bench, plan: Plan, findings: Findings) -> None:
                 name="1 writer" if writers == 1 else f"{writers} writers",
                 along="added to a round trip, ms",
                 up=RATE,
-                points=[
-                    (float(delay), statistics.median(rates[f"{delay} {writers}"]))
-                    for delay in plan.delays
-                ],
+                points=[(float(delay), rates[delay, writers]) for delay in plan.delays],
             )
         )
 
