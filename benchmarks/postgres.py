@@ -93,17 +93,17 @@ FULL: Final = Plan(
 QUICK: Final = Plan(
     entries=6_000,
     rounds=1,
-    curve_entries=1_500,
+    curve_entries=1_000,
     curve_rounds=1,
     batch_sizes=(50, 500),
     conflicts=(0, 100),
     seed_kilobytes=(0.2, 4),
     candidates=((500, 1), (500, 2)),
     delays=(0, 20),
-    delay_entries=1_500,
+    delay_entries=1_000,
     writers=(1, 4),
     round_trips=30,
-    paced_seconds=1,
+    paced_seconds=0.5,
     step_runs=1,
 )
 
