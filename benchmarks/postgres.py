@@ -1,7 +1,7 @@
 """What writing behind into PostgreSQL costs, beside what people would use instead.
 
-Every run begins with an emptied table and ends with a count of the rows that hold what they should. The server is one of
-its own (extra ``postgres-server``).
+Every run begins with an emptied table and ends with a count of the rows that hold what they
+should. The server is one of its own (extra ``postgres-server``).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ QUICK: Final = Plan(
 )
 
 
-def run(quick: bool) -> Findings:  # noqa: FBT001  # every part is called so
+def run(*, quick: bool) -> Findings:
     """Measure everything that concerns PostgreSQL."""
     plan = QUICK if quick else FULL
     with open_bench(PART) as bench:

@@ -32,7 +32,7 @@ LOOP: Final = "executemany and commit"
 LAST_ONES: Final = "SELECT count(*) FROM provcache_entries WHERE created_at >= ?"
 
 
-def run(quick: bool) -> Findings:  # noqa: FBT001  # every part is called so
+def run(*, quick: bool) -> Findings:
     """Measure the queue and the loop."""
     load = Load(number=4_000 if quick else 20_000)
     cases: dict[str, Callable[[], float]] = {
