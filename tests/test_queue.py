@@ -167,8 +167,9 @@ async def test_enqueue_many_returns_the_number_of_accepted_entries(
         assert queue.metrics().total_coalesced == 1
 
 
+@pytest.mark.parametrize("size", [10, 600])
 async def test_enqueue_many_lets_other_tasks_run_every_batch_size_entries(
-    store: MemoryRepository[Item],
+    size: int, store: MemoryRepository[Item]
 ) -> None:
     steps = 0
 
@@ -178,11 +179,11 @@ async def test_enqueue_many_lets_other_tasks_run_every_batch_size_entries(
             await trio.lowlevel.checkpoint()
             steps += 1
 
-    options = WriteBehindOptions(batch_size=10)
+    options = WriteBehindOptions(batch_size=size)
     async with open_write_behind_queue(store, options) as queue, trio.open_nursery() as nursery:
         nursery.start_soon(bystander)
-        await queue.enqueue_many(items(range(1000)))
-        assert 99 <= steps <= 110
+        await queue.enqueue_many(items(range(3000)))
+        assert 3000 // size - 1 <= steps <= 3000 // size + 10
         nursery.cancel_scope.cancel()
 
 

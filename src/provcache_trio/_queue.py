@@ -146,9 +146,9 @@ class WriteBehindQueue(Generic[E]):
         """
         accepted = 0
         checkpointed_at = 0
-        between_checkpoints = self._lifetime.options.batch_size
+        size = min(self._lifetime.options.batch_size, _SLICE)
         await trio.lowlevel.checkpoint()
-        for some in _slices(entries, min(between_checkpoints, _SLICE)):
+        for some in _slices(entries, size):
             done = 0
             try:
                 while (done := done + self._accept_some(some[done:])) < len(some):
@@ -159,7 +159,7 @@ class WriteBehindQueue(Generic[E]):
                 error.accepted = accepted + done
                 raise
             accepted += done
-            if accepted - checkpointed_at >= between_checkpoints:
+            if accepted - checkpointed_at >= size:
                 checkpointed_at = accepted
                 await trio.lowlevel.checkpoint()
         return accepted
