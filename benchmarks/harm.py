@@ -75,7 +75,7 @@ class Steps(trio.abc.Instrument):
 def run(*, quick: bool) -> Findings:
     """Measure how late an unrelated echo is, and how long the steps of the queue are."""
     # What an outage logs would go to the terminal.
-    logging.getLogger("provcache_trio").addHandler(logging.NullHandler())
+    logging.getLogger("provcache_trio").propagate = False
     findings = Findings(figures=echo_figures(quick=quick))
     findings.figures += step_figures(quick=quick)
     return findings
