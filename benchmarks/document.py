@@ -53,7 +53,7 @@ def write_document(report: Report, directory: Path) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     text = f"{HEAD}    {report.command}\n\n{report.machine}; {versions}.\n"
     for part, figures in groupby(report.findings.figures, lambda figure: figure.part):
-        text += f"\n## {part.capitalize()}\n\n{markdown_table(figures)}\n"
+        text += f"\n## {part[0].upper()}{part[1:]}\n\n{markdown_table(figures)}\n"
     curves = sorted(report.findings.curves, key=lambda curve: curve.plot)
     if curves:
         text += "\n## Plots\n"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
-PART: Final = "postgres"
+PART: Final = "PostgreSQL"
 BATCH: Final = 500
 RATE: Final = "entries/s"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from provcache_trio import ProvcacheEntry
 
-PART: Final = "sqlite"
+PART: Final = "SQLite"
 BATCH: Final = 500
 QUEUE: Final = "whole queue"
 LOOP: Final = "executemany and commit"
