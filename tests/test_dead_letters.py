@@ -1108,6 +1108,7 @@ async def test_a_call_is_cut_short_between_two_letters(
     assert await contents(store) == [numbered(0)]
 
 
+@pytest.mark.one_lane  # both letters are posted at once
 async def test_a_queue_gives_a_slow_store_its_letters_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
