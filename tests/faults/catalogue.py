@@ -61,6 +61,7 @@ class Fault(NamedTuple):
         state: the state that it puts a queue in; None if the queue goes on.
         logged: how the log line begins that tells of it.
         effect: the counter of ``metrics()`` that it raises, if it puts a queue in no state.
+        least: to what it raises it, before it is felt.
         lasts_seconds: how long it lasts after it was felt.
         most_letters: dead letters of good entries that there may be.
         poison: the share of entries that are to be refused.
@@ -79,6 +80,7 @@ class Fault(NamedTuple):
     state: str | None
     logged: str
     effect: str | None
+    least: int
     lasts_seconds: float
     most_letters: int
     poison: float
@@ -92,7 +94,7 @@ class Fault(NamedTuple):
         """Tell whether ``metrics`` shows the fault."""
         if self.state is not None:
             return metrics.state == self.state
-        return self.effect is None or getattr(metrics, self.effect) > 20
+        return self.effect is None or getattr(metrics, self.effect) >= self.least
 
 
 ALL: Final[dict[str, Fault]] = {}
@@ -104,6 +106,7 @@ def fault(
     state: str | None = "waiting",
     logged: str = "store lost",
     effect: str | None = None,
+    least: int = 20,
     lasts_seconds: float = 0.3,
     most_letters: int = 0,
     poison: float = 0,
@@ -124,6 +127,7 @@ def fault(
             state=None if effect else state,
             logged=logged,
             effect=effect,
+            least=least,
             lasts_seconds=lasts_seconds,
             most_letters=most_letters,
             poison=poison,
@@ -202,7 +206,7 @@ async def goodbyes_are_swallowed(site: Site) -> AsyncGenerator[None]:
     await site.proxy.heal()
 
 
-@fault(allowed=SILENT, effect="total_retries", lasts_seconds=1, line=True, by_proxy=True)
+@fault(allowed=SILENT, effect="total_retries", least=1, lasts_seconds=1, line=True, by_proxy=True)
 @asynccontextmanager
 async def requests_arrive_after_their_retries(site: Site) -> AsyncGenerator[None]:
     site.proxy.when(Said.BATCH, Do.HOLD, times=2)
