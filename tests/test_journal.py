@@ -388,6 +388,17 @@ async def test_always_lets_nobody_in_without_waiting(
     assert_settled(queue, enqueued=3, persisted=3, refused=0)
 
 
+@pytest.mark.parametrize("entry", [object(), Item([])])  # type: ignore[arg-type]
+async def test_always_refuses_an_entry_without_a_usable_key_before_it_waits(
+    path: Path, store: MemoryRepository[Item], entry: Item
+) -> None:
+    async with queue_with_journal(path, store, durability="always") as queue:
+        for bring in (queue.enqueue, lambda entry: queue.enqueue_many([entry])):
+            with pytest.raises(TypeError, match=r"key of an entry of type .* can't be"):
+                await bring(entry)
+    assert_settled(queue, enqueued=0, persisted=0)
+
+
 async def test_many_producers_share_one_write(
     path: Path, store: MemoryRepository[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,8 @@ async def test_a_batch_is_a_span_of_its_own_that_links_to_those_of_its_producers
         await queue.enqueue(Item("b"))
     with sdk.tracer.start_as_current_span("second") as second:
         queue.enqueue_nowait(Item("a", 2))
+    with sdk.tracer.start_as_current_span("third") as third:
+        await queue.enqueue_many([Item("a", 3), Item("b", 3)])
     await queue.enqueue(Item(SECRET))  # outside of any span
     await trio.sleep(5)
     await opening.__aexit__(None, None, None)
@@ -123,6 +125,7 @@ async def test_a_batch_is_a_span_of_its_own_that_links_to_those_of_its_producers
     assert [link.context.span_id for link in flush.links] == [
         first.get_span_context().span_id,
         second.get_span_context().span_id,
+        third.get_span_context().span_id,
     ]
     assert flush.links[0].context.trace_flags.sampled
     assert flush.attributes == {

@@ -437,6 +437,8 @@ async def test_what_merge_raises_arrives_and_nothing_is_counted(
             queue.enqueue_nowait(Item("a", 2))
         with pytest.raises(ArithmeticError, match="odd"):
             await queue.persist(Item("a", 2))
+        with pytest.raises(ArithmeticError, match="odd"):
+            await queue.enqueue_many([Item("a", 2)])
         assert queue.metrics().total_enqueued == 1
         assert balance(queue.metrics()) == 0
         await queue.enqueue_many(items(range(5)))

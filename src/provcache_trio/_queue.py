@@ -151,10 +151,11 @@ class WriteBehindQueue(Generic[E]):
         for some in _slices(entries, size):
             done = 0
             try:
-                while (done := done + self._accept_some(some[done:])) < len(some):
-                    if not self._accept(some[done], None):
+                while done < len(some):
+                    done += self._accept_some(some[done:])
+                    if done < len(some):
                         await self._room.wait(self._key(some[done]), some[done], None)
-                    done += 1
+                        done += 1
             except QueueClosedError as error:
                 error.accepted = accepted + done
                 raise
@@ -315,6 +316,7 @@ class WriteBehindQueue(Generic[E]):
         if get_ident() != self._lifetime.owner:
             self._refuse_call()
         if self._recorder is not None and self._recorder.holds:
+            self._accept(entries[0], None)  # it has to wait, or has no key
             return 0
         producer = None if self._telemetry is None else self._telemetry.producer()
         line, lane_of, key_of = self._line, self._lanes.of, self._key
