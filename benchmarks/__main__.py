@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.document import write_document
 from benchmarks.figures import (
     Findings,
     Report,
@@ -57,8 +58,6 @@ def main() -> int:
     if arguments.json is not None:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     if arguments.document is not None:
-        from benchmarks.document import write_document  # noqa: PLC0415  # needs matplotlib
-
         write_document(report, arguments.document)
     missed = [figure.name for figure in report.findings.figures if not figure.meets_bar]
     if missed:

@@ -52,7 +52,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         """When the oldest entry was created that nothing later replaces."""
         return NOW + timedelta(microseconds=2 * self.number - self.rows)
 
-    def _keys(self) -> Iterable[int]:
+    def keys(self) -> Iterable[int]:
+        """Yield the number of each entry's key; negative: it is not there beforehand."""
         if self.beforehand:
             share = self.conflicts
             return (
@@ -78,7 +79,7 @@ def _before(number: int, seed_bytes: int) -> list[ProvcacheEntry]:
 
 @lru_cache(maxsize=3)
 def _entries(load: Load) -> list[ProvcacheEntry]:
-    return make_entries(load._keys(), load.number, load.seed_bytes)  # noqa: SLF001  # ours
+    return make_entries(load.keys(), load.number, load.seed_bytes)
 
 
 def make_entries(keys: Iterable[int], version: int, seed_bytes: int = 0) -> list[ProvcacheEntry]:

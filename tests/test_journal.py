@@ -759,7 +759,7 @@ async def test_a_queue_that_gives_up_leaves_its_entries_in_the_journal(
     store._failures.clear()
     async with queue_with_journal(path, store) as queue:
         await until(lambda: not queue.metrics().recovering)
-    assert list(store.rows) == ["a"]
+    assert set(store.rows) == {"a"}
 
 
 @both
@@ -988,7 +988,7 @@ async def test_a_record_that_is_damaged_is_told_by_number_and_kept_and_costs_not
     async with queue_with_journal(path, store) as queue:
         await until(lambda: not queue.metrics().recovering)
         overwrite(path, b"x", b"x")
-    assert list(store.rows) == ["first", "third"]
+    assert set(store.rows) == {"first", "third"}
     assert "records 3 to 3 are missing" in caplog.text
     assert b"SECOND" in bytes_of(path.with_name("journal.set-aside"))
     caplog.clear()
@@ -1023,7 +1023,7 @@ async def test_an_entry_that_can_not_be_read_is_set_aside_and_stops_nothing(
         open_write_behind_queue(store, WriteBehindOptions(batch_size=1), journal=journal) as queue,
     ):
         await until(lambda: not queue.metrics().recovering)
-    assert list(store.rows) == ["a", "b"]
+    assert set(store.rows) == {"a", "b"}
     assert "record 3 is no entry of its type" in caplog.text
     assert b"bad" in bytes_of(path.with_name("journal.set-aside"))
     assert "bad" not in caplog.text
@@ -1040,7 +1040,7 @@ async def test_an_entry_that_is_too_deep_is_set_aside_and_stops_nothing(
     overwrite(path, pack(Kind.ENTRY, 3, msgspec.json.encode(before[1])), pack(Kind.ENTRY, 3, deep))
     async with queue_with_journal(path, store) as queue:
         await until(lambda: not queue.metrics().recovering)
-    assert list(store.rows) == ["a", "b"]
+    assert set(store.rows) == {"a", "b"}
     assert "record 3 is no entry of its type" in caplog.text
     assert deep in bytes_of(path.with_name("journal.set-aside"))
 
