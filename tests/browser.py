@@ -6,6 +6,7 @@ import os
 import queue as threads
 import shutil
 import threading
+import time
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,14 @@ class Program:
     def do(self, call: Callable[[], T]) -> T:
         """Call something in the program's thread."""
         return trio.from_thread.run_sync(call, trio_token=self._token)
+
+    def stall(self, name: str) -> None:
+        """Let a store answer no more, and wait until its queue has something to drain."""
+        self.do(self.stores[name].stall)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while self.do(self.queues[name].metrics).current_queue_depth == 0:
+            assert time.monotonic() < deadline, name
+            time.sleep(0.01)
 
     def leave(self) -> None:
         """Leave the queues' blocks; the server stays."""
