@@ -12,6 +12,7 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,6 +24,9 @@ from benchmarks.figures import (
     installed_versions,
     text_table,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PARTS = ("in_process", "growth", "harm", "postgres", "sqlite")
 
@@ -48,9 +52,7 @@ def main() -> int:
     print(report.machine)
     print(", ".join(f"{name} {number}" for name, number in report.versions.items()))
     for part in arguments.part or PARTS:
-        findings: Findings = importlib.import_module(f"benchmarks.{part}").run(
-            quick=arguments.quick
-        )
+        findings = run_part(part, quick=arguments.quick)
         print(f"\n{part}\n{text_table(findings.figures)}", flush=True)
         for what in findings.absent:
             print(f"not measured: {what}")
@@ -63,6 +65,15 @@ def main() -> int:
     if missed:
         print(f"\nbars missed: {', '.join(missed)}")
     return 1 if arguments.check and missed else 0
+
+
+def run_part(part: str, *, quick: bool) -> Findings:
+    """Return what a part found, or that it can't be run here."""
+    try:
+        run: Callable[..., Findings] = importlib.import_module(f"benchmarks.{part}").run
+    except ModuleNotFoundError as error:
+        return Findings(absent=[f"{part}: {error.name} is not installed"])
+    return run(quick=quick)
 
 
 if __name__ == "__main__":

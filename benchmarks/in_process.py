@@ -56,11 +56,6 @@ async def enqueue_many(queue: WriteBehindQueue[Item], items: list[Item]) -> None
     await queue.flush()
 
 
-def newer(_old: Item, new: Item) -> Item:
-    """Keep the version that was accepted last."""
-    return new
-
-
 def time_floor(run: Callable[[list[Item]], Awaitable[None]], items: list[Item]) -> float:
     """Return the seconds that ``run`` takes."""
 
@@ -79,7 +74,7 @@ def time_case(
 
     async def main() -> float:
         options = WriteBehindOptions(queue_capacity=len(items))
-        async with open_write_behind_queue(NullRepository(), options, merge=newer) as queue:
+        async with open_write_behind_queue(NullRepository(), options) as queue:
             began = perf_counter()
             await run(queue, items)
             return perf_counter() - began

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from provcache_trio._postgres_server import PostgresNotFoundError, find_installations
+
 from benchmarks import clients, queue_runs
 from benchmarks.delay_line import delay_lines
 from benchmarks.entries import Load
@@ -111,6 +113,10 @@ QUICK: Final = Plan(
 def run(*, quick: bool) -> Findings:
     """Measure everything that concerns PostgreSQL."""
     plan = QUICK if quick else FULL
+    try:
+        find_installations()
+    except PostgresNotFoundError as error:
+        return Findings(absent=[f"{PART}: {error}"])
     with open_bench(PART) as bench:
         findings = Findings()
         _compare(bench, plan, findings)
@@ -295,6 +301,12 @@ def _time_one(bench: Bench, plan: Plan, findings: Findings) -> None:
         "persist, idle queue, bridge=thread",
         "bare upsert",
     )
+    # What of it is spent where: in the queue's own tasks, and between trio and asyncpg.
+    free, crossing, crossing_threads = (
+        "persist, idle queue, store that costs nothing",
+        "empty call through the bridge",
+        "empty call through the bridge, bridge=thread",
+    )
     times = plan.round_trips
 
     def measure(run_in: Callable[..., Any], *arguments: object) -> float:
@@ -309,13 +321,19 @@ def _time_one(bench: Bench, plan: Plan, findings: Findings) -> None:
                 measure, bench.theirs, queue_runs.idle_persist, bench.dsn, times, "thread"
             ),
             bare: partial(measure, bench.theirs, clients.bare_round_trip, bench.dsn, times),
+            free: partial(measure, bench.ours, queue_runs.idle_persist_for_nothing, times),
+            crossing: partial(measure, bench.ours, queue_runs.empty_calls, times, "trio-asyncio"),
+            crossing_threads: partial(
+                measure, bench.theirs, queue_runs.empty_calls, times, "thread"
+            ),
         },
         plan.rounds,
     )
     findings.figures += [absolute(PART, name, timings[name], "ms") for name in timings]
     findings.figures += [
-        ratio(PART, idle, timings, idle, bare, bar=MOST_IDLE_TO_BARE),
-        ratio(PART, threaded, timings, threaded, bare),
+        ratio(PART, name, timings, name, bare, bar=MOST_IDLE_TO_BARE if name == idle else None)
+        for name in timings
+        if name != bare
     ]
     bench.empty()
     tasks, pace = 20, 1000

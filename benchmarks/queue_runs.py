@@ -8,23 +8,26 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import trio
 
 from provcache_trio import WriteBehindOptions, open_write_behind_queue
+from provcache_trio._postgres.bridge import make_bridge
 from provcache_trio.postgres import PostgresRepository, open_postgres_repository
 
 from benchmarks.clients import IDLE_SECONDS, SCHEMA_NAME
 from benchmarks.entries import make_entries
+from benchmarks.stores import Item, NullRepository
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from provcache_trio import ProvcacheEntry, WriteBehindQueue
 
     from benchmarks.entries import Load
 
+T = TypeVar("T")
 Kind = Literal["trio-asyncio", "thread"]
 
 _FULL_BATCHES_IN_LINE: Final = 4
@@ -137,16 +140,53 @@ def idle_persist(dsn: str, times: int, bridge: Kind | None = None) -> float:
     entries = make_entries(range(times), 0)
 
     async def work(queue: WriteBehindQueue[ProvcacheEntry]) -> list[float]:
-        seconds: list[float] = []
-        for entry in entries:
-            await trio.sleep(IDLE_SECONDS)
-            began = time.perf_counter()
-            await queue.persist(entry)
-            seconds.append(time.perf_counter() - began)
-        return seconds
+        return await _one_by_one(queue.persist, entries)
 
     options = WriteBehindOptions(flush_interval_seconds=0)
     return statistics.median(_with_queue(dsn, bridge, options, work))
+
+
+def idle_persist_for_nothing(times: int) -> float:
+    """Return the same for a store that does nothing: what the queue's own tasks take."""
+    items = [Item(f"key {number}") for number in range(times)]
+
+    async def main() -> list[float]:
+        options = WriteBehindOptions(flush_interval_seconds=0)
+        async with open_write_behind_queue(NullRepository(), options) as queue:
+            return await _one_by_one(queue.persist, items)
+
+    gc.collect()
+    return statistics.median(trio.run(main))
+
+
+def empty_calls(times: int, kind: Kind) -> float:
+    """Return the median seconds of a call through an idle bridge that does nothing there."""
+
+    async def nothing() -> None:
+        pass
+
+    async def main() -> list[float]:
+        bridge = make_bridge(kind)
+        await bridge.open()
+        seconds = await _one_by_one(bridge.run, [nothing] * times)
+        await bridge.close()
+        return seconds
+
+    gc.collect()
+    return statistics.median(trio.run(main))
+
+
+async def _one_by_one(
+    call: Callable[[T], Awaitable[object]], arguments: Sequence[T]
+) -> list[float]:
+    """Return the seconds of each call, before which nothing happened for a moment."""
+    seconds: list[float] = []
+    for argument in arguments:
+        await trio.sleep(IDLE_SECONDS)
+        began = time.perf_counter()
+        await call(argument)
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def paced_persist(dsn: str, tasks: int, per_second: int, seconds: float) -> list[float]:

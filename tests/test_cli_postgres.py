@@ -11,11 +11,13 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+import trio
 
 from provcache_trio._cli import _stores, main
 from provcache_trio._cli._urls import target_of
 
 from tests.servers import postgres, query
+from tests.test_cli_dead_letters import BAD, left_in, letter, put_entries
 from tests.test_repositories import entry, key_of
 
 if TYPE_CHECKING:
@@ -88,6 +90,37 @@ def test_without_the_extra_the_user_is_told_to_install_it(
     assert out == ""
     assert err.startswith("provcache: PostgreSQL needs the extra: pip install ")
     assert "s3cret" not in err
+
+
+def test_dead_letters_are_sent_again_until_none_is_refused(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "dead.db"
+    bad = (10, 30, 31)
+    letters = [letter(n, hit_count=BAD if n in bad else 0) for n in range(1, 42)]
+    put_entries(path, *letters)
+    retry = ["dead-letters", "retry", "--in", str(path), "--to", url]
+    stored = "SELECT encode(veri_key, 'hex') FROM provcache.entries"
+    table = "ALTER TABLE provcache.entries"
+
+    assert main(["init", "--to", url]) == 0
+    trio.run(query, url, f"{table} ADD CONSTRAINT odd CHECK (hit_count <> {BAD})")
+    capsys.readouterr()
+    assert main(retry) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"provcache: letter {number} was refused again, and stays: "
+        "CheckViolationError, SQLSTATE 23514, constraint odd"
+        for number in bad
+    ]
+    assert left_in(path) == list(bad)
+    assert len(trio.run(query, url, stored)) == len(letters) - len(bad)
+
+    trio.run(query, url, f"{table} DROP CONSTRAINT odd")
+    assert main(retry) == 0
+    assert left_in(path) == []
+    assert {f"sha256:{key}" for (key,) in trio.run(query, url, stored)} == {
+        one.key for one in letters
+    }
 
 
 async def test_a_scratch_store_is_empty_and_gone_afterwards(url: str) -> None:

@@ -22,7 +22,11 @@ from provcache_trio import (
     ReplaySeed,
     build_veri_key,
     merge_entries,
+    open_write_behind_queue,
 )
+from provcache_trio.testing import MemoryRepository
+
+from tests.items import Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -630,6 +634,22 @@ def test_a_version_that_already_is_the_result_is_returned_as_it_is() -> None:
     poor = entry(created_at=NOW - 2 * SECOND, hit_count=3)
     assert merge_entries(rich, poor) is rich
     assert merge_entries(poor, rich) is rich
+
+
+async def test_a_queue_merges_entries_by_it_and_lets_the_newer_of_anything_else_win() -> None:
+    older, newer = entry(hit_count=2), entry(created_at=NOW + SECOND, expires_at=NOW + 2 * SECOND)
+    others: tuple[ProvcacheEntry | Item, ...] = older, newer, entry(hit_count=1), Item(HASH)
+    for arriving in itertools.product(others, repeat=4):
+        kept = arriving[0]
+        for one in arriving[1:]:
+            if isinstance(kept, ProvcacheEntry) and isinstance(one, ProvcacheEntry):
+                kept = merge_entries(kept, one)
+            else:
+                kept = one
+        store = MemoryRepository[ProvcacheEntry | Item]()
+        async with open_write_behind_queue(store) as queue:
+            await queue.enqueue_many(arriving)
+            assert queue.pending(HASH) == kept
 
 
 def test_different_keys_are_not_merged() -> None:

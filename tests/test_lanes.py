@@ -296,9 +296,7 @@ async def test_lanes_that_wait_for_the_sink_go_on_together(autojump_clock: MockC
 @pytest.mark.parametrize("writers", [2, 3, 4, 8])
 def test_keys_that_follow_a_pattern_are_spread_over_the_lanes(writers: int, step: int) -> None:
     lines = [
-        Line[Item](
-            batch_size=1, coalesce=True, merge=lambda _, new: new, ledger=Ledger(), clock=float
-        )
+        Line[Item](batch_size=1, coalesce=True, merge=None, ledger=Ledger(), clock=float)
         for _ in range(writers)
     ]
     lanes = Lanes(lines)

@@ -7,10 +7,13 @@ import hashlib
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 from msgspec.structs import force_setattr
+
+if TYPE_CHECKING:
+    from ._repository import E
 
 _MAX_HIT_COUNT: Final = 2**63 - 1  # what a signed 64-bit column holds
 _MAX_SEED_BYTES: Final = 64 * 1024
@@ -157,6 +160,16 @@ def merge_entries(old: ProvcacheEntry, new: ProvcacheEntry) -> ProvcacheEntry:
     force_setattr(merged, "hit_count", hit_count)
     force_setattr(merged, "last_accessed_at", accessed)
     return merged
+
+
+def merge_or_replace(old: E, new: E) -> E:
+    """Return what is kept of two versions of one key where nobody gave a rule.
+
+    Of entries of other types than ``ProvcacheEntry``, that is the newer version.
+    """
+    if isinstance(old, ProvcacheEntry) and isinstance(new, ProvcacheEntry):
+        return cast("E", merge_entries(old, new))
+    return new
 
 
 def build_veri_key(

@@ -62,7 +62,7 @@ class JournaledLine(Line[E]):
         *,
         batch_size: int,
         coalesce: bool,
-        merge: Callable[[E, E], E],
+        merge: Callable[[E, E], E] | None,
         ledger: Ledger,
         clock: Callable[[], float],
         notes: Notes,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Generic
 
 import trio
 
+from ._entries import ProvcacheEntry, merge_or_replace
 from ._metrics import FlushReason
 from ._repository import E
 
@@ -190,6 +191,7 @@ class Line(Generic[E]):
         "_coalesce",
         "_ledger",
         "_merge",
+        "_plain",
         "_sealed",
         "batches",
         "bell",
@@ -203,13 +205,15 @@ class Line(Generic[E]):
         *,
         batch_size: int,
         coalesce: bool,
-        merge: Callable[[E, E], E],
+        merge: Callable[[E, E], E] | None,
         ledger: Ledger,
         clock: Callable[[], float],
     ) -> None:
         self._batch_size = batch_size
         self._coalesce = coalesce
-        self._merge = merge
+        self._merge = self._merge_or_replace if merge is None else merge
+        # Of which the newer version wins, without a call to learn that again.
+        self._plain: type | None = None
         self._ledger = ledger
         self._clock = clock
         self.on_room: Callable[[], None]  # set by the waiting room; the line got shorter
@@ -233,7 +237,10 @@ class Line(Generic[E]):
         if self._coalesce:
             holder = batch if batch is not None and key in batch.entries else self._sealed.get(key)
             if holder is not None:
-                holder.entries[key] = self._merge(holder.entries[key], entry)
+                entries = holder.entries
+                if type(entry) is not self._plain:
+                    entry = self._merge(entries[key], entry)
+                entries[key] = entry
                 ledger.enqueued += 1
                 ledger.coalesced += 1
                 return holder
@@ -250,6 +257,11 @@ class Line(Generic[E]):
         if len(batch.entries) == self._batch_size:
             self.hurry(batch, FlushReason.FULL)
         return batch
+
+    def _merge_or_replace(self, old: E, new: E) -> E:
+        if not isinstance(new, ProvcacheEntry):
+            self._plain = type(new)
+        return merge_or_replace(old, new)
 
     def _open_batch(self) -> Batch[E]:
         self.seal(FlushReason.FULL)

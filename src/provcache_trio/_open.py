@@ -7,12 +7,11 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final, overload
 
 import trio
 
 from ._batcher import run_batcher
-from ._entries import ProvcacheEntry, merge_entries
 from ._errors import DrainTimeoutError, QueueClosedError, WriteBehindCrashedError
 from ._journaled_line import JournaledLine, Notes
 from ._lanes import Lanes
@@ -151,7 +150,7 @@ def open_write_behind_queue(
         options,
         name=name,
         key=attrgetter("veri_key") if key is None else key,
-        merge=_merge_or_replace if merge is None else merge,
+        merge=merge,
         sink=dead_letters,
         wall_clock=wall_clock,
         telemetry=telemetry,
@@ -181,12 +180,6 @@ def _check_time(now: object) -> None:
         raise ValueError("wall_clock must return an aware datetime, not a naive one")
 
 
-def _merge_or_replace(old: E, new: E) -> E:
-    if isinstance(old, ProvcacheEntry) and isinstance(new, ProvcacheEntry):
-        return cast("E", merge_entries(old, new))
-    return new
-
-
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -206,7 +199,7 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         *,
         name: str,
         key: Callable[[E], Hashable],
-        merge: Callable[[E, E], E],
+        merge: Callable[[E, E], E] | None,
         sink: DeadLetterSink[E] | None,
         wall_clock: Callable[[], datetime],
         telemetry: Telemetry | None,

@@ -21,11 +21,11 @@ from __future__ import annotations
 import copy
 from collections import deque
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, cast
+from typing import TYPE_CHECKING, Generic
 
 import trio
 
-from ._entries import ProvcacheEntry, merge_entries
+from ._entries import merge_or_replace
 from ._errors import EntryRejectedError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     # ``MemoryRepository()`` is one of ProvcacheEntry.
     from typing_extensions import TypeVar
 
+    from ._entries import ProvcacheEntry
     from ._repository import DeadLetter
 
     E = TypeVar("E", default=ProvcacheEntry)
@@ -163,7 +164,7 @@ class MemoryRepository(_Scripted, Generic[E]):
         self.reject_with_index = reject_with_index
         # Not the parameter's default: checkers would take E from it, and know nothing of E.
         self._key: Callable[[E], Hashable] = attrgetter("veri_key") if key is None else key
-        self._merge = _merge_or_replace if merge is None else merge
+        self._merge = merge_or_replace if merge is None else merge
         self._rejected: set[Hashable] = set()
 
     def reject(self, *keys: Hashable) -> None:
@@ -304,9 +305,3 @@ _expires_at: Callable[[object], datetime] = attrgetter("expires_at")
 
 def _answer_lost() -> StoreUnavailableError:
     return StoreUnavailableError("the answer was lost, as the test asked")
-
-
-def _merge_or_replace(stored: E, arriving: E) -> E:
-    if isinstance(stored, ProvcacheEntry) and isinstance(arriving, ProvcacheEntry):
-        return cast("E", merge_entries(stored, arriving))
-    return arriving

@@ -270,8 +270,17 @@ BATCHING = (
         "batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_line.py",
-            "holder.entries[key] = self._merge(holder.entries[key], entry)",
-            "holder.entries[key] = self._merge(entry, holder.entries[key])",
+            "entry = self._merge(entries[key], entry)",
+            "entry = self._merge(entry, entries[key])",
+        ),
+    ),
+    mutant(
+        "only the first two versions of an entry merge",
+        "entries::a_queue_merges_entries_by_it_and_lets_the_newer_of_anything_else_win",
+        (
+            "_line.py",
+            "        if not isinstance(new, ProvcacheEntry):\n            self._plain",
+            "        if new is not old:\n            self._plain",
         ),
     ),
 )
