@@ -43,7 +43,7 @@ ENTRIES = 10_000
 HOT_KEYS = 1000
 WARM_UP = 1000  # entries of each case that run first and are not counted
 MORE = 5000  # entries accepted beside those that wait
-WAITING = (1000, 10_000, 100_000)
+WAITING = (1000, 10_000, 100_000, 1_000_000)
 RAW = "raw channel"
 # Callgrind divides its counts where the C function of this name is called; nothing else calls it.
 MARK = os.getppid
@@ -182,7 +182,8 @@ async def cases_waiting(counts: Sequence[int], mark: Callable[[], object]) -> No
     """Accept more in a queue that holds more and more."""
     items = [Item(f"waiting-{n}") for n in range(counts[-1] + MORE)]
     store = HeldRepository()
-    options = WriteBehindOptions(queue_capacity=len(items))
+    # Under callgrind everything takes fifty times as long.
+    options = WriteBehindOptions(queue_capacity=len(items), drain_timeout_seconds=3600)
     async with open_write_behind_queue(store, options) as queue:
         done = 0
         for count in counts:
