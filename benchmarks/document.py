@@ -42,6 +42,10 @@ NOTES: Final = """\
   Half of the entries are newer versions of rows, unless a plot says otherwise.
 - *Server only* is the statement over rows that are on the server already, so nothing is encoded or
   sent: the limit for a client that costs nothing.
+- *Persist, idle queue* is the time of one entry while nothing else happens. To the upsert come the
+  queue's own tasks (the line with a store that costs nothing) and the way to asyncio and back (an
+  empty call), together more than the bar leaves; and asyncpg takes longer in trio-asyncio's loop
+  than in asyncio's. A caller that can't wait calls `enqueue`.
 - What could not be measured is named at the end.
 """
 
