@@ -7,13 +7,12 @@ import hashlib
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 from msgspec.structs import force_setattr
 
-if TYPE_CHECKING:
-    from ._repository import E
+E = TypeVar("E")
 
 _MAX_HIT_COUNT: Final = 2**63 - 1  # what a signed 64-bit column holds
 _MAX_SEED_BYTES: Final = 64 * 1024
