@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from provcache_trio import (
     DrainTimeoutError,
+    EntryRejectedError,
     QueueClosedError,
     QueueState,
     StoreUnavailableError,
@@ -290,6 +291,46 @@ async def test_lanes_that_wait_for_the_sink_go_on_together(autojump_clock: MockC
         await queue.flush()
         assert queue.metrics().state is QueueState.RUNNING
     assert_settled(queue, failed=12)
+
+
+async def test_a_lane_that_is_stuck_is_older_than_a_younger_lanes_letter(
+    store: Picky, autojump_clock: MockClock
+) -> None:
+    options = WriteBehindOptions(
+        writers=2, flush_interval_seconds=0, drain_timeout_seconds=1, batch_size=2
+    )
+    sink = MemoryDeadLetters[Item]()
+    sink.down()
+    with pytest.raises(DrainTimeoutError) as caught:
+        async with open_write_behind_queue(store, options, dead_letters=sink) as queue:
+            old, young = one_of_each_lane(queue)
+            store.stalled.add(old.veri_key)
+            store.failing[young.veri_key] = EntryRejectedError("bad")
+            await queue.enqueue(old)
+            await trio.sleep(100)
+            await queue.enqueue(young)
+            await trio.sleep(10)
+            assert sink.letters == []
+            assert queue.metrics().oldest_pending_seconds == pytest.approx(110)
+    assert caught.value.undelivered == queue.undelivered == (old, young)
+
+
+async def test_a_lane_without_refusals_does_not_wait_for_another_lanes_letters(
+    store: Picky, autojump_clock: MockClock
+) -> None:
+    sink = MemoryDeadLetters[Item](latency_seconds=4)
+    async with open_write_behind_queue(store, TWO, dead_letters=sink) as queue:
+        good, bad = one_of_each_lane(queue)
+        store.failing[bad.veri_key] = EntryRejectedError("bad")
+        await queue.enqueue(bad)
+        await trio.sleep(1)
+        began = trio.current_time()
+        await queue.persist(good)
+        await queue.enqueue(good)
+        await trio.sleep(0.1)
+        assert trio.current_time() - began < 0.2
+        assert store.rows == [good, good]
+    assert_settled(queue, persisted=2, failed=1)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 64, 1000])

@@ -68,6 +68,18 @@ async def test_a_letter_holds_the_entry_and_why(
     assert letter.failed_at.tzinfo is UTC
 
 
+async def test_a_wall_clock_at_the_beginning_of_time_stops_nothing(
+    store: MemoryRepository[Item], letters: MemoryDeadLetters[Item], autojump_clock: MockClock
+) -> None:
+    first = datetime.min.replace(tzinfo=UTC)
+    async with open_write_behind_queue(
+        store, dead_letters=letters, wall_clock=lambda: first
+    ) as queue:
+        await queue.enqueue(Item("bad1"))
+    (letter,) = letters.letters
+    assert (letter.opened_at, letter.failed_at) == (first, first)
+
+
 async def test_without_a_sink_the_key_is_logged_and_the_payload_is_not(
     store: MemoryRepository[Item], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,3 +259,32 @@ async def test_the_sink_gets_one_call_at_a_time_oldest_first(
     async with open_write_behind_queue(store, options, dead_letters=Sink()) as queue:
         await queue.enqueue_many(items(f"bad{n}" for n in range(10)))
     assert taken == [f"bad{n}" for n in range(10)]
+
+
+@pytest.mark.one_lane
+async def test_attempts_are_the_calls_that_included_the_entry_though_it_was_put_back(
+    letters: MemoryDeadLetters[Item], autojump_clock: MockClock
+) -> None:
+    store = MemoryRepository[Item](reject_with_index=True)
+    bad = items(range(25))  # so many that the store is blamed until it takes the good one
+    store.reject(*(item.veri_key for item in bad))
+    options = WriteBehindOptions(flush_interval_seconds=0)
+    async with open_write_behind_queue(store, options, dead_letters=letters) as queue:
+        await queue.enqueue_many([*bad, Item("good")])
+        await trio.sleep(600)
+    assert_settled(queue, failed=25, persisted=1)
+    for letter in letters.letters:
+        assert letter.attempts == sum(letter.entry in call for call in store.calls), letter.key
+
+
+async def test_in_a_forked_child_the_sink_gets_nothing(
+    store: MemoryRepository[Item], letters: MemoryDeadLetters[Item], autojump_clock: MockClock
+) -> None:
+    letters.down()
+    async with open_write_behind_queue(store, dead_letters=letters) as queue:
+        await queue.enqueue(Item("bad1"))
+        await trio.sleep(60)
+        queue._lifetime.forked = True  # as the hook does in a child that goes on
+        letters.up()
+        await trio.sleep(60)
+    assert letters.letters == []

@@ -209,6 +209,23 @@ async def test_enqueue_many_tells_where_the_closed_queue_stopped_it(
     assert_settled(queue, enqueued=6, persisted=6)
 
 
+async def test_entries_that_call_a_closed_queue_do_not_hide_how_many_were_accepted(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    async with open_write_behind_queue(store, SMALL) as closed:
+        pass
+
+    def calling() -> Iterator[Item]:
+        yield from items("ab")
+        closed.enqueue_nowait(Item("c"))
+
+    async with open_write_behind_queue(store, SMALL) as queue:
+        with pytest.raises(QueueClosedError) as caught:
+            await queue.enqueue_many(calling())
+    assert caught.value.accepted == 2
+    assert_settled(queue, enqueued=2, persisted=2)
+
+
 async def store_up_later(store: MemoryRepository[Item]) -> None:
     await trio.sleep(1)
     store.resume()

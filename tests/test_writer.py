@@ -198,6 +198,19 @@ async def test_a_transient_error_while_isolating_is_retried_on_its_own(
     assert_settled(queue, persisted=3, failed=1, retries=2)
 
 
+async def test_a_store_that_fails_for_unknown_reasons_until_all_is_isolated_is_not_away(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    options = WriteBehindOptions(max_retries=2)
+    async with open_write_behind_queue(store, options) as queue:
+        store.fail_next(StoreUnavailableError("away"))
+        store.fail_next(ValueError("odd"), times=3)
+        await queue.enqueue(Item("a"))
+        await trio.sleep(3600)
+        assert queue.metrics().state is QueueState.RUNNING
+    assert_settled(queue, failed=1)
+
+
 async def test_an_unknown_error_is_isolated_by_halving_without_more_retries(
     autojump_clock: MockClock,
 ) -> None:

@@ -58,8 +58,6 @@ class Lanes(Generic[E]):
         each = (line.oldest() for line in self.lines)
         return min((opened_at for opened_at in each if opened_at is not None), default=None)
 
-    def abandon(self, error: Callable[[], ProvcacheError]) -> list[E]:
-        """Give up everything; return it, oldest batch first."""
-        batches = [batch for line in self.lines for batch in line.abandon(error)]
-        batches.sort(key=lambda batch: batch[0])
-        return [entry for _, entries in batches for entry in entries]
+    def abandon(self, error: Callable[[], ProvcacheError]) -> list[tuple[float, list[E]]]:
+        """Give up everything; return when each batch was opened, and its entries."""
+        return [batch for line in self.lines for batch in line.abandon(error)]

@@ -54,17 +54,16 @@ class Outbox(Generic[E]):
         self.undelivered: tuple[E, ...] = ()  # handed back at the end, the line's included
 
     def oldest(self) -> float | None:
-        """Return when the batch of the oldest letter was opened; from any thread."""
-        try:
-            return self._opened_at[0]
-        except IndexError:
-            return None
+        """Return when the oldest batch of a letter was opened; from any thread."""
+        return min(self._opened_at, default=None)  # those of several lanes are in no order
 
     async def post(self, batch: Batch[E]) -> None:
         """Take over everything that ``batch`` refused, once there is room for it.
 
         Returns when a sink that works has the letters; one that fails is not waited for.
         """
+        if not batch.refused:
+            return
         while batch.refused:
             self._take_over(batch)
             if batch.refused:
@@ -80,7 +79,10 @@ class Outbox(Generic[E]):
         """Move refused entries from ``batch`` to here, in one step, as far as they fit."""
         lifetime = self._lifetime
         now = lifetime.now()
-        opened_at = now - timedelta(seconds=lifetime.clock() - batch.opened_at)
+        try:
+            opened_at = now - timedelta(seconds=lifetime.clock() - batch.opened_at)
+        except OverflowError:  # somebody's wall clock is at the beginning of time
+            opened_at = now
         room = lifetime.options.batch_size - len(self.letters)
         posted: list[DeadLetter[E]] = []
         for key in list(batch.refused)[:room]:
@@ -141,6 +143,8 @@ class Outbox(Generic[E]):
             while not self.letters:
                 await self._bell.wait()
             letters = tuple(self.letters)
+            if self._lifetime.forked:
+                await trio.sleep_forever()  # the parent's letters
             failure = await result_of(lambda: _put(sink, letters), self._lifetime.scope)  # noqa: B023  # awaited before the next turn
             if failure is None:
                 failures = 0
@@ -174,9 +178,11 @@ class Outbox(Generic[E]):
         self._changed.set()
         self._changed = trio.Event()
 
-    def abandon(self) -> list[E]:
-        """Give up the letters that the sink has not taken; return their entries."""
-        given_up = [letter.entry for letter in self.letters]
+    def abandon(self) -> list[tuple[float, list[E]]]:
+        """Give up what the sink has not taken; return each entry, after its batch's opening."""
+        given_up = [
+            (at, [letter.entry]) for at, letter in zip(self._opened_at, self.letters, strict=True)
+        ]
         moved = len(given_up)
         self.letters.clear()
         self.places.clear()

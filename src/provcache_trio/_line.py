@@ -96,11 +96,12 @@ class Part:
 class Place:
     """Where a journal holds one entry that is not settled."""
 
-    __slots__ = ("gone", "numbers", "unsafe")
+    __slots__ = ("gone", "numbers", "refused", "unsafe")
 
     def __init__(self) -> None:
         self.numbers: list[int] = []  # of its records; several make one by merging
         self.gone: bool = False  # the entry is settled
+        self.refused: bool = False  # the journal can't hold its newest version
         self.unsafe: bool = False  # of a dead letter: it has to be written
 
 
@@ -134,6 +135,7 @@ class Batch(Generic[E]):
         "refused",
         "settled",
         "suspect",
+        "tries",
         "unsafe",
         "vindicated",
     )
@@ -156,6 +158,7 @@ class Batch(Generic[E]):
         # goes on where it was.
         self.parts: list[Part] = []  # a stack: what is still to be tried
         self.refused: dict[Hashable, Refusal[E]] = {}
+        self.tries: dict[Hashable, int] = {}  # calls that included it before it was put back
         self.suspect: bool = False  # refusals came while the store looked misconfigured
         self.vindicated: bool = False  # something of it was persisted: refuse for good
 

@@ -375,12 +375,12 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
         if self._lifetime.forked:
             return  # the parent's entries
         name = self._name
-        left = (
-            *self._outbox.undelivered,
+        batches = [
             *self._outbox.abandon(),
             *self._lanes.abandon(lambda: QueueClosedError(f"queue {name!r} ended before that")),
-        )
-        self._outbox.undelivered = left
+        ]
+        batches.sort(key=lambda batch: batch[0])
+        self._outbox.undelivered += tuple(entry for _, entries in batches for entry in entries)
         self._lifetime.note_settled()  # after giving up, there is nothing to wait for
 
     def _report(self, exc: BaseException | None, interrupt: KeyboardInterrupt | None) -> None:

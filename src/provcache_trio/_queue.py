@@ -148,21 +148,23 @@ class WriteBehindQueue(Generic[E]):
         checkpointed_at = 0
         size = min(self._lifetime.options.batch_size, _SLICE)
         await trio.lowlevel.checkpoint()
-        for some in _slices(entries, size):
-            done = 0
-            try:
-                while done < len(some):
-                    done += self._accept_some(some[done:])
-                    if done < len(some):
-                        await self._room.wait(self._key(some[done]), some[done], None)
-                        done += 1
-            except QueueClosedError as error:
-                error.accepted = accepted + done
-                raise
-            accepted += done
-            if accepted - checkpointed_at >= size:
-                checkpointed_at = accepted
-                await trio.lowlevel.checkpoint()
+        try:
+            for some in _slices(entries, size):
+                rest = some
+                while rest:
+                    done = self._accept_some(rest)
+                    accepted += done
+                    rest = rest[done:]
+                    if rest:
+                        await self._room.wait(self._key(rest[0]), rest[0], None)
+                        accepted += 1
+                        rest = rest[1:]
+                if accepted - checkpointed_at >= size:
+                    checkpointed_at = accepted
+                    await trio.lowlevel.checkpoint()
+        except QueueClosedError as error:  # also from ``entries``, if they call the queue
+            error.accepted = accepted
+            raise
         return accepted
 
     async def persist(self, entry: E, /) -> None:
@@ -233,9 +235,8 @@ class WriteBehindQueue(Generic[E]):
         """Return a consistent snapshot, O(1); from any thread, and after exit."""
         lifetime = self._lifetime
         now = lifetime.clock()
-        oldest = self._outbox.oldest()  # older than anything in the line
-        if oldest is None:
-            oldest = self._lanes.oldest()
+        opened = [self._outbox.oldest(), self._lanes.oldest()]
+        oldest = min((at for at in opened if at is not None), default=None)
         tries = [at for backoff in self._backoffs if (at := backoff.next_try_at) is not None]
         # Every call comes before the counters: between two reads of them nothing else runs.
         oldest_pending_seconds = 0.0 if oldest is None else max(0.0, now - oldest)

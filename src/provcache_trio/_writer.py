@@ -90,10 +90,11 @@ class Writer(Generic[E]):
 
     def _put_back(self, batch: Batch[E]) -> None:
         keys = tuple(batch.refused)
-        tries = max(refusal.tries for refusal in batch.refused.values())
         for key in keys:
-            batch.entries[key] = batch.refused.pop(key).entry
-        batch.parts.append(Part(keys, tries=tries))
+            refusal = batch.refused.pop(key)
+            batch.entries[key] = refusal.entry
+            batch.tries[key] = refusal.tries
+        batch.parts.append(Part(keys))
         self._lifetime.ledger.retries += len(keys)
 
     async def _try(self, batch: Batch[E], part: Part) -> None:
@@ -116,11 +117,13 @@ class Writer(Generic[E]):
             self._failures += 1
             await self._retry(part, self._failures)
             return
-        if result.kind is not Kind.UNKNOWN:
+        retries = result.kind is not Kind.REJECTED and self._may_retry(part, result.kind)
+        # Something unknown that goes on is taken for the entries' fault, so for an answer.
+        if result.kind is not Kind.UNKNOWN or not retries:
             self._watch.answered(self.backoff)
             if not self._watch.refuses_everything:
                 self._failures = 0
-        if result.kind is not Kind.REJECTED and self._may_retry(part, result.kind):
+        if retries:
             part.retries += 1
             self._log_retry(part, result)
             await self._retry(part, part.retries)
@@ -217,4 +220,5 @@ class Writer(Generic[E]):
     @staticmethod
     def _refuse(batch: Batch[E], keys: tuple[Hashable, ...], part: Part, failure: Failure) -> None:
         for key in keys:
-            batch.refused[key] = Refusal(batch.entries.pop(key), failure, part.tries)
+            tries = part.tries + batch.tries.get(key, 0)
+            batch.refused[key] = Refusal(batch.entries.pop(key), failure, tries)
