@@ -123,6 +123,15 @@ class ModelDisk(Disk):
             raise
         inode.sync()
 
+    def size(self, descriptor: int) -> int:
+        return len(self.open_files[descriptor].data)
+
+    def give(self, descriptor: int, like: int) -> None:
+        """There are no owners."""
+
+    def remove(self, path: str) -> None:
+        del self.names[path]
+
     def rename(self, old: str, new: str) -> None:
         self._operate("rename")
         self.names[new] = self.names.pop(old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import threading
@@ -715,6 +716,21 @@ async def test_a_directory_that_is_another_one_is_not_written_to(
         await until(lambda: queue.metrics().durable)
 
 
+async def test_what_json_does_not_hold_is_not_said_to_stay_in_the_journal(
+    path: Path,
+) -> None:
+    store = MemoryRepository[Any]()
+    store.down()
+    odd = Item("odd", *NO_INTS[:1])
+    with pytest.raises(DrainTimeoutError) as caught:
+        async with queue_with_journal(path, store) as queue:
+            await queue.enqueue(Item("good"))
+            await queue.enqueue(odd)
+            await trio.sleep(0.02)
+    assert caught.value.undelivered == (Item("good"), odd)
+    assert entries_in(path) == 1
+
+
 @both
 async def test_what_neither_store_nor_journal_took_is_handed_back_with_an_error(
     path: Path, store: MemoryRepository[Item], disk: SlowDisk, durability: Durability
@@ -803,6 +819,47 @@ async def test_ctrl_c_after_the_deadline_is_just_ctrl_c(
             raise KeyboardInterrupt
     assert not getattr(caught.value, "__notes__", [])
     assert queue.undelivered == (Item("a"),)
+
+
+async def test_a_journal_is_entered_once(path: Path) -> None:
+    opening = open_journal(path)
+    async with opening:
+        pass
+    with pytest.raises(RuntimeError, match="once"):
+        async with opening:
+            pass
+
+
+async def test_a_journal_that_was_closed_leaves_the_file_to_its_next_owner(path: Path) -> None:
+    async with open_journal(path, entry_type=Item) as closed:
+        pass
+    async with open_journal(path, entry_type=Item):
+        before = inode_of(path)
+        with pytest.raises(JournalError):
+            await closed.rewrite([Item("a")])
+        assert inode_of(path) == before
+
+
+async def test_without_a_thread_nothing_is_lost(
+    path: Path, store: MemoryRepository[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with queue_with_journal(path, store) as queue:
+        with monkeypatch.context() as patched:
+            patched.setattr(trio.lowlevel, "start_thread_soon", none_left)
+            store.stall()
+            await queue.enqueue(Item("a"))
+            await until(lambda: not queue.metrics().durable)
+        await until(lambda: queue.metrics().durable)
+        store.resume()
+    assert_settled(queue, persisted=1)
+    with monkeypatch.context() as patched:
+        async with open_journal(path, entry_type=Item):
+            patched.setattr(trio.lowlevel, "start_thread_soon", none_left)
+    async with open_journal(path, entry_type=Item):  # was let go
+        pass
 
 
 async def test_a_journal_serves_one_queue(path: Path, store: MemoryRepository[Item]) -> None:
@@ -1028,6 +1085,88 @@ async def test_an_entry_that_can_not_be_read_is_set_aside_and_stops_nothing(
     assert b"bad" in bytes_of(path.with_name("journal.set-aside"))
     assert "bad" not in caplog.text
     assert size_of(path) < EMPTY_BYTES
+
+
+@pytest.mark.one_lane
+async def test_what_can_not_be_set_aside_yet_costs_nothing_else_of_its_page(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave_behind(path, items(["a", "bad", "b", "bad", "c"]))
+    create, failures = Disk.create, 3
+
+    def fails_at_first(disk: Disk, name: str) -> int:
+        nonlocal failures
+        if name.endswith(".set-aside") and failures:
+            failures -= 1
+            raise OSError(errno.ENOSPC, "full")
+        return create(disk, name)
+
+    monkeypatch.setattr(Disk, "create", fails_at_first)
+    store = MemoryRepository[Strict]()
+    async with (
+        open_journal(path, entry_type=Strict, sync_interval_seconds=0.001) as journal,
+        open_write_behind_queue(store, journal=journal) as queue,
+    ):
+        await until(lambda: not queue.metrics().recovering)
+    assert failures == 0
+    assert set(store.rows) == {"a", "b", "c"}
+    assert bytes_of(path.with_name("journal.set-aside")).count(b"bad") == 2
+
+
+@pytest.mark.one_lane
+async def test_what_was_set_aside_is_not_set_aside_again_by_the_next_queue(path: Path) -> None:
+    await leave_behind(path, items(["a", "bad", "b"]))
+    store = MemoryRepository[Strict]()
+    store.down()
+    for _ in range(3):
+        async with (
+            open_journal(path, entry_type=Strict, sync_interval_seconds=0.001) as journal,
+            open_write_behind_queue(store, SOON, journal=journal) as queue,
+        ):
+            await until(lambda: not queue.metrics().recovering)
+        assert bytes_of(path.with_name("journal.set-aside")).count(b"bad") == 1
+
+
+@pytest.mark.one_lane
+async def test_a_crash_in_the_middle_of_a_page_costs_nothing_of_it(
+    path: Path, store: MemoryRepository[Item]
+) -> None:
+    await leave_behind(path, items("abcdef"))
+    crashes = [SystemExit("once")]
+
+    def key(item: Item) -> str:
+        if item.veri_key == "c" and crashes:
+            raise crashes.pop()
+        return item.veri_key
+
+    async with (
+        open_journal(path, entry_type=Item) as journal,
+        open_write_behind_queue(store, key=key, journal=journal) as queue,
+    ):
+        await until(lambda: not queue.metrics().recovering)
+    assert_settled(queue, recovered=6, persisted=6)
+
+
+async def test_a_log_filter_that_raises_costs_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_record: logging.LogRecord) -> bool:
+        raise RuntimeError("a filter")
+
+    await leave_behind(path, items(["a", "bad", "b"]))
+    logger = logging.getLogger("provcache_trio")
+    logger.addFilter(broken)
+    try:
+        store = MemoryRepository[Strict]()
+        async with (
+            open_journal(path, entry_type=Strict) as journal,
+            open_write_behind_queue(store, journal=journal) as queue,
+        ):
+            await until(lambda: not queue.metrics().recovering)
+    finally:
+        logger.removeFilter(broken)
+    assert set(store.rows) == {"a", "b"}
+    assert "RuntimeError: a filter" in capsys.readouterr().err
 
 
 @pytest.mark.one_lane

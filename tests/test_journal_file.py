@@ -415,6 +415,58 @@ def test_a_record_that_can_not_be_here_is_damage(odd: bytes) -> None:
     assert replayed(file) == [b"good", b"too"]
 
 
+def test_a_record_that_can_not_be_here_is_set_aside_as_a_whole() -> None:
+    disk = ModelDisk()
+    open_file(disk).append([(b"1", ())], ())
+    odd = pack(Kind.ENTRY, 2, b'"precious"')
+    disk.names[PATH].data += odd
+    file = open_file(disk)
+    assert disk.names[f"{PATH}.set-aside"].synced == odd
+    assert replayed(file) == [b"1"]
+
+
+def test_what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal() -> None:
+    disk = ModelDisk()
+    open_file(disk).append([(b"1", ())], ())
+    disk.names[PATH].data += b"torn"
+    disk.names[PATH].sync()
+    open_file(disk)
+    assert not disk.names[PATH].synced.endswith(b"torn")
+    assert disk.durable_names[f"{PATH}.set-aside"].synced == b"torn"
+
+
+def test_a_rewrite_that_fails_leaves_no_file_behind() -> None:
+    disk = ModelDisk()
+    file = open_file(disk)
+    disk.fault = fail_at(disk.operations + 2, names=("write",))
+    with pytest.raises(JournalError):
+        file.rewrite([b"1"])
+    assert f"{PATH}.new" not in disk.names
+
+
+def test_a_journal_that_grows_while_it_is_looked_at_looks_sound() -> None:
+    disk = ModelDisk()
+    owner = open_file(disk)
+    owner.append([(b"1", ())], ())
+
+    class Growing(ModelDisk):
+        """Shows the other's files, and lets the owner write at every look."""
+
+        def read(self, descriptor: int, count: int, at: int) -> bytes:
+            owner.append([(b"2", ())], ())
+            data = bytes(self.open_files[descriptor].data)
+            # The last record is half written.
+            return data[: len(data) - 9][at : at + count]
+
+    looking = Growing()
+    looking.names = disk.names
+    file = JournalFile(PATH, entry_type=None, disk=looking, read_only=True)
+    findings = file.open()
+    assert findings.entries > 0
+    assert findings.missing == []
+    assert findings.damaged_bytes == findings.unfinished_bytes
+
+
 def test_ranges_of_what_is_not_here_settle_nothing() -> None:
     disk = with_records(pack_entry(2, b"good", ()), pack(Kind.SETTLED, 3, b"[[-5,1],[3,9],[2,1]]"))
     assert left_on(disk) == [b"good"]

@@ -95,6 +95,7 @@ class JournalFile:
         self._replay_end = 0  # as far as the file was read when it was opened
         self._replayed = 0  # number of the last entry that was returned
         self._page: list[tuple[int, bytes]] = []
+        self._misplaced: set[int] = set()  # offsets of records that can't be where they are
 
     @property
     def overgrown(self) -> bool:
@@ -125,20 +126,23 @@ class JournalFile:
         return findings
 
     def _scan(self) -> Findings:
-        records = self._pieces(len(MAGIC_LINE))
-        expected = self._read_beginning(records)
-        self._base = expected
+        beginning = self._pieces(len(MAGIC_LINE))
+        self._base = expected = self._read_beginning(beginning)
+        # In this order, as whoever only looks does so while it grows: what is noted is in the
+        # file, and what is written from now on is not looked at.
+        noted = self._noted_last()
+        records = self._pieces(self._entries_at, self._disk.size(self._descriptor))
         missing: list[tuple[int, int]] = []
         damaged = unfinished = 0
         for piece in records:
             if isinstance(piece, Damage) or not self._note(piece, expected):
                 damaged += len(piece.raw)
+                self._misplaced.add(piece.at)
                 unfinished = len(piece.raw) if isinstance(piece, Damage) and piece.at_end else 0
                 continue
             if piece.number > expected:
                 missing.append((expected, piece.number - 1))
             expected = piece.number + 1
-        noted = self._noted_last()
         if noted >= expected:
             missing.append((expected, noted))
         self._last = max(expected - 1, noted)
@@ -215,7 +219,7 @@ class JournalFile:
     def _mend(self, findings: Findings) -> None:
         """Keep a copy of what is no record, and cut it off where it is at the end."""
         for piece in self._pieces(self._entries_at):
-            if isinstance(piece, Damage):
+            if isinstance(piece, Damage) or piece.at in self._misplaced:
                 self._set_aside(piece.raw)
         if findings.unfinished_bytes:
             self._disk.truncate(self._descriptor, self._size)
@@ -230,13 +234,13 @@ class JournalFile:
 
     def _set_aside(self, raw: bytes) -> None:
         path = f"{self._path}.set-aside"
-        if self._disk.identity(path) is None:
-            descriptor = self._disk.create(path)
-        else:
-            descriptor = self._disk.open(path, read_only=False)
+        is_new = self._disk.identity(path) is None
+        descriptor = self._create(path) if is_new else self._disk.open(path, read_only=False)
         try:
             self._write(descriptor, raw)
             self._disk.sync(descriptor)
+            if is_new:
+                self._disk.sync_directory(self._directory)
         finally:
             self._disk.close(descriptor)
 
@@ -306,7 +310,7 @@ class JournalFile:
             if self._home is None or self._disk.identity(self._directory) != self._home:
                 raise JournalError("the journal's directory is gone, or is another one")
             new = f"{self._path}.new"
-            descriptor = self._disk.create(new)
+            descriptor = self._create(new)
             try:
                 filled = self._fill(descriptor, documents)
                 self._disk.sync(descriptor)
@@ -315,6 +319,8 @@ class JournalFile:
                 self._disk.rename(new, self._path)
             except BaseException:
                 self._disk.close(descriptor)
+                with suppress(OSError):
+                    self._disk.remove(new)
                 raise
             old, self._descriptor, self._identity = self._descriptor, descriptor, identity
             self._take(filled)
@@ -325,6 +331,13 @@ class JournalFile:
             self._note_last()
             self._grown_at = _GROWTH_BYTES + 2 * filled.size
         return filled.first
+
+    def _create(self, path: str) -> int:
+        """Make a file for whoever owns the journal, though root may be at work."""
+        descriptor = self._disk.create(path)
+        if self._descriptor != _NONE:
+            self._disk.give(descriptor, self._descriptor)
+        return descriptor
 
     def _fill(self, descriptor: int, documents: Iterable[bytes]) -> _Filled:
         name = secrets.token_hex(8)
@@ -359,13 +372,14 @@ class JournalFile:
                     self._disk.close(descriptor)
         self._descriptor = self._note_descriptor = _NONE
         self._trusted = False
+        self._home = None  # whoever owns it next has it to itself
 
-    def _pieces(self, at: int) -> Iterator[Record | Damage]:
+    def _pieces(self, at: int, end: int | None = None) -> Iterator[Record | Damage]:
         position = at
 
         def read(count: int) -> bytes:
             nonlocal position
-            some = self._read(count, position)
+            some = self._read(count if end is None else min(count, end - position), position)
             position += len(some)
             return some
 

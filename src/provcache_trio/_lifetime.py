@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("provcache_trio")
 
 
+def log(level: int, message: str, *args: object, **fields: object) -> None:
+    """Log with ``fields`` on the record."""
+    try:
+        logger.log(level, message, *args, extra=fields)
+    except Exception:  # noqa: BLE001  # a filter or a record factory: no reason to stop
+        if logging.raiseExceptions:  # as the handlers of logging do it
+            traceback.print_exc()
+
+
 class Lifetime:
     """What a queue's tasks know of its beginning and end."""
 
@@ -96,12 +105,7 @@ class Lifetime:
 
     def log(self, level: int, message: str, *args: object, **fields: object) -> None:
         """Log with the queue's name in front, and ``fields`` on the record."""
-        extra = {"queue": self.name, **fields}
-        try:
-            logger.log(level, f"%s: {message}", self.name, *args, extra=extra)  # noqa: G004  # constant
-        except Exception:  # noqa: BLE001  # a filter or a record factory: no reason to stop
-            if logging.raiseExceptions:  # as the handlers of logging do it
-                traceback.print_exc()
+        log(level, f"%s: {message}", self.name, *args, queue=self.name, **fields)
 
     def now(self) -> datetime:
         """Return the wall clock's time in UTC; the system's, should the given one fail."""

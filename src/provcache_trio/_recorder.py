@@ -18,7 +18,7 @@ from ._line import Place
 from ._repository import E
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from ._journaled_line import JournaledLine, Notes
     from ._lanes import Lanes
@@ -116,7 +116,6 @@ class Recorder(Generic[E]):
 
     def _take_over(self, page: Sequence[tuple[int, E]]) -> None:
         for number, entry in page:
-            self._replayed = number
             try:
                 key = self._key(entry)
                 batch = self._lines[self._lanes.number_of(key)].recover(key, entry)
@@ -124,6 +123,7 @@ class Recorder(Generic[E]):
                 self._stuck.append(number)
             else:
                 batch.places.setdefault(key, Place()).numbers.append(number)
+            self._replayed = number  # not before: what crashes us is asked for again
 
     async def _set_aside(self, number: int) -> None:
         try:
@@ -211,6 +211,13 @@ class Recorder(Generic[E]):
                 items.append(_Item(key, entry, batch.places.setdefault(key, Place())))
         return items
 
+    def _places(self) -> Iterator[Place]:
+        """Yield where the journal holds what is not settled."""
+        yield from self._outbox.places
+        for line in self._lines:
+            for batch in line.unsettled():
+                yield from batch.places.values()
+
     async def _write(self, brought: Sequence[_Item[E]]) -> JournalError | None:
         """Write what has to be written, and ``brought``; return why it could not be."""
         if self._lifetime.forked:
@@ -240,6 +247,7 @@ class Recorder(Generic[E]):
 
     def _note(self, item: _Item[E], number: int | None, *, anew: bool) -> None:
         place = item.place
+        place.refused = number is None
         if number is not None:
             place.numbers = [number]  # it takes the place of the others
             if place.gone:
@@ -285,7 +293,8 @@ class Recorder(Generic[E]):
         ledger = self._lifetime.ledger
         if self.recovering or ledger.depth or ledger.in_flight:
             # The first failure may be of the file, which the second one writes anew.
-            return await self._write([]) is None or await self._write([]) is None
+            written = await self._write([]) is None or await self._write([]) is None
+            return written and not any(place.refused for place in self._places())
         if self._written:
             try:
                 await self._journal.rewrite([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -79,7 +80,12 @@ class SQLiteCalls:
 # is made of, with a third way. The task sleeps until the thread is done, Ctrl-C or not.
 @trio.lowlevel.enable_ki_protection
 async def in_thread(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
-    """Return what ``work`` returns in a worker thread; when cancelled, make it hurry."""
+    """Return what ``work`` returns in a worker thread; when cancelled, make it hurry.
+
+    Raises:
+        OSError: there is no thread for it.
+        BaseException: what ``work`` raised.
+    """
     task = trio.lowlevel.current_task()
     token = trio.lowlevel.current_trio_token()
 
@@ -90,7 +96,10 @@ async def in_thread(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
         interrupt()
         return Abort.FAILED
 
-    trio.lowlevel.start_thread_soon(work, deliver)
+    try:
+        trio.lowlevel.start_thread_soon(work, deliver)
+    except RuntimeError:  # the system has none left, which may pass
+        raise OSError(errno.EAGAIN, "can't start a thread") from None
     result: T = await trio.lowlevel.wait_task_rescheduled(abort)
     return result
 

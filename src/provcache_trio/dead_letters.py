@@ -24,6 +24,7 @@ interrupted and then waited for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar, cast, final, overload
@@ -34,7 +35,7 @@ import trio
 from ._dead_letters_file import DeadLettersFile, DeadLettersFullError, Filter
 from ._dead_letters_pack import Packer, UnreadableLetterError, text_of
 from ._entries import ProvcacheEntry
-from ._lifetime import logger
+from ._lifetime import log
 from ._repository import DeadLetter
 from ._sqlite_calls import SQLiteCalls, absolute
 from ._stored import check_bool, microseconds_of
@@ -227,11 +228,11 @@ class DeadLetters(Generic[E]):
         except DeadLettersFullError as error:
             if not self._full:
                 self._full = True
-                logger.error("dead letters are full, new ones wait: %s", error)  # no crash
+                log(logging.ERROR, "dead letters are full, new ones wait: %s", error)  # no crash
             raise
         if self._full:
             self._full = False
-            logger.info("dead letters have room again")
+            log(logging.INFO, "dead letters have room again")
 
     async def count(self, *, key: str | None = None, since: datetime | None = None) -> int:
         """Return how many letters there are; see ``letters`` for the filters."""

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -51,7 +52,7 @@ from ._errors import JournalError, StoreMisconfiguredError, StoreUnavailableErro
 from ._journal_disk import Disk
 from ._journal_file import JournalFile
 from ._journal_records import MOST_PAYLOAD_BYTES
-from ._lifetime import logger
+from ._lifetime import log
 from ._owner_lock import OwnerLock
 from ._private_files import make_directory
 from ._sqlite_calls import absolute, in_thread
@@ -69,6 +70,7 @@ T = TypeVar("T")
 Durability: TypeAlias = Literal["interval", "always"]
 
 _POLL_SECONDS: Final = 0.05
+_MOMENT_SECONDS: Final = 0.2  # for which whoever looks whether it is in use holds the lock at most
 
 
 @overload
@@ -162,9 +164,13 @@ class _Opening(Generic[E]):
         self._journal = journal
         self._lock = OwnerLock(f"{path}.lock")
         self._lock_timeout_seconds = lock_timeout_seconds
+        self._entered = False
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> FileJournal[E]:
+        if self._entered:
+            raise RuntimeError("a journal can be entered once; open it again")
+        self._entered = True
         await trio.lowlevel.checkpoint()
         await self._own()
         try:
@@ -177,7 +183,7 @@ class _Opening(Generic[E]):
         return self._journal
 
     async def _own(self) -> None:
-        deadline = trio.current_time() + self._lock_timeout_seconds
+        deadline = trio.current_time() + max(self._lock_timeout_seconds, _MOMENT_SECONDS)
         while True:
             try:
                 await in_thread(partial(_take, self._lock, self._path), _nothing)
@@ -193,7 +199,10 @@ class _Opening(Generic[E]):
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(self, *_: object) -> None:
         with trio.CancelScope(shield=True):  # for as long as the disk takes
-            await in_thread(self._end, _nothing)
+            try:
+                await in_thread(self._end, _nothing)
+            except OSError:  # no thread for it
+                self._end()
 
     def _end(self) -> None:
         self._file.close()
@@ -211,9 +220,10 @@ def _nothing() -> None:
 
 def _report(path: str, findings: Findings) -> None:
     if findings.entries:
-        logger.info("journal %s holds %d entries to be replayed", path, findings.entries)
+        log(logging.INFO, "journal %s holds %d entries to be replayed", path, findings.entries)
     for first, last in findings.missing:
-        logger.error(
+        log(
+            logging.ERROR,
             "journal %s: records %d to %d are missing: lost, or cut off by a power cut before "
             "anybody was told that they are safe",
             path,
@@ -221,7 +231,7 @@ def _report(path: str, findings: Findings) -> None:
             last,
         )
     if findings.damaged_bytes:
-        logger.log(
+        log(
             logging.WARNING if findings.only_unfinished else logging.ERROR,
             "journal %s: %d bytes are no record, %d of them at its end, where a crash leaves "
             "what it cut off; they are kept in %s.set-aside",
@@ -244,8 +254,8 @@ class FileJournal(Generic[E]):
         self._always = always
         self._sync_interval_seconds = sync_interval_seconds
         self._attached = False
-        self._served_after = -1
-        self._served: list[tuple[int, E]] = []
+        self._page: deque[tuple[int, bytes]] = deque()  # of the file, still to be read
+        self._served: list[tuple[int, E]] = []  # and perhaps not taken over yet
         self._gone: list[int] = []  # set aside, so not to be replayed again
         self.holds_entries: bool = False
 
@@ -261,8 +271,8 @@ class FileJournal(Generic[E]):
 
     @property
     def overgrown(self) -> bool:
-        """Whether ``rewrite`` would make it a good deal smaller."""
-        return self._file.overgrown
+        """Whether ``rewrite`` would make it smaller by a good deal, or by what was set aside."""
+        return bool(self._gone) or self._file.overgrown
 
     def attach(self) -> None:
         """Be used by a queue from now on; see ``Journal.attach``."""
@@ -295,19 +305,27 @@ class FileJournal(Generic[E]):
     def _rewrite(self, entries: Sequence[E]) -> list[int | None]:
         documents = self._packer.pack_all(entries)
         good = (document for document in documents if document is not None)
-        return _numbered(documents, self._file.rewrite(good))
+        numbers = _numbered(documents, self._file.rewrite(good))
+        self._gone = []
+        return numbers
 
     async def replay(self, after: int, most: int, /) -> Sequence[tuple[int, E]]:
         """Return the next entries; see ``Journal.replay``. One that can't be read stops none."""
         return await self._run(self._replay, after, most)
 
     def _replay(self, after: int, most: int) -> list[tuple[int, E]]:
-        if after != self._served_after:
-            self._served = []
-            while not self._served and (page := self._file.next_page(most)):
-                self._served = [found for found in map(self._unpacked, page) if found is not None]
-            self._served_after = after
-        return self._served
+        self._served = [found for found in self._served if found[0] > after]
+        while not self._served:
+            self._page = self._page or deque(self._file.next_page(most))
+            if not self._page:
+                break
+            while self._page:
+                # Leaves the page when it is served or set aside, for that may fail.
+                found = self._unpacked(self._page[0])
+                self._page.popleft()
+                if found is not None:
+                    self._served.append(found)
+        return self._served[:most]
 
     def _unpacked(self, found: tuple[int, bytes]) -> tuple[int, E] | None:
         number, document = found
@@ -315,7 +333,8 @@ class FileJournal(Generic[E]):
             return number, self._packer.unpack(document)
         except Exception as error:  # noqa: BLE001  # some of it is somebody's type
             self._set_aside(number)
-            logger.error(  # the traceback may quote the entry
+            log(  # the traceback may quote the entry
+                logging.ERROR,
                 "journal: record %d is no entry of its type (%s), and is set aside",
                 number,
                 type(error).__name__,
@@ -331,7 +350,10 @@ class FileJournal(Generic[E]):
         self._gone.append(number)
 
     async def _run(self, call: Callable[..., T], *args: object) -> T:
-        return await in_thread(partial(call, *args), _nothing)  # one at a time: see Journal
+        try:
+            return await in_thread(partial(call, *args), _nothing)  # one at a time: see Journal
+        except OSError as error:  # no thread for it
+            raise JournalError(f"the journal can't be used: {error.strerror}") from None
 
 
 def _numbered(documents: Sequence[object], first: int) -> list[int | None]:

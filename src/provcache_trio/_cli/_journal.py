@@ -9,9 +9,11 @@ import msgspec
 import trio
 
 from provcache_trio import (
+    JournalError,
     ProvcacheEntry,
     ProvcacheError,
     QueueState,
+    StoreMisconfiguredError,
     StoreUnavailableError,
     WriteBehindOptions,
     open_write_behind_queue,
@@ -92,6 +94,8 @@ def _is_in_use(lock: Path) -> bool:
     owner = OwnerLock(str(lock))
     try:
         owner.take()
+    except StoreMisconfiguredError as error:
+        raise JournalError(f"whether it is in use can't be told: {error}") from None
     except StoreUnavailableError:
         return True
     owner.release()
