@@ -113,8 +113,8 @@ def open_write_behind_queue(
         dead_letters: takes what the store refuses. Without it such an entry is logged by
             its key and counted, and its payload is gone.
         wall_clock: stamps metrics and dead letters with an aware datetime; by default the
-            system's clock in UTC, which also steps in for one that raises. All waiting uses
-            trio's clock.
+            system's clock in UTC, which also steps in for one that raises later on. All waiting
+            uses trio's clock.
         telemetry: is told of every batch: a ``provcache_trio.otel.OpenTelemetry``, which any
             number of queues may share.
         journal: keeps accepted entries on disk, so that a crash of the process loses none; see

@@ -27,7 +27,7 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
             before its entries are dead-lettered (with the other defaults about 40 s);
             None retries without end. An unreachable store uses up none.
         retry_base_seconds: backoff before retry n is drawn from 0 to
-            ``min(retry_cap_seconds, retry_base_seconds * 2**n)``; above 0.
+            ``min(retry_cap_seconds, retry_base_seconds * 2**(n - 1))``; above 0.
         retry_cap_seconds: see above; at least ``retry_base_seconds``.
         drain_timeout_seconds: bound on the drain at exit; the default is below the 30 s
             that orchestrators grant. 0 hands back at once what is not written.

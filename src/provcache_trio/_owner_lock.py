@@ -1,4 +1,4 @@
-"""Who owns a file of dead letters: a lock that ends with whoever holds it."""
+"""Who owns a file of dead letters, or a journal: a lock that ends with whoever holds it."""
 
 from __future__ import annotations
 

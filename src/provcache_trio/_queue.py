@@ -174,7 +174,8 @@ class WriteBehindQueue(Generic[E]):
         fate, the entry stays accepted.
 
         Raises:
-            EntryRejectedError: the store refused the entry; it was dead-lettered.
+            EntryRejectedError: the store refused the entry; it is a dead letter, or one that waits
+                for a failing sink and may end in ``undelivered``.
             QueueClosedError: the queue takes no more entries, or ended before the entry was
                 stored (see ``undelivered``).
             TypeError, JournalError: as for ``enqueue``.
@@ -198,9 +199,10 @@ class WriteBehindQueue(Generic[E]):
         """Wait for the fate of every entry accepted before the call.
 
         Does not wait for the flush interval. Later entries never join the batches that it
-        waits for, though they may replace an entry in them. A refused entry does not block
-        it, except while ``batch_size`` letters wait for a failing sink. A checkpoint;
-        cancelling it changes nothing for the entries.
+        waits for, though they may replace an entry in them. For a refused entry it waits until
+        the sink has it or has failed, which is at most five seconds; for more of them while
+        ``batch_size`` letters wait for a failing sink. A checkpoint; cancelling it changes
+        nothing for the entries.
 
         After a clean exit it returns.
 

@@ -19,7 +19,9 @@
   that is cancelled while it waits for the disk leaves open whether the entry is accepted.
 
 What a dead process left is replayed by the next queue, before it takes anything new. Entries
-come at least once: one that was being settled when the process died may be written again.
+come at least once: one that was being settled when the process died may be written again, and
+with ``"interval"`` in an older version than the store has. So a store has to keep the newer of
+two versions, as those of this package do.
 
 The file holds entries as JSON, in clear. It is for one local disk, as ``fdatasync`` promises
 nothing of a network file system. For POSIX systems.
@@ -106,9 +108,10 @@ def open_journal(
 
     Entering fails at once if the journal can't be used. A file that is not there is made, with
     mode 0600, and a directory that is not there with mode 0700. Beside it, ``PATH.lock`` says
-    by a lock who owns it, and stays; a crash ends the lock. ``PATH.set-aside`` keeps bytes
-    that are no record, and entries that can't be read, for a person. Symbolic links are
-    refused.
+    by a lock who owns it, and stays; a crash ends the lock. ``PATH.last`` notes which record is
+    the last one. ``PATH.set-aside`` keeps bytes that are no record, and entries that can't be
+    read, for a person. ``PATH.new`` is there while the journal is written anew. Symbolic links
+    are refused.
 
     Once it is open, a journal that fails does not stop the queue. With ``"interval"``,
     ``metrics().durable`` is False and an error is logged until it works again, which is tried
@@ -117,7 +120,8 @@ def open_journal(
 
     Args:
         path: the file; a relative path is taken from the directory that is current now.
-        entry_type: what entries are; any type that msgspec writes as JSON and reads back.
+        entry_type: what entries are; any type that msgspec writes as JSON and reads back as
+            it was. Fields annotated ``Any`` come back as JSON has them.
         durability: see the top of this module.
         sync_interval_seconds: see there; above 0. With ``"always"``, how long what is settled
             may stay in the file.
