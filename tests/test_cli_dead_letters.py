@@ -29,7 +29,7 @@ from provcache_trio import (
     WriteBehindOptions,
     _store_watch,
 )
-from provcache_trio._cli import _dead_letters_retry, main
+from provcache_trio._cli import _dead_letters_retry, _sending, main
 from provcache_trio._cli._dead_letters import Only, read_since
 from provcache_trio._cli._dead_letters_app import _RetryProgress
 from provcache_trio._cli._dead_letters_retry import Retry
@@ -444,7 +444,7 @@ def test_letters_that_can_not_be_read_in_the_middle_are_told_with_their_place(
 
 
 def test_retry_never_has_a_queue_blame_the_store() -> None:
-    assert _dead_letters_retry._AT_ONCE < _store_watch._REFUSALS_THAT_BLAME_THE_STORE
+    assert _sending.AT_ONCE < _store_watch._REFUSALS_THAT_BLAME_THE_STORE
 
 
 def test_each_of_several_letters_of_one_key_has_a_fate_of_its_own(

@@ -136,9 +136,7 @@ def test_replay_writes_what_is_left(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run("replay", path, "--to", url(cache)) == 0
-    assert capsys.readouterr().out == (
-        "replayed 3 entries: 3 written, 0 replaced by newer versions; 0 stay in the journal\n"
-    )
+    assert capsys.readouterr().out == ("replayed 3 entries: 3 written; 0 stay in the journal\n")
     assert stored(cache) == {key_of(number): entry(number) for number in (1, 2, 3)}
     assert run("replay", path, "--to", url(cache)) == 0
     assert "replayed 0 entries" in capsys.readouterr().out
@@ -152,12 +150,39 @@ def test_what_the_store_refuses_stays_in_the_journal(
     path = tmp_path / "journal"
     leave(path, entry(1), entry(2, hit_count=BAD), entry(3))
     assert run("replay", path, "--to", url(cache)) == 1
-    assert "2 written, 0 replaced by newer versions; 1 stay in the journal" in (
-        capsys.readouterr().out
+    assert capsys.readouterr() == (
+        "replayed 3 entries: 2 written; 1 stay in the journal\n",
+        f"provcache: {key_of(2)} was refused, and stays: SQLITE_CONSTRAINT_TRIGGER\n",
     )
     change(cache, "DROP TRIGGER picky")
     assert run("replay", path, "--to", url(cache)) == 0
     assert len(stored(cache)) == 3
+
+
+def test_however_many_the_store_refuses_the_others_are_written(
+    tmp_path: Path,
+    cache: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "journal"
+    bad = {number for number in range(1200) if number < 30 or number % 2}
+    leave(path, *(entry(n, hit_count=BAD if n in bad else 0) for n in range(1200)))
+    for _ in range(2):  # also when only refused ones are left
+        assert run("replay", path, "--to", url(cache)) == 1
+        assert f"{len(bad)} stay in the journal" in capsys.readouterr().out
+    assert len(stored(cache)) == len([n for n in range(1000) if n not in bad])
+    change(cache, "DROP TRIGGER picky")
+    assert run("replay", path, "--to", url(cache)) == 0
+
+
+def test_whether_it_is_in_use_may_not_be_known(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = path.with_name("journal.lock")
+    lock.unlink()
+    lock.symlink_to(path)
+    assert run("status", path) == 3
+    assert "whether it is in use can't be told" in capsys.readouterr().err
 
 
 def test_a_store_that_is_not_there_is_told_and_nothing_is_lost(

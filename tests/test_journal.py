@@ -235,7 +235,10 @@ async def test_a_replay_that_is_cut_off_again_and_again_ends_with_the_same_rows(
 @pytest.mark.one_lane
 @both
 async def test_leaving_while_it_replays_keeps_the_rest(
-    path: Path, store: MemoryRepository[Item], durability: Durability
+    path: Path,
+    store: MemoryRepository[Item],
+    durability: Durability,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await leave_behind(path, items(range(20)), durability=durability)
     store.down()
@@ -245,6 +248,7 @@ async def test_leaving_while_it_replays_keeps_the_rest(
         with trio.move_on_after(0.01):
             await queue.enqueue(Item("late"))
     assert queue.metrics().total_abandoned == 3
+    assert "older entries stay in the journal" in caplog.text
     store.up()
     async with queue_with_journal(path, store, durability=durability) as queue:
         await until(lambda: not queue.metrics().recovering)

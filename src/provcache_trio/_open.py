@@ -419,6 +419,8 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
 
     def _log_end(self, left: int, *, kept: bool) -> None:
         log = self._lifetime.log
+        if self._recorder is not None and self._recorder.recovering:
+            log(logging.WARNING, "older entries stay in the journal: not all were replayed yet")
         if left and kept:
             log(logging.WARNING, "%d entries stay in the journal", left, count=left)
         elif left:

@@ -116,7 +116,8 @@ def open_journal(
     Once it is open, a journal that fails does not stop the queue. With ``"interval"``,
     ``metrics().durable`` is False and an error is logged until it works again, which is tried
     at each interval: what is not settled is then written to a new file. With ``"always"``,
-    ``enqueue`` raises ``JournalError`` meanwhile.
+    ``enqueue`` raises ``JournalError`` meanwhile. While what a dead process left can't be read,
+    which is tried at each interval, nothing new is accepted.
 
     Args:
         path: the file; a relative path is taken from the directory that is current now.

@@ -313,8 +313,8 @@ WRITING = (
         "writer::one_refused_entry_is_isolated_at_every_position",
         (
             "_writer.py",
-            "        if result.kind is not Kind.REJECTED and self._may_retry(",
-            "        if self._may_retry(",
+            "        retries = result.kind is not Kind.REJECTED and self._may_retry(",
+            "        retries = self._may_retry(",
         ),
     ),
     mutant(
@@ -382,15 +382,15 @@ WRITING = (
     mutant(
         "a letter that waits for the sink has no age",
         "letters::a_letter_that_waits_for_the_sink_counts_in_the_oldest_age",
-        ("_queue.py", "oldest = self._outbox.oldest()", "oldest = None"),
+        ("_queue.py", "opened = [self._outbox.oldest(), ", "opened = ["),
     ),
     mutant(
         "logging that raises crashes us",
         "misbehaving::logging_that_raises_does_not_hold_up_dead_letters",
         (
             "_lifetime.py",
-            "        except Exception:  # noqa: BLE001  # a filter",
-            "        except ():  # a filter",
+            "    except Exception:  # noqa: BLE001  # a filter",
+            "    except ():  # a filter",
         ),
     ),
     mutant(
@@ -443,7 +443,17 @@ LANES = (
     mutant(
         "what is handed back is in the order of lanes",
         "lanes::what_is_handed_back_is_in_the_order_of_its_batches",
-        ("_lanes.py", "        batches.sort(key=lambda batch: batch[0])\n", ""),
+        ("_open.py", "        batches.sort(key=lambda batch: batch[0])\n", ""),
+    ),
+    mutant(
+        "a lane waits for the letters of another",
+        "lanes::a_lane_without_refusals_does_not_wait_for_another_lanes_letters",
+        ("_letters.py", "        if not batch.refused:\n            return\n", ""),
+    ),
+    mutant(
+        "calls before an entry was put back are forgotten",
+        "letters::attempts_are_the_calls_that_included_the_entry_though_it_was_put_back",
+        ("_writer.py", "part.tries + batch.tries.get(key, 0)", "part.tries"),
     ),
     mutant(
         "a lane that finds the store again keeps it for itself",
@@ -664,7 +674,49 @@ JOURNAL = (
     mutant(
         "the name of a new file is not synced",
         "journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
-        ("_journal_file.py", "            self._disk.sync_directory(self._directory)\n", ""),
+        (
+            "_journal_file.py",
+            "            self._disk.sync_directory(self._directory)\n            self._trusted",
+            "            self._trusted",
+        ),
+    ),
+    mutant(
+        "the name of what was set aside is not synced",
+        "journal_file::what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal",
+        (
+            "_journal_file.py",
+            "                self._disk.sync_directory(self._directory)\n        finally",
+            "                pass\n        finally",
+        ),
+    ),
+    mutant(
+        "what can't be set aside takes the rest of its page along",
+        "journal::what_can_not_be_set_aside_yet_costs_nothing_else_of_its_page",
+        (
+            "journal.py",
+            "found = self._unpacked(self._page[0])\n                self._page.popleft()\n",
+            "page, self._page = self._page, deque()\n"
+            "                found = self._unpacked(page.popleft())\n"
+            "                self._page = page\n",
+        ),
+    ),
+    mutant(
+        "a crash while an entry is taken over loses it",
+        "journal::a_crash_in_the_middle_of_a_page_costs_nothing_of_it",
+        (
+            "_recorder.py",
+            "        for number, entry in page:\n",
+            "        for number, entry in page:\n            self._replayed = number\n",
+        ),
+    ),
+    mutant(
+        "what the journal can't hold is said to stay in it",
+        "journal::what_json_does_not_hold_is_not_said_to_stay_in_the_journal",
+        (
+            "_recorder.py",
+            "return written and not any(place.refused for place in self._places())",
+            "return written",
+        ),
     ),
     mutant(
         "a journal that was removed is written on",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,35 +16,22 @@ from provcache_trio import (
 )
 from provcache_trio.dead_letters import StoredLetter, open_dead_letters
 
+from ._sending import AT_ONCE, Refused, reason_of, without_dead_letter_lines
 from ._stores import wait_until_ready
 from ._text import counted, printable
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from provcache_trio import DeadLetter, WriteBehindQueue
+    from provcache_trio import WriteBehindQueue
     from provcache_trio.dead_letters import DeadLetters
 
     from ._dead_letters import Only
     from ._stores import ReadableTarget, Store
 
-# A queue that sees twenty refusals in a row takes them for the store's fault and waits. Here
-# each is a letter's own: it was refused before, and stays where it is. So none sees twenty.
-_AT_ONCE: Final = 19
 _REMOVAL_SECONDS: float = 10
-
-
-class _Refused:
-    """A sink that remembers what was refused again; the letters themselves never moved."""
-
-    def __init__(self) -> None:
-        self.letters: list[DeadLetter[ProvcacheEntry]] = []
-
-    async def put_many(self, letters: Sequence[DeadLetter[ProvcacheEntry]], /) -> None:
-        await trio.lowlevel.checkpoint()
-        self.letters += letters
 
 
 class Retry:
@@ -81,7 +66,7 @@ class Retry:
         only: Only,
         *,
         give_up_after: float = 600,
-        options: WriteBehindOptions = WriteBehindOptions(batch_size=_AT_ONCE, coalesce=False),  # noqa: B008  # it is immutable
+        options: WriteBehindOptions = WriteBehindOptions(batch_size=AT_ONCE, coalesce=False),  # noqa: B008  # it is immutable
     ) -> None:
         self.path = path
         self.target = target
@@ -148,7 +133,7 @@ class Retry:
             async with self.target.open_existing() as store:
                 await wait_until_ready(store, tell)
                 self.started = True
-                with _without_dead_letter_lines():
+                with without_dead_letter_lines("retry"):
                     await self._send_all(letters, store, report)
 
     async def _send_all(
@@ -158,7 +143,7 @@ class Retry:
         while True:
             self.place = str(self.path)
             page = await letters.letters(
-                after=after, limit=_AT_ONCE, key=self.only.key, since=self.only.since
+                after=after, limit=AT_ONCE, key=self.only.key, since=self.only.since
             )
             if not page:
                 return
@@ -181,7 +166,7 @@ class Retry:
         report: Callable[[str], None],
     ) -> None:
         self.place = self.target.label
-        sink = _Refused()
+        sink = Refused()
         sent: list[StoredLetter[ProvcacheEntry]] = []
         opening = open_write_behind_queue(store, self.options, name="retry", dead_letters=sink)
         try:
@@ -201,7 +186,7 @@ class Retry:
             for each in sent:
                 if refusal := refusals.get(id(each.letter.entry)):
                     self.refused += 1
-                    report(f"letter {each.id} was refused again, and stays: {_reason(refusal)}")
+                    report(f"letter {each.id} was refused again, and stays: {reason_of(refusal)}")
             if persisted:
                 with trio.move_on_after(_REMOVAL_SECONDS, shield=True):
                     await self._remove(persisted, letters)
@@ -248,24 +233,3 @@ class Retry:
         if stopped_by is not None:
             lines.append(f"Stopped by {stopped_by.name}")
         return lines
-
-
-def _reason(letter: DeadLetter[ProvcacheEntry]) -> str:
-    sqlstate = f", SQLSTATE {letter.sqlstate}" if letter.sqlstate else ""
-    constraint = f", constraint {letter.constraint}" if letter.constraint else ""
-    return f"{letter.error_class}{sqlstate}{constraint}"
-
-
-@contextmanager
-def _without_dead_letter_lines() -> Generator[None]:
-    """Keep the queue from logging as new dead letters what is told by number here."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return getattr(record, "queue", "") != "retry" or not hasattr(record, "key")
-
-    logger = logging.getLogger("provcache_trio")
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)

@@ -9,6 +9,7 @@ import msgspec
 import trio
 
 from provcache_trio import (
+    DrainTimeoutError,
     JournalError,
     ProvcacheEntry,
     ProvcacheError,
@@ -23,18 +24,20 @@ from provcache_trio._journal_file import JournalFile
 from provcache_trio._owner_lock import OwnerLock
 from provcache_trio.journal import open_journal
 
+from ._sending import AT_ONCE, Refused, reason_of, without_dead_letter_lines
 from ._stores import wait_until_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from provcache_trio import DeadLetter, Journal, WriteBehindMetrics, WriteBehindQueue
+    from provcache_trio import Journal, WriteBehindQueue
 
     from ._stores import ReadableTarget, Store
 
 
-_PAUSE: Final = 0.02
+_PAGE: Final = 500
+_SETTLE_SECONDS: Final = 10
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,14 +105,6 @@ def _is_in_use(lock: Path) -> bool:
     return False
 
 
-class _Keeps:
-    """A sink that takes nothing, so that what is refused stays in the journal."""
-
-    async def put_many(self, letters: Sequence[DeadLetter[ProvcacheEntry]], /) -> None:
-        await trio.lowlevel.checkpoint()
-        raise StoreUnavailableError(f"{len(letters)} stay in the journal")
-
-
 class Replay:
     """Writes what a dead process left in a journal.
 
@@ -122,6 +117,9 @@ class Replay:
 
     Attributes:
         place: what is in use, to tell where an error is from.
+        started: whether both the journal and the store could be used.
+        replayed: how many entries were tried.
+        written: how many of them the store has.
         left: how many stay in the journal.
     """
 
@@ -130,8 +128,12 @@ class Replay:
         self.target = target
         self.give_up_after = give_up_after
         self.place = str(path)
+        self.started = False
+        self.replayed = 0
+        self.written = 0
         self.left = 0
         self._queue: WriteBehindQueue[ProvcacheEntry] | None = None
+        self._scope = trio.CancelScope()
         self._gave_up = False
 
     async def run(self, tell: Callable[[str], None]) -> None:
@@ -147,44 +149,78 @@ class Replay:
                 self.place = self.target.label
                 async with self.target.open_existing() as store:
                     await wait_until_ready(store, tell)
-                    await self._write(store, journal)
+                    self.started = True
+                    with self._scope, without_dead_letter_lines("replay"):
+                        await self._write_all(store, journal, tell)
         finally:
             with suppress(ProvcacheError, OSError):
                 self.left = facts_of(self.path).entries
-
-    async def _write(self, store: Store, journal: Journal[ProvcacheEntry]) -> None:
-        # What is cut off at the end is still in the journal.
-        options = WriteBehindOptions(drain_timeout_seconds=0)
-        async with open_write_behind_queue(
-            store, options, journal=journal, dead_letters=_Keeps()
-        ) as self._queue:
-            await self._wait(self._queue)
         if self._gave_up:
             raise StoreUnavailableError(
                 f"given up after {self.give_up_after:g} s without the store"
             )
 
-    @property
-    def metrics(self) -> WriteBehindMetrics | None:
-        """What was done, once there is a queue."""
-        return None if self._queue is None else self._queue.metrics()
-
-    async def _wait(self, queue: WriteBehindQueue[ProvcacheEntry]) -> None:
-        """Return when all that can be settled is, or the store was given up."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._give_up_when_due, queue, nursery.cancel_scope)
-            while queue.metrics().recovering:  # noqa: ASYNC110  # it has no event
-                await trio.sleep(_PAUSE)
-            await queue.flush()
-            nursery.cancel_scope.cancel()
-
-    async def _give_up_when_due(
-        self, queue: WriteBehindQueue[ProvcacheEntry], scope: trio.CancelScope
-    ) -> None:
+    async def give_up_when_due(self) -> None:
+        """End ``run`` once the store has been away for ``give_up_after``; runs beside it."""
         last_well = trio.current_time()
         while trio.current_time() - last_well < self.give_up_after:
             await trio.sleep(min(1, self.give_up_after / 10))
-            if queue.metrics().state is QueueState.RUNNING:
+            if self._queue is None or self._queue.metrics().state is not QueueState.WAITING:
                 last_well = trio.current_time()
         self._gave_up = True
-        scope.cancel()
+        self._scope.cancel()
+
+    async def _write_all(
+        self, store: Store, journal: Journal[ProvcacheEntry], tell: Callable[[str], None]
+    ) -> None:
+        after = 0
+        while page := await journal.replay(after, _PAGE):
+            after = page[-1][0]
+            try:
+                await store.upsert_many([entry for _, entry in page])
+            except ProvcacheError:  # some of it is refused, or the store is away
+                for start in range(0, len(page), AT_ONCE):
+                    await self._write(store, journal, page[start : start + AT_ONCE], tell)
+            else:
+                await self._settle(journal, [number for number, _ in page], len(page))
+        if not self.replayed - self.written:
+            await journal.rewrite(())
+
+    async def _write(
+        self,
+        store: Store,
+        journal: Journal[ProvcacheEntry],
+        some: Sequence[tuple[int, ProvcacheEntry]],
+        tell: Callable[[str], None],
+    ) -> None:
+        """Write some entries behind: a queue waits for the store, and finds what it refuses."""
+        sink = Refused()
+        options = WriteBehindOptions(
+            batch_size=AT_ONCE, coalesce=False, drain_timeout_seconds=0, flush_interval_seconds=0
+        )
+        try:
+            with suppress(DrainTimeoutError):  # cancelled: what is left stays where it is
+                async with open_write_behind_queue(
+                    store, options, name="replay", dead_letters=sink
+                ) as self._queue:
+                    await self._queue.enqueue_many([entry for _, entry in some])
+                    await self._queue.flush()
+        finally:
+            open_fates = () if self._queue is None else self._queue.undelivered
+            # By identity: two versions of a key may be equal.
+            refused = {id(letter.entry): letter for letter in sink.letters}
+            kept = {*refused, *map(id, open_fates)}
+            for _, entry in some:
+                if letter := refused.get(id(entry)):
+                    tell(f"{entry.veri_key} was refused, and stays: {reason_of(letter)}")
+            settled = [number for number, entry in some if id(entry) not in kept]
+            with trio.move_on_after(_SETTLE_SECONDS, shield=True):
+                await self._settle(journal, settled, len(some))
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _settle(
+        self, journal: Journal[ProvcacheEntry], numbers: Sequence[int], of: int
+    ) -> None:
+        self.replayed += of
+        self.written += len(numbers)
+        await journal.append((), numbers)

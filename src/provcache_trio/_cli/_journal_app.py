@@ -84,12 +84,11 @@ async def replay(path: Path, /, *, to: str, give_up_after: float = 600) -> int:
         with warnings_told_by(complain):
             await job.run(complain)
 
-    ending = await attempt(work, _ignore)
-    if (metrics := job.metrics) is not None:
+    ending = await attempt(work, _ignore, watch=job.give_up_when_due)
+    if job.started:
         say(
-            f"replayed {counted(metrics.total_recovered, 'entry', 'entries')}: "
-            f"{metrics.total_persisted:,} written, {metrics.total_coalesced:,} replaced by newer "
-            f"versions; {job.left:,} stay in the journal",
+            f"replayed {counted(job.replayed, 'entry', 'entries')}: {job.written:,} written; "
+            f"{job.left:,} stay in the journal",
             sys.stdout,
         )
     if ending.failure:
