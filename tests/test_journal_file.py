@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import tracemalloc
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -442,6 +444,28 @@ def test_a_rewrite_that_fails_leaves_no_file_behind() -> None:
     with pytest.raises(JournalError):
         file.rewrite([b"1"])
     assert f"{PATH}.new" not in disk.names
+
+
+def test_what_root_makes_belongs_to_the_owner_of_the_journal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owners = {1: (0, 0), 2: (0, 0), 3: (4711, 4712)}
+    given: list[tuple[int, int, int]] = []
+
+    def fstat(descriptor: int) -> SimpleNamespace:
+        uid, gid = owners[descriptor]
+        return SimpleNamespace(st_uid=uid, st_gid=gid)
+
+    def fchown(descriptor: int, uid: int, gid: int) -> None:
+        given.append((descriptor, uid, gid))
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", fstat)
+        patched.setattr(os, "fchown", fchown)
+        Disk().give(1, 2)
+        Disk().give(1, 3)  # that only root may is no reason to stop
+    assert given == [(1, 4711, 4712)]
 
 
 def test_a_journal_that_grows_while_it_is_looked_at_looks_sound() -> None:

@@ -76,6 +76,7 @@ async def test_a_wall_clock_at_the_beginning_of_time_stops_nothing(
         store, dead_letters=letters, wall_clock=lambda: first
     ) as queue:
         await queue.enqueue(Item("bad1"))
+        await trio.sleep(1)
     (letter,) = letters.letters
     assert (letter.opened_at, letter.failed_at) == (first, first)
 
