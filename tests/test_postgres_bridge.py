@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import gc
 import os
 import signal
@@ -15,7 +16,7 @@ import time
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import asyncpg
 import pytest
@@ -498,6 +499,59 @@ def test_an_interrupt_while_the_loop_ends_comes_out_when_it_has_ended(bridge: Br
     with at_most(PROMPT_SECONDS), pytest.raises(KeyboardInterrupt):
         trio.run(main)
     assert threads_left() == []
+
+
+FULL = """
+import os, resource, sys, trio
+from provcache_trio.postgres import open_postgres_repository
+
+opening = open_postgres_repository("postgresql://", bridge=sys.argv[1])
+
+async def main():
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        os.close(held.pop())
+    try:
+        async with opening:
+            print("opened")
+    except OSError as error:
+        print(error.errno, len(trio.lowlevel.current_task().child_nurseries))
+    for one in held:
+        os.close(one)
+
+trio.run(main)
+"""
+
+
+@each_bridge
+def test_opening_without_a_descriptor_left_raises(bridge: BridgeKind) -> None:
+    # Not `fresh`: the loop that asyncio could not make complains when it is collected.
+    command = [sys.executable, "-c", FULL, bridge]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{errno.EMFILE} 0\n"
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(DEFAULT_KIND == "thread", reason="trio-asyncio can't be imported here")
+async def test_what_trio_asyncio_raises_when_it_opens_comes_out_without_its_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = OSError(errno.EMFILE, "too many")
+
+    def open_loop() -> NoReturn:
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
+
+    monkeypatch.setattr("trio_asyncio.open_loop", open_loop)
+    before = tasks()
+    with pytest.raises(OSError, match="too many") as caught:
+        async with Opened("trio-asyncio").opening:
+            raise AssertionError("unreachable")
+    assert caught.value is error
+    assert tasks() == before
 
 
 # Each round ends soon and leaves one whole batch, the last that was stored, or the next.

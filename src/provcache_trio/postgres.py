@@ -79,8 +79,9 @@ def open_postgres_repository(
 ) -> AbstractAsyncContextManager[PostgresRepository]:
     """Open a repository in PostgreSQL 12 or later, for the length of an ``async with``.
 
-    Opening always succeeds, and connects to nothing: connections are made when they are
-    needed, and again when they are lost. Call ``check`` to learn at once whether that works.
+    Opening connects to nothing, and so always succeeds, but for OSError when the process has
+    no descriptors left: connections are made when they are needed, and again when they are
+    lost. Call ``check`` to learn at once whether that works.
 
     Leaving the block cancels the calls that other tasks have under way, and closes the
     connections. That is shielded from cancellation, and takes some two seconds at most, also
