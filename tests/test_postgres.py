@@ -650,6 +650,17 @@ async def test_a_stored_row_that_is_no_entry_needs_a_person(
         await store.get_many([key_of(0)])
 
 
+async def test_a_stored_row_without_a_hash_needs_a_person(
+    store: PostgresRepository, table: str, somebody: Client
+) -> None:
+    await store.upsert_many([row(0)])
+    await somebody.execute(
+        f"ALTER TABLE {table} ALTER proof_root DROP NOT NULL; UPDATE {table} SET proof_root = NULL"
+    )
+    with raises(StoreMisconfiguredError):
+        await store.get_many([key_of(0)])
+
+
 # A server that does not answer
 
 
