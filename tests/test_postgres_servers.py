@@ -38,7 +38,7 @@ from tests.test_postgres_bridge import (
     somebody,
     until,
 )
-from tests.test_repositories import by_key, key_of
+from tests.test_repositories import NOW, by_key, key_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -127,6 +127,14 @@ async def test_statements_run_in_the_isolation_that_they_are_written_for(
     async with open_postgres_repository(strict_role, schema=schema, create=True) as store:
         name = "transaction_isolation"
         assert await settings_of(store, name) == {name: "read committed"}
+
+
+async def test_a_time_that_is_missing_is_stored_whatever_the_role_takes_null_for(
+    strict_role: str, role: str, schema: str, somebody: Client
+) -> None:
+    await somebody.execute(f"ALTER ROLE {quoted(role)} SET array_nulls = off")
+    async with open_postgres_repository(strict_role, schema=schema, create=True) as store:
+        assert await store.upsert_many([row(0), row(1, last_accessed_at=NOW)]) == 2
 
 
 # Standbys

@@ -102,7 +102,8 @@ def open_postgres_repository(
             ours: ``application_name``, ``statement_timeout``, ``lock_timeout``,
             ``idle_in_transaction_session_timeout``, ``client_connection_check_interval``,
             ``tcp_keepalives_idle``, ``_interval`` and ``_count``,
-            ``default_transaction_isolation``, ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
+            ``default_transaction_isolation``, ``array_nulls``, ``enable_seqscan``, ``jit``,
+            ``plan_cache_mode``.
         pgbouncer: there is a PgBouncer, in any mode, or a pooler like it, in between:
             send only the ``server_settings`` given here, and prepare no statements.
         bridge: where asyncpg's event loop runs: "trio-asyncio", inside trio's, or "thread".

@@ -116,6 +116,7 @@ class Connector:
             "idle_in_transaction_session_timeout": str(max(1, round(milliseconds))),
             **_KEEPALIVES,
             "default_transaction_isolation": "read committed",
+            "array_nulls": "on",  # a row may have no time, which is sent in an array
             **planner_settings,
             **self._wanted,
         }
