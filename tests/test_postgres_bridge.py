@@ -22,7 +22,7 @@ import asyncpg
 import pytest
 import trio
 
-from provcache_trio import StoreUnavailableError
+from provcache_trio import StoreUnavailableError, postgres as postgres_module
 from provcache_trio._postgres.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio.postgres import open_postgres_repository
 
@@ -281,6 +281,50 @@ async def test_leaving_ends_the_calls_that_other_tasks_have_under_way(
 
 async def _waiting(opened: Opened, somebody: Client, number: int = 1) -> bool:
     return await opened.connections(somebody, "wait_event_type = 'Lock'") == number
+
+
+@each_bridge
+async def test_the_loop_ends_also_when_closing_the_connections_fails(
+    bridge: BridgeKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> None:  # noqa: ASYNC124
+        raise RuntimeError("not closed")
+
+    monkeypatch.setattr(postgres_module, "_close_all", fail)
+    before = tasks()
+    with pytest.raises(RuntimeError, match="not closed"):
+        async with Opened(bridge).opening:
+            pass
+    assert tasks() == before
+    assert threads_left() == []
+
+
+GUEST = """
+import asyncio, sys, trio
+from provcache_trio.postgres import open_postgres_repository
+
+async def guest():
+    async with open_postgres_repository("postgresql://", bridge=sys.argv[1]):
+        return "left"
+
+async def host():
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    trio.lowlevel.start_guest_run(
+        guest,
+        run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+        done_callback=ended.set_result,
+    )
+    return (await ended).unwrap()
+
+print(asyncio.run(host()))
+"""
+
+
+@each_bridge
+def test_what_connected_to_nothing_is_left_as_a_guest_of_asyncio(bridge: BridgeKind) -> None:
+    done = fresh(GUEST, bridge)
+    assert (done.stdout, done.stderr) == ("left\n", "")
 
 
 # Importing

@@ -376,15 +376,18 @@ class PostgresRepository:
     async def _close(self) -> None:
         self._closed = True
         interrupt: KeyboardInterrupt | None = None
-        with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
-            while True:
-                try:
-                    await self._end_calls()
-                except KeyboardInterrupt as error:
-                    interrupt = error
-                else:
-                    break
-        await self._bridge.close()  # not in our scope, which it did not begin in
+        try:
+            with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
+                while True:
+                    try:
+                        await self._end_calls()
+                    except KeyboardInterrupt as error:
+                        interrupt = error
+                    else:
+                        break
+        finally:  # whatever happened: a nursery that is left open breaks trio
+            # Not in our scope, which it did not begin in.
+            await self._bridge.close()  # noqa: ASYNC102  # shielded
         if interrupt is not None:
             raise interrupt
 
@@ -442,7 +445,9 @@ class _Lanes:
 
 
 async def _close_all(sessions: list[Session]) -> None:
-    await asyncio.gather(*(session.close() for session in sessions))
+    closing = [session.close() for session in sessions if session.connected]
+    if closing:  # of nothing, gather asks which loop runs: the host's, in trio's guest mode
+        await asyncio.gather(*closing)
 
 
 # Annotated as object: callers may give what their annotations do not allow.

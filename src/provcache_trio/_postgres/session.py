@@ -163,8 +163,9 @@ class Session:
         except ProvcacheError:
             raise
         except Exception as error:  # noqa: BLE001  # translated
-            connected = self._connection is not None
-            verdict = verdict_of(error, connected=connected, pgbouncer=self._connector.pgbouncer)
+            verdict = verdict_of(
+                error, connected=self.connected, pgbouncer=self._connector.pgbouncer
+            )
             keep = verdict.keep
             failure = translated(error, verdict)
         else:
@@ -174,6 +175,11 @@ class Session:
             if not keep:
                 await self.close()
         raise failure  # not above: asyncpg's error, which quotes rows, would be its context
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to close."""
+        return self._connection is not None
 
     async def close(self) -> None:
         """Close the connection, if there is one, in a second at most."""
