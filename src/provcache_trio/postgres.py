@@ -60,7 +60,7 @@ _ROWS_IN_SLICE: Final = 500  # to write; they take a millisecond
 _ROUNDS_TO_SEND: Final = 2
 _MOST_CONNECTIONS: Final = 100
 _MOST_SECONDS: Final = 3600
-_DOUBT_SECONDS: Final = 600  # far more than a queue waits between two tries
+_LATE_SECONDS: Final = 600  # far more than a server goes on with what was cut off
 
 __all__ = ["PostgresRepository", "open_postgres_repository"]
 
@@ -193,7 +193,7 @@ class PostgresRepository:
         self._reader = _Lanes([Session(connector, reading)])
         self._calls: set[trio.CancelScope] = set()
         self._call_ended = trio.lowlevel.ParkingLot()
-        self._in_doubt_until = -math.inf
+        self._in_doubt_since = math.inf  # it is not
         self._closed = False
 
     async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
@@ -214,7 +214,8 @@ class PostgresRepository:
             entries = await self._pack(tuple(entries))
         arguments = entries.arguments
         index: int | None = None
-        in_doubt = trio.current_time() < self._in_doubt_until
+        began = trio.current_time()
+        in_doubt = self._in_doubt_since < math.inf
 
         async def upsert(connection: asyncpg.Connection) -> int:
             nonlocal index
@@ -230,13 +231,17 @@ class PostgresRepository:
             return changed
 
         try:
-            return await self._run(self._writers, upsert)
+            changed = await self._run(self._writers, upsert)
         except EntryRejectedError as error:
             error.index = index
             raise
         except BaseException:
-            self._in_doubt_until = trio.current_time() + _DOUBT_SECONDS
+            # However late it is tried again: only what is in the log behind it settles that.
+            self._in_doubt_since = trio.current_time()
             raise
+        if began > self._in_doubt_since + _LATE_SECONDS:
+            self._in_doubt_since = math.inf
+        return changed
 
     async def prepare(self, entries: Sequence[ProvcacheEntry], /) -> Sequence[ProvcacheEntry]:
         """Return ``entries`` with what is sent for them; see ``Repository``.
