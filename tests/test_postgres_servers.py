@@ -382,6 +382,18 @@ async def test_a_certificate_that_is_missing_needs_a_person(
             await store.check()
 
 
+@pytest.mark.parametrize("kind", ["a directory", "in a file", "no certificate"])
+async def test_what_is_no_certificate_needs_a_person(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    await trio.Path(file).write_text("no certificate\n")
+    path = {"a directory": tmp_path, "in a file": file / "x", "no certificate": file}[kind]
+    async with open_postgres_repository(
+        f"{postgres().dsn}?sslmode=verify-full&sslrootcert={path}"
+    ) as store:
+        with raises(StoreMisconfiguredError):
+            await store.check()
+
+
 async def test_a_socket_that_is_missing_is_a_server_that_is_down(tmp_path: Path) -> None:
     async with open_postgres_repository(f"postgresql://u@/postgres?host={tmp_path}") as store:
         with raises(StoreUnavailableError, error_class="FileNotFoundError"):

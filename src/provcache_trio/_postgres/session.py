@@ -27,6 +27,12 @@ _HAS_CHECK_INTERVAL: Final = (14,)
 _host: Final = re.compile(
     r"(?P<directory>/.*)|(\[(?P<address>[^\]]+)\]|(?P<name>[^/\[:][^:]*))(:(?P<port>.*))?"
 ).fullmatch
+_UNREADABLE: Final = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 _KEEPALIVES: Final = {
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
@@ -67,8 +73,7 @@ class Connector:
             # All of the time may have gone to the first host, if that machine is dead. And
             # asyncpg tries the next one itself only where there was no answer.
             self._turn = turn + 1
-            unreadable = isinstance(error, (FileNotFoundError, PermissionError))
-            if not unreadable or _tls_files_are_there(self._dsn):
+            if not isinstance(error, _UNREADABLE) or _tls_files_are_there(self._dsn):
                 raise  # it may be the socket of a server that is down
             name = type(error).__name__
             raise StoreMisconfiguredError(
@@ -210,7 +215,7 @@ def _tls_files_are_there(dsn: str) -> bool:
     given = _query_of(dsn)
     for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
         path = given.get(name) or os.environ.get(f"PG{name.upper()}")
-        if path and not os.access(path, os.R_OK):
+        if path and (os.path.isdir(path) or not os.access(path, os.R_OK)):  # noqa: PTH112
             return False
     return True
 
