@@ -99,11 +99,11 @@ def open_postgres_repository(
         command_timeout_seconds: for one statement. The server ends it a tenth earlier, and
             waits half as long for a lock.
         server_settings: PostgreSQL's run-time parameters for the connections. They win over
-            ours: ``application_name``, ``statement_timeout``, ``lock_timeout``,
-            ``idle_in_transaction_session_timeout``, ``client_connection_check_interval``,
-            ``tcp_keepalives_idle``, ``_interval`` and ``_count``,
-            ``default_transaction_isolation``, ``array_nulls``, ``enable_seqscan``, ``jit``,
-            ``plan_cache_mode``.
+            those in the URL's query, and both win over ours: ``application_name``,
+            ``statement_timeout``, ``lock_timeout``, ``idle_in_transaction_session_timeout``,
+            ``client_connection_check_interval``, ``tcp_keepalives_idle``, ``_interval`` and
+            ``_count``, ``default_transaction_isolation``, ``array_nulls``,
+            ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
         pgbouncer: there is a PgBouncer, in any mode, or a pooler like it, in between:
             send only the ``server_settings`` given here, and prepare no statements.
         bridge: where asyncpg's event loop runs: "trio-asyncio", inside trio's, or "thread".

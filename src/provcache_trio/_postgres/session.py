@@ -120,7 +120,7 @@ class Connector:
             return self._wanted
         # The server gives up before we do: what we gave up may be done later all the same.
         milliseconds = self._command_timeout * 1000
-        return {
+        ours = {
             "application_name": "provcache_trio",
             "statement_timeout": str(max(1, round(milliseconds * 0.9))),
             "lock_timeout": str(max(1, round(milliseconds * 0.5))),
@@ -131,14 +131,20 @@ class Connector:
             "default_transaction_isolation": "read committed",
             "array_nulls": "on",  # a row may have no time, which is sent in an array
             **planner_settings,
-            **self._wanted,
         }
+        theirs = self._theirs()
+        return {name: ours[name] for name in ours if name not in theirs} | self._wanted
+
+    def _theirs(self) -> set[str]:
+        """Return the names that are not for us to set; asyncpg sends those of the URL itself."""
+        # Not once and for all: a malformed URL is to fail where its error is translated.
+        return {name.lower() for name in (*_query_of(self._dsn), *self._wanted)}
 
     async def _guard(self, connection: asyncpg.Connection) -> None:
         """Let the server notice soon when we are gone, so that our locks go too."""
         name = "client_connection_check_interval"
         has_it = connection.get_server_version() >= _HAS_CHECK_INTERVAL
-        if has_it and not self.pgbouncer and name not in self._wanted:
+        if has_it and not self.pgbouncer and name not in self._theirs():
             with suppress(asyncpg.PostgresError):  # some systems can't
                 await connection.execute(f"SET {name} = '2s'")
 
