@@ -104,8 +104,9 @@ def open_postgres_repository(
             ``client_connection_check_interval``, ``tcp_keepalives_idle``, ``_interval`` and
             ``_count``, ``default_transaction_isolation``, ``array_nulls``,
             ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
-        pgbouncer: there is a PgBouncer, in any mode, or a pooler like it, in between:
-            send only the ``server_settings`` given here, and prepare no statements.
+        pgbouncer: there is a PgBouncer, or a pooler like it, in between: send only the
+            ``server_settings`` given here, and prepare no statements. In any mode; but in
+            that of statements, ``create`` can't make the schema.
         bridge: where asyncpg's event loop runs: "trio-asyncio", inside trio's, or "thread".
 
     Raises:
