@@ -15,6 +15,7 @@ import trio
 
 from provcache_trio._cli import _stores, main
 from provcache_trio._cli._urls import target_of
+from provcache_trio.postgres import PostgresRepository
 
 from tests.servers import postgres, query
 from tests.test_cli_dead_letters import BAD, left_in, letter, put_entries
@@ -129,6 +130,29 @@ async def test_a_scratch_store_is_empty_and_gone_afterwards(url: str) -> None:
     async with target_of(url).scratch() as store:
         assert await store.upsert_many([entry()]) == 1
         assert len(await query(url, schemas)) == len(before) + 1
+    assert await query(url, schemas) == before
+
+
+@pytest.mark.parametrize("when", ["before it is made", "when it is made"])
+async def test_a_scratch_store_that_is_cancelled_while_it_opens_is_gone_afterwards(
+    when: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = PostgresRepository.check
+
+    async def cancelled(store: PostgresRepository) -> None:
+        if when == "when it is made":
+            await check(store)
+            assert len(await query(url, schemas)) == len(before) + 1
+        scope.cancel()
+        await check(store)
+
+    monkeypatch.setattr(PostgresRepository, "check", cancelled)
+    schemas = "SELECT nspname FROM pg_namespace ORDER BY 1"
+    before = await query(url, schemas)
+    with trio.CancelScope() as scope:
+        async with target_of(url).scratch():
+            raise AssertionError("unreachable")
+    assert scope.cancelled_caught
     assert await query(url, schemas) == before
 
 

@@ -6,6 +6,7 @@ import sys
 import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
+from urllib.parse import urlencode
 
 import asyncpg
 import msgspec
@@ -220,6 +221,13 @@ async def test_no_password_needs_a_person(own: PostgresServer, schema: str) -> N
 async def test_a_database_that_is_missing_needs_a_person(own: PostgresServer, schema: str) -> None:
     async with open_postgres_repository(own.dsn_of("nowhere"), schema=schema) as store:
         with raises(StoreMisconfiguredError, sqlstate="3D000"):
+            await store.check()
+
+
+async def test_a_url_that_is_malformed_needs_a_person(schema: str) -> None:
+    dsn = f"postgresql://user:{SECRET}\u2100@[nowhere/postgres"
+    async with open_postgres_repository(dsn, schema=schema) as store:
+        with raises(StoreMisconfiguredError, error_class="ValueError"):
             await store.check()
 
 
@@ -650,6 +658,17 @@ async def test_a_stored_row_that_is_no_entry_needs_a_person(
         await store.get_many([key_of(0)])
 
 
+async def test_a_stored_row_without_a_hash_needs_a_person(
+    store: PostgresRepository, table: str, somebody: Client
+) -> None:
+    await store.upsert_many([row(0)])
+    await somebody.execute(
+        f"ALTER TABLE {table} ALTER proof_root DROP NOT NULL; UPDATE {table} SET proof_root = NULL"
+    )
+    with raises(StoreMisconfiguredError):
+        await store.get_many([key_of(0)])
+
+
 # A server that does not answer
 
 
@@ -918,6 +937,22 @@ async def test_the_settings_that_are_given_win(schema: str) -> None:
     ) as store:
         assert await settings_of(store, *given) == given
         assert await settings_of(store, *given, reading=True) == given
+
+
+async def test_the_settings_in_the_url_win_over_ours(schema: str) -> None:
+    given = {
+        "application_name": "theirs",
+        "statement_timeout": "7s",
+        "client_connection_check_interval": "5s",
+        "jit": "on",
+        "work_mem": "5MB",
+    }
+    dsn = f"{postgres().dsn}?{urlencode(given)}&Lock_Timeout=6s"
+    async with open_postgres_repository(
+        dsn, schema=schema, create=True, server_settings={"application_name": "mine"}
+    ) as store:
+        expected = given | {"application_name": "mine", "lock_timeout": "6s"}
+        assert await settings_of(store, *expected) == expected
 
 
 async def prepared(store: PostgresRepository) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import gc
 import os
 import signal
@@ -15,13 +16,13 @@ import time
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import asyncpg
 import pytest
 import trio
 
-from provcache_trio import StoreUnavailableError
+from provcache_trio import StoreUnavailableError, postgres as postgres_module
 from provcache_trio._postgres.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio.postgres import open_postgres_repository
 
@@ -282,6 +283,50 @@ async def _waiting(opened: Opened, somebody: Client, number: int = 1) -> bool:
     return await opened.connections(somebody, "wait_event_type = 'Lock'") == number
 
 
+@each_bridge
+async def test_the_loop_ends_also_when_closing_the_connections_fails(
+    bridge: BridgeKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> None:  # noqa: ASYNC124
+        raise RuntimeError("not closed")
+
+    monkeypatch.setattr(postgres_module, "_close_all", fail)
+    before = tasks()
+    with pytest.raises(RuntimeError, match="not closed"):
+        async with Opened(bridge).opening:
+            pass
+    assert tasks() == before
+    assert threads_left() == []
+
+
+GUEST = """
+import asyncio, sys, trio
+from provcache_trio.postgres import open_postgres_repository
+
+async def guest():
+    async with open_postgres_repository("postgresql://", bridge=sys.argv[1]):
+        return "left"
+
+async def host():
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    trio.lowlevel.start_guest_run(
+        guest,
+        run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+        done_callback=ended.set_result,
+    )
+    return (await ended).unwrap()
+
+print(asyncio.run(host()))
+"""
+
+
+@each_bridge
+def test_what_connected_to_nothing_is_left_as_a_guest_of_asyncio(bridge: BridgeKind) -> None:
+    done = fresh(GUEST, bridge)
+    assert (done.stdout, done.stderr) == ("left\n", "")
+
+
 # Importing
 
 
@@ -498,6 +543,59 @@ def test_an_interrupt_while_the_loop_ends_comes_out_when_it_has_ended(bridge: Br
     with at_most(PROMPT_SECONDS), pytest.raises(KeyboardInterrupt):
         trio.run(main)
     assert threads_left() == []
+
+
+FULL = """
+import os, resource, sys, trio
+from provcache_trio.postgres import open_postgres_repository
+
+opening = open_postgres_repository("postgresql://", bridge=sys.argv[1])
+
+async def main():
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        os.close(held.pop())
+    try:
+        async with opening:
+            print("opened")
+    except OSError as error:
+        print(error.errno, len(trio.lowlevel.current_task().child_nurseries))
+    for one in held:
+        os.close(one)
+
+trio.run(main)
+"""
+
+
+@each_bridge
+def test_opening_without_a_descriptor_left_raises(bridge: BridgeKind) -> None:
+    # Not `fresh`: the loop that asyncio could not make complains when it is collected.
+    command = [sys.executable, "-c", FULL, bridge]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{errno.EMFILE} 0\n"
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(DEFAULT_KIND == "thread", reason="trio-asyncio can't be imported here")
+async def test_what_trio_asyncio_raises_when_it_opens_comes_out_without_its_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = OSError(errno.EMFILE, "too many")
+
+    def open_loop() -> NoReturn:
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
+
+    monkeypatch.setattr("trio_asyncio.open_loop", open_loop)
+    before = tasks()
+    with pytest.raises(OSError, match="too many") as caught:
+        async with Opened("trio-asyncio").opening:
+            raise AssertionError("unreachable")
+    assert caught.value is error
+    assert tasks() == before
 
 
 # Each round ends soon and leaves one whole batch, the last that was stored, or the next.

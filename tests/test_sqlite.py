@@ -682,6 +682,73 @@ async def test_a_file_that_is_replaced_is_opened_anew(store: SQLiteRepository, p
     assert await store.get_many([key_of(1), key_of(2)]) == by_key([entry(2)])
 
 
+async def put_in_place_of(path: Path) -> list[ProvcacheEntry]:
+    """Replace the file, and nothing beside it, by one that holds these entries."""
+    entries = [entry(f"other {number}") for number in range(500)]
+    other = path.with_name("other.db")
+    async with open_sqlite_repository(other) as repository:
+        await repository.upsert_many(entries)
+    await trio.Path(path).rename(path.with_name("old.db"))
+    other.rename(path)
+    return entries
+
+
+async def test_the_log_of_a_file_that_is_replaced_does_not_get_into_the_other(
+    store: SQLiteRepository, path: Path
+) -> None:
+    async with open_sqlite_repository(path) as second:  # which notices later
+        await second.upsert_many([entry(1)])
+        await store.upsert_many([entry(2)])
+        others = await put_in_place_of(path)
+        assert await store.upsert_many([entry(3)]) == 1
+        assert await second.upsert_many([entry(4)]) == 1
+        assert await store.count() == len(others) + 2
+        assert await second.get_many(by_key(others)) == by_key(others)
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+    old = path.with_name("old.db")
+    assert query(old, "SELECT count(*) FROM provcache_entries") == [(2,)]
+
+
+async def test_a_file_that_is_replaced_and_closed_leaves_no_log_beside_the_other(
+    path: Path,
+) -> None:
+    async with open_sqlite_repository(path) as store:
+        await store.upsert_many([entry(1)])
+        others = await put_in_place_of(path)
+    assert names(path.parent) == {"cache.db", "old.db"}
+    async with open_sqlite_repository(path) as store:
+        assert await store.get_many([key_of(1), *by_key(others)]) == by_key(others)
+
+
+async def test_a_file_that_is_replaced_while_somebody_reads_it_is_unavailable_for_so_long(
+    store: SQLiteRepository, path: Path
+) -> None:
+    await store.upsert_many([entry(1)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM provcache_entries").fetchall()
+        others = await put_in_place_of(path)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError):
+                await store.count()
+    assert await store.count() == len(others)
+
+
+async def test_a_link_that_leads_to_another_file_leaves_the_log_of_the_first(
+    tmp_path: Path, path: Path
+) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    async with open_sqlite_repository(path) as direct, open_sqlite_repository(link) as linked:
+        await linked.upsert_many([entry(1)])
+        link.unlink()
+        link.symlink_to(tmp_path / "second.db")
+        assert await linked.count() == 0
+        await direct.upsert_many([entry(2)])
+        assert await direct.count() == 2
+    assert query(path, "SELECT count(*) FROM provcache_entries") == [(2,)]
+
+
 # Refused entries
 
 

@@ -64,7 +64,9 @@ class SQLiteConnection:
         self._application = application
         self._create = create
         self._connection: sqlite3.Connection | None = None
+        self._real_path = path
         self._opened_as: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
 
     def close(self) -> None:
         """Close the connection, if there is one, which rolls back what was not committed."""
@@ -75,6 +77,9 @@ class SQLiteConnection:
             # An interrupt is in force until the next statement starts, and would keep SQLite
             # from moving what is in the -wal file into the file itself.
             connection.execute("SELECT 1")
+            connection.rollback()
+            with suppress(StoreUnavailableError):  # whoever reads it has it open, too
+                self._take_away_log(connection)
         connection.close()
 
     def end(self) -> None:
@@ -126,10 +131,31 @@ class SQLiteConnection:
     def _connected(self) -> sqlite3.Connection:
         if self._connection is not None and identity_of(self._path) != self._opened_as:
             # Removed or replaced: what we write would go into a file that has no name.
+            self._take_away_log(self._connection)
             self.close()
         if self._connection is None:
             self._connection = self._open()
         return self._connection
+
+    def _take_away_log(self, connection: sqlite3.Connection) -> None:
+        """If the file was removed or replaced, take away its -wal file, if that was left behind.
+
+        SQLite does not. It would take what is in there for a part of the file that has the
+        name now, and so destroy that one.
+        """
+        if identity_of(self._real_path) == self._opened_as:
+            return
+        # Into the old file, which may have another name now.
+        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreUnavailableError("somebody reads from the file that was replaced")
+        # A lock among those who have the old file open: the next finds the log of the new one.
+        connection.execute("BEGIN IMMEDIATE")
+        if identity_of(f"{self._real_path}-wal") == self._log:
+            for suffix in ("-wal", "-shm"):
+                with suppress(OSError):
+                    os.unlink(f"{self._real_path}{suffix}")  # noqa: PTH108
+        connection.execute("ROLLBACK")
 
     def _open(self) -> sqlite3.Connection:
         self._prepare()
@@ -147,13 +173,17 @@ class SQLiteConnection:
         except BaseException:
             connection.close()
             raise
+        log = identity_of(f"{self._real_path}-wal")
+        # Asked last: else it may be the log of another file, which was put there in between.
+        self._log = log if identity_of(self._real_path) == self._opened_as else None
         return connection
 
     def _prepare(self) -> None:
         """Make the file if there is none and we may, and remember which one it is."""
+        self._real_path = os.path.realpath(self._path)
         if self._create:
             with suppress(OSError):  # SQLite says in a moment what is wrong
-                create_file(os.path.realpath(self._path))
+                create_file(self._real_path)
         # Before connecting: a file that is put there in between is then noticed.
         self._opened_as = identity_of(self._path)
         if not self._create and not os.path.isfile(self._path):  # noqa: PTH113

@@ -60,7 +60,7 @@ _ROWS_IN_SLICE: Final = 500  # to write; they take a millisecond
 _ROUNDS_TO_SEND: Final = 2
 _MOST_CONNECTIONS: Final = 100
 _MOST_SECONDS: Final = 3600
-_DOUBT_SECONDS: Final = 600  # far more than a queue waits between two tries
+_LATE_SECONDS: Final = 600  # far more than a server goes on with what was cut off
 
 __all__ = ["PostgresRepository", "open_postgres_repository"]
 
@@ -79,8 +79,9 @@ def open_postgres_repository(
 ) -> AbstractAsyncContextManager[PostgresRepository]:
     """Open a repository in PostgreSQL 12 or later, for the length of an ``async with``.
 
-    Opening always succeeds, and connects to nothing: connections are made when they are
-    needed, and again when they are lost. Call ``check`` to learn at once whether that works.
+    Opening connects to nothing, and so always succeeds, but for OSError when the process has
+    no descriptors left: connections are made when they are needed, and again when they are
+    lost. Call ``check`` to learn at once whether that works.
 
     Leaving the block cancels the calls that other tasks have under way, and closes the
     connections. That is shielded from cancellation, and takes some two seconds at most, also
@@ -98,12 +99,14 @@ def open_postgres_repository(
         command_timeout_seconds: for one statement. The server ends it a tenth earlier, and
             waits half as long for a lock.
         server_settings: PostgreSQL's run-time parameters for the connections. They win over
-            ours: ``application_name``, ``statement_timeout``, ``lock_timeout``,
-            ``idle_in_transaction_session_timeout``, ``client_connection_check_interval``,
-            ``tcp_keepalives_idle``, ``_interval`` and ``_count``,
-            ``default_transaction_isolation``, ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
-        pgbouncer: there is a PgBouncer, in any mode, or a pooler like it, in between:
-            send only the ``server_settings`` given here, and prepare no statements.
+            those in the URL's query, and both win over ours: ``application_name``,
+            ``statement_timeout``, ``lock_timeout``, ``idle_in_transaction_session_timeout``,
+            ``client_connection_check_interval``, ``tcp_keepalives_idle``, ``_interval`` and
+            ``_count``, ``default_transaction_isolation``, ``array_nulls``,
+            ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
+        pgbouncer: there is a PgBouncer, or a pooler like it, in between: send only the
+            ``server_settings`` given here, and prepare no statements. In any mode; but in
+            that of statements, ``create`` can't make the schema.
         bridge: where asyncpg's event loop runs: "trio-asyncio", inside trio's, or "thread".
 
     Raises:
@@ -191,7 +194,7 @@ class PostgresRepository:
         self._reader = _Lanes([Session(connector, reading)])
         self._calls: set[trio.CancelScope] = set()
         self._call_ended = trio.lowlevel.ParkingLot()
-        self._in_doubt_until = -math.inf
+        self._in_doubt_since = math.inf  # it is not
         self._closed = False
 
     async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
@@ -212,7 +215,8 @@ class PostgresRepository:
             entries = await self._pack(tuple(entries))
         arguments = entries.arguments
         index: int | None = None
-        in_doubt = trio.current_time() < self._in_doubt_until
+        began = trio.current_time()
+        in_doubt = self._in_doubt_since < math.inf
 
         async def upsert(connection: asyncpg.Connection) -> int:
             nonlocal index
@@ -228,13 +232,17 @@ class PostgresRepository:
             return changed
 
         try:
-            return await self._run(self._writers, upsert)
+            changed = await self._run(self._writers, upsert)
         except EntryRejectedError as error:
             error.index = index
             raise
         except BaseException:
-            self._in_doubt_until = trio.current_time() + _DOUBT_SECONDS
+            # However late it is tried again: only what is in the log behind it settles that.
+            self._in_doubt_since = trio.current_time()
             raise
+        if began > self._in_doubt_since + _LATE_SECONDS:
+            self._in_doubt_since = math.inf
+        return changed
 
     async def prepare(self, entries: Sequence[ProvcacheEntry], /) -> Sequence[ProvcacheEntry]:
         """Return ``entries`` with what is sent for them; see ``Repository``.
@@ -374,15 +382,18 @@ class PostgresRepository:
     async def _close(self) -> None:
         self._closed = True
         interrupt: KeyboardInterrupt | None = None
-        with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
-            while True:
-                try:
-                    await self._end_calls()
-                except KeyboardInterrupt as error:
-                    interrupt = error
-                else:
-                    break
-        await self._bridge.close()  # not in our scope, which it did not begin in
+        try:
+            with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
+                while True:
+                    try:
+                        await self._end_calls()
+                    except KeyboardInterrupt as error:
+                        interrupt = error
+                    else:
+                        break
+        finally:  # whatever happened: a nursery that is left open breaks trio
+            # Not in our scope, which it did not begin in.
+            await self._bridge.close()  # noqa: ASYNC102  # shielded
         if interrupt is not None:
             raise interrupt
 
@@ -440,7 +451,9 @@ class _Lanes:
 
 
 async def _close_all(sessions: list[Session]) -> None:
-    await asyncio.gather(*(session.close() for session in sessions))
+    closing = [session.close() for session in sessions if session.connected]
+    if closing:  # of nothing, gather asks which loop runs: the host's, in trio's guest mode
+        await asyncio.gather(*closing)
 
 
 # Annotated as object: callers may give what their annotations do not allow.

@@ -79,19 +79,25 @@ class PostgresTarget:
         """Open an empty schema in the same database; it is removed at exit."""
         name = f"{_SCHEMA}_scratch_{secrets.token_hex(8)}"
         async with open_postgres_repository(self._dsn, schema=name, create=True) as repository:
-            await repository.check()  # it connects when it is first needed; that is not timed
             try:
+                # It connects when it is first needed; that is not timed.
+                await repository.check()
                 yield repository
             finally:
+                # A check that is cut off makes the schema, or not, or a moment later. To make
+                # it waits for that.
                 with trio.CancelScope(shield=True):  # each step has its own time limit
-                    await self._ask(f"DROP SCHEMA {name} CASCADE", name)
+                    await self._ask(f"DROP SCHEMA {name} CASCADE", name, create=True)
 
-    async def _ask(self, statement: str, schema: str = _SCHEMA) -> int:
-        """Return the number that ``statement`` asks for, or 0; ``schema`` has to be there."""
+    async def _ask(self, statement: str, schema: str = _SCHEMA, *, create: bool = False) -> int:
+        """Return the number that ``statement`` asks for, or 0.
+
+        ``schema`` has to be there, or is made first.
+        """
         connector = Connector(
             self._dsn,
             schema=Schema(schema),
-            create=False,
+            create=create,
             connect_timeout_seconds=_CONNECT_SECONDS,
             command_timeout_seconds=_STATEMENT_SECONDS,
             server_settings={},

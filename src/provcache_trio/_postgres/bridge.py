@@ -20,7 +20,11 @@ class Bridge(Protocol):
     """An asyncio event loop of our own, and the way there."""
 
     async def open(self) -> None:
-        """Start the loop. Is called once, and takes no time worth mentioning."""
+        """Start the loop. Is called once, and takes no time worth mentioning.
+
+        Raises:
+            OSError: the process has no descriptors left.
+        """
         ...
 
     async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -276,5 +276,5 @@ def entry_of(row: Sequence[Any]) -> ProvcacheEntry:
             hit_count=hits,
             last_accessed_at=accessed,
         )
-    except (msgspec.MsgspecError, TypeError, ValueError):
+    except (AttributeError, msgspec.MsgspecError, TypeError, ValueError):  # a hash may be NULL
         raise StoreMisconfiguredError("a stored row is not an entry") from None

@@ -7,7 +7,7 @@ import os
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar, final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 
@@ -24,6 +24,15 @@ T = TypeVar("T")
 
 _CLOSE_TIMEOUT_SECONDS: Final = 1
 _HAS_CHECK_INTERVAL: Final = (14,)
+_host: Final = re.compile(
+    r"(?P<directory>/.*)|(\[(?P<address>[^\]]+)\]|(?P<name>[^/\[:][^:]*))(:(?P<port>.*))?"
+).fullmatch
+_UNREADABLE: Final = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 _KEEPALIVES: Final = {
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
@@ -46,8 +55,8 @@ class Connector:
         server_settings: Mapping[str, str],
         pgbouncer: bool,
     ) -> None:
-        self._dsns = _rotations(dsn)
-        self._turn = 0  # which of them is next
+        self._dsn = dsn
+        self._turn = 0  # which of its hosts is the first, next time
         self._schema = schema
         self._create = create
         self._connect_timeout = connect_timeout_seconds
@@ -59,23 +68,27 @@ class Connector:
         """Return a connection to a schema that is known to be there."""
         turn = self._turn
         try:
-            return await self._connect(self._dsns[turn], planner_settings)
-        except (FileNotFoundError, PermissionError) as error:
-            if _tls_files_are_there(self._dsns[0]):
-                raise  # it is the socket of a server that is down
+            return await self._connect(turn, planner_settings)
+        except Exception as error:
+            # All of the time may have gone to the first host, if that machine is dead. And
+            # asyncpg tries the next one itself only where there was no answer.
+            self._turn = turn + 1
+            if not isinstance(error, _UNREADABLE) or _tls_files_are_there(self._dsn):
+                raise  # it may be the socket of a server that is down
             name = type(error).__name__
             raise StoreMisconfiguredError(
                 f"a certificate or key can't be read ({name})", error_class=name
             ) from None
-        except TimeoutError:
-            # All of the time may have gone to the first host, if that machine is dead.
-            self._turn = (turn + 1) % len(self._dsns)
-            raise
 
-    async def _connect(self, dsn: str, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
+    async def _connect(self, turn: int, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
+        hosts = _hosts_of(self._dsn)
+        turn %= max(1, len(hosts))
+        turned = hosts[turn:] + hosts[:turn]
         async with asyncio.timeout(self._connect_timeout):
             connection = await asyncpg.connect(
-                dsn,
+                self._dsn,
+                host=[host for host, _ in turned] or None,
+                port=[port for _, port in turned] or None,
                 timeout=self._connect_timeout,
                 command_timeout=self._command_timeout,
                 server_settings=self._settings(planner_settings),
@@ -107,7 +120,7 @@ class Connector:
             return self._wanted
         # The server gives up before we do: what we gave up may be done later all the same.
         milliseconds = self._command_timeout * 1000
-        return {
+        ours = {
             "application_name": "provcache_trio",
             "statement_timeout": str(max(1, round(milliseconds * 0.9))),
             "lock_timeout": str(max(1, round(milliseconds * 0.5))),
@@ -116,15 +129,22 @@ class Connector:
             "idle_in_transaction_session_timeout": str(max(1, round(milliseconds))),
             **_KEEPALIVES,
             "default_transaction_isolation": "read committed",
+            "array_nulls": "on",  # a row may have no time, which is sent in an array
             **planner_settings,
-            **self._wanted,
         }
+        theirs = self._theirs()
+        return {name: ours[name] for name in ours if name not in theirs} | self._wanted
+
+    def _theirs(self) -> set[str]:
+        """Return the names that are not for us to set; asyncpg sends those of the URL itself."""
+        # Not once and for all: a malformed URL is to fail where its error is translated.
+        return {name.lower() for name in (*_query_of(self._dsn), *self._wanted)}
 
     async def _guard(self, connection: asyncpg.Connection) -> None:
         """Let the server notice soon when we are gone, so that our locks go too."""
         name = "client_connection_check_interval"
         has_it = connection.get_server_version() >= _HAS_CHECK_INTERVAL
-        if has_it and not self.pgbouncer and name not in self._wanted:
+        if has_it and not self.pgbouncer and name not in self._theirs():
             with suppress(asyncpg.PostgresError):  # some systems can't
                 await connection.execute(f"SET {name} = '2s'")
 
@@ -162,8 +182,9 @@ class Session:
         except ProvcacheError:
             raise
         except Exception as error:  # noqa: BLE001  # translated
-            connected = self._connection is not None
-            verdict = verdict_of(error, connected=connected, pgbouncer=self._connector.pgbouncer)
+            verdict = verdict_of(
+                error, connected=self.connected, pgbouncer=self._connector.pgbouncer
+            )
             keep = verdict.keep
             failure = translated(error, verdict)
         else:
@@ -173,6 +194,11 @@ class Session:
             if not keep:
                 await self.close()
         raise failure  # not above: asyncpg's error, which quotes rows, would be its context
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to close."""
+        return self._connection is not None
 
     async def close(self) -> None:
         """Close the connection, if there is one, in a second at most."""
@@ -187,22 +213,40 @@ async def close(connection: asyncpg.Connection) -> None:
         await connection.close(timeout=_CLOSE_TIMEOUT_SECONDS)
 
 
+def _query_of(dsn: str) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(urlsplit(dsn).query).items()}
+
+
 def _tls_files_are_there(dsn: str) -> bool:
-    given = parse_qs(urlsplit(dsn).query)
+    given = _query_of(dsn)
     for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
-        for path in given.get(name, [os.environ.get(f"PG{name.upper()}", "")]):
-            if path and not os.access(path, os.R_OK):
-                return False
+        path = given.get(name) or os.environ.get(f"PG{name.upper()}")
+        if path and (os.path.isdir(path) or not os.access(path, os.R_OK)):  # noqa: PTH112
+            return False
     return True
 
 
-def _rotations(dsn: str) -> list[str]:
-    """Return ``dsn`` once for each of its hosts, which is then the first."""
-    scheme, separator, rest = dsn.partition("://")
-    place = re.split("[/?#]", rest, maxsplit=1)[0]
-    user, at, hosts = place.rpartition("@")
-    each = hosts.split(",")
-    return [
-        f"{scheme}{separator}{user}{at}{','.join(each[first:] + each[:first])}{rest[len(place) :]}"
-        for first in range(len(each))
-    ]
+def _hosts_of(dsn: str) -> list[tuple[str, int]]:
+    """Return the hosts that ``dsn`` and the environment name, each with its port.
+
+    The rules are asyncpg's. If there is one host, or what asyncpg refuses, or a service file
+    that may name some, there are none: to connect without them does the right thing.
+    """
+    place, query = urlsplit(dsn).netloc, _query_of(dsn)
+    authority = place.partition("@")[2] if "@" in place else place
+    elsewhere = query.get("host") or ("service" not in query and os.environ.get("PGHOST"))
+    each = [_host(one) for one in (authority or elsewhere or "").split(",")]
+    for_all = query.get("port") if not authority else None  # they win over those of the hosts
+    ports = (for_all or os.environ.get("PGPORT") or "5432").split(",")
+    if len(ports) == 1:
+        ports *= len(each)
+    if len(each) == 1 or len(each) != len(ports):
+        return []
+    hosts: list[tuple[str, int]] = []
+    for one, port in zip(each, ports, strict=True):
+        if one is None:
+            return []
+        name = one["directory"] or one["address"] or one["name"]
+        own = None if for_all else one["port"]
+        hosts.append((unquote(name) if authority else name, int(unquote(own or port))))
+    return hosts

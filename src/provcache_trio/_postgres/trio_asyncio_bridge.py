@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
 import trio
 
@@ -28,10 +28,15 @@ class TrioAsyncioBridge:
     def __init__(self) -> None:
         self._begun = trio.Event()
         self._closing = trio.Event()
+        self._failure: Exception | None = None
         self._loop: trio_asyncio.TrioEventLoop
 
     async def open(self) -> None:
-        """Start the child task."""
+        """Start the child task.
+
+        Raises:
+            OSError: there are no descriptors left for the loop.
+        """
         await trio.lowlevel.checkpoint()
         # Not `async with`: what the user's block raises must not pass through our nursery.
         self._manager = trio.open_nursery(strict_exception_groups=True)
@@ -45,9 +50,10 @@ class TrioAsyncioBridge:
                     await self._begun.wait()
                 except KeyboardInterrupt as error:
                     interrupt = error
-        if interrupt is not None:
+        failure = interrupt or self._failure
+        if failure is not None:
             await self.close()
-            raise interrupt
+            raise failure
 
     # Protected: Ctrl-C would leave the asyncio task with nobody who waits for it.
     @trio.lowlevel.enable_ki_protection
@@ -81,7 +87,12 @@ class TrioAsyncioBridge:
                     loop.set_default_executor(_Executor())
                     self._begun.set()
                     await self._closing.wait()
+            except Exception as error:  # noqa: BLE001  # ``open`` raises it: a loop lets none out
+                while isinstance(error, ExceptionGroup):  # of trio-asyncio's nurseries
+                    error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+                self._failure = error
             finally:
+                self._begun.set()  # whatever happened: ``open`` can't be cancelled
                 trio.lowlevel.remove_instrument(protection)
 
 

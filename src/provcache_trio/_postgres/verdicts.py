@@ -85,6 +85,7 @@ VERDICTS: Final[Mapping[str, Verdict]] = {
     "XX001": _PERSON,  # data corrupted
     "XX002": _PERSON,  # index corrupted
 }
+_CUT_OFF: Final = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
 # Where 54000 means, not that a value is too long, but that the server has to be vacuumed by a
 # person before it writes again.
 _NO_IDS_LEFT: Final = frozenset({"GetNewTransactionId", "GetNewMultiXactId"})
@@ -109,11 +110,12 @@ def verdict_of(error: Exception, *, connected: bool, pgbouncer: bool = False) ->
     # The last is a time beyond the year 9999 that somebody else has stored.
     if isinstance(error, (ssl.CertificateError, ClientConfigurationError, OverflowError)):
         return _PERSON
+    # A file that is no certificate, the key of another, versions of TLS that do not meet.
+    of_tls = isinstance(error, ssl.SSLError) and not isinstance(error, _CUT_OFF)
     # OSError and TimeoutError. And asyncpg's own: on a connection that the server ended it
     # may raise InternalClientError or InterfaceError, whatever the call was.
-    if isinstance(error, OSError) or connected:
-        return _AWAY
-    return _PERSON
+    away = connected or (isinstance(error, OSError) and not of_tls)
+    return _AWAY if away else _PERSON
 
 
 def _verdict_of_server(error: PostgresError) -> Verdict:
