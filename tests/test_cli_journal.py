@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from provcache_trio import StoreUnavailableError, WriteBehindOptions, open_write_behind_queue
+from provcache_trio import (
+    EntryRejectedError,
+    StoreUnavailableError,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
 from provcache_trio._cli import main
+from provcache_trio._cli._journal import Replay
+from provcache_trio._cli._urls import target_of
 from provcache_trio.journal import open_journal
+from provcache_trio.sqlite import SQLiteRepository
 from provcache_trio.testing import MemoryRepository
 
 from tests.test_cli_dead_letters import BAD, cache, change, stored  # noqa: F401  # a fixture
@@ -23,6 +31,8 @@ from tests.test_cli_read import url
 from tests.test_repositories import entry, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from provcache_trio import ProvcacheEntry
 
 ROOT = Path(__file__).parent.parent
@@ -173,6 +183,35 @@ def test_however_many_the_store_refuses_the_others_are_written(
     assert len(stored(cache)) == len([n for n in range(1000) if n not in bad])
     change(cache, "DROP TRIGGER picky")
     assert run("replay", path, "--to", url(cache)) == 0
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal(
+    path: Path,
+    cache: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    calls: int,
+) -> None:
+    leave(path, *(entry(number) for number in range(4, 60)))
+    job = Replay(path, target_of(url(cache)), give_up_after=60)
+    upsert_many, made = SQLiteRepository.upsert_many, 0
+
+    async def cut_off(store: SQLiteRepository, entries: Sequence[ProvcacheEntry], /) -> int:
+        nonlocal made
+        made += 1
+        if made == calls:
+            job._scope.cancel()
+        if made == 1:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise EntryRejectedError("some of it")
+        return await upsert_many(store, entries)
+
+    monkeypatch.setattr(SQLiteRepository, "upsert_many", cut_off)
+    trio.run(job.run, lambda _: None)
+    monkeypatch.undo()
+    assert job.left > 0
+    assert run("replay", path, "--to", url(cache)) == 0
+    assert set(stored(cache)) == {key_of(number) for number in range(1, 60)}
 
 
 def test_whether_it_is_in_use_may_not_be_known(

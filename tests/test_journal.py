@@ -862,6 +862,7 @@ async def test_without_a_thread_nothing_is_lost(
     with monkeypatch.context() as patched:
         async with open_journal(path, entry_type=Item):
             patched.setattr(trio.lowlevel, "start_thread_soon", none_left)
+        await fails(path, "no thread can be started", entry_type=Item)
     async with open_journal(path, entry_type=Item):  # was let go
         pass
 

@@ -1154,3 +1154,20 @@ async def test_a_file_that_is_removed_is_not_made_anew_unless_it_may_be(path: Pa
 def test_whether_to_make_a_file_is_a_bool(path: Path) -> None:
     with pytest.raises(TypeError, match=r"^create must be a bool, not int$"):
         open_sqlite_repository(path, create=0)  # type: ignore[arg-type]
+
+
+async def test_without_a_thread_the_store_is_unavailable_and_the_file_is_closed_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with open_sqlite_repository(path) as repository:
+        await repository.upsert_many([entry(1)])
+        monkeypatch.setattr(trio.lowlevel, "start_thread_soon", none_left)
+        with pytest.raises(StoreUnavailableError, match="no thread"):
+            await repository.upsert_many([entry(2)])
+    monkeypatch.undo()
+    assert not path.with_name(f"{path.name}-wal").exists()  # the last one who closes it moves it in
+    async with open_sqlite_repository(path) as repository:
+        assert await repository.count() == 1

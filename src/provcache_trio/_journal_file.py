@@ -95,7 +95,7 @@ class JournalFile:
         self._replay_end = 0  # as far as the file was read when it was opened
         self._replayed = 0  # number of the last entry that was returned
         self._page: list[tuple[int, bytes]] = []
-        self._misplaced: set[int] = set()  # offsets of records that can't be where they are
+        self._damaged_at: set[int] = set()  # offsets of what is no record, or can't be there
 
     @property
     def overgrown(self) -> bool:
@@ -137,7 +137,7 @@ class JournalFile:
         for piece in records:
             if isinstance(piece, Damage) or not self._note(piece, expected):
                 damaged += len(piece.raw)
-                self._misplaced.add(piece.at)
+                self._damaged_at.add(piece.at)
                 unfinished = len(piece.raw) if isinstance(piece, Damage) and piece.at_end else 0
                 continue
             if piece.number > expected:
@@ -219,7 +219,7 @@ class JournalFile:
     def _mend(self, findings: Findings) -> None:
         """Keep a copy of what is no record, and cut it off where it is at the end."""
         for piece in self._pieces(self._entries_at):
-            if isinstance(piece, Damage) or piece.at in self._misplaced:
+            if piece.at in self._damaged_at:
                 self._set_aside(piece.raw)
         if findings.unfinished_bytes:
             self._disk.truncate(self._descriptor, self._size)

@@ -49,13 +49,14 @@ class Outbox(Generic[E]):
         self.letters: list[DeadLetter[E]] = []
         self.places: list[Place] = []  # of each letter, with a journal
         self._opened_at: list[float] = []  # on trio's clock, when their batches were opened
+        self._oldest: float | None = None  # of these, which for several lanes are in no order
         self.failing: bool = False  # the sink's last call failed
         self.blocked: int = 0  # writers that wait for room
         self.undelivered: tuple[E, ...] = ()  # handed back at the end, the line's included
 
     def oldest(self) -> float | None:
         """Return when the oldest batch of a letter was opened; from any thread."""
-        return min(self._opened_at, default=None)  # those of several lanes are in no order
+        return self._oldest
 
     async def post(self, batch: Batch[E]) -> None:
         """Take over everything that ``batch`` refused, once there is room for it.
@@ -105,6 +106,7 @@ class Outbox(Generic[E]):
             for receipt in batch.receipts.get(key, ()):
                 receipt.error = failure.rejection()
         self._opened_at += [batch.opened_at] * len(posted)
+        self._oldest = min(self._opened_at, default=None)
         self.letters += posted
         if self._sink is None:
             self._settle(posted)
@@ -116,6 +118,7 @@ class Outbox(Generic[E]):
         taken = len(letters)
         del self.letters[:taken]
         del self._opened_at[:taken]
+        self._oldest = min(self._opened_at, default=None)
         ledger = self._lifetime.ledger
         ledger.in_flight -= taken
         ledger.failed += taken
@@ -187,6 +190,7 @@ class Outbox(Generic[E]):
         self.letters.clear()
         self.places.clear()
         self._opened_at.clear()
+        self._oldest = None
         ledger = self._lifetime.ledger
         ledger.in_flight -= moved
         ledger.abandoned += moved

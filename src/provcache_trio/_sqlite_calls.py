@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -70,7 +69,7 @@ class SQLiteCalls:
         with trio.CancelScope(shield=True):  # for as long as the disk takes
             try:
                 async with self._turn:
-                    await in_thread(self._file.end, lambda: None)
+                    await end_in_thread(self._file.end)
             except KeyboardInterrupt:  # only ends the wait for the turn, which is needed
                 await self.close()  # noqa: ASYNC120  # shielded
                 raise
@@ -83,7 +82,7 @@ async def in_thread(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
     """Return what ``work`` returns in a worker thread; when cancelled, make it hurry.
 
     Raises:
-        OSError: there is no thread for it.
+        StoreUnavailableError: there is no thread for it.
         BaseException: what ``work`` raised.
     """
     task = trio.lowlevel.current_task()
@@ -99,9 +98,17 @@ async def in_thread(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
     try:
         trio.lowlevel.start_thread_soon(work, deliver)
     except RuntimeError:  # the system has none left, which may pass
-        raise OSError(errno.EAGAIN, "can't start a thread") from None
+        raise StoreUnavailableError("no thread can be started") from None
     result: T = await trio.lowlevel.wait_task_rescheduled(abort)
     return result
+
+
+async def end_in_thread(end: Callable[[], None]) -> None:
+    """Call ``end`` in a worker thread, or here and now if there is none."""
+    try:
+        await in_thread(end, lambda: None)
+    except StoreUnavailableError:
+        end()
 
 
 # Annotated as object: callers may give what their annotations do not allow.

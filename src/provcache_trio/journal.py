@@ -57,7 +57,7 @@ from ._journal_records import MOST_PAYLOAD_BYTES
 from ._lifetime import log
 from ._owner_lock import OwnerLock
 from ._private_files import make_directory
-from ._sqlite_calls import absolute, in_thread
+from ._sqlite_calls import absolute, end_in_thread, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -179,7 +179,7 @@ class _Opening(Generic[E]):
         await trio.lowlevel.checkpoint()
         await self._own()
         try:
-            findings = await in_thread(self._file.open, _nothing)
+            findings = await _on_disk(self._file.open)
         except BaseException:
             self._end()
             raise
@@ -204,10 +204,7 @@ class _Opening(Generic[E]):
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(self, *_: object) -> None:
         with trio.CancelScope(shield=True):  # for as long as the disk takes
-            try:
-                await in_thread(self._end, _nothing)
-            except OSError:  # no thread for it
-                self._end()
+            await end_in_thread(self._end)
 
     def _end(self) -> None:
         self._file.close()
@@ -217,6 +214,13 @@ class _Opening(Generic[E]):
 def _take(lock: OwnerLock, path: str) -> None:
     make_directory(os.path.dirname(path))  # noqa: PTH120
     lock.take()
+
+
+async def _on_disk(work: Callable[[], T]) -> T:
+    try:
+        return await in_thread(work, _nothing)
+    except StoreUnavailableError as error:  # no thread for it
+        raise JournalError(f"the journal can't be used: {error}") from None
 
 
 def _nothing() -> None:
@@ -355,10 +359,7 @@ class FileJournal(Generic[E]):
         self._gone.append(number)
 
     async def _run(self, call: Callable[..., T], *args: object) -> T:
-        try:
-            return await in_thread(partial(call, *args), _nothing)  # one at a time: see Journal
-        except OSError as error:  # no thread for it
-            raise JournalError(f"the journal can't be used: {error.strerror}") from None
+        return await _on_disk(partial(call, *args))  # one at a time: see Journal
 
 
 def _numbered(documents: Sequence[object], first: int) -> list[int | None]:

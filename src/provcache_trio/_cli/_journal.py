@@ -176,14 +176,15 @@ class Replay:
         after = 0
         while page := await journal.replay(after, _PAGE):
             after = page[-1][0]
+            self.replayed += len(page)
             try:
                 await store.upsert_many([entry for _, entry in page])
             except ProvcacheError:  # some of it is refused, or the store is away
                 for start in range(0, len(page), AT_ONCE):
                     await self._write(store, journal, page[start : start + AT_ONCE], tell)
             else:
-                await self._settle(journal, [number for number, _ in page], len(page))
-        if not self.replayed - self.written:
+                await self._settle(journal, [number for number, _ in page])
+        if self.written == self.replayed:
             await journal.rewrite(())
 
     async def _write(
@@ -195,6 +196,7 @@ class Replay:
     ) -> None:
         """Write some entries behind: a queue waits for the store, and finds what it refuses."""
         sink = Refused()
+        sent: list[tuple[int, ProvcacheEntry]] = []
         options = WriteBehindOptions(
             batch_size=AT_ONCE, coalesce=False, drain_timeout_seconds=0, flush_interval_seconds=0
         )
@@ -203,24 +205,24 @@ class Replay:
                 async with open_write_behind_queue(
                     store, options, name="replay", dead_letters=sink
                 ) as self._queue:
-                    await self._queue.enqueue_many([entry for _, entry in some])
+                    for number, entry in some:
+                        self._queue.enqueue_nowait(entry)  # there is room for all
+                        sent.append((number, entry))
                     await self._queue.flush()
         finally:
             open_fates = () if self._queue is None else self._queue.undelivered
             # By identity: two versions of a key may be equal.
             refused = {id(letter.entry): letter for letter in sink.letters}
             kept = {*refused, *map(id, open_fates)}
-            for _, entry in some:
+            for _, entry in sent:
                 if letter := refused.get(id(entry)):
                     tell(f"{entry.veri_key} was refused, and stays: {reason_of(letter)}")
-            settled = [number for number, entry in some if id(entry) not in kept]
+            # Only of what was sent: it may have been cut off before that.
+            settled = [number for number, entry in sent if id(entry) not in kept]
             with trio.move_on_after(_SETTLE_SECONDS, shield=True):
-                await self._settle(journal, settled, len(some))
+                await self._settle(journal, settled)
         await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def _settle(
-        self, journal: Journal[ProvcacheEntry], numbers: Sequence[int], of: int
-    ) -> None:
-        self.replayed += of
+    async def _settle(self, journal: Journal[ProvcacheEntry], numbers: Sequence[int]) -> None:
         self.written += len(numbers)
         await journal.append((), numbers)
