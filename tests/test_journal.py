@@ -202,9 +202,12 @@ async def test_a_backlog_that_memory_can_not_hold_is_replayed_within_its_bound(
     store.stall()
     options = WriteBehindOptions(queue_capacity=4, batch_size=3, drain_timeout_seconds=5)
     async with queue_with_journal(path, store, options, durability=durability) as queue:
-        await until(lambda: queue.metrics().current_queue_depth == 4)
+        # Three are with the stalled store, and four wait: there is no room for another.
+        await until(lambda: queue.metrics().total_recovered >= 7)
+        await trio.testing.wait_all_tasks_blocked()
         metrics = queue.metrics()
         assert metrics.total_recovered == 7
+        assert metrics.current_queue_depth == 4
         assert metrics.recovering
         assert balance(metrics) == 0
         store.resume()
