@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
@@ -433,11 +434,72 @@ async def test_a_read_that_is_left_behind_keeps_its_file(monkeypatch: pytest.Mon
     with standard_input(monkeypatch):
         source = Input("-")
         await source.open()
-        assert source._file is not None
-        with trio.move_on_after(0.01):
-            await source.read()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.read)
+            await until_in_use(source)
+            nursery.cancel_scope.cancel()
         source.close()
+        assert source._file is not None
         assert not source._file.closed
+
+
+async def test_a_file_is_closed_though_its_thread_ended_as_it_was_left(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, go_on = Input._read, threading.Event()
+
+    def wait(self: Input) -> bytes | None:
+        go_on.wait()
+        return read(self)
+
+    monkeypatch.setattr(Input, "_read", wait)
+    await trio.Path(source).write_bytes(b"{}")
+    one = Input(str(source))
+    await one.open()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.read)
+        await until_in_use(one)
+        go_on.set()
+        end = time.monotonic() + 10
+        while one._in_use and time.monotonic() < end:
+            time.sleep(0.001)  # noqa: ASYNC251  # or trio hears of the end
+        nursery.cancel_scope.cancel()
+    one.close()
+    assert one._file is not None
+    assert one._file.closed
+
+
+async def test_a_file_is_closed_though_no_thread_was_free_to_read_it(source: Path) -> None:
+    await trio.Path(source).write_bytes(b"{}")
+    one = Input(str(source))
+    await one.open()
+    threads = trio.to_thread.current_default_thread_limiter()
+    before = threads.total_tokens
+    threads.total_tokens = 1
+    async with threads, trio.open_nursery() as nursery:
+        nursery.start_soon(one.read)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    threads.total_tokens = before
+    one.close()
+    assert one._file is not None
+    assert one._file.closed
+
+
+async def test_what_was_closed_is_not_opened(source: Path) -> None:
+    await trio.Path(source).write_bytes(b"{}")
+    one = Input(str(source))
+    one.close()
+    with pytest.raises(InputError, match=r": it is closed$"):
+        await one.open()
+    assert one._file is None
+
+
+async def until_in_use(source: Input) -> None:
+    """Wait until a thread opens or reads it."""
+    with trio.fail_after(10):
+        while not source._in_use:  # noqa: ASYNC110  # a thread sets it
+            await trio.sleep(0.001)
 
 
 # The job

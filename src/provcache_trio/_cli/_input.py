@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -34,6 +35,7 @@ class Input:
         self.label = "standard input" if name == "-" else name
         self._name = name
         self._file: io.FileIO | None = None
+        self._turn = threading.Lock()  # over the next two; held for no wait
         self._in_use = False
         self._closed = False
 
@@ -58,19 +60,36 @@ class Input:
 
     def close(self) -> None:
         """Close it, or let the thread that was left behind do so when it is done."""
-        self._closed = True
-        if self._file is not None and not self._in_use:
-            self._file.close()
+        with self._turn:
+            self._closed = True
+            if not self._in_use:
+                self._close_file()
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        self._in_use = True
+        def use() -> T:
+            with self._turn:
+                if self._closed:  # left before this thread began
+                    raise OSError(0, "it is closed")
+                self._in_use = True
+            try:
+                return call()
+            finally:
+                self._leave()
+
         try:
-            result = await trio.to_thread.run_sync(call, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(use, abandon_on_cancel=True)
         except OSError as error:
-            self._in_use = False
             raise InputError(f"{self.label}: {error.strerror}") from None
-        self._in_use = False
-        return result
+
+    def _leave(self) -> None:
+        with self._turn:
+            self._in_use = False
+            if self._closed:
+                self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _open(self) -> None:
         if self._name != "-":
@@ -80,17 +99,11 @@ class Input:
         else:
             # No buffer: a thread that is left behind would hold its lock at the program's end.
             self._file = io.FileIO(sys.stdin.fileno(), closefd=False)
-        if self._closed:
-            self._file.close()
 
     def _read(self) -> bytes | None:
         if self._file is None:
             raise AssertionError("unreachable")
-        try:
-            return self._file.read(_CHUNK)
-        finally:
-            if self._closed:
-                self._file.close()
+        return self._file.read(_CHUNK)
 
 
 class LineSplitter:
