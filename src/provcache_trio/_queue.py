@@ -101,9 +101,8 @@ class WriteBehindQueue(Generic[E]):
             Exception: whatever ``merge`` raised; nothing is counted.
         """
         await self._checkpoint()
-        if self._accept(entry, None):
-            return
-        await self._room.wait(self._key(entry), entry, None)
+        if not self._accept((entry,)):
+            await self._room.wait(self._key(entry), entry, None)
 
     @trio.lowlevel.enable_ki_protection
     def enqueue_nowait(self, entry: E, /) -> None:
@@ -118,12 +117,26 @@ class WriteBehindQueue(Generic[E]):
                 durability "always", which has to wait for the disk.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
-        if not self._accept(entry, None):
-            if self._recorder is not None and self._recorder.always:
-                raise RuntimeError("with a journal of durability 'always', entries have to wait")
-            self._ledger.refused += 1
-            self._room.hurry()
-            raise trio.WouldBlock
+        # As ``_accept``, written out for one entry: a call less is a tenth of its time.
+        if get_ident() != self._lifetime.owner:
+            self._refuse_call()
+        recorder = self._recorder
+        key: Hashable = _UNREAD
+        try:
+            key = self._key(entry)
+            if recorder is None or not recorder.holds:
+                line = self._line or self._lanes.of(key)
+                batch = line.accept(key, entry, 0 if self._room.producers else self._capacity)
+            else:
+                hash(key)
+                batch = None
+        except Exception as error:
+            _blame_key(key, entry, error)
+            raise
+        if batch is None:
+            self._refuse(recorder)
+        if self._telemetry is not None:
+            batch.note_producer(self._telemetry.producer())
 
     async def enqueue_many(self, entries: Iterable[E], /) -> int:
         """Accept every entry of ``entries``, waiting for room as ``enqueue`` does.
@@ -152,7 +165,7 @@ class WriteBehindQueue(Generic[E]):
             for some in _slices(entries, size):
                 rest = some
                 while rest:
-                    done = self._accept_some(rest)
+                    done = self._accept(rest)
                     accepted += done
                     rest = rest[done:]
                     if rest:
@@ -185,7 +198,7 @@ class WriteBehindQueue(Generic[E]):
         receipt = Receipt()
         await trio.lowlevel.checkpoint()
         try:
-            if not self._accept(entry, receipt):
+            if not self._accept((entry,), receipt):
                 await self._room.wait(self._key(entry), entry, receipt)
             await receipt.known.wait()
         finally:
@@ -289,38 +302,11 @@ class WriteBehindQueue(Generic[E]):
         return self._outbox.undelivered
 
     @trio.lowlevel.enable_ki_protection
-    def _accept(self, entry: E, receipt: Receipt | None) -> bool:
-        """Accept ``entry`` in one step, or return False: it has to wait for room."""
-        if get_ident() != self._lifetime.owner:
-            self._refuse_call()
-        recorder = self._recorder
-        key: Hashable = _UNREAD
-        try:
-            key = self._key(entry)
-            if recorder is not None and recorder.holds:
-                hash(key)
-                return False
-            line = self._line or self._lanes.of(key)
-            batch = line.accept(key, entry, 0 if self._room.producers else self._capacity)
-        except Exception as error:
-            _blame_key(key, entry, error)
-            raise
-        if batch is None:
-            return False
-        if receipt is not None:
-            line.await_fate(batch, key, receipt)
-        if self._telemetry is not None:
-            batch.note_producer(self._telemetry.producer())
-        return True
-
-    @trio.lowlevel.enable_ki_protection
-    def _accept_some(self, entries: Sequence[E]) -> int:
+    def _accept(self, entries: Sequence[E], receipt: Receipt | None = None) -> int:
         """Accept ``entries`` in one step, up to the first that has to wait; return how many."""
         if get_ident() != self._lifetime.owner:
             self._refuse_call()
-        if self._recorder is not None and self._recorder.holds:
-            self._accept(entries[0], None)  # it has to wait, or has no key
-            return 0
+        held = self._recorder is not None and self._recorder.holds
         producer = None if self._telemetry is None else self._telemetry.producer()
         line, lane_of, key_of = self._line, self._lanes.of, self._key
         most = 0 if self._room.producers else self._capacity
@@ -329,16 +315,30 @@ class WriteBehindQueue(Generic[E]):
             key: Hashable = _UNREAD
             try:
                 key = key_of(entry)
-                batch = (line or lane_of(key)).accept(key, entry, most)
+                if held:
+                    hash(key)
+                    break
+                lane = line or lane_of(key)
+                batch = lane.accept(key, entry, most)
             except Exception as error:
                 _blame_key(key, entry, error)
                 raise
             if batch is None:
                 break
+            if receipt is not None:
+                lane.await_fate(batch, key, receipt)
             if producer is not None:
                 batch.note_producer(producer)
             accepted += 1
         return accepted
+
+    def _refuse(self, recorder: Recorder[E] | None) -> NoReturn:
+        """Refuse an entry that has to wait for room or for the journal."""
+        if recorder is not None and recorder.always:
+            raise RuntimeError("with a journal of durability 'always', entries have to wait")
+        self._ledger.refused += 1
+        self._room.hurry()
+        raise trio.WouldBlock
 
     def _refuse_call(self) -> NoReturn:
         lifetime = self._lifetime

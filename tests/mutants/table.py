@@ -39,8 +39,8 @@ ACCOUNTING = (
         "queue::enqueue_nowait_would_block_when_full",
         (
             "_queue.py",
-            "        if batch is None:\n            return False\n",
-            "        if batch is None:\n            self._ledger.enqueued += 1\n            return False\n",
+            "            self._refuse(recorder)\n",
+            "            self._ledger.enqueued += 1\n            self._refuse(recorder)\n",
         ),
         (
             "_line.py",
@@ -53,12 +53,12 @@ ACCOUNTING = (
         "random_cancellation::cancelled_at_any_step_of_a_program_nothing_accepted_is_lost",
         (
             "_queue.py",
-            "        if self._accept(entry, None):\n            return\n",
-            "        if self._accept(entry, None):\n"
+            "        if not self._accept((entry,)):\n",
+            "        if self._accept((entry,)):\n"
             "            self._ledger.enqueued -= 1\n"
             "            await trio.lowlevel.cancel_shielded_checkpoint()\n"
             "            self._ledger.enqueued += 1\n"
-            "            return\n",
+            "        else:\n",
         ),
     ),
     mutant(
@@ -86,7 +86,7 @@ ACCEPTING = (
     mutant(
         "dropped when full, without a word (q)",
         "queue::enqueue_nowait_would_block_when_full",
-        ("_queue.py", "            raise trio.WouldBlock\n", "            return\n"),
+        ("_queue.py", "        raise trio.WouldBlock\n", "        return\n"),
     ),
     mutant(
         "one more than the capacity",
@@ -139,19 +139,14 @@ ACCEPTING = (
             "    @trio.lowlevel.enable_ki_protection\n    def enqueue_nowait",
             "    def enqueue_nowait",
         ),
-        (
-            "_queue.py",
-            "    @trio.lowlevel.enable_ki_protection\n    def _accept(",
-            "    def _accept(",
-        ),
     ),
     mutant(
         "no protection from KeyboardInterrupt in bulk",
         "interrupt::an_interrupt_in_a_callback_of_accept_leaves_the_step_whole",
         (
             "_queue.py",
-            "    @trio.lowlevel.enable_ki_protection\n    def _accept_some",
-            "    def _accept_some",
+            "    @trio.lowlevel.enable_ki_protection\n    def _accept(",
+            "    def _accept(",
         ),
     ),
     mutant(
