@@ -204,6 +204,12 @@ async def one_by_one(queue: WriteBehindQueue[Item], items: Sequence[Item]) -> No
         queue.enqueue_nowait(item)
 
 
+async def one_after_another(queue: WriteBehindQueue[Item], items: Sequence[Item]) -> None:
+    """Accept with a checkpoint for each."""
+    for item in items:
+        await queue.enqueue(item)
+
+
 async def all_at_once(queue: WriteBehindQueue[Item], items: Sequence[Item]) -> None:
     """Accept in bulk."""
     await queue.enqueue_many(items)
@@ -212,6 +218,7 @@ async def all_at_once(queue: WriteBehindQueue[Item], items: Sequence[Item]) -> N
 # name: what accepts the entries, on how many keys
 TO_SETTLED: dict[str, tuple[Accept, int]] = {
     "enqueue_nowait to settled": (one_by_one, ENTRIES),
+    "enqueue to settled": (one_after_another, ENTRIES),
     "enqueue_many to settled": (all_at_once, ENTRIES),
     "hot keys, last one wins": (one_by_one, HOT_KEYS),
 }

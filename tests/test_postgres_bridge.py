@@ -290,7 +290,7 @@ async def test_the_loop_ends_also_when_closing_the_connections_fails(
     async def fail(_: object) -> None:  # noqa: ASYNC124
         raise RuntimeError("not closed")
 
-    monkeypatch.setattr(postgres_module, "_close_all", fail)
+    monkeypatch.setattr(postgres_module, "close_all", fail)
     before = tasks()
     with pytest.raises(RuntimeError, match="not closed"):
         async with Opened(bridge).opening:

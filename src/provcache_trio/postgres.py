@@ -14,7 +14,6 @@ trio-asyncio can't be imported, the loop runs in a thread of its own: ``bridge="
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -25,6 +24,7 @@ import trio
 
 from ._errors import EntryRejectedError
 from ._postgres.bridge import DEFAULT_KIND, make_bridge
+from ._postgres.pool import SessionPool, close_all
 from ._postgres.rows import (
     COMMIT_IN_LOG,
     COUNT,
@@ -189,9 +189,9 @@ class PostgresRepository:
         # A plan that was made while the table was small is kept while it grows. And to compile
         # the statement takes longer than to run it.
         writing = {"enable_seqscan": "off", "jit": "off"}
-        self._writers = _Lanes([Session(connector, writing) for _ in range(write_connections)])
+        self._writers = SessionPool([Session(connector, writing) for _ in range(write_connections)])
         reading = {"plan_cache_mode": "force_custom_plan"}
-        self._reader = _Lanes([Session(connector, reading)])
+        self._reader = SessionPool([Session(connector, reading)])
         self._calls: set[trio.CancelScope] = set()
         self._call_ended = trio.lowlevel.ParkingLot()
         self._in_doubt_since = math.inf  # it is not
@@ -356,16 +356,16 @@ class PostgresRepository:
         tag: str = await connection.execute(self._schema.fill_in(statement), *arguments)
         return int(tag.rpartition(" ")[2])
 
-    # Protected: Ctrl-C between taking a lane and giving it back would keep it for good.
+    # Protected: Ctrl-C between taking a session and giving it back would keep it for good.
     @trio.lowlevel.enable_ki_protection
     async def _run(
-        self, lanes: _Lanes, statement: Callable[[asyncpg.Connection], Awaitable[T]]
+        self, pool: SessionPool, statement: Callable[[asyncpg.Connection], Awaitable[T]]
     ) -> T:
         with trio.CancelScope() as scope:
             self._raise_if_closed()
             self._calls.add(scope)
             try:
-                return await lanes.run(self._bridge, statement)
+                return await pool.run(self._bridge, statement)
             finally:
                 self._calls.remove(scope)
                 self._call_ended.unpark_all()
@@ -403,7 +403,7 @@ class PostgresRepository:
         while self._calls:
             await self._call_ended.park()
         sessions = [*self._writers.idle, *self._reader.idle]
-        await self._bridge.run(partial(_close_all, sessions))
+        await self._bridge.run(partial(close_all, sessions))
 
 
 @final
@@ -418,42 +418,6 @@ class _Prepared(tuple["ProvcacheEntry", ...]):  # noqa: SLOT001  # a tuple can h
         self = super().__new__(cls, entries)
         self.arguments = arguments
         return self
-
-
-@final
-class _Lanes:
-    """Sessions of one kind: who waits for one gets the next that is free.
-
-    Attributes:
-        idle: those that are free; the last one was used last.
-    """
-
-    def __init__(self, sessions: list[Session]) -> None:
-        self.idle = sessions
-        self._free = trio.Semaphore(len(sessions))
-
-    async def run(
-        self, bridge: Bridge, statement: Callable[[asyncpg.Connection], Awaitable[T]]
-    ) -> T:
-        """Run ``statement`` in a session that is free."""
-        try:
-            # Not `async with`, which lets every other task run before a batch is sent, and so
-            # the server wait for them.
-            self._free.acquire_nowait()
-        except trio.WouldBlock:
-            await self._free.acquire()
-        session = self.idle.pop()
-        try:
-            return await bridge.run(partial(session.run, statement))
-        finally:
-            self.idle.append(session)
-            self._free.release()
-
-
-async def _close_all(sessions: list[Session]) -> None:
-    closing = [session.close() for session in sessions if session.connected]
-    if closing:  # of nothing, gather asks which loop runs: the host's, in trio's guest mode
-        await asyncio.gather(*closing)
 
 
 # Annotated as object: callers may give what their annotations do not allow.
