@@ -295,6 +295,34 @@ async def test_nobody_overtakes_producers_that_wait(
 
 
 @pytest.mark.one_lane
+async def test_a_merge_function_does_not_overtake_producers_that_wait_either(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.stall()
+    refused: list[Item] = []
+
+    def merge(_: Item, new: Item) -> Item:
+        try:
+            queue.enqueue_nowait(Item("w", 2))
+        except trio.WouldBlock:
+            refused.append(new)
+        return new
+
+    async with open_write_behind_queue(store, SMALL, merge=merge) as queue:
+        await queue.enqueue_many(items(range(6)))
+        async with trio.open_nursery() as nursery:
+            for item in [Item("k", 1), Item("k", 2), Item("w", 1)]:
+                nursery.start_soon(queue.enqueue, item)
+                await wait_all_tasks_blocked()
+            store.resume()
+            await wait_all_tasks_blocked()
+        queue.enqueue_nowait(Item("x"))
+    assert refused == [Item("k", 2)]
+    assert store.rows["w"] == Item("w", 1)
+    assert_settled(queue, enqueued=10, coalesced=1, persisted=9)
+
+
+@pytest.mark.one_lane
 async def test_everyone_who_waits_with_a_key_is_let_in_with_it_in_order(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:

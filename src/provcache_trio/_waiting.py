@@ -54,6 +54,8 @@ class WaitingRoom(Generic[E]):
         self.held: bool = False  # nobody is let in, though there be room
         self._bell: Bell | None = None  # of the recorder, with a journal
         self.producers: dict[Producer[E], None] = {}  # in the order in which they came
+        # Up to so many in line, somebody who comes now is let in: not while others wait.
+        self.most: int = self._capacity
         self._by_key: dict[Hashable, dict[Producer[E], None]] = {}
         for line in lanes.lines:
             line.on_room = self.let_in
@@ -74,6 +76,7 @@ class WaitingRoom(Generic[E]):
         known_as = None if self._telemetry is None else self._telemetry.producer()
         producer = Producer(key, entry, receipt, known_as)
         self.producers[producer] = None
+        self.most = 0
         if self._together:
             self._by_key.setdefault(key, {})[producer] = None
         self.hurry()
@@ -109,6 +112,11 @@ class WaitingRoom(Generic[E]):
             del same_key[producer]
             if not same_key:
                 del self._by_key[producer.key]
+        self._note_leaving()
+
+    def _note_leaving(self) -> None:
+        if not self.producers:
+            self.most = self._capacity
 
     def let_in(self) -> None:
         """Accept those who wait, as far as there is room."""
@@ -128,6 +136,7 @@ class WaitingRoom(Generic[E]):
         if len(self.producers) <= room:
             taken = list(self.producers)
             self.producers.clear()
+            self._note_leaving()
             return taken
         taken = list(islice(self.producers, max(room, 0)))
         taken += [
@@ -137,6 +146,7 @@ class WaitingRoom(Generic[E]):
         ]
         for producer in taken:
             del self.producers[producer]
+        self._note_leaving()
         return taken
 
     def admit(self, producer: Producer[E]) -> Batch[E] | None:

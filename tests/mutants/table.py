@@ -39,8 +39,8 @@ ACCOUNTING = (
         "queue::enqueue_nowait_would_block_when_full",
         (
             "_queue.py",
-            "            self._refuse(recorder)\n",
-            "            self._ledger.enqueued += 1\n            self._refuse(recorder)\n",
+            "            self._refuse()\n",
+            "            self._ledger.enqueued += 1\n            self._refuse()\n",
         ),
         (
             "_line.py",
@@ -53,8 +53,8 @@ ACCOUNTING = (
         "random_cancellation::cancelled_at_any_step_of_a_program_nothing_accepted_is_lost",
         (
             "_queue.py",
-            "        if not self._accept((entry,)):\n",
-            "        if self._accept((entry,)):\n"
+            "        if not self._accept(entry, None):\n",
+            "        if self._accept(entry, None):\n"
             "            self._ledger.enqueued -= 1\n"
             "            await trio.lowlevel.cancel_shielded_checkpoint()\n"
             "            self._ledger.enqueued += 1\n"
@@ -96,6 +96,16 @@ ACCEPTING = (
             "ledger.depth >= most",
             "ledger.depth > most",
         ),
+    ),
+    mutant(
+        "a merge function overtakes those who wait",
+        "queue::a_merge_function_does_not_overtake_producers_that_wait_either",
+        ("_waiting.py", "        self.most = 0\n", ""),
+    ),
+    mutant(
+        "nobody is let in at once after somebody had to wait",
+        "queue::a_merge_function_does_not_overtake_producers_that_wait_either",
+        ("_waiting.py", "            self.most = self._capacity\n", "            pass\n"),
     ),
     mutant(
         "a batch holds a key twice (g)",
@@ -145,8 +155,8 @@ ACCEPTING = (
         "interrupt::an_interrupt_in_a_callback_of_accept_leaves_the_step_whole",
         (
             "_queue.py",
-            "    @trio.lowlevel.enable_ki_protection\n    def _accept(",
-            "    def _accept(",
+            "    @trio.lowlevel.enable_ki_protection\n    def _accept_some",
+            "    def _accept_some",
         ),
     ),
     mutant(
