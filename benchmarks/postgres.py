@@ -68,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: tuple[int, ...]
     seed_kilobytes: tuple[float, ...]
     candidates: tuple[tuple[int, int], ...]
+    best_entries: int
     delays: tuple[int, ...]
     delay_entries: int
     writers: tuple[int, ...]
@@ -85,6 +86,7 @@ FULL: Final = Plan(
     conflicts=(0, 25, 50, 75, 100),
     seed_kilobytes=(0.2, 1, 4, 16),
     candidates=tuple((size, writers) for size in (500, 1000, 2000, 5000) for writers in (1, 2)),
+    best_entries=60_000,  # of large batches: the first and the last one, alone, weigh little
     delays=(0, 1, 5, 20, 50),
     delay_entries=8_000,
     writers=(1, 2, 4, 8),
@@ -101,6 +103,7 @@ QUICK: Final = Plan(
     conflicts=(0, 100),
     seed_kilobytes=(0.2, 4),
     candidates=((500, 1), (500, 2)),
+    best_entries=3_000,
     delays=(0, 20),
     delay_entries=1_000,
     writers=(1, 4),
@@ -172,7 +175,7 @@ def _is_here(name: str, findings: Findings) -> bool:
 
 def _compare_best(bench: Bench, plan: Plan, findings: Findings) -> None:
     # Chosen in rounds of their own: the luck of the choice is not part of what is then found.
-    load = Load(number=plan.curve_entries, beforehand=True)
+    load = Load(number=plan.best_entries, beforehand=True)
     tried = _medians(
         {
             each: partial(bench.queue_rate, load, size, writers)
