@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import trio
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from provcache_trio import _open
 from provcache_trio._lanes import Lanes
@@ -32,10 +32,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("full", settings.get_profile("reduced"), max_examples=2000)
+settings.register_profile(
+    "first failure", settings.get_profile("reduced"), phases=(Phase.explicit, Phase.generate)
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the full counts of heavy tests")
+    parser.addoption(
+        "--first-failure", action="store_true", help="report what fails as it was found"
+    )
     parser.addoption(
         "--writers", type=int, default=1, help="give so many writers to every queue with one"
     )
@@ -51,7 +57,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # so does nohup
-    settings.load_profile("full" if config.getoption("--full") else "reduced")
+    if config.getoption("--full"):
+        settings.load_profile("full")
+    elif config.getoption("--first-failure"):
+        settings.load_profile("first failure")
+    else:
+        settings.load_profile("reduced")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

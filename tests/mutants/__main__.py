@@ -31,7 +31,7 @@ def verdict_on(mutant: Mutant) -> str:
     """Return "killed", or why it was not."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / PACKAGE.name
-        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PACKAGE, copy)  # with times of files, so compiled ones stay valid
         for change in mutant.changes:
             file = copy / change.file
             text = file.read_text("utf-8")
@@ -45,7 +45,10 @@ def verdict_on(mutant: Mutant) -> str:
 
 def run_tests(tests: tuple[str, ...], folder: str) -> str:
     """Run ``tests`` on the package in ``folder``; every one of them has to fail."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", *tests]
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("--tb=no", "--first-failure", *tests),
+    ]
     environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
