@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from provcache_trio import (
     DrainTimeoutError,
     QueueState,
     StoreUnavailableError,
     WriteBehindCrashedError,
+    WriteBehindOptions,
     open_write_behind_queue,
 )
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
@@ -22,8 +24,6 @@ from tests.items import Item, assert_settled, items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from trio.testing import MockClock
 
 
 @pytest.fixture
@@ -115,3 +115,44 @@ async def test_an_error_class_that_does_not_call_its_base_means_what_its_base_me
         assert error is not None
         assert (error.error_class, error.sqlstate) == (NoSuchHostError.__qualname__, None)
     assert_settled(queue, persisted=1, retries=20)
+
+
+class Key:
+    """Has the hash of every other key with its first letter."""
+
+    can_be_compared = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __hash__(self) -> int:
+        return ord(self.name[0])
+
+    def __eq__(self, other: object) -> bool:
+        if not self.can_be_compared:
+            raise LookupError("can't be compared")
+        return isinstance(other, Key) and other.name == self.name
+
+
+@pytest.mark.one_lane
+async def test_a_key_that_can_not_be_compared_with_one_that_waits_leaves_no_trace(
+    store: MemoryRepository[Item],
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.stall()
+    options = WriteBehindOptions(queue_capacity=1, batch_size=1)
+    async with open_write_behind_queue(
+        store, options, key=lambda item: Key(item.veri_key)
+    ) as queue:
+        await queue.enqueue_many(items("xy"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.enqueue, Item("a"))
+            await wait_all_tasks_blocked()
+            with monkeypatch.context() as patch:
+                patch.setattr(Key, "can_be_compared", False)
+                with pytest.raises(LookupError, match="can't be compared"):
+                    await queue.enqueue(Item("another"))
+            assert queue.metrics().producers_waiting == 1
+            store.resume()
+    assert_settled(queue, enqueued=3, persisted=3)

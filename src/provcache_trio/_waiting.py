@@ -54,7 +54,8 @@ class WaitingRoom(Generic[E]):
         self.held: bool = False  # nobody is let in, though there be room
         self._bell: Bell | None = None  # of the recorder, with a journal
         self.producers: dict[Producer[E], None] = {}  # in the order in which they came
-        # Up to so many in line, somebody who comes now is let in: not while others wait.
+        # One who comes now is let in while fewer are in line. (A merge function may call the
+        # queue while ``let_in`` runs, when there is room, and others wait for it.)
         self.most: int = self._capacity
         self._by_key: dict[Hashable, dict[Producer[E], None]] = {}
         for line in lanes.lines:
@@ -75,10 +76,10 @@ class WaitingRoom(Generic[E]):
         """
         known_as = None if self._telemetry is None else self._telemetry.producer()
         producer = Producer(key, entry, receipt, known_as)
+        if self._together:  # first: comparing keys runs code that may raise
+            self._by_key.setdefault(key, {})[producer] = None
         self.producers[producer] = None
         self.most = 0
-        if self._together:
-            self._by_key.setdefault(key, {})[producer] = None
         self.hurry()
         if self._bell is not None:
             self._bell.ring()
@@ -107,12 +108,12 @@ class WaitingRoom(Generic[E]):
 
     def _dismiss(self, producer: Producer[E]) -> None:
         del self.producers[producer]
+        self._note_leaving()
         if self._together:
             same_key = self._by_key[producer.key]
             del same_key[producer]
             if not same_key:
                 del self._by_key[producer.key]
-        self._note_leaving()
 
     def _note_leaving(self) -> None:
         if not self.producers:
