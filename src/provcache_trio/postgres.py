@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ROWS_BETWEEN_CHECKPOINTS: Final = 200  # to read
-_ROWS_IN_SLICE: Final = 500  # to write; they take a millisecond
+_ROWS_IN_SLICE: Final = 250  # to write; they take half a millisecond
 _ROUNDS_TO_SEND: Final = 2
 _MOST_CONNECTIONS: Final = 100
 _MOST_SECONDS: Final = 3600
@@ -201,7 +201,7 @@ class PostgresRepository:
         """Store every entry, or none; see ``Repository.upsert_many``.
 
         An entry whose key is stored already is merged with it as ``merge_entries`` does.
-        Other tasks wait for a millisecond or two while 500 entries are encoded.
+        Other tasks wait for a millisecond at a time while entries are encoded.
 
         Returns:
             How many rows were added or changed.
