@@ -20,6 +20,7 @@ PART: Final = "in process"
 RAW: Final = "a raw channel"
 CHECKPOINT: Final = "a bare checkpoint"
 HOT_KEYS: Final = 1000
+REWRITES: Final = 50  # of each, so that the first version weighs little
 
 
 async def raw_channel(items: list[Item]) -> None:  # noqa: ASYNC124  # the floor has no checkpoint
@@ -100,27 +101,39 @@ def time_producers(items: list[Item], producers: int) -> float:
 
 def run(*, quick: bool) -> Findings:
     """Measure what an entry costs, beside the floors and the peers."""
-    entries, rounds = (5_000, 3) if quick else (50_000, 15)
-    distinct = [Item(f"key {number}") for number in range(entries)]
-    hot = [Item(f"key {number % HOT_KEYS}", number) for number in range(entries)]
-    cases: dict[str, Callable[[], float]] = {
-        RAW: lambda: time_floor(raw_channel, distinct),
-        CHECKPOINT: lambda: time_floor(checkpoint, distinct),
-        "enqueue_nowait to settled": lambda: time_case(enqueue_nowait, distinct),
-        "enqueue_many to settled": lambda: time_case(enqueue_many, distinct),
-        "enqueue to settled": lambda: time_case(enqueue, distinct),
-        "hot keys, enqueue_nowait": lambda: time_case(enqueue_nowait, hot),
-        "hot keys, enqueue_many": lambda: time_case(enqueue_many, hot),
-    }
+    # What is compared closely takes milliseconds and takes turns often: a busy machine is so for
+    # parts of a second, and would slow one side of a comparison only.
+    entries, rounds = (5_000, 3) if quick else (10_000, 75)
+    many, rounds_of_peers = (5_000, 1) if quick else (50_000, 5)
     findings = Findings()
-    for name, (module, measure) in peers.PEERS.items():
-        if why := peers.here(module):
-            findings.absent.append(f"{name}: {why}")
-        else:
-            cases[name] = lambda measure=measure: measure(distinct)  # type: ignore[misc]  # a default binds it
+    _compare(findings, _make_items(entries), rounds)
+    distinct = _make_items(many)
+    _compare_peers(findings, distinct, rounds_of_peers)
+    findings.curves = measure_producers(distinct, 1 if quick else 3, quick=quick)
+    return findings
+
+
+def _make_items(number: int) -> list[Item]:
+    return [Item(f"key {each}") for each in range(number)]
+
+
+def _compare(findings: Findings, distinct: list[Item], rounds: int) -> None:
+    """Measure the queue beside the floors."""
+    number = len(distinct)
+    rewritten = HOT_KEYS * REWRITES
+    hot = [Item(f"key {each % HOT_KEYS}", each) for each in range(rewritten)]
+    cases: dict[str, Callable[[], float]] = {
+        "hot keys, enqueue_many": lambda: time_case(enqueue_many, hot) / rewritten,
+        "hot keys, enqueue_nowait": lambda: time_case(enqueue_nowait, hot) / rewritten,
+        "enqueue_nowait to settled": lambda: time_case(enqueue_nowait, distinct) / number,
+        RAW: lambda: time_floor(raw_channel, distinct) / number,
+        "enqueue_many to settled": lambda: time_case(enqueue_many, distinct) / number,
+        CHECKPOINT: lambda: time_floor(checkpoint, distinct) / number,
+        "enqueue to settled": lambda: time_case(enqueue, distinct) / number,
+    }
     timings = interleaved(cases, rounds)
-    findings.figures = [
-        absolute(PART, name, [seconds / entries * 1e6 for seconds in timings[name]], "us/entry")
+    findings.figures += [
+        absolute(PART, name, [seconds * 1e6 for seconds in timings[name]], "us/entry")
         for name in (RAW, CHECKPOINT)
     ]
     for name, floor, bar in [
@@ -130,11 +143,22 @@ def run(*, quick: bool) -> Findings:
         ("hot keys, enqueue_many", RAW, None),
         ("enqueue to settled", CHECKPOINT, 1.3),
         ("enqueue to settled", RAW, None),
-        *((name, RAW, None) for name in peers.PEERS if name in timings),
     ]:
         findings.figures.append(ratio(PART, name, timings, name, floor, bar=bar))
-    findings.curves = measure_producers(distinct, 1 if quick else 3, quick=quick)
-    return findings
+
+
+def _compare_peers(findings: Findings, distinct: list[Item], rounds: int) -> None:
+    """Measure what people would use instead beside a raw channel."""
+    cases: dict[str, Callable[[], float]] = {RAW: lambda: time_floor(raw_channel, distinct)}
+    for name, (module, measure) in peers.PEERS.items():
+        if why := peers.here(module):
+            findings.absent.append(f"{name}: {why}")
+        else:
+            cases[name] = lambda measure=measure: measure(distinct)  # type: ignore[misc]  # a default binds it
+    timings = interleaved(cases, rounds)
+    findings.figures += [
+        ratio(PART, name, timings, name, RAW) for name in peers.PEERS if name in timings
+    ]
 
 
 def measure_producers(items: list[Item], rounds: int, *, quick: bool) -> list[Curve]:

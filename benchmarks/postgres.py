@@ -69,6 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed_kilobytes: tuple[float, ...]
     candidates: tuple[tuple[int, int], ...]
     best_entries: int
+    best_rounds: int
     delays: tuple[int, ...]
     delay_entries: int
     writers: tuple[int, ...]
@@ -87,6 +88,7 @@ FULL: Final = Plan(
     seed_kilobytes=(0.2, 1, 4, 16),
     candidates=tuple((size, writers) for size in (500, 1000, 2000, 5000) for writers in (1, 2)),
     best_entries=60_000,  # of large batches: the first and the last one, alone, weigh little
+    best_rounds=15,
     delays=(0, 1, 5, 20, 50),
     delay_entries=8_000,
     writers=(1, 2, 4, 8),
@@ -104,6 +106,7 @@ QUICK: Final = Plan(
     seed_kilobytes=(0.2, 4),
     candidates=((500, 1), (500, 2)),
     best_entries=3_000,
+    best_rounds=1,
     delays=(0, 20),
     delay_entries=1_000,
     writers=(1, 4),
@@ -191,7 +194,7 @@ def _compare_best(bench: Bench, plan: Plan, findings: Findings) -> None:
             BEST: partial(bench.queue_rate, load, size, writers),
             server: partial(bench.rate, server, clients.server_only, load, size),
         },
-        plan.rounds,
+        plan.best_rounds,
     )
     name = f"{BEST} (batch_size={size}, writers={writers})"
     findings.figures += [

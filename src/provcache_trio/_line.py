@@ -254,10 +254,11 @@ class Line(Generic[E]):
         # Without coalescing the key may be here already, and no batch holds one twice.
         if batch is None or len(batch.entries) >= self._batch_size or key in batch.entries:
             batch = self._open_batch()
-        batch.entries[key] = entry
+        entries = batch.entries
+        entries[key] = entry
         ledger.enqueued += 1
         ledger.depth += 1
-        if len(batch.entries) == self._batch_size:
+        if len(entries) == self._batch_size:
             self.hurry(batch, FlushReason.FULL)
         return batch
 

@@ -238,8 +238,8 @@ BATCHING = (
         "batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_line.py",
-            "if len(batch.entries) == self._batch_size:",
-            "if len(batch.entries) >= self._batch_size - 1:",
+            "if len(entries) == self._batch_size:",
+            "if len(entries) >= self._batch_size - 1:",
         ),
     ),
     mutant(
