@@ -309,12 +309,13 @@ async def test_a_merge_function_does_not_overtake_producers_that_wait_either(
         return new
 
     async with open_write_behind_queue(store, SMALL, merge=merge) as queue:
-        await queue.enqueue_many(items(range(6)))
-        async with trio.open_nursery() as nursery:
-            for item in [Item("k", 1), Item("k", 2), Item("w", 1)]:
-                nursery.start_soon(queue.enqueue, item)
-                await wait_all_tasks_blocked()
-            store.resume()
+        with trio.fail_after(60):
+            await queue.enqueue_many(items(range(6)))
+            async with trio.open_nursery() as nursery:
+                for item in [Item("k", 1), Item("k", 2), Item("w", 1)]:
+                    nursery.start_soon(queue.enqueue, item)
+                    await wait_all_tasks_blocked()
+                store.resume()
             await wait_all_tasks_blocked()
         queue.enqueue_nowait(Item("x"))
     assert refused == [Item("k", 2)]

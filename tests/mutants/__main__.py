@@ -1,6 +1,6 @@
 """Put each bug of the table into a copy of the installed package and demand that it is found.
 
-    python -m tests.mutants [--jobs 2] [name ...]
+    python -m tests.mutants [--jobs 3] [name ...]
 
 A mutant is killed when each of its tests fails on it. One that survives, that no longer
 applies (its text is not in the file exactly once), or whose tests can't be run, makes the exit
@@ -73,7 +73,8 @@ def run_tests(tests: tuple[str, ...], folder: str) -> str:
 def main() -> int:
     """Judge the mutants, print the table, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    # One more than there are processors: some tests find a mutant by waiting in vain.
+    parser.add_argument("--jobs", type=int, default=(os.cpu_count() or 1) + 1)
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if mutant.name in arguments.names or not arguments.names]
