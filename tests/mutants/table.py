@@ -151,6 +151,15 @@ ACCEPTING = (
         ),
     ),
     mutant(
+        "no protection from KeyboardInterrupt after a checkpoint",
+        "interrupt::an_interrupt_in_a_callback_of_accept_leaves_the_step_whole",
+        (
+            "_queue.py",
+            "    @trio.lowlevel.enable_ki_protection\n    def _accept(",
+            "    def _accept(",
+        ),
+    ),
+    mutant(
         "no protection from KeyboardInterrupt in bulk",
         "interrupt::an_interrupt_in_a_callback_of_accept_leaves_the_step_whole",
         (
