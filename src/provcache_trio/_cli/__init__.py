@@ -53,15 +53,15 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_FAILED: Final = 3  # Status.FAILED and 128 + SIGINT, which can't be imported yet
-_INTERRUPTED: Final = 130
+_FAILED: Final = 3  # Status.FAILED, which can't be imported yet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    A SIGINT that ends the program by the system's default, as the program's entry wants it
-    while there is nothing to clean up, is Python's meanwhile.
+    SIGINT is handled afterwards as it was before. While there is nothing to clean up, it had
+    best be the system's, as the program's entry has it: one that comes as Python's while trio
+    starts comes out of a nursery, in a group, with a traceback.
 
     Args:
         arguments: by default those that the program was started with.
@@ -84,11 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return _FAILED
-        if before is signal.SIG_DFL:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         return run(sys.argv[1:] if arguments is None else arguments)
-    except KeyboardInterrupt:  # where no command takes care of it
-        return _INTERRUPTED
     finally:
         if signal.getsignal(signal.SIGINT) is not before:
             signal.signal(signal.SIGINT, before)
