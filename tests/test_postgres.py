@@ -23,7 +23,7 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio._postgres import schema as schema_module
-from provcache_trio._postgres.rows import UPSERT, arguments_of, pack
+from provcache_trio._postgres.rows import UPSERT_CHANGES, arguments_of, pack
 from provcache_trio._postgres.session import Connector
 from provcache_trio._postgres_server import run_postgres_server
 from provcache_trio.postgres import open_postgres_repository
@@ -848,7 +848,7 @@ async def _is_so(condition: object) -> bool:  # noqa: ASYNC124
 # What is written
 
 
-async def test_a_batch_that_changes_nothing_writes_nothing_and_waits_for_no_row(
+async def test_batches_that_change_nothing_write_nothing_and_wait_for_no_row(
     own: PostgresServer, schema: str, table: str
 ) -> None:
     async with (
@@ -868,12 +868,60 @@ async def test_a_batch_that_changes_nothing_writes_nothing_and_waits_for_no_row(
             assert await store.upsert_many(batch) == 0
 
 
+@pytest.mark.parametrize(
+    ("news", "looks"), [(0, True), (1, True), (18, True), (19, False), (20, False)]
+)
+async def test_what_is_stored_is_looked_for_after_a_call_with_a_tenth_of_it(
+    news: int, looks: bool, store: PostgresRepository, table: str, somebody: Client
+) -> None:
+    await store.upsert_many(STORED)
+    batch = [row(number) for number in range(news, news + len(STORED))]
+    assert await store.upsert_many(batch) == news
+    assert await locks(store, somebody, table) is not looks
+
+
+async def test_what_is_stored_is_looked_for_at_first_and_after_a_call_that_failed(
+    schema: str, table: str, somebody: Client
+) -> None:
+    async with open_postgres_repository(postgres().dsn, schema=schema, create=True) as store:
+        await store.upsert_many(STORED)
+    async with open_postgres_repository(postgres().dsn, schema=schema) as store:
+        assert not await locks(store, somebody, table)
+        assert await store.upsert_many([row(-1)]) == 1
+        assert await locks(store, somebody, table)
+        assert await store.upsert_many([row(-2)]) == 1
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await store.upsert_many([row(-3)])
+        assert not await locks(store, somebody, table)
+
+
+async def test_a_call_with_no_entries_does_not_end_the_search_for_what_is_stored(
+    store: PostgresRepository, table: str, somebody: Client
+) -> None:
+    await store.upsert_many(STORED)
+    await store.upsert_many(STORED)
+    await store.upsert_many([])
+    assert not await locks(store, somebody, table)
+
+
+STORED = [row(number) for number in range(20)]
+
+
+async def locks(store: PostgresRepository, client: Client, table: str) -> bool:
+    """Write again what is stored; return whether that was not left out, but locked its rows."""
+    lockers = f"SELECT array_agg(xmax::text) FROM {table}"
+    before = await client.value(lockers)
+    assert await store.upsert_many(STORED) == 0
+    return await client.value(lockers) != before
+
+
 async def test_a_statement_that_was_planned_for_a_small_table_finds_keys_by_index(
     store: PostgresRepository, schema: str, table: str, somebody: Client
 ) -> None:
     await store.upsert_many([entry(number) for number in range(3)])
     await somebody.execute(f"ANALYZE {table}")
-    upsert = UPSERT.replace("{schema}", quoted(schema))
+    upsert = UPSERT_CHANGES.replace("{schema}", quoted(schema))
     nothing = ", ".join(
         f"'{argument if isinstance(argument, str) else argument.hex()}'"
         for argument in arguments_of(())
@@ -984,12 +1032,14 @@ async def test_behind_a_pooler_nothing_is_set_and_nothing_prepared(
 
 
 async def test_without_a_pooler_statements_are_prepared_once(store: PostgresRepository) -> None:
-    await store.upsert_many([entry()])
-    first = await prepared(store)
+    async def write() -> object:
+        for number in (0, 1, 1, 2):  # with what is stored, and without it
+            await store.upsert_many([entry(number)])
+        return await prepared(store)
+
+    first = await write()
     assert first
-    for number in range(5):
-        await store.upsert_many([entry(number)])
-    assert await prepared(store) == first
+    assert await write() == first
 
 
 # Connections

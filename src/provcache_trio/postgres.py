@@ -32,6 +32,7 @@ from ._postgres.rows import (
     DELETE_EXPIRED,
     SELECT,
     UPSERT,
+    UPSERT_CHANGES,
     arguments_of,
     check_entries,
     entry_of,
@@ -58,6 +59,7 @@ T = TypeVar("T")
 _ROWS_BETWEEN_CHECKPOINTS: Final = 200  # to read
 _ROWS_IN_SLICE: Final = 250  # to write; they take half a millisecond
 _ROUNDS_TO_SEND: Final = 2
+_MANY: Final = 0.1  # of the rows of a call; to look costs more than to lock fewer
 _MOST_CONNECTIONS: Final = 100
 _MOST_SECONDS: Final = 3600
 _LATE_SECONDS: Final = 600  # far more than a server goes on with what was cut off
@@ -195,6 +197,9 @@ class PostgresRepository:
         self._calls: set[trio.CancelScope] = set()
         self._call_ended = trio.lowlevel.ParkingLot()
         self._in_doubt_since = math.inf  # it is not
+        # So rows that would stay as they are, are looked for. At first, since a journal may bring
+        # what is stored; after an error, since a batch that is tried again may; and after many.
+        self._expects_repeats = True
         self._closed = False
 
     async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
@@ -217,11 +222,12 @@ class PostgresRepository:
         index: int | None = None
         began = trio.current_time()
         in_doubt = self._in_doubt_since < math.inf
+        statement = UPSERT_CHANGES if self._expects_repeats else UPSERT
 
         async def upsert(connection: asyncpg.Connection) -> int:
             nonlocal index
             try:
-                changed = await self._affected(connection, UPSERT, *arguments)
+                changed = await self._affected(connection, statement, *arguments)
             except asyncpg.PostgresError as error:
                 index = refused_index(error, entries)
                 raise
@@ -239,7 +245,9 @@ class PostgresRepository:
         except BaseException:
             # However late it is tried again: only what is in the log behind it settles that.
             self._in_doubt_since = trio.current_time()
+            self._expects_repeats = True
             raise
+        self._expects_repeats = changed <= (1 - _MANY) * entries.rows
         if began > self._in_doubt_since + _LATE_SECONDS:
             self._in_doubt_since = math.inf
         return changed
@@ -272,7 +280,7 @@ class PostgresRepository:
                     index=unsound_index(entries),
                     error_class=name,
                 ) from None
-        return _Prepared(entries, arguments_of(slices))
+        return _Prepared(entries, arguments_of(slices), len(once))
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, ProvcacheEntry]:
         """Return the stored entries of ``keys``, expired ones too, by key.
@@ -346,7 +354,8 @@ class PostgresRepository:
         """Return if entries could be written now."""
         # To store nothing asks for every right, table and column, and for a server that writes.
         await self._run(
-            self._reader, lambda connection: self._affected(connection, UPSERT, *arguments_of(()))
+            self._reader,
+            lambda connection: self._affected(connection, UPSERT_CHANGES, *arguments_of(())),
         )
 
     async def _affected(
@@ -408,15 +417,17 @@ class PostgresRepository:
 
 @final
 class _Prepared(tuple["ProvcacheEntry", ...]):  # noqa: SLOT001  # a tuple can have none
-    """Entries, and the arguments of the statement that stores them."""
+    """Entries, the arguments of the statement that stores them, and how many rows they are."""
 
     arguments: tuple[bytes | str, ...]
+    rows: int
 
     def __new__(
-        cls, entries: tuple[ProvcacheEntry, ...], arguments: tuple[bytes | str, ...]
+        cls, entries: tuple[ProvcacheEntry, ...], arguments: tuple[bytes | str, ...], rows: int
     ) -> Self:
         self = super().__new__(cls, entries)
         self.arguments = arguments
+        self.rows = rows
         return self
 
 

@@ -606,8 +606,22 @@ STORING = (
 POSTGRES = (
     mutant(
         "identical rows are written again",
-        "postgres::a_batch_that_changes_nothing_writes_nothing_and_waits_for_no_row",
+        "postgres::batches_that_change_nothing_write_nothing_and_wait_for_no_row",
         ("_postgres/rows.py", 'WHERE t.veri_key IS NULL OR {_changes("a")}', "WHERE true"),
+    ),
+    mutant(
+        "identical rows are looked for among new ones",
+        "postgres::what_is_stored_is_looked_for_after_a_call_with_a_tenth_of_it[20-False]",
+        ("postgres.py", "UPSERT_CHANGES if self._expects_repeats else UPSERT", "UPSERT_CHANGES"),
+    ),
+    mutant(
+        "identical rows are written again by a retry",
+        "postgres::what_is_stored_is_looked_for_at_first_and_after_a_call_that_failed",
+        (
+            "postgres.py",
+            "            self._expects_repeats = True\n            raise",
+            "            raise",
+        ),
     ),
     mutant(
         "a retry is acknowledged before a standby has what the first try stored",

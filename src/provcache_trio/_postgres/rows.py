@@ -98,18 +98,15 @@ def _changes(new: str) -> str:
 
 
 # The rule of ``merge_entries``. Keys are locked in their order, by every writer: none waits
-# for another that waits for it. Rows that would stay as they are, are left out first, since
-# ON CONFLICT would lock them, and even that is written to the log.
-UPSERT: Final = f"""
+# for another that waits for it.
+def _upsert(arriving: str) -> str:
+    return f"""
 WITH arriving AS (
     {_SENT}
 )
 INSERT INTO {{schema}}.entries AS t ({_list(_COLUMNS)})
 SELECT {_list(_COLUMNS, "a.")}
-FROM arriving AS a LEFT JOIN LATERAL (
-    SELECT * FROM {{schema}}.entries AS e WHERE e.veri_key = a.veri_key OFFSET 0
-) AS t ON true
-WHERE t.veri_key IS NULL OR {_changes("a")}
+FROM arriving AS a {arriving}
 ORDER BY a.veri_key
 ON CONFLICT (veri_key) DO UPDATE SET
     {_WINNERS},
@@ -117,6 +114,15 @@ ON CONFLICT (veri_key) DO UPDATE SET
     last_accessed_at = greatest(t.last_accessed_at, excluded.last_accessed_at)
 WHERE {_changes("excluded")}
 """  # noqa: S608  # made of names from here
+
+
+UPSERT: Final = _upsert("")
+# Rows that would stay as they are, are left out first, since ON CONFLICT would lock them, and
+# even that is written to the log. To look for them takes a fifth of the time of new ones.
+UPSERT_CHANGES: Final = _upsert(f"""LEFT JOIN LATERAL (
+    SELECT * FROM {{schema}}.entries AS e WHERE e.veri_key = a.veri_key OFFSET 0
+) AS t ON true
+WHERE t.veri_key IS NULL OR {_changes("a")}""")  # noqa: S608  # likewise
 SELECT: Final = f"""
 SELECT {_list(_COLUMNS)} FROM {{schema}}.entries WHERE veri_key = ANY($1::bytea[])
 """  # noqa: S608  # likewise
@@ -207,7 +213,7 @@ def _listed(values: list[Any]) -> bytes:
 
 
 def arguments_of(slices: Sequence[Packed]) -> tuple[bytes | str, ...]:
-    """Return the arguments of ``UPSERT`` for entries that were packed in slices."""
+    """Return the arguments of both ``UPSERT`` for entries that were packed in slices."""
     blobs, *columns = zip(*slices, strict=True) if slices else ((), *((),) * len(_UNPACKED))
     return (
         b"".join(blobs),
