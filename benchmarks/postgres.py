@@ -69,7 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed_kilobytes: tuple[float, ...]
     candidates: tuple[tuple[int, int], ...]
     best_entries: int
-    best_rounds: int
+    candidate_rounds: int
     delays: tuple[int, ...]
     delay_entries: int
     writers: tuple[int, ...]
@@ -80,7 +80,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 FULL: Final = Plan(
     entries=20_000,
-    rounds=5,
+    rounds=15,
     curve_entries=20_000,
     curve_rounds=2,
     batch_sizes=(50, 100, 200, 500, 1000, 2000, 5000),
@@ -88,7 +88,7 @@ FULL: Final = Plan(
     seed_kilobytes=(0.2, 1, 4, 16),
     candidates=tuple((size, writers) for size in (500, 1000, 2000, 5000) for writers in (2, 3)),
     best_entries=60_000,  # of large batches: the first and the last one, alone, weigh little
-    best_rounds=15,
+    candidate_rounds=5,
     delays=(0, 1, 5, 20, 50),
     delay_entries=8_000,
     writers=(1, 2, 4, 8),
@@ -106,7 +106,7 @@ QUICK: Final = Plan(
     seed_kilobytes=(0.2, 4),
     candidates=((500, 1), (500, 2)),
     best_entries=3_000,
-    best_rounds=1,
+    candidate_rounds=1,
     delays=(0, 20),
     delay_entries=1_000,
     writers=(1, 4),
@@ -185,7 +185,7 @@ def _compare_best(bench: Bench, plan: Plan, findings: Findings) -> None:
             for each in plan.candidates
             for size, writers in [each]
         },
-        plan.curve_rounds,
+        plan.candidate_rounds,
     )
     size, writers = max(tried, key=tried.__getitem__)
     server = f"{SERVER}, batches of {size}"
@@ -194,7 +194,7 @@ def _compare_best(bench: Bench, plan: Plan, findings: Findings) -> None:
             BEST: partial(bench.queue_rate, load, size, writers),
             server: partial(bench.rate, server, clients.server_only, load, size),
         },
-        plan.best_rounds,
+        plan.rounds,
     )
     name = f"{BEST} (batch_size={size}, writers={writers})"
     findings.figures += [
