@@ -44,7 +44,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -59,9 +58,8 @@ _FAILED: Final = 3  # Status.FAILED, which can't be imported yet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    SIGINT is handled afterwards as it was before. While there is nothing to clean up, it had
-    best be the system's, as the program's entry has it: one that comes as Python's while trio
-    starts comes out of a nursery, in a group, with a traceback.
+    While there is nothing to clean up, SIGINT had best be the system's, as the program's entry
+    has it: as Python's, one that comes while trio starts or ends may come out in a traceback.
 
     Args:
         arguments: by default those that the program was started with.
@@ -70,24 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1: something in it needs a look, 2: it was called wrongly, 3: it could not be done,
         128 + n: it was ended by signal n.
     """
-    before = signal.getsignal(signal.SIGINT)
+    _open_closed_streams()
     try:
-        _open_closed_streams()
-        try:
-            from ._app import run  # noqa: PLC0415  # needs the extra
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").partition(".")[0]
-            if missing not in {"cyclopts", "rich"}:
-                raise
-            print(  # noqa: T201  # what the user reads
-                f"provcache: {missing} is not installed: pip install 'provcache-trio[cli]'",
-                file=sys.stderr,
-            )
-            return _FAILED
-        return run(sys.argv[1:] if arguments is None else arguments)
-    finally:
-        if signal.getsignal(signal.SIGINT) is not before:
-            signal.signal(signal.SIGINT, before)
+        from ._app import run  # noqa: PLC0415  # needs the extra
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in {"cyclopts", "rich"}:
+            raise
+        print(  # noqa: T201  # what the user reads
+            f"provcache: {missing} is not installed: pip install 'provcache-trio[cli]'",
+            file=sys.stderr,
+        )
+        return _FAILED
+    return run(sys.argv[1:] if arguments is None else arguments)
 
 
 def _open_closed_streams() -> None:

@@ -78,8 +78,4 @@ async def cancel_on_signal(
 
 def _receiver() -> AbstractContextManager[AsyncIterator[int] | None]:
     heeded = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    if signal.SIGINT in heeded:
-        # What is in force again afterwards. All is said then, and neither trio nor Python can
-        # end while they are interrupted without a traceback; see ``main``.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     return trio.open_signal_receiver(*heeded) if heeded else nullcontext()
