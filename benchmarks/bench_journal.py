@@ -41,9 +41,9 @@ from provcache_trio import (
     WriteBehindQueue,
     open_write_behind_queue,
 )
-from provcache_trio._journal_disk import Disk
-from provcache_trio._journal_file import JournalFile
 from provcache_trio.journal import open_journal
+from provcache_trio.journal._disk import Disk
+from provcache_trio.journal._file import JournalFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

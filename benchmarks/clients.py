@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 import msgspec
 
-from provcache_trio._postgres.rows import UPSERT, arguments_of, pack
-from provcache_trio._postgres.schema import Schema
+from provcache_trio.postgres._rows import UPSERT, arguments_of, pack
+from provcache_trio.postgres._schema import Schema
 
 from benchmarks.entries import Load, make_entries
 

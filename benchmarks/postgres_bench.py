@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from provcache_trio._postgres_server import run_postgres_server
+from provcache_trio._pgserver.server import run_postgres_server
 
 from benchmarks import clients, queue_runs
 from benchmarks.entries import Load

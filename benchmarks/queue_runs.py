@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 import trio
 
 from provcache_trio import WriteBehindOptions, open_write_behind_queue
-from provcache_trio._postgres.bridge import make_bridge
+from provcache_trio._asyncio.bridge import make_bridge
 from provcache_trio.postgres import PostgresRepository, open_postgres_repository
 
 from benchmarks.clients import IDLE_SECONDS, SCHEMA_NAME

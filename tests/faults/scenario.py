@@ -25,15 +25,15 @@ from provcache_trio.testing import MemoryDeadLetters
 
 from tests.faults.catalogue import SILENT
 from tests.faults.site import POISON, REWRITTEN, SECRET, UNANSWERED
-from tests.items import balance
-from tests.test_repositories import NOW, entry
+from tests.stores.test_repositories import NOW, entry
+from tests.support.items import balance
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from typing import Self
 
     from provcache_trio import WriteBehindMetrics, WriteBehindQueue
-    from provcache_trio._postgres.bridge import BridgeKind
+    from provcache_trio._asyncio.bridge import BridgeKind
     from provcache_trio.postgres import PostgresRepository
 
     from tests.faults.catalogue import Fault
