@@ -81,7 +81,7 @@ def journal_on(disk: ModelDisk, *, always: bool) -> tuple[JournalFile, FileJourn
     file = JournalFile(PATH, entry_type="Item", disk=disk)
     findings = file.open()
     journal = FileJournal(file, Packer(Item), always=always, sync_interval_seconds=INTERVAL)
-    journal.holds_entries = findings.entries > 0
+    journal.begin(findings)
     return file, journal
 
 
@@ -146,7 +146,7 @@ class JournalMachine(TrioMachine):
         journal = FileJournal(
             file, Packer(Item), always=self.always, sync_interval_seconds=INTERVAL
         )
-        journal.holds_entries = findings.entries > 0
+        journal.begin(findings)
         with life.scope:
             try:
                 async with open_write_behind_queue(
