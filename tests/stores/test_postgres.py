@@ -22,7 +22,6 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
-from provcache_trio._pgserver.server import run_postgres_server
 from provcache_trio.postgres import _schema as schema_module, open_postgres_repository
 from provcache_trio.postgres._rows import UPSERT_CHANGES, arguments_of, pack
 from provcache_trio.postgres._session import Connector
@@ -38,14 +37,16 @@ from tests.stores.test_postgres_bridge import (
     until,
 )
 from tests.stores.test_repositories import DAY, NOW, by_key, entry, key_of
+from tests.support.pgserver import run_postgres_server
 from tests.support.servers import postgres, unused_schema
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._pgserver.server import PostgresServer
     from provcache_trio.postgres import PostgresRepository
+
+    from tests.support.pgserver import PostgresServer
 
 F = TypeVar("F", bound=Exception)
 
