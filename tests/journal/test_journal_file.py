@@ -289,27 +289,40 @@ def reader(data: bytes, at_most: int = 10**9) -> Callable[[int], bytes]:
     return read
 
 
-def check_damaged(data: bytes, *, flipped: bool) -> None:
-    """It opens and says what is missing, or refuses; what it replays is as it was written."""
+def check_damaged(data: bytes, *, flipped: bool = False, moved: bool = False) -> None:
+    """It opens and says what is missing, or refuses; what it replays is as it was written.
+
+    A record that was moved behind later ones is damage, and is not said to be missing.
+    """
     disk = ORIGINAL.crash()
     disk.names[PATH].data = bytearray(data)
     file = JournalFile(PATH, entry_type="Item", disk=disk)
     try:
         findings = file.open()
-    except JournalError:
+    except JournalError as error:
+        assert PATH in str(error)  # noqa: PT017  # it need not be refused
+        assert disk.names.keys() == ORIGINAL.names.keys()
         return
     numbers, settled = NUMBERS, SETTLED
     missing = {n for first, last in findings.missing for n in range(first, last + 1)}
     found = replayed(file, 100)
     for number, document in found.items():
         assert numbers[number] == document
-        assert number not in settled or missing  # what said so is missing
+        # What said so is missing, or was moved.
+        assert number not in settled or missing or (moved and findings.damaged_bytes)
     if flipped:  # one byte: only a version whose heir is missing comes back
         assert settled.intersection(found) <= {sorted(settled)[1]}
-    assert set(numbers) - settled - set(found) <= missing
-    # Nothing of it is told twice: what is damaged was set aside, and goes with the next file.
-    file.rewrite(list(found.values()))
-    assert list(found.values()) == left_on(disk)
+    lost = set(numbers) - settled - set(found) - missing
+    assert not lost or (moved and findings.damaged_bytes)
+    # Nothing of it is set aside twice, and it goes with the next file.
+    aside = bytes(disk.names[f"{PATH}.set-aside"].data) if findings.damaged_bytes else b""
+    assert replayed(open_file(disk), 100) == found
+    assert not aside or bytes(disk.names[f"{PATH}.set-aside"].data) == aside
+    file.append([(b"new", ())], ())
+    file.compact()
+    reopened = JournalFile(PATH, entry_type="Item", disk=disk)
+    assert reopened.open().flawless
+    assert replayed(reopened, 100) == {**found, reopened.last: b"new"}
 
 
 ORIGINAL, NUMBERS, SETTLED = a_journal()
@@ -334,7 +347,54 @@ def test_every_truncation_is_noticed(tail: str) -> None:
             data += b"\xff" * len(rest)
         elif tail == "stale":
             data += WHOLE[:at][-len(rest) :]
-        check_damaged(data, flipped=False)
+        check_damaged(data)
+
+
+ANOTHER: Final = bytes(a_journal()[0].names[PATH].data)
+
+
+def damaged(data: bytes, dice: random.Random) -> bytes:
+    """Return a journal to which one of many things happened."""
+    at, to = sorted((dice.randrange(len(data) + 1), dice.randrange(len(data) + 1)))
+    some = data[at:to]
+    match dice.randrange(9):
+        case 0:
+            return data[:at]
+        case 1:
+            return data[:at] + data[to:]
+        case 2:
+            return data[:at] + bytes(len(some)) + data[to:]
+        case 3:
+            return data[:at] + dice.randbytes(min(len(some), 40)) + data[at + 40 :]
+        case 4:
+            return data[:to] + some + data[to:]
+        case 5:
+            return data[:at] + some[len(some) // 2 :] + some[: len(some) // 2] + data[to:]
+        case 6:
+            return data[:at] + ANOTHER[at:to] + data[to:]
+        case 7:
+            return data + dice.choice([ANOTHER, data, bytes(5000), some])
+        case _:
+            bit = bytes([data[at - 1] ^ (1 << dice.randrange(8))]) if at else b""
+            return data[: max(at - 1, 0)] + bit + data[at:]
+
+
+@pytest.mark.heavy
+def test_whatever_happens_to_its_bytes_a_journal_opens_or_says_why_not(
+    counts: Callable[[int, int], int],
+) -> None:
+    seed = int(os.environ.get("DAMAGE_SEED", "0"))
+    times = int(os.environ.get("DAMAGES", "0")) or counts(2_000, 100_000)
+    for roll in range(times):
+        luck = dice(seed + roll)
+        data = WHOLE
+        for _ in range(luck.randint(1, 3)):
+            data = damaged(data, luck)
+        try:
+            check_damaged(data, moved=True)
+        except Exception as error:
+            error.add_note(f"DAMAGE_SEED={seed + roll} DAMAGES=1")
+            raise
 
 
 # What can be read, and what is refused

@@ -345,7 +345,8 @@ class JournalFile:
 
         def read(count: int) -> bytes:
             nonlocal position
-            some = self._read(min(count, end - position), position)
+            # Not beyond the end, and nothing of a file that is not there yet.
+            some = self._read(min(count, end - position), position) if position < end else b""
             position += len(some)
             return some
 

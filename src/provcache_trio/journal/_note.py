@@ -43,8 +43,11 @@ class LastNote:
         self._write(pack(Kind.LAST, number, identity.encode()))
 
     def wipe(self) -> None:
-        """Note that nothing is known."""
+        """Note that nothing is known, on disk: an old note would be missing what is gone."""
         self._write(bytes(_BYTES))
+        if self._descriptor != _NONE:
+            with suppress(OSError):
+                self._disk.sync(self._descriptor)
 
     def _write(self, data: bytes) -> None:
         with suppress(OSError):
