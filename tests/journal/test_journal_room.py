@@ -139,7 +139,9 @@ def damaged_and_full() -> tuple[ModelDisk, bytes]:
     return disk, bytes(data)
 
 
-def test_opening_a_damaged_journal_on_a_full_disk_changes_nothing_and_replays_what_is_good() -> None:
+def test_opening_a_damaged_journal_on_a_full_disk_changes_nothing_and_replays_what_is_good() -> (
+    None
+):
     disk, data = damaged_and_full()
     for _ in range(3):
         again = disk.crash()
@@ -283,7 +285,9 @@ class Life:
         self.count = 0
 
     def step(self) -> None:
-        self.dice.choice([self.append, self.append, self.settle, self.tidy, self.others, self.kill])()
+        self.dice.choice(
+            [self.append, self.append, self.settle, self.tidy, self.others, self.kill]
+        )()
 
     def append(self) -> None:
         self.count += 1
