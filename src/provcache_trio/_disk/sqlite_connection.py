@@ -328,6 +328,7 @@ def raise_if_foreign(path: str, ours: Application) -> None:
     # connections of this process hold on the file.
     how = f"{Path(path).as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(how, uri=True, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")  # a part may still be in the -wal file
         application = number_of(connection, "PRAGMA application_id")
         version = number_of(connection, "PRAGMA user_version")
         pages = number_of(connection, "PRAGMA page_count")

@@ -288,14 +288,18 @@ class DeadLettersFile(SQLiteConnection):
 
     def _give_back(self) -> None:
         """Make the file smaller by what is free in it, if that is worth it and possible."""
-        with suppress(StoreUnavailableError), self._transaction("BEGIN IMMEDIATE") as connection:
+        with self._transaction("BEGIN") as connection:
             free = number_of(connection, "PRAGMA freelist_count")
             letters, _ = connection.execute(_TOTALS).fetchone()
-            if not free or (letters and free < _WORTH_VACUUMING):
-                return
-            connection.execute("PRAGMA incremental_vacuum").fetchall()
-        with suppress(sqlite3.Error):  # somebody reads; the next one will do it
-            self._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            pages = number_of(connection, "PRAGMA page_count") - free
+            page_bytes = number_of(connection, "PRAGMA page_size")
+        # Of what an earlier call freed, a part may be in the -wal file only.
+        too_large = os.stat(self._path).st_size // page_bytes - pages  # noqa: PTH116
+        if too_large >= _WORTH_VACUUMING or (too_large > 0 and not letters):
+            with suppress(sqlite3.Error):  # no room, or somebody reads; the next one will do it
+                # As a script: ``execute`` ends after the first of many steps.
+                connection.executescript("PRAGMA incremental_vacuum")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def _start_over(self) -> int:
         """Remove the file with all its letters, and begin with the next number in a new one."""
@@ -306,9 +310,12 @@ class DeadLettersFile(SQLiteConnection):
         for suffix in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 os.unlink(f"{self._path}{suffix}")  # noqa: PTH108
-        create_file(self._path)
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            connection.execute(_GO_ON_FROM, (last,))
+        create, self._create = self._create, True
+        try:
+            with self._transaction("BEGIN IMMEDIATE") as connection:
+                connection.execute(_GO_ON_FROM, (last,))
+        finally:
+            self._create = create
         return int(letters)
 
     def _stoppable(self, rows: Iterable[T]) -> Iterator[T]:
