@@ -39,14 +39,12 @@ class Call:
 
     def __enter__(self) -> None:
         inside.set(self)
-        self._calls.under_way[self] = None
-        self._calls.changed()
+        self._calls.begin(self)
 
     def __exit__(self, *_: object) -> None:
         self.over = True
         inside.set(self.outer)
-        del self._calls.under_way[self]
-        self._calls.changed()
+        self._calls.end(self)
 
     def is_of(self, calls: Calls) -> bool:
         """Return whether it is under way for the queue of ``calls``."""
@@ -60,49 +58,65 @@ inside: Final[ContextVar[Call | None]] = ContextVar("provcache_trio.inside", def
 class Calls:
     """The calls of foreign code that one queue has under way.
 
-    A call only moves the deadline of the watching task, which does not wake that task.
+    While any is under way there is an alarm, which wakes the watching task; it is set and put
+    off without waking that task. It is left as it is from call to call, which costs nothing,
+    and put off when the queue is idle, so that it wakes nobody then.
     """
 
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
-        self.under_way: dict[Call, None] = {}
+        self._under_way: dict[Call, None] = {}
         # When the oldest one of the store began; for any thread.
         self.oldest_at: float | None = None
         self._alarm = trio.CancelScope()
+        self._alarm_is_set = False
         self._stuck_at = math.inf  # when what does not return though cancelled is logged
 
-    def changed(self) -> None:
-        """Call when a call has begun or ended."""
-        began = (call.began_at for call in self.under_way if call.of_store)
-        self.oldest_at = min(began, default=None)
-        self._alarm.deadline = self._next_alarm()
+    def begin(self, call: Call) -> None:
+        """Note a call that begins."""
+        self._under_way[call] = None
+        if self.oldest_at is None and call.of_store:
+            self.oldest_at = call.began_at
+        if not self._alarm_is_set:
+            self._set_alarm(call.began_at + _SLOW_SECONDS)
 
-    def _next_alarm(self) -> float:
-        slow = (call.began_at + _SLOW_SECONDS for call in self.under_way if not call.is_slow)
-        return min(slow, default=math.inf) if math.isinf(self._stuck_at) else self._stuck_at
+    def end(self, call: Call) -> None:
+        """Note a call that is over."""
+        del self._under_way[call]
+        if call.began_at == self.oldest_at:
+            began = (other.began_at for other in self._under_way if other.of_store)
+            self.oldest_at = min(began, default=None) if self._under_way else None
+        if self._alarm_is_set and not self._under_way and self._lifetime.ledger.depth == 0:
+            self._set_alarm(math.inf)
 
     def cancelled(self) -> None:
-        """Call when every call was told to end."""
+        """Note that every call was told to end."""
         self._stuck_at = trio.current_time() + _STUCK_SECONDS
-        self._alarm.deadline = self._stuck_at
+        self._set_alarm(self._stuck_at)
+
+    def _set_alarm(self, at: float) -> None:
+        self._alarm.deadline = at
+        self._alarm_is_set = at < math.inf
 
     async def watch(self) -> None:
         """Log what takes too long, for as long as the queue lives."""
         while True:
             with self._alarm:
                 await trio.sleep_forever()
-            self._look()
-            self._alarm = trio.CancelScope(deadline=self._next_alarm())
+            self._look(trio.current_time())
+            self._alarm = trio.CancelScope()
+            slow = (call.began_at + _SLOW_SECONDS for call in self._under_way if not call.is_slow)
+            self._set_alarm(min(self._stuck_at, *slow, math.inf))
 
-    def _look(self) -> None:
-        now = trio.current_time()
-        if now >= self._stuck_at:
+    def _look(self, now: float) -> None:
+        is_stuck = now >= self._stuck_at
+        if is_stuck:
             self._stuck_at = math.inf
-            for call in self.under_way:
+        for call in self._under_way:
+            if is_stuck:
                 call.is_slow = True
                 self._log(call, "%s does not return, %.0f s after it was cancelled", _STUCK_SECONDS)
-        for call in self.under_way:
-            if not call.is_slow and now >= call.began_at + _SLOW_SECONDS:
+            elif not call.is_slow and now >= call.began_at + _SLOW_SECONDS:
                 call.is_slow = True
                 self._log(call, "%s has not returned for %.0f s", now - call.began_at)
 

@@ -248,6 +248,8 @@ class Recorder(Generic[E]):
                 await self._journal.rewrite([])
             except JournalError as error:  # what is settled will be written once more
                 self._lifetime.log(logging.WARNING, "the journal could not be emptied: %s", error)
+            else:
+                self._works()
         return True
 
 
