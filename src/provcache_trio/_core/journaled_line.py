@@ -45,6 +45,7 @@ class Notes(Generic[E]):
         """Note for ``head`` what was noted for ``batch``, whose entries it has taken over."""
         for key in batch.journaled.unsafe:
             self.mark(head, key)
+        batch.journaled.unsafe.clear()  # else they would be written twice
         head.journaled.places.update(batch.journaled.places)
 
     def settle(self, places: Iterable[Place]) -> None:
