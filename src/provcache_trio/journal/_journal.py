@@ -276,10 +276,12 @@ class FileJournal(Generic[E]):
         self._tidy_failures = 0
         self._tight = False  # it was said that room is short
         self.holds_entries: bool = False
+        self.entries_to_replay: int = 0  # that are of its type, as far as is known
 
     def begin(self, findings: Findings) -> None:
         """Go on from what was found when the file was opened."""
         self.holds_entries = findings.entries > 0
+        self.entries_to_replay = findings.entries
         self._replay_from = Replay(self._file)
 
     @property
@@ -409,6 +411,7 @@ class FileJournal(Generic[E]):
             except Exception as error:  # noqa: BLE001  # some of it is somebody's type
                 unread[number] = type(error).__name__  # not its text, which may quote the entry
         if unread:
+            self.entries_to_replay -= len(unread.keys() - self._gone - self._unread)
             self._put_aside(unread.keys())
             self._report_unread(unread)
         return found
