@@ -302,8 +302,13 @@ class FileJournal(Generic[E]):
     @property
     def overgrown(self) -> bool:
         """Whether ``tidy`` would make it smaller by a good deal, or rid it of damage."""
+        return trio.current_time() >= self.tidy_at
+
+    @property
+    def tidy_at(self) -> float:
+        """Return when to try to make it smaller, on trio's clock; never, if it is small."""
         untidy = bool(self._gone or self._unread) or self._file.damaged or self._file.overgrown
-        return untidy and trio.current_time() >= self._tidy_at
+        return self._tidy_at if untidy else math.inf
 
     @property
     def heals(self) -> bool:
