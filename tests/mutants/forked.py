@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -49,6 +50,7 @@ def run_pytest(arguments: list[str], folder: Path, longest_seconds: float) -> st
 def _run(arguments: list[str], folder: Path, output: Path) -> None:
     """Be the child: import the package from ``folder``, write to ``output``."""
     os.setpgid(0, 0)
+    gc.freeze()  # what was imported before need not be looked through for garbage
     import pytest  # noqa: PLC0415  # only here: the process that starts children need not
 
     sys.path.insert(0, str(folder))
