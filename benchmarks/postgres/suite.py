@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from provcache_trio._pgserver.server import PostgresNotFoundError, find_installations
+from provcache_trio._pgserver.binaries import PostgresNotFoundError, find_installations
 
 from benchmarks.entries import Load
 from benchmarks.figures import (

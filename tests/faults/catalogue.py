@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import trio
 
-from provcache_trio._pgserver.server import PostgresServerError
+from provcache_trio._pgserver.binaries import PostgresServerError
 
 from tests.faults.proxy import Do, Said
 from tests.faults.site import POISON, REWRITTEN, SECRET, UNANSWERED

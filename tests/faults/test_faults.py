@@ -13,7 +13,6 @@ import trio
 
 from provcache_trio import StoreUnavailableError
 from provcache_trio._asyncio.bridge import DEFAULT_KIND
-from provcache_trio._pgserver.server import run_postgres_server
 from provcache_trio.postgres import open_postgres_repository
 
 from tests.chaos.verdict import Told, verdict
@@ -22,6 +21,7 @@ from tests.faults.proxy import Do, Said
 from tests.faults.scenario import leave, recover
 from tests.faults.site import COMMAND_SECONDS, POISON, open_site, run_faulty_server
 from tests.support.bridges import BRIDGES
+from tests.support.pgserver import run_postgres_server
 from tests.support.programs import ROOT
 from tests.support.waiting import PROMPT_SECONDS, until
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._pgserver.server import PostgresServer
     from provcache_trio.postgres import PostgresRepository
 
     from tests.faults.catalogue import Fault
     from tests.faults.site import Site
+    from tests.support.pgserver import PostgresServer
 
 pytestmark = pytest.mark.heavy
 

@@ -19,7 +19,6 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
-from provcache_trio._pgserver.server import run_postgres_server
 from provcache_trio.postgres import _schema as schema_module, open_postgres_repository
 from provcache_trio.postgres._rows import UPSERT_CHANGES, arguments_of, pack
 from provcache_trio.postgres._session import Connector
@@ -27,6 +26,7 @@ from provcache_trio.testing import MemoryDeadLetters
 
 from tests.support.bridges import Client, each_bridge, somebody
 from tests.support.entries import DAY, NOW, by_key, entry, key_of
+from tests.support.pgserver import run_postgres_server
 from tests.support.postgres import (
     SECRET,
     connections,
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     import asyncpg
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._pgserver.server import PostgresServer
     from provcache_trio.postgres import PostgresRepository
 
+    from tests.support.pgserver import PostgresServer
 
 __all__ = ["role", "schema", "somebody", "store", "table"]  # fixtures
 

@@ -16,12 +16,12 @@ from provcache_trio import (
     StoreUnavailableError,
     open_write_behind_queue,
 )
-from provcache_trio._pgserver.server import run_postgres_server
 from provcache_trio.postgres import _repository as postgres_module, open_postgres_repository
 from provcache_trio.postgres._rows import DELETE, DELETE_EXPIRED
 
 from tests.support.bridges import Client, each_bridge, silent_server, somebody
 from tests.support.entries import NOW, by_key, key_of
+from tests.support.pgserver import run_postgres_server
 from tests.support.postgres import (
     quoted,
     raises,
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._pgserver.server import PostgresServer
     from provcache_trio.postgres import PostgresRepository
+
+    from tests.support.pgserver import PostgresServer
 
 __all__ = ["role", "schema", "somebody", "store", "table"]  # fixtures
 

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._pgserver.server import PostgresServer
+
+    from tests.support.pgserver import PostgresServer
 
 
 class BuiltIn(Protocol):

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 import asyncpg
 import trio
 
-from provcache_trio._pgserver.server import find_installations, run_postgres_server
+from provcache_trio._pgserver.binaries import find_installations
+
+from tests.support.pgserver import run_postgres_server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from provcache_trio._pgserver.server import PostgresServer
+    from tests.support.pgserver import PostgresServer
 
 T = TypeVar("T")
 

@@ -18,12 +18,12 @@ import trio
 from opentelemetry.trace import StatusCode
 
 from provcache_trio import WriteBehindOptions, open_write_behind_queue
-from provcache_trio._pgserver.server import run_postgres_server
 from provcache_trio.dead_letters import open_dead_letters
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.status import open_status_server
 
 from tests.support.entries import entry, key_of
+from tests.support.pgserver import run_postgres_server
 from tests.support.sdk import Sdk, sdk
 from tests.support.servers import run_sql
 
