@@ -17,7 +17,13 @@ DEFAULT_KIND: Final[BridgeKind] = "trio-asyncio" if sys.version_info < (3, 14) e
 
 
 class Bridge(Protocol):
-    """An asyncio event loop of our own, and the way there."""
+    """An asyncio event loop of our own, and the way there.
+
+    Attributes:
+        one_task: whether the task that opened it has to close it.
+    """
+
+    one_task: bool
 
     async def open(self) -> None:
         """Start the loop. Is called once, and takes no time worth mentioning.

@@ -22,6 +22,8 @@ T = TypeVar("T")
 class ThreadBridge:
     """Runs an asyncio loop in a thread of its own; see ``Bridge``."""
 
+    one_task = False
+
     def __init__(self) -> None:
         self._ended = trio.Event()
 

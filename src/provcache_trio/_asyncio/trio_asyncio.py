@@ -25,6 +25,8 @@ _MOST_LOOKUPS: Final = 8  # threads that wait for a name server
 class TrioAsyncioBridge:
     """Runs an asyncio loop in a child task, where it can't be seen; see ``Bridge``."""
 
+    one_task = True
+
     def __init__(self) -> None:
         self._begun = trio.Event()
         self._closing = trio.Event()

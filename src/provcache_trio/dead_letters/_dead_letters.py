@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar, cast, final, overload
 
 import msgspec
-import trio
 
 from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
@@ -16,6 +15,7 @@ from provcache_trio._vocabulary.checks import check_bool
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.log import log
+from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.protocols import DeadLetter
 
 from ._file import DeadLettersFile, DeadLettersFullError, Filter
@@ -141,23 +141,23 @@ def open_dead_letters(
 
 
 @final
-class _Opening(Generic[E]):
-    """What ``open_dead_letters`` returns; no generator, so that Ctrl-C can't leak it."""
+class _Opening(Opening["DeadLetters[E]"], Generic[E]):
+    """What ``open_dead_letters`` returns."""
+
+    what = "a file of dead letters"
+    function = "open_dead_letters"
 
     def __init__(self, file: DeadLettersFile, packer: Packer[E]) -> None:
         self._file = file
         self._packer = packer
         self._calls = SQLiteCalls(file, "the store of dead letters")
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> DeadLetters[E]:
-        await trio.lowlevel.checkpoint()
+    async def _open(self) -> DeadLetters[E]:
         await self._calls.run(self._file.open)
         return DeadLetters(self._file, self._calls, self._packer)
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(self, *_: object) -> None:
-        await self._calls.close()  # noqa: ASYNC102  # shielded
+    async def _close(self, _error: BaseException | None, /) -> None:
+        await self._calls.close()
 
 
 @final

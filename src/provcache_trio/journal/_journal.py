@@ -32,6 +32,7 @@ from provcache_trio._vocabulary.errors import (
     StoreUnavailableError,
 )
 from provcache_trio._vocabulary.log import log
+from provcache_trio._vocabulary.opening import Opening
 
 from ._disk import Disk
 from ._file import JournalFile
@@ -134,8 +135,11 @@ def _check_seconds(name: str, value: object) -> None:
 
 
 @final
-class _Opening(Generic[E]):
-    """What ``open_journal`` returns; no generator, so that Ctrl-C can't leak it."""
+class _Opening(Opening["FileJournal[E]"], Generic[E]):
+    """What ``open_journal`` returns."""
+
+    what = "a journal"
+    function = "open_journal"
 
     def __init__(
         self, path: str, file: JournalFile, journal: FileJournal[E], lock_timeout_seconds: float
@@ -145,14 +149,8 @@ class _Opening(Generic[E]):
         self._journal = journal
         self._lock = OwnerLock(f"{path}.lock")
         self._lock_timeout_seconds = lock_timeout_seconds
-        self._entered = False
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> FileJournal[E]:
-        if self._entered:
-            raise RuntimeError("a journal can be entered once; open it again")
-        self._entered = True
-        await trio.lowlevel.checkpoint()
+    async def _open(self) -> FileJournal[E]:
         await self._own()
         try:
             findings = await _on_disk(self._file.open)
@@ -177,8 +175,7 @@ class _Opening(Generic[E]):
                 return
             await trio.sleep(_POLL_SECONDS)
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(self, *_: object) -> None:
+    async def _close(self, _error: BaseException | None, /) -> None:
         with trio.CancelScope(shield=True):  # for as long as the disk takes
             await end_in_thread(self._end)
 

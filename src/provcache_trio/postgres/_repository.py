@@ -14,6 +14,7 @@ from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio._vocabulary.checks import check_bool, check_limit, check_moment
 from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
 from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.opening import Opening
 
 from ._pool import SessionPool, close_all
 from ._rows import (
@@ -126,25 +127,29 @@ def open_postgres_repository(
         server_settings=_checked_settings(server_settings),
         pgbouncer=pgbouncer,
     )
-    return _Opening(PostgresRepository(connector, named, write_connections, make_bridge(bridge)))
+    opened = make_bridge(bridge)
+    repository = PostgresRepository(connector, named, write_connections, opened)
+    return _Opening(repository, opened)
 
 
 @final
-class _Opening:
-    """What ``open_postgres_repository`` returns; no generator, so that Ctrl-C can't leak it."""
+class _Opening(Opening["PostgresRepository"]):
+    """What ``open_postgres_repository`` returns."""
 
-    def __init__(self, repository: PostgresRepository) -> None:
+    what = "a repository"
+    function = "open_postgres_repository"
+
+    def __init__(self, repository: PostgresRepository, bridge: Bridge) -> None:
+        self.one_task = bridge.one_task
         self._repository = repository
+        self._bridge = bridge
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> PostgresRepository:
-        await self._repository._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    async def _open(self) -> PostgresRepository:
+        await self._bridge.open()
         return self._repository
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(self, *_: object) -> None:
-        repository = self._repository
-        await repository._close()  # noqa: ASYNC102, SLF001  # pyright: ignore[reportPrivateUsage]
+    async def _close(self, _error: BaseException | None, /) -> None:
+        await self._repository._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the only one who may
 
 
 @final
@@ -373,9 +378,6 @@ class PostgresRepository:
     def _raise_if_closed(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("the repository is closed")
-
-    async def _open(self) -> None:
-        await self._bridge.open()
 
     async def _close(self) -> None:
         self._closed = True
