@@ -20,7 +20,7 @@ from tests.faults.catalogue import BROKEN, FAULTS, SILENT
 from tests.faults.scenario import recover
 from tests.faults.site import SECRET, open_site, run_faulty_server
 from tests.support.bridges import each_bridge
-from tests.support.waiting import PROMPT_SECONDS
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -82,7 +82,7 @@ class PgBouncer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        with trio.fail_after(PROMPT_SECONDS):
+        with trio.fail_after(HANG_SECONDS):
             while True:
                 try:
                     stream = await trio.open_tcp_stream("127.0.0.1", self.port)

@@ -7,7 +7,7 @@ import atexit
 from contextlib import ExitStack
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import asyncpg
 import trio
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Quick, and quiet: nothing is written to the log but what a test has written.
+QUIET: Final = {
+    "fsync": "off",
+    "autovacuum": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "checkpoint_timeout": "1d",
+}
+
 _running = ExitStack()
 atexit.register(_running.close)
 _numbers = count(1)
@@ -31,7 +40,7 @@ _numbers = count(1)
 @cache
 def postgres() -> PostgresServer:
     """Return the server, which is started when a test first asks for it."""
-    return _running.enter_context(run_postgres_server(settings={"fsync": "off"}))
+    return _running.enter_context(run_postgres_server(settings=QUIET))
 
 
 @cache
@@ -41,7 +50,7 @@ def other_postgres() -> PostgresServer:
     for installation in find_installations():
         if installation.version[0] != major:
             return _running.enter_context(
-                run_postgres_server(binaries=installation, settings={"fsync": "off"})
+                run_postgres_server(binaries=installation, settings=QUIET)
             )
     return postgres()
 
