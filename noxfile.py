@@ -174,7 +174,6 @@ def benchmark(session: nox.Session) -> None:
     """Measure roughly; ``-- --document docs`` measures well, and writes docs/benchmarks.md."""
     install(session, "benchmarks", extras="[postgres,postgres-server]")
     session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))
-    session.run("python", "benchmarks/bench_journal.py", "--where", ".")
 
 
 @nox.session(python=PYTHONS[:1])

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from provcache_trio import WriteBehindOptions, open_write_behind_queue
-from provcache_trio._sqlite_rows import SCHEMA, UPSERT, row_of
-from provcache_trio._stored import microseconds_of
+from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio.sqlite import open_sqlite_repository
+from provcache_trio.sqlite._rows import SCHEMA, UPSERT, row_of
 
 from benchmarks.entries import Load
 from benchmarks.figures import Findings, absolute, interleaved, ratio

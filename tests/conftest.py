@@ -14,8 +14,8 @@ import pytest
 import trio
 from hypothesis import HealthCheck, Phase, settings
 
-from provcache_trio import _open
-from provcache_trio._lanes import Lanes
+from provcache_trio._core import opening as _open
+from provcache_trio._core.lanes import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator

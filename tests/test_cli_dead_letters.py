@@ -27,7 +27,6 @@ from provcache_trio import (
     ProvcacheEntry,
     StoreUnavailableError,
     WriteBehindOptions,
-    _store_watch,
 )
 from provcache_trio._cli import _dead_letters_retry, _sending, main
 from provcache_trio._cli._dead_letters import Only, read_since
@@ -35,11 +34,12 @@ from provcache_trio._cli._dead_letters_app import _RetryProgress
 from provcache_trio._cli._dead_letters_retry import Retry
 from provcache_trio._cli._input import Input, InputError
 from provcache_trio._cli._urls import MisuseError, target_of
+from provcache_trio._core import watch as _store_watch
 from provcache_trio.dead_letters import DeadLetters, open_dead_letters
 from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
 
+from tests.support.entries import NOW, entry, key_of
 from tests.test_cli_read import names, url
-from tests.test_repositories import NOW, entry, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -25,7 +25,7 @@ from provcache_trio._cli._stores import SqliteTarget
 from provcache_trio._cli._stream import Stream
 from provcache_trio._cli._wheels import Outcome
 
-from tests.installed import install, listed
+from tests.support.installed import install, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -37,7 +37,7 @@ from provcache_trio._cli._show import show_ingest
 from provcache_trio._cli._stores import SqliteTarget
 from provcache_trio.testing import MemoryRepository
 
-from tests.strategies import provcache_entries
+from tests.support.strategies import provcache_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -26,9 +26,9 @@ from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import SQLiteRepository
 from provcache_trio.testing import MemoryRepository
 
+from tests.support.entries import entry, key_of
 from tests.test_cli_dead_letters import BAD, cache, change, stored  # noqa: F401  # a fixture
 from tests.test_cli_read import url
-from tests.test_repositories import entry, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

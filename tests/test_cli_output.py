@@ -32,7 +32,7 @@ from provcache_trio._cli._stores import SqliteTarget
 from provcache_trio._cli._stream import Stream
 from provcache_trio._cli._text import OutputError, say
 
-from tests.installed import install
+from tests.support.installed import install
 from tests.test_cli_ingest import key, lines, stored
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from provcache_trio._cli import _stores, main
 from provcache_trio._cli._urls import target_of
 from provcache_trio.postgres import PostgresRepository
 
-from tests.servers import postgres, query
+from tests.support.entries import entry, key_of
+from tests.support.servers import postgres, query
 from tests.test_cli_dead_letters import BAD, left_in, letter, put_entries
-from tests.test_repositories import entry, key_of
 
 if TYPE_CHECKING:
     from pathlib import Path

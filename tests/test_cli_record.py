@@ -23,7 +23,7 @@ from provcache_trio._cli._wheels import (
     verify,
 )
 
-from tests.installed import install, listed
+from tests.support.installed import install, listed
 
 CONTENT = b"print('hello')\n"
 WEEK = week_of(dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC))

@@ -28,7 +28,7 @@ from provcache_trio._cli._stores import SqliteTarget
 from provcache_trio._cli._text import counted, duration, printable, size, sparkline
 from provcache_trio.testing import MemoryRepository
 
-from tests.installed import install
+from tests.support.installed import install
 
 if TYPE_CHECKING:
     from collections.abc import Generator

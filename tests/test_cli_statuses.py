@@ -46,7 +46,7 @@ from provcache_trio._cli._signals import cancel_on_signal
 from provcache_trio._cli._stores import SqliteTarget, wait_until_ready
 from provcache_trio.testing import MemoryRepository
 
-from tests.installed import install
+from tests.support.installed import install
 from tests.test_cli_ingest import (
     Impatient,
     MemoryTarget,

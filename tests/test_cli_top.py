@@ -47,7 +47,7 @@ from provcache_trio._cli._urls import MisuseError
 from provcache_trio.status import StatusApp
 from provcache_trio.testing import MemoryRepository
 
-from tests.items import Item
+from tests.support.items import Item
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator

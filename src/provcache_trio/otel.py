@@ -49,7 +49,7 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from ._metrics import Histogram, QueueState, WriteBehindMetrics
+from ._vocabulary.metrics import Histogram, QueueState, WriteBehindMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from ._metrics import FlushReason
-    from ._verdict import Failure
+    from ._vocabulary.failures import Failure
+    from ._vocabulary.metrics import FlushReason
 
 __all__ = ["OpenTelemetry"]
 

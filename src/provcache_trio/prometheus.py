@@ -26,14 +26,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from ._metrics import QueueState
+from ._vocabulary.metrics import QueueState
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from prometheus_client.core import Metric
 
-    from ._metrics import Histogram, WriteBehindMetrics
+    from ._vocabulary.metrics import Histogram, WriteBehindMetrics
 
 __all__ = ["QueueCollector"]
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Generic
 
 import trio
 
-from ._entries import merge_or_replace
-from ._errors import EntryRejectedError, StoreUnavailableError
+from ._vocabulary.entries import merge_or_replace
+from ._vocabulary.errors import EntryRejectedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     # ``MemoryRepository()`` is one of ProvcacheEntry.
     from typing_extensions import TypeVar
 
-    from ._entries import ProvcacheEntry
-    from ._repository import DeadLetter
+    from ._vocabulary.entries import ProvcacheEntry
+    from ._vocabulary.protocols import DeadLetter
 
     E = TypeVar("E", default=ProvcacheEntry)
 else:

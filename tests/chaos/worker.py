@@ -28,14 +28,14 @@ from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.testing import MemoryDeadLetters
 
 from tests.faults.site import COMMAND_SECONDS, CONNECT_SECONDS, POISON, REWRITTEN, SECRET
-from tests.items import balance
-from tests.test_repositories import NOW, entry
+from tests.support.entries import NOW, entry
+from tests.support.items import balance
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from provcache_trio import WriteBehindQueue
-    from provcache_trio._postgres.bridge import BridgeKind
+    from provcache_trio._asyncio.bridge import BridgeKind
 
 PRODUCERS: Final = 4
 MOST_WORKERS: Final = 64  # whose times of creation are told apart

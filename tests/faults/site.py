@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from provcache_trio._postgres_server import run_postgres_server
 from provcache_trio.postgres import open_postgres_repository
 
 from tests.faults.proxy import open_proxy
-from tests.servers import query, run_sql
+from tests.support.pgserver import run_postgres_server
+from tests.support.servers import query, run_sql
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
-    from provcache_trio._postgres.bridge import BridgeKind
-    from provcache_trio._postgres_server import PostgresServer
+    from provcache_trio._asyncio.bridge import BridgeKind
     from provcache_trio.postgres import PostgresRepository
 
     from tests.faults.proxy import Proxy
+    from tests.support.pgserver import PostgresServer
 
 SECRET: Final = "s3cr3t"  # noqa: S105  # in every row and in the password: no log may quote it
 POISON: Final = 77  # with so many hits, an entry is what a constraint of a fault refuses

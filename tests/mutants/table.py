@@ -8,6 +8,7 @@ its own consumer (k).
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -28,31 +29,34 @@ class Mutant(NamedTuple):
 
 
 def mutant(name: str, killed_by: str, *changes: tuple[str, str, str]) -> Mutant:
-    """Return a mutant; ``killed_by`` names one ``module::test``, or several by spaces."""
-    tests = tuple(f"tests/test_{test.replace('::', '.py::test_')}" for test in killed_by.split())
+    """Return a mutant; ``killed_by`` names one ``folder/module::test``, or several by spaces."""
+    tests = tuple(
+        re.sub(r"(.*/)?(.*)::(.*)", r"tests/\1test_\2.py::test_\3", test)
+        for test in killed_by.split()
+    )
     return Mutant(name, tuple(Change(*change) for change in changes), tests)
 
 
 ACCOUNTING = (
     mutant(
         "counted before it is accepted (b)",
-        "queue::enqueue_nowait_would_block_when_full",
+        "core/queue::enqueue_nowait_would_block_when_full",
         (
-            "_queue.py",
+            "_core/queue.py",
             "            self._refuse()\n",
             "            self._ledger.enqueued += 1\n            self._refuse()\n",
         ),
         (
-            "_line.py",
+            "_core/line.py",
             "        ledger.enqueued += 1\n        ledger.depth += 1\n",
             "        ledger.depth += 1\n",
         ),
     ),
     mutant(
         "counted after an await (b)",
-        "random_cancellation::cancelled_at_any_step_of_a_program_nothing_accepted_is_lost",
+        "core/random_cancellation::cancelled_at_any_step_of_a_program_nothing_accepted_is_lost",
         (
-            "_queue.py",
+            "_core/queue.py",
             "        if not self._accept(entry, None):\n",
             "        if self._accept(entry, None):\n"
             "            self._ledger.enqueued -= 1\n"
@@ -63,78 +67,78 @@ ACCOUNTING = (
     ),
     mutant(
         "counters are read one by one (r)",
-        "ledger::metrics_reads_every_counter_in_one_step",
+        "core/ledger::metrics_reads_every_counter_in_one_step",
         (
-            "_queue.py",
+            "_core/queue.py",
             "total_persisted=ledger.persisted,",
             "total_persisted=int(ledger.persisted),",
         ),
     ),
     mutant(
         "a dead letter is counted before the sink has it",
-        "letters::refused_entries_are_counted_only_when_the_sink_has_them",
-        ("_letters.py", "        if self._sink is None:\n", "        if posted:\n"),
+        "core/letters::refused_entries_are_counted_only_when_the_sink_has_them",
+        ("_core/outbox.py", "        if self._sink is None:\n", "        if posted:\n"),
     ),
     mutant(
         "letters that the sink never took are forgotten",
-        "letters::what_the_sink_never_took_is_handed_back",
-        ("_open.py", "            *self._outbox.abandon(),\n", ""),
+        "core/letters::what_the_sink_never_took_is_handed_back",
+        ("_core/opening.py", "            *self._outbox.abandon(),\n", ""),
     ),
 )
 
 ACCEPTING = (
     mutant(
         "dropped when full, without a word (q)",
-        "queue::enqueue_nowait_would_block_when_full",
-        ("_queue.py", "        raise trio.WouldBlock\n", "        return\n"),
+        "core/queue::enqueue_nowait_would_block_when_full",
+        ("_core/queue.py", "        raise trio.WouldBlock\n", "        return\n"),
     ),
     mutant(
         "one more than the capacity",
-        "queue::enqueue_nowait_would_block_when_full",
+        "core/queue::enqueue_nowait_would_block_when_full",
         (
-            "_line.py",
+            "_core/line.py",
             "ledger.depth >= most",
             "ledger.depth > most",
         ),
     ),
     mutant(
         "a merge function overtakes those who wait",
-        "queue::a_merge_function_does_not_overtake_producers_that_wait_either",
-        ("_waiting.py", "        self.most = 0\n", ""),
+        "core/queue::a_merge_function_does_not_overtake_producers_that_wait_either",
+        ("_core/waiting_room.py", "        self.most = 0\n", ""),
     ),
     mutant(
         "nobody is let in at once after somebody had to wait",
-        "queue::a_merge_function_does_not_overtake_producers_that_wait_either",
-        ("_waiting.py", "            self.most = self._capacity\n", "            pass\n"),
+        "core/queue::a_merge_function_does_not_overtake_producers_that_wait_either",
+        ("_core/waiting_room.py", "            self.most = self._capacity\n", "            pass\n"),
     ),
     mutant(
         "a batch holds a key twice (g)",
-        "queue::without_coalescing_every_version_is_written_in_order",
+        "core/queue::without_coalescing_every_version_is_written_in_order",
         (
-            "_line.py",
+            "_core/line.py",
             " or key in batch.entries:\n            batch = self._open",
             ":\n            batch = self._open",
         ),
     ),
     mutant(
         "sealing forgets which keys are in line",
-        "queue::a_key_in_line_is_admitted_though_the_queue_is_full",
-        ("_line.py", "self._sealed.update(dict.fromkeys(batch.entries, batch))", "pass"),
+        "core/queue::a_key_in_line_is_admitted_though_the_queue_is_full",
+        ("_core/line.py", "self._sealed.update(dict.fromkeys(batch.entries, batch))", "pass"),
     ),
     mutant(
         "a batch that is taken leaves its keys behind in line",
-        "batching_model::what_is_written_when_is_what_the_model_says",
+        "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
-            "_line.py",
+            "_core/line.py",
             "deque(map(self._sealed.__delitem__, batch.entries), maxlen=0)",
             "pass",
         ),
     ),
     mutant(
         "flush waits for later entries too",
-        "queue::flush_seals_but_a_key_may_still_be_replaced_in_place",
+        "core/queue::flush_seals_but_a_key_may_still_be_replaced_in_place",
         (
-            "_queue.py",
+            "_core/queue.py",
             "        self._lanes.seal(FlushReason.REQUESTED)\n",
             "        for line in self._lanes.lines:\n"
             "            for batch in line.batches:\n"
@@ -143,46 +147,46 @@ ACCEPTING = (
     ),
     mutant(
         "no protection from KeyboardInterrupt",
-        "interrupt::enqueue_nowait_is_whole_at_every_instruction",
+        "whole/interrupt::enqueue_nowait_is_whole_at_every_instruction",
         (
-            "_queue.py",
+            "_core/queue.py",
             "    @trio.lowlevel.enable_ki_protection\n    def enqueue_nowait",
             "    def enqueue_nowait",
         ),
     ),
     mutant(
         "no protection from KeyboardInterrupt after a checkpoint",
-        "interrupt::an_interrupt_in_a_callback_of_accept_leaves_the_step_whole",
+        "whole/interrupt::an_interrupt_in_a_callback_of_accept_leaves_the_step_whole",
         (
-            "_queue.py",
+            "_core/queue.py",
             "    @trio.lowlevel.enable_ki_protection\n    def _accept(",
             "    def _accept(",
         ),
     ),
     mutant(
         "no protection from KeyboardInterrupt in bulk",
-        "interrupt::an_interrupt_in_a_callback_of_accept_leaves_the_step_whole",
+        "whole/interrupt::an_interrupt_in_a_callback_of_accept_leaves_the_step_whole",
         (
-            "_queue.py",
+            "_core/queue.py",
             "    @trio.lowlevel.enable_ki_protection\n    def _accept_some",
             "    def _accept_some",
         ),
     ),
     mutant(
         "who waits for room waits for ever after the end (i)",
-        "exits::producers_that_wait_for_room_are_sent_away_when_the_queue_closes",
-        ("_open.py", "        self._room.close(self._name)\n", ""),
+        "core/exits::producers_that_wait_for_room_are_sent_away_when_the_queue_closes",
+        ("_core/opening.py", "        self._room.close(self._name)\n", ""),
     ),
     mutant(
         "producers are stopped after the drain, not before (t)",
-        "exits::a_queue_that_drains_says_so_and_takes_nothing",
-        ("_open.py", "        lifetime.owner = 0\n", ""),
+        "core/exits::a_queue_that_drains_says_so_and_takes_nothing",
+        ("_core/opening.py", "        lifetime.owner = 0\n", ""),
     ),
     mutant(
         "all who wait for one entry get one exception object",
-        "queue::persist_of_a_refused_entry_raises_an_error_of_its_own",
+        "core/queue::persist_of_a_refused_entry_raises_an_error_of_its_own",
         (
-            "_letters.py",
+            "_core/outbox.py",
             "            for receipt in batch.receipts.get(key, ()):\n"
             "                receipt.error = failure.rejection()\n",
             "            error = failure.rejection()\n"
@@ -195,9 +199,9 @@ ACCEPTING = (
 BATCHING = (
     mutant(
         "the batch is in a local variable while it is handed over (a)",
-        "random_cancellation::cancelled_at_any_step_of_a_program_nothing_accepted_is_lost",
+        "core/random_cancellation::cancelled_at_any_step_of_a_program_nothing_accepted_is_lost",
         (
-            "_batcher.py",
+            "_core/batcher.py",
             "        await channel.send(batch)\n",
             "        line.batches.popleft()\n"
             "        await channel.send(batch)\n"
@@ -206,14 +210,14 @@ BATCHING = (
     ),
     mutant(
         "the timer starts again with every entry (o)",
-        "queue::the_interval_counts_from_the_oldest_entry",
+        "core/queue::the_interval_counts_from_the_oldest_entry",
         (
-            "_batcher.py",
+            "_core/batcher.py",
             "    age = lifetime.clock() - batch.opened_at\n",
             "    age = lifetime.clock() - batch.opened_at\n    before = len(batch.entries)\n",
         ),
         (
-            "_batcher.py",
+            "_core/batcher.py",
             "    return batch\n",
             "    if not batch.due and len(batch.entries) > before:\n"
             "        batch.opened_at = lifetime.clock()\n"
@@ -223,18 +227,18 @@ BATCHING = (
     ),
     mutant(
         "an idle batcher looks now and then",
-        "callers::an_idle_queue_wakes_nobody",
+        "core/callers::an_idle_queue_wakes_nobody",
         (
-            "_batcher.py",
+            "_core/batcher.py",
             "        await line.bell.wait()  # without",
             "        with trio.move_on_after(1):\n            await line.bell.wait()  # without",
         ),
     ),
     mutant(
         "a write removes by key, and with it a newer version",
-        "queue::a_key_being_written_gets_a_new_place_behind",
+        "core/queue::a_key_being_written_gets_a_new_place_behind",
         (
-            "_line.py",
+            "_core/line.py",
             "        settled = len(part.keys)\n",
             "        settled = len(part.keys)\n"
             "        for key in part.keys:\n"
@@ -244,55 +248,55 @@ BATCHING = (
     ),
     mutant(
         "a batch is full one entry early",
-        "batching_model::what_is_written_when_is_what_the_model_says",
+        "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
-            "_line.py",
+            "_core/line.py",
             "if len(entries) == self._batch_size:",
             "if len(entries) >= self._batch_size - 1:",
         ),
     ),
     mutant(
         "a batch takes one entry too many",
-        "batching_model::what_is_written_when_is_what_the_model_says",
+        "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
-            "_line.py",
+            "_core/line.py",
             "len(batch.entries) >= self._batch_size or key",
             "len(batch.entries) > self._batch_size or key",
         ),
     ),
     mutant(
         "the age of a batch does not count",
-        "batching_model::what_is_written_when_is_what_the_model_says",
-        ("_batcher.py", "flush_interval_seconds - age)", "flush_interval_seconds)"),
+        "core/batching_model::what_is_written_when_is_what_the_model_says",
+        ("_core/batcher.py", "flush_interval_seconds - age)", "flush_interval_seconds)"),
     ),
     mutant(
         "a batch that can't grow waits for its interval",
-        "batching_model::what_is_written_when_is_what_the_model_says",
-        ("_line.py", "batch))\n            self.hurry(batch, reason)\n", "batch))\n"),
+        "core/batching_model::what_is_written_when_is_what_the_model_says",
+        ("_core/line.py", "batch))\n            self.hurry(batch, reason)\n", "batch))\n"),
     ),
     mutant(
         "only the open batch coalesces",
-        "batching_model::what_is_written_when_is_what_the_model_says",
+        "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
-            "_line.py",
+            "_core/line.py",
             "key in batch.entries else self._sealed.get(key)",
             "key in batch.entries else None",
         ),
     ),
     mutant(
         "a version that came first replaces one that came later",
-        "batching_model::what_is_written_when_is_what_the_model_says",
+        "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
-            "_line.py",
+            "_core/line.py",
             "entry = self._merge(entries[key], entry)",
             "entry = self._merge(entry, entries[key])",
         ),
     ),
     mutant(
         "only the first two versions of an entry merge",
-        "entries::a_queue_merges_entries_by_it_and_lets_the_newer_of_anything_else_win",
+        "core/entries::a_queue_merges_entries_by_it_and_lets_the_newer_of_anything_else_win",
         (
-            "_line.py",
+            "_core/line.py",
             "        if not isinstance(new, ProvcacheEntry):\n            self._plain",
             "        if new is not old:\n            self._plain",
         ),
@@ -302,14 +306,14 @@ BATCHING = (
 WRITING = (
     mutant(
         "what changes nothing speaks for the store",
-        "writer::entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change",
-        ("_writer.py", "        if changed:\n", "        if changed >= 0:\n"),
+        "core/writer::entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change",
+        ("_core/writer.py", "        if changed:\n", "        if changed >= 0:\n"),
     ),
     mutant(
         "what failed goes to the tail (c)",
-        "writer::a_failed_batch_stays_at_the_head_and_nothing_overtakes_it",
+        "core/writer::a_failed_batch_stays_at_the_head_and_nothing_overtakes_it",
         (
-            "_writer.py",
+            "_core/writer.py",
             "        self._lifetime.ledger.retries += len(part.keys)\n\n    async def _isolate",
             "        self._lifetime.ledger.retries += len(part.keys)\n"
             "        line, ledger = self._line, self._lifetime.ledger\n"
@@ -324,33 +328,33 @@ WRITING = (
     ),
     mutant(
         "poison burns the retries of its batch (d)",
-        "writer::one_refused_entry_is_isolated_at_every_position",
+        "core/writer::one_refused_entry_is_isolated_at_every_position",
         (
-            "_writer.py",
+            "_core/writer.py",
             "        retries = result.kind is not Kind.REJECTED and self._may_retry(",
             "        retries = self._may_retry(",
         ),
     ),
     mutant(
         "no backoff (e)",
-        "writer::backoff_has_full_jitter_and_doubles_up_to_the_cap",
-        ("_lifetime.py", "        delay = random.uniform(0, ceiling)", "        delay = 0.0"),
+        "core/writer::backoff_has_full_jitter_and_doubles_up_to_the_cap",
+        ("_core/backoff.py", "        delay = random.uniform(0, ceiling)", "        delay = 0.0"),
     ),
     mutant(
         "a timeout counts as not written, and as the entry's fault (s)",
-        "writer::an_unavailable_store_is_retried_without_end_and_uses_up_no_retry",
-        ("_verdict.py", "    (OSError, Kind.UNAVAILABLE),", "    (OSError, Kind.REJECTED),"),
+        "core/writer::an_unavailable_store_is_retried_without_end_and_uses_up_no_retry",
+        ("_core/verdict.py", "    (OSError, Kind.UNAVAILABLE),", "    (OSError, Kind.REJECTED),"),
     ),
     mutant(
         "a store that refuses everything is believed",
-        "writer::a_store_that_refuses_everything_is_misconfigured_and_nothing_is_dead_lettered",
-        ("_store_watch.py", "_STORE: Final = 20", "_STORE: Final = 10**9"),
+        "core/writer::a_store_that_refuses_everything_is_misconfigured_and_nothing_is_dead_lettered",
+        ("_core/watch.py", "_STORE: Final = 20", "_STORE: Final = 10**9"),
     ),
     mutant(
         "a repository's own cancellation is taken for the end (n)",
-        "verdict::a_foreign_cancelled_is_an_unknown_error",
+        "core/verdict::a_foreign_cancelled_is_an_unknown_error",
         (
-            "_verdict.py",
+            "_core/verdict.py",
             "        if scope.cancel_called:\n",
             "        if isinstance(error, trio.Cancelled):\n            raise\n"
             "        if scope.cancel_called:\n",
@@ -358,65 +362,69 @@ WRITING = (
     ),
     mutant(
         "a task dies and nobody learns of it (l)",
-        "supervision::a_crashed_writer_goes_on_after_a_second_with_the_batch_it_held",
+        "core/supervision::a_crashed_writer_goes_on_after_a_second_with_the_batch_it_held",
         (
-            "_supervisor.py",
+            "_core/supervisor.py",
             "                    self._note_crash(task, error)\n",
             "                    return\n",
         ),
     ),
     mutant(
         "crashes add up over a lifetime",
-        "supervision::crashes_with_something_persisted_in_between_never_add_up",
-        ("_writer.py", "        self._lifetime.note_persisted(self._lane)\n", ""),
+        "core/supervision::crashes_with_something_persisted_in_between_never_add_up",
+        ("_core/writer.py", "        self._lifetime.note_persisted(self._lane)\n", ""),
     ),
     mutant(
         "what is refused under suspicion gets no other chance",
-        "writer::a_store_that_refuses_everything_is_misconfigured_and_nothing_is_dead_lettered",
-        ("_writer.py", "if batch.suspect and batch.refused:", "if False:"),
+        "core/writer::a_store_that_refuses_everything_is_misconfigured_and_nothing_is_dead_lettered",
+        ("_core/writer.py", "if batch.suspect and batch.refused:", "if False:"),
     ),
     mutant(
         "a store that answered is still taken for lost by the backoff",
-        "writer::an_answer_ends_an_outage_for_the_backoff_too",
+        "core/writer::an_answer_ends_an_outage_for_the_backoff_too",
         (
-            "_writer.py",
+            "_core/writer.py",
             "            if not self._watch.refuses_everything:\n                self._failures = 0\n",
             "",
         ),
     ),
     mutant(
         "the backoff goes on where the last outage ended",
-        "writer::backoff_starts_again_after_a_success",
+        "core/writer::backoff_starts_again_after_a_success",
         (
-            "_writer.py",
+            "_core/writer.py",
             "        self._failures = 0\n        self._lifetime.note",
             "        self._lifetime.note",
         ),
     ),
     mutant(
         "a letter that waits for the sink has no age",
-        "letters::a_letter_that_waits_for_the_sink_counts_in_the_oldest_age",
-        ("_queue.py", "opened = [self._outbox.oldest(), ", "opened = ["),
+        "core/letters::a_letter_that_waits_for_the_sink_counts_in_the_oldest_age",
+        ("_core/queue.py", "opened = [self._outbox.oldest(), ", "opened = ["),
     ),
     mutant(
         "logging that raises crashes us",
-        "misbehaving::logging_that_raises_does_not_hold_up_dead_letters",
+        "core/misbehaving::logging_that_raises_does_not_hold_up_dead_letters",
         (
-            "_lifetime.py",
+            "_vocabulary/log.py",
             "    except Exception:  # noqa: BLE001  # a filter",
             "    except ():  # a filter",
         ),
     ),
     mutant(
         "an interrupt in a task of the repository's own is swallowed",
-        "interrupt::an_interrupt_in_a_task_of_the_repository_s_own_is_handed_on_to_the_main_task",
-        ("_verdict.py", "            signal.raise_signal(signal.SIGINT)\n", "            pass\n"),
+        "whole/interrupt::an_interrupt_in_a_task_of_the_repository_s_own_is_handed_on_to_the_main_task",
+        (
+            "_core/verdict.py",
+            "            signal.raise_signal(signal.SIGINT)\n",
+            "            pass\n",
+        ),
     ),
     mutant(
         "an error class that does not call its base has no attributes",
-        "misbehaving::an_error_class_that_does_not_call_its_base_means_what_its_base_means",
+        "core/misbehaving::an_error_class_that_does_not_call_its_base_means_what_its_base_means",
         (
-            "_errors.py",
+            "_vocabulary/errors.py",
             "    error_class: str | None = None\n    sqlstate: str | None = None\n    constraint",
             "    constraint",
         ),
@@ -426,9 +434,9 @@ WRITING = (
 LANES = (
     mutant(
         "parallel writers reorder a key (p)",
-        "lanes::versions_of_a_key_are_written_in_order",
+        "core/lanes::versions_of_a_key_are_written_in_order",
         (
-            "_lanes.py",
+            "_core/lanes.py",
             "        return self.lines[self.number_of(key)]\n",
             "        depths = [sum(len(b.entries) for b in line.batches) for line in self.lines]\n"
             "        busy = [line.writing is not None for line in self.lines]\n"
@@ -437,130 +445,134 @@ LANES = (
     ),
     mutant(
         "keys that follow a pattern share a lane",
-        "lanes::keys_that_follow_a_pattern_are_spread_over_the_lanes",
-        ("_lanes.py", "(hash(key) * _SPREAD >> 32)", "hash(key)"),
+        "core/lanes::keys_that_follow_a_pattern_are_spread_over_the_lanes",
+        ("_core/lanes.py", "(hash(key) * _SPREAD >> 32)", "hash(key)"),
     ),
     mutant(
         "a flush waits for one lane only",
-        "lanes::a_flush_waits_for_every_lane",
-        ("_queue.py", "        for batch in last:\n", "        for batch in last[-1:]:\n"),
+        "core/lanes::a_flush_waits_for_every_lane",
+        ("_core/queue.py", "        for batch in last:\n", "        for batch in last[-1:]:\n"),
     ),
     mutant(
         "only one lane's batches are sealed by a flush",
-        "lanes::a_flush_has_every_lane_written_at_once",
+        "core/lanes::a_flush_has_every_lane_written_at_once",
         (
-            "_lanes.py",
+            "_core/lanes.py",
             "        for line in self.lines:\n            line.seal(reason)\n",
             "        self.lines[0].seal(reason)\n",
         ),
     ),
     mutant(
         "what is handed back is in the order of lanes",
-        "lanes::what_is_handed_back_is_in_the_order_of_its_batches",
-        ("_open.py", "        batches.sort(key=lambda batch: batch[0])\n", ""),
+        "core/lanes::what_is_handed_back_is_in_the_order_of_its_batches",
+        ("_core/opening.py", "        batches.sort(key=lambda batch: batch[0])\n", ""),
     ),
     mutant(
         "a lane waits for the letters of another",
-        "lanes::a_lane_without_refusals_does_not_wait_for_another_lanes_letters",
-        ("_letters.py", "        if not batch.refused:\n            return\n", ""),
+        "core/lanes::a_lane_without_refusals_does_not_wait_for_another_lanes_letters",
+        ("_core/outbox.py", "        if not batch.refused:\n            return\n", ""),
     ),
     mutant(
         "calls before an entry was put back are forgotten",
-        "letters::attempts_are_the_calls_that_included_the_entry_though_it_was_put_back",
-        ("_writer.py", "part.tries + batch.tries.get(key, 0)", "part.tries"),
+        "core/letters::attempts_are_the_calls_that_included_the_entry_though_it_was_put_back",
+        ("_core/writer.py", "part.tries + batch.tries.get(key, 0)", "part.tries"),
     ),
     mutant(
         "a lane that finds the store again keeps it for itself",
-        "lanes::the_first_lane_that_finds_the_store_again_wakes_the_others",
-        ("_store_watch.py", "            other.cut()\n", "            pass\n"),
+        "core/lanes::the_first_lane_that_finds_the_store_again_wakes_the_others",
+        ("_core/watch.py", "            other.cut()\n", "            pass\n"),
     ),
     mutant(
         "every success of a lane wakes those that wait",
-        "lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
+        "core/lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
         (
-            "_store_watch.py",
+            "_core/watch.py",
             "        if self._waiting.pop(lane, None) is None:\n            return\n",
             "        had = self._waiting.pop(lane, None) is not None\n",
         ),
         (
-            "_store_watch.py",
+            "_core/watch.py",
             "        if not self._waiting:\n",
             "        if had and not self._waiting:\n",
         ),
     ),
     mutant(
         "the queue says that all is well while a lane waits",
-        "lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
+        "core/lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
         (
-            "_store_watch.py",
+            "_core/watch.py",
             "        if self._waiting.pop(lane, None) is None:\n            return\n",
             "        if not self._waiting:\n            return\n        self._waiting.clear()\n",
         ),
     ),
     mutant(
         "a lane that works excuses the crashes of another",
-        "lanes::a_lane_whose_task_crashes_again_and_again_ends_the_queue",
+        "core/lanes::a_lane_whose_task_crashes_again_and_again_ends_the_queue",
         (
-            "_lifetime.py",
+            "_core/lifetime.py",
             "        del self._crashes[lane], self._crashes[None]\n",
             "        self._crashes.clear()\n",
         ),
     ),
     mutant(
         "crashes of the shared task add up over a lifetime",
-        "lanes::crashes_of_the_shared_task_are_forgiven_when_any_lane_persists",
+        "core/lanes::crashes_of_the_shared_task_are_forgiven_when_any_lane_persists",
         (
-            "_lifetime.py",
+            "_core/lifetime.py",
             "        del self._crashes[lane], self._crashes[None]\n",
             "        del self._crashes[lane]\n",
         ),
     ),
     mutant(
         "what was prepared is written although a newer version came",
-        "prepare::a_version_that_came_after_the_preparation_is_the_one_that_is_written",
+        "core/prepare::a_version_that_came_after_the_preparation_is_the_one_that_is_written",
         (
-            "_line.py",
+            "_core/batch.py",
             "if len(entries) == len(before) and all(map(is_, entries, before)):",
             "if before:",
         ),
     ),
     mutant(
         "a batch is prepared that can still grow",
-        "prepare::a_batch_that_can_still_grow_is_not_prepared",
-        ("_batcher.py", " and not line.can_grow(batch):", ":"),
+        "core/prepare::a_batch_that_can_still_grow_is_not_prepared",
+        ("_core/batcher.py", " and not line.can_grow(batch):", ":"),
     ),
 )
 
 LEAVING = (
     mutant(
         "the last batch waits for its interval (a)",
-        "exits::a_drain_waits_for_no_flush_interval",
-        ("_open.py", "        self._lanes.seal(FlushReason.DRAIN)\n", ""),
+        "core/exits::a_drain_waits_for_no_flush_interval",
+        ("_core/opening.py", "        self._lanes.seal(FlushReason.DRAIN)\n", ""),
     ),
     mutant(
         "the drain is not shielded",
-        "exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
-        ("_open.py", "drain_timeout_seconds, shield=True", "drain_timeout_seconds, shield=False"),
+        "core/exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
+        (
+            "_core/opening.py",
+            "drain_timeout_seconds, shield=True",
+            "drain_timeout_seconds, shield=False",
+        ),
     ),
     mutant(
         "the tasks that drain are cancelled (m)",
-        "exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
-        ("_lifetime.py", "trio.CancelScope(shield=True)", "trio.CancelScope()"),
+        "core/exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
+        ("_core/lifetime.py", "trio.CancelScope(shield=True)", "trio.CancelScope()"),
     ),
     mutant(
         "the drain does not keep its deadline (h)",
-        "exits::at_the_deadline_what_is_left_is_handed_back_in_order_of_acceptance",
+        "core/exits::at_the_deadline_what_is_left_is_handed_back_in_order_of_acceptance",
         (
-            "_open.py",
+            "_core/opening.py",
             "trio.move_on_after(self._options.drain_timeout_seconds,",
             "trio.move_on_after(self._options.drain_timeout_seconds + 100,",
         ),
     ),
     mutant(
         "the body's exception passes through our nursery",
-        "exits::the_body_s_exception_goes_on_as_the_very_same_object",
+        "core/exits::the_body_s_exception_goes_on_as_the_very_same_object",
         (
-            "_open.py",
+            "_core/opening.py",
             "            interrupt = await self._stop_tasks() or interrupt",
             "            self._lifetime.scope.cancel()\n"
             "            await self._nursery_manager.__aexit__(exc_type, exc, exc_tb)",
@@ -568,9 +580,9 @@ LEAVING = (
     ),
     mutant(
         "who gives up waits for the drain all the same",
-        "supervision::giving_up_during_the_drain_ends_it",
+        "core/supervision::giving_up_during_the_drain_ends_it",
         (
-            "_open.py",
+            "_core/opening.py",
             "        self._lifetime.note_settled()  # after giving up, there is nothing to wait for\n",
             "",
         ),
@@ -580,23 +592,23 @@ LEAVING = (
 STORING = (
     mutant(
         "of two versions created at once, the first stays",
-        "repositories::storing_versions_one_by_one_is_storing_what_they_merge_to[sqlite]",
+        "stores/repositories::storing_versions_one_by_one_is_storing_what_they_merge_to[sqlite]",
         (
-            "_sqlite_rows.py",
+            "sqlite/_rows.py",
             '"excluded.created_at >= created_at"',
             '"excluded.created_at > created_at"',
         ),
     ),
     mutant(
         "rows that stay as they are count as changed",
-        "repositories::rows_that_stay_as_they_are_do_not_count[sqlite]",
-        ("_sqlite_rows.py", "WHERE {_ARRIVED_NEWER} AND (", "WHERE {_ARRIVED_NEWER} OR ("),
+        "stores/repositories::rows_that_stay_as_they_are_do_not_count[sqlite]",
+        ("sqlite/_rows.py", "WHERE {_ARRIVED_NEWER} AND (", "WHERE {_ARRIVED_NEWER} OR ("),
     ),
     mutant(
         "a batch is stored row by row",
-        "sqlite::an_entry_that_is_refused_is_named_and_nothing_is_stored",
+        "stores/sqlite::an_entry_that_is_refused_is_named_and_nothing_is_stored",
         (
-            "_sqlite_file.py",
+            "sqlite/_file.py",
             'with self._transaction("BEGIN IMMEDIATE") as connection:\n                changed',
             'with self._transaction("SELECT 1") as connection:\n                changed',
         ),
@@ -606,65 +618,69 @@ STORING = (
 POSTGRES = (
     mutant(
         "identical rows are written again",
-        "postgres::batches_that_change_nothing_write_nothing_and_wait_for_no_row",
-        ("_postgres/rows.py", 'WHERE t.veri_key IS NULL OR {_changes("a")}', "WHERE true"),
+        "stores/postgres::batches_that_change_nothing_write_nothing_and_wait_for_no_row",
+        ("postgres/_rows.py", 'WHERE t.veri_key IS NULL OR {_changes("a")}', "WHERE true"),
     ),
     mutant(
         "identical rows are looked for among new ones",
-        "postgres::what_is_stored_is_looked_for_after_a_call_with_a_tenth_of_it[20-False]",
-        ("postgres.py", "UPSERT_CHANGES if self._expects_repeats else UPSERT", "UPSERT_CHANGES"),
+        "stores/postgres::what_is_stored_is_looked_for_after_a_call_with_a_tenth_of_it[20-False]",
+        (
+            "postgres/_repository.py",
+            "UPSERT_CHANGES if self._expects_repeats else UPSERT",
+            "UPSERT_CHANGES",
+        ),
     ),
     mutant(
         "identical rows are written again by a retry",
-        "postgres::what_is_stored_is_looked_for_at_first_and_after_a_call_that_failed",
+        "stores/postgres::what_is_stored_is_looked_for_at_first_and_after_a_call_that_failed",
         (
-            "postgres.py",
+            "postgres/_repository.py",
             "            self._expects_repeats = True\n            raise",
             "            raise",
         ),
     ),
     mutant(
         "a retry is acknowledged before a standby has what the first try stored",
-        "postgres_servers::no_retry_is_acknowledged_before_a_standby_has_what_an_earlier_try_stored",
-        ("postgres.py", "if in_doubt and not changed:", "if False:"),
+        "stores/postgres_servers::no_retry_is_acknowledged_before_a_standby_has_what_an_earlier_try_stored",
+        ("postgres/_repository.py", "if in_doubt and not changed:", "if False:"),
     ),
     mutant(
         "a cancelled call goes on in its thread",
-        "postgres_bridge::a_cancelled_call_that_waits_for_a_lock_leaves_nothing_on_the_server[thread]",
+        "stores/postgres_bridge::a_cancelled_call_that_waits_for_a_lock_leaves_nothing_on_the_server[thread]",
         (
-            "_postgres/thread_bridge.py",
+            "_asyncio/thread.py",
             "            self._loop.call_soon_threadsafe(job.cancel)  # which",
             "            # which",
         ),
     ),
     mutant(
         "a program that is cut off keeps the lock of the migration",
-        "faults::a_program_that_is_cut_off_while_it_makes_the_schema_does_not_keep_others_from_it",
+        "faults/faults::a_program_that_is_cut_off_while_it_makes_the_schema_does_not_keep_others_from_it",
         (
-            "_postgres/session.py",
+            "postgres/_session.py",
             '"idle_in_transaction_session_timeout": str(max(1, round(milliseconds))),',
             "",
         ),
     ),
     mutant(
         "a connection that is ended before its first call calls for a person",
-        "postgres::a_connection_that_is_ended_before_its_first_call_calls_for_nobody",
+        "stores/postgres::a_connection_that_is_ended_before_its_first_call_calls_for_nobody",
         (
-            "_postgres/session.py",
+            "postgres/_session.py",
             "if isinstance(error, (asyncpg.PostgresError, OSError, ProvcacheError)):",
             "if True:",
         ),
     ),
     mutant(
         "a lock that somebody holds is no reason to wait",
-        "faults::a_queue_recovers_and_has_lost_nothing_when[somebody_holds_rows_for_longer_than_every_timeout]",
-        ("_postgres/verdicts.py", '"55P03": _BUSY,', '"55P03": _UNKNOWN,'),
+        "faults/faults::a_queue_recovers_and_has_lost_nothing_when[somebody_holds_rows_for_longer_than_every_timeout]",
+        ("postgres/_verdicts.py", '"55P03": _BUSY,', '"55P03": _UNKNOWN,'),
     ),
     mutant(
         "an error of asyncpg, which quotes the row, is the context of ours",
-        "postgres::a_constraint_tells_which_entry_it_refused",
+        "stores/postgres::a_constraint_tells_which_entry_it_refused",
         (
-            "_postgres/session.py",
+            "postgres/_session.py",
             "            failure = translated(error, verdict)\n",
             "            failure = translated(error, verdict)\n            raise failure\n",
         ),
@@ -674,54 +690,54 @@ POSTGRES = (
 JOURNAL = (
     mutant(
         "the journal answers before it has synced",
-        "journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
+        "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
-            "_journal_file.py",
+            "journal/_file.py",
             'b"".join(data))\n                self._disk.sync(descriptor)\n',
             'b"".join(data))\n',
         ),
     ),
     mutant(
         "a file whose sync failed is trusted again",
-        "journal_file::when_any_one_operation_fails_the_next_file_is_good",
+        "journal/journal_file::when_any_one_operation_fails_the_next_file_is_good",
         (
-            "_journal_file.py",
+            "journal/_file.py",
             "        except BaseException:\n            self._trusted = False\n            raise\n",
             "        except BaseException:\n            raise\n",
         ),
     ),
     mutant(
         "a new file takes the place of the old one before it is synced",
-        "journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
+        "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
-            "_journal_file.py",
+            "journal/_file.py",
             "documents)\n                self._disk.sync(descriptor)\n",
             "documents)\n",
         ),
     ),
     mutant(
         "the name of a new file is not synced",
-        "journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
+        "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
-            "_journal_file.py",
+            "journal/_file.py",
             "            self._disk.sync_directory(self._directory)\n            self._trusted",
             "            self._trusted",
         ),
     ),
     mutant(
         "the name of what was set aside is not synced",
-        "journal_file::what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal",
+        "journal/journal_file::what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal",
         (
-            "_journal_file.py",
+            "journal/_file.py",
             "                self._disk.sync_directory(self._directory)\n        finally",
             "                pass\n        finally",
         ),
     ),
     mutant(
         "what can't be set aside takes the rest of its page along",
-        "journal::what_can_not_be_set_aside_yet_costs_nothing_else_of_its_page",
+        "journal/journal::what_can_not_be_set_aside_yet_costs_nothing_else_of_its_page",
         (
-            "journal.py",
+            "journal/_journal.py",
             "found = self._unpacked(self._page[0])\n                self._page.popleft()\n",
             "page, self._page = self._page, deque()\n"
             "                found = self._unpacked(page.popleft())\n"
@@ -735,84 +751,84 @@ JOURNAL = (
     ),
     mutant(
         "a crash while an entry is taken over loses it",
-        "journal::a_crash_in_the_middle_of_a_page_costs_nothing_of_it",
+        "journal/journal::a_crash_in_the_middle_of_a_page_costs_nothing_of_it",
         (
-            "_recorder.py",
+            "_core/recorder.py",
             "        for number, entry in page:\n",
             "        for number, entry in page:\n            self._replayed = number\n",
         ),
     ),
     mutant(
         "what the journal can't hold is said to stay in it",
-        "journal::what_json_does_not_hold_is_not_said_to_stay_in_the_journal",
+        "journal/journal::what_json_does_not_hold_is_not_said_to_stay_in_the_journal",
         (
-            "_recorder.py",
+            "_core/recorder.py",
             "return written and not any(place.refused for place in self._places())",
             "return written",
         ),
     ),
     mutant(
         "a journal that was removed is written on",
-        "journal::a_journal_that_was_removed_is_made_anew",
-        ("_journal_file.py", "                self._raise_if_replaced()\n", ""),
+        "journal/journal::a_journal_that_was_removed_is_made_anew",
+        ("journal/_file.py", "                self._raise_if_replaced()\n", ""),
     ),
     mutant(
         "a payload is not checked",
-        "journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
+        "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
         (
-            "_journal_records.py",
+            "journal/_records.py",
             "        if crc32(payload, crc32(_COVERED.pack(kind, length, number))) != checksum:\n",
             "        if not checksum:\n",
         ),
     ),
     mutant(
         "missing numbers are not told",
-        "journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
-        ("_journal_file.py", "missing.append((expected, piece.number - 1))", "pass"),
+        "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
+        ("journal/_file.py", "missing.append((expected, piece.number - 1))", "pass"),
     ),
     mutant(
         "what is missing at the end is not told",
-        "journal_file::every_truncation_is_noticed",
+        "journal/journal_file::every_truncation_is_noticed",
         (
-            "_journal_file.py",
+            "journal/_file.py",
             "            missing.append((expected, noted))\n",
             "            pass\n",
         ),
     ),
     mutant(
         "what is settled is written once",
-        "journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
+        "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
         (
-            "_journal_records.py",
+            "journal/_records.py",
             "pack(Kind.SETTLED, number + 1, payload)",
             'pack(Kind.SETTLED, number + 1, b"[]")',
         ),
     ),
     mutant(
         "a version does not take the place of the one it was merged with",
-        "journal::a_merged_entry_is_replayed_once",
-        ("_recorder.py", "(item.entry, tuple(item.place.numbers))", "(item.entry, ())"),
+        "journal/journal::a_merged_entry_is_replayed_once",
+        ("_core/recorder.py", "(item.entry, tuple(item.place.numbers))", "(item.entry, ())"),
     ),
     mutant(
         "what is new overtakes what is replayed",
-        "journal::nothing_is_accepted_at_once_while_older_entries_are_to_come",
-        ("_recorder.py", "self.recovering or self.always", "self.always"),
+        "journal/journal::nothing_is_accepted_at_once_while_older_entries_are_to_come",
+        ("_core/recorder.py", "self.recovering or self.always", "self.always"),
     ),
     mutant(
         "what is settled stays in the journal",
-        "journal::a_settled_entry_leaves_the_journal_and_a_newer_version_of_its_key_does_not",
-        ("_journaled_line.py", "            self.settled += place.numbers\n", ""),
+        "journal/journal::a_settled_entry_leaves_the_journal_and_a_newer_version_of_its_key_does_not",
+        ("_core/journaled_line.py", "            self.settled += place.numbers\n", ""),
     ),
     mutant(
         "what was settled while it was written stays in the journal",
-        "journal::what_is_settled_while_it_is_written_leaves_the_journal_all_the_same",
-        ("_recorder.py", "            if place.gone:\n", "            if False:\n"),
+        "journal/journal::what_is_settled_while_it_is_written_leaves_the_journal_all_the_same",
+        ("_core/recorder.py", "            if place.gone:\n", "            if False:\n"),
     ),
     mutant(
         "a dead letter leaves the journal before the sink has it",
-        "journal::a_dead_letter_stays_until_the_sink_has_it",
+        "journal/journal::a_dead_letter_stays_until_the_sink_has_it",
         (
-            "_letters.py",
+            "_core/outbox.py",
             "                self.places.append(self._notes.hand_over(batch, key))\n",
             "                self.places.append(self._notes.hand_over(batch, key))\n"
             "                self._notes.settle(self.places[-1:])\n",
@@ -820,9 +836,9 @@ JOURNAL = (
     ),
     mutant(
         "an entry is accepted although the disk failed",
-        "journal::always_tells_the_producer_that_the_disk_failed_and_heals",
+        "journal/journal::always_tells_the_producer_that_the_disk_failed_and_heals",
         (
-            "_recorder.py",
+            "_core/recorder.py",
             "            if error is not None:\n",
             "            if error is None and 0:\n",
         ),

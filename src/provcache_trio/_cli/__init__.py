@@ -1,5 +1,8 @@
 """The command ``provcache``, of the extra ``cli``.
 
+It may import everything else of the package; nothing may import it.
+It must never reach a store but through its public name.
+
 ::
 
     _app        the command line

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from provcache_trio import __version__
-from provcache_trio._postgres_server import PostgresServerError, run_postgres_server
+from provcache_trio._pgserver.server import PostgresServerError, run_postgres_server
 
 from ._arguments import as_paths, input_file, is_directory, settle_hyphens
 from ._dead_letters_app import app as dead_letters

@@ -27,15 +27,7 @@ from ._dead_letters import (
     visit,
 )
 from ._dead_letters_retry import Retry
-from ._ending import (
-    Status,
-    check_output,
-    complain,
-    complaint,
-    finish,
-    status_of,
-    warnings_told_by,
-)
+from ._ending import Status, check_output, complain, complaint, finish, status_of, warnings_told_by
 from ._input import Input, InputError
 from ._run import attempt, attempt_in_sight
 from ._stream import Stream

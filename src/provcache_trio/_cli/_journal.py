@@ -19,10 +19,10 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
-from provcache_trio._journal_disk import Disk
-from provcache_trio._journal_file import JournalFile
-from provcache_trio._owner_lock import OwnerLock
+from provcache_trio._disk.owner_lock import OwnerLock
 from provcache_trio.journal import open_journal
+from provcache_trio.journal._disk import Disk
+from provcache_trio.journal._file import JournalFile
 
 from ._sending import AT_ONCE, Refused, reason_of, without_dead_letter_lines
 from ._stores import wait_until_ready

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import trio
 
 from provcache_trio import StoreMisconfiguredError
-from provcache_trio._postgres.bridge import DEFAULT_KIND, make_bridge
-from provcache_trio._postgres.schema import MIGRATIONS, Schema
-from provcache_trio._postgres.session import Connector, Session
+from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio.postgres import open_postgres_repository
+from provcache_trio.postgres._schema import MIGRATIONS, Schema
+from provcache_trio.postgres._session import Connector, Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

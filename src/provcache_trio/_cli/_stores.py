@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
-from provcache_trio._sqlite_rows import SCHEMA_VERSION
 from provcache_trio.sqlite import open_sqlite_repository
+from provcache_trio.sqlite._rows import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence

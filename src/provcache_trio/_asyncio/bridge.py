@@ -1,0 +1,62 @@
+"""How a trio task calls asyncpg, which is asyncio's: two ways behind one small seam."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
+
+BridgeKind: TypeAlias = Literal["trio-asyncio", "thread"]
+
+# trio-asyncio uses parts of asyncio that Python 3.14 removed.
+DEFAULT_KIND: Final[BridgeKind] = "trio-asyncio" if sys.version_info < (3, 14) else "thread"
+
+
+class Bridge(Protocol):
+    """An asyncio event loop of our own, and the way there.
+
+    Attributes:
+        one_task: whether the task that opened it has to close it.
+    """
+
+    one_task: bool
+
+    async def open(self) -> None:
+        """Start the loop. Is called once, and takes no time worth mentioning.
+
+        Raises:
+            OSError: the process has no descriptors left.
+        """
+        ...
+
+    async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what ``call``, an asyncio function, returns; raise what it raises.
+
+        Cancelling cancels the asyncio task, once, and waits for it: if it returns all the
+        same, so does this. The task has a copy of the caller's context variables.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the loop; no call may be under way."""
+        ...
+
+
+def make_bridge(kind: BridgeKind) -> Bridge:
+    """Return a bridge that is not open yet.
+
+    Raises:
+        ImportError: trio-asyncio is not installed, or can't be imported by this Python.
+    """
+    if kind == "thread":
+        from .thread import ThreadBridge  # noqa: PLC0415
+
+        return ThreadBridge()
+    # Only now: the import changes asyncio for the whole process.
+    from .trio_asyncio import TrioAsyncioBridge  # noqa: PLC0415
+
+    return TrioAsyncioBridge()

@@ -1,0 +1,25 @@
+"""The queue itself, from the acceptance of an entry to its settlement.
+
+It may import the vocabulary, msgspec and trio.
+It must never import a store, a journal, a sink or an exporter: it knows them by protocols only.
+
+Reading order is the order in which an entry travels; imports point down this list, never up::
+
+    opening         the exits       open_write_behind_queue: the nursery and the drain
+    queue           accept          WriteBehindQueue: one synchronous step per entry
+    recorder        on disk         the journal's task, and the replay of what a dead process left
+    waiting_room    no room         producers that wait, first come, first served
+    supervisor      crashes         restarts the tasks below, or gives up
+    batcher         full or due     hands the head of the line to the writer
+    writer          retry, isolate  the supervised loop around one upsert_many
+    outbox          dead letters    what the store refused, on its way to the sink
+    journaled_line                  what the recorder has to know of a line
+    lanes           keys            the lines of all writers, and which of them a key belongs to
+    line            batches         the open batch, the batches in line, the one being written
+    batch           entries         one batch, from its first entry to its last settled one
+    watch           trouble         whether the store is there, and whether it refuses everything
+    backoff         waits           how long to wait before the next try
+    lifetime        life            beginning and end of a queue
+    ledger          counters        what every step of an entry is booked in
+    verdict         classify        what a repository's exception means
+"""

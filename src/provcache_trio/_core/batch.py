@@ -1,0 +1,173 @@
+"""A batch: the one object that lives from its first accepted entry to its last settled one."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import TYPE_CHECKING, Final, Generic
+
+import trio
+
+from provcache_trio._vocabulary.protocols import E
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from provcache_trio._vocabulary.errors import ProvcacheError
+    from provcache_trio._vocabulary.failures import Failure
+    from provcache_trio._vocabulary.metrics import FlushReason
+
+
+_MOST_PRODUCERS: Final = 128  # links that a span keeps, by default
+
+
+class Bell:
+    """Wakes one waiting task; rings once however often it was pulled before."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        """Wake the waiter now, or as soon as it waits."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait for a ring since the last wait."""
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+class Receipt:
+    """One caller's wait for the fate of one key in one batch."""
+
+    __slots__ = ("error", "key", "known", "register")
+
+    def __init__(self) -> None:
+        self.known: trio.Event = trio.Event()
+        self.error: ProvcacheError | None = None
+        self.key: Hashable = None
+        self.register: dict[Hashable, list[Receipt]] = {}  # of the batch; see await_fate
+
+    def withdraw(self) -> None:
+        """Forget about a caller that does not wait any more."""
+        waiting = self.register.get(self.key, [])
+        if self in waiting:
+            waiting.remove(self)
+            if not waiting:
+                del self.register[self.key]
+
+
+class Part:
+    """Keys of a batch that go to the store in one call."""
+
+    __slots__ = ("isolating", "keys", "retries", "tries")
+
+    def __init__(
+        self, keys: tuple[Hashable, ...], *, tries: int = 0, isolating: bool = False
+    ) -> None:
+        self.keys: tuple[Hashable, ...] = keys
+        self.tries: int = tries  # calls that included these keys
+        self.retries: int = 0  # of max_retries, used up by this part
+        self.isolating: bool = isolating  # max_retries is used up for unknown errors: halve
+
+    def without(self, index: int) -> Part:
+        """Return the rest, to be tried next."""
+        return Part(
+            self.keys[:index] + self.keys[index + 1 :], tries=self.tries, isolating=self.isolating
+        )
+
+    def halves(self, *, isolating: bool) -> tuple[Part, Part]:
+        """Return both halves; each has retries of its own for transient errors."""
+        middle = len(self.keys) // 2
+        return (
+            Part(self.keys[:middle], tries=self.tries, isolating=isolating),
+            Part(self.keys[middle:], tries=self.tries, isolating=isolating),
+        )
+
+
+class Place:
+    """Where a journal holds one entry that is not settled."""
+
+    __slots__ = ("gone", "numbers", "refused", "unsafe")
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []  # of its records; several make one by merging
+        self.gone: bool = False  # the entry is settled
+        self.refused: bool = False  # the journal can't hold its newest version
+        self.unsafe: bool = False  # of a dead letter: it has to be written
+
+
+class Refusal(Generic[E]):
+    """An entry that the store refused while the verdict on its batch is open."""
+
+    __slots__ = ("entry", "failure", "tries")
+
+    def __init__(self, entry: E, failure: Failure, tries: int) -> None:
+        self.entry = entry
+        self.failure = failure
+        self.tries = tries
+
+
+class Batch(Generic[E]):
+    """Lives from its first accepted entry to its last settled one, and owns them all.
+
+    An entry is in ``entries`` or, once the store has refused it, in ``refused``.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "due",
+        "entries",
+        "opened_at",
+        "parts",
+        "places",
+        "prepared",
+        "producers",
+        "receipts",
+        "refused",
+        "settled",
+        "suspect",
+        "tries",
+        "unsafe",
+        "vindicated",
+    )
+
+    def __init__(self, opened_at: float) -> None:
+        self.entries: dict[Hashable, E] = {}
+        self.opened_at: float = opened_at  # trio's clock at its first entry's acceptance
+        self.due: FlushReason | None = None  # why to write as soon as the writer is free
+        self.receipts: dict[Hashable, list[Receipt]] = {}
+        self.producers: dict[Hashable, None] = {}  # as telemetry knows them, in their order
+        # All entries at one time, and the same as the repository takes them best.
+        self.prepared: tuple[tuple[E, ...], Sequence[E]] = (), ()
+        self.settled: trio.Event = trio.Event()  # the fate of every entry is known
+        self.abandoned: bool = False  # ... and it is that they were handed back
+        # With a journal: the keys whose entries have to be written to it, and where it holds the
+        # others.
+        self.unsafe: dict[Hashable, None] = {}
+        self.places: dict[Hashable, Place] = {}
+        # The rest is the writer's progress. It is kept here so that a writer which crashed
+        # goes on where it was.
+        self.parts: list[Part] = []  # a stack: what is still to be tried
+        self.refused: dict[Hashable, Refusal[E]] = {}
+        self.tries: dict[Hashable, int] = {}  # calls that included it before it was put back
+        self.suspect: bool = False  # refusals came while the store looked misconfigured
+        self.vindicated: bool = False  # something of it was persisted: refuse for good
+
+    def note_producer(self, producer: Hashable | None) -> None:
+        """Note who brought an entry, as telemetry knows it; the first ones are enough."""
+        if producer is not None and len(self.producers) < _MOST_PRODUCERS:
+            self.producers[producer] = None
+
+    def to_send(self, part: Part) -> Sequence[E]:
+        """Return the entries of ``part``, prepared if they were and none was replaced since."""
+        entries = tuple(map(self.entries.__getitem__, part.keys))
+        before, prepared = self.prepared
+        if len(entries) == len(before) and all(map(is_, entries, before)):
+            return prepared
+        return entries
+
+    def unsettled(self) -> int:
+        """Count the entries whose fate is open."""
+        return len(self.entries) + len(self.refused)

@@ -1,0 +1,117 @@
+"""How long a queue lives."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from provcache_trio._vocabulary.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provcache_trio._vocabulary.options import WriteBehindOptions
+    from provcache_trio._vocabulary.telemetry import Telemetry
+
+    from .ledger import Ledger
+
+
+class Lifetime:
+    """What a queue's tasks know of its beginning and end."""
+
+    __slots__ = (
+        "__weakref__",
+        "_crashes",
+        "clock",
+        "closed",
+        "closing",
+        "drained",
+        "forked",
+        "ledger",
+        "name",
+        "options",
+        "owner",
+        "restarting",
+        "scope",
+        "telemetry",
+        "wall_clock",
+    )
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        options: WriteBehindOptions,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], datetime],
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self.name: str = name
+        self.options: WriteBehindOptions = options
+        self.ledger: Ledger = ledger
+        self.clock: Callable[[], float] = clock
+        self.wall_clock: Callable[[], datetime] = wall_clock
+        self.telemetry: Telemetry | None = telemetry
+        # The thread that may call the queue; no thread at all once the intake is closed or
+        # in a forked child. One comparison with it guards every call.
+        self.owner: int = threading.get_ident()
+        self.forked: bool = False
+        self.closing: trio.Event = trio.Event()  # no more entries are accepted
+        self.drained: trio.Event = trio.Event()  # ... and everything accepted is settled
+        # Around all our tasks: a cancelled surrounding scope must not reach them.
+        self.scope: trio.CancelScope = trio.CancelScope(shield=True)
+        self.closed: bool = False  # it is over
+        self.restarting: int = 0  # crashed tasks that wait for their restart
+        # Of our tasks, by lane, since something of it was last persisted. None: of those that
+        # serve all lanes, since anything was.
+        self._crashes: Counter[int | None] = Counter()
+        _OPEN.add(self)
+
+    def note_crash(self, lane: int | None) -> int:
+        """Count a crash of a task; return how many there were with nothing persisted between."""
+        self._crashes[lane] += 1
+        shared = self._crashes[None]
+        if lane is not None:
+            return shared + self._crashes[lane]
+        return shared + max((n for lane, n in self._crashes.items() if lane is not None), default=0)
+
+    def note_persisted(self, lane: int) -> None:
+        """Forgive the crashes before: the lane works."""
+        del self._crashes[lane], self._crashes[None]
+
+    def note_settled(self) -> None:
+        """Call after entries were settled: ends the drain when they were the last."""
+        ledger = self.ledger
+        if self.closing.is_set() and ledger.depth == 0 and ledger.in_flight == 0:
+            self.drained.set()
+
+    def log(self, level: int, message: str, *args: object, **fields: object) -> None:
+        """Log with the queue's name in front, and ``fields`` on the record."""
+        log(level, f"%s: {message}", self.name, *args, queue=self.name, **fields)
+
+    def now(self) -> datetime:
+        """Return the wall clock's time in UTC; the system's, should the given one fail."""
+        try:
+            return self.wall_clock().astimezone(UTC)
+        except Exception:  # noqa: BLE001  # whatever somebody's clock raised
+            return datetime.now(UTC)
+
+
+_OPEN: Final[weakref.WeakSet[Lifetime]] = weakref.WeakSet()
+
+
+def _disown_in_child() -> None:
+    for lifetime in tuple(_OPEN):
+        lifetime.forked = True
+        lifetime.owner = 0
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
+    os.register_at_fork(after_in_child=_disown_in_child)

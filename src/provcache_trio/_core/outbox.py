@@ -1,0 +1,205 @@
+"""Dead letters: what the store refused, on its way to the sink."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, Generic
+
+import trio
+
+from provcache_trio._vocabulary.protocols import DeadLetter, E
+
+from .backoff import Backoff
+from .batch import Bell
+from .verdict import result_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provcache_trio._vocabulary.failures import Failure
+    from provcache_trio._vocabulary.protocols import DeadLetterSink
+
+    from .batch import Batch, Place
+    from .journaled_line import Notes
+    from .lifetime import Lifetime
+    from .watch import StoreWatch
+
+_SINK_TIMEOUT_SECONDS: Final = 5.0
+
+
+class Outbox(Generic[E]):
+    """Owns at most ``batch_size`` letters that the sink has not taken yet.
+
+    They count as in flight until it has. Without a sink a letter is logged by its key and
+    counted at once, and its payload is gone.
+    """
+
+    def __init__(
+        self,
+        sink: DeadLetterSink[E] | None,
+        lifetime: Lifetime,
+        watch: StoreWatch,
+        notes: Notes | None = None,
+    ) -> None:
+        self._sink = sink
+        self._notes = notes
+        self._lifetime = lifetime
+        self._watch = watch
+        self._backoff = Backoff(lifetime)
+        self._bell = Bell()  # letters wait
+        self._changed = trio.Event()  # letters were taken, or the sink began to fail
+        self.letters: list[DeadLetter[E]] = []
+        self.places: list[Place] = []  # of each letter, with a journal
+        self._opened_at: list[float] = []  # on trio's clock, when their batches were opened
+        self._oldest: float | None = None  # of these, which for several lanes are in no order
+        self.failing: bool = False  # the sink's last call failed
+        self.blocked: int = 0  # writers that wait for room
+        self.undelivered: tuple[E, ...] = ()  # handed back at the end, the line's included
+
+    def oldest(self) -> float | None:
+        """Return when the oldest batch of a letter was opened; from any thread."""
+        return self._oldest
+
+    async def post(self, batch: Batch[E]) -> None:
+        """Take over everything that ``batch`` refused, once there is room for it.
+
+        Returns when a sink that works has the letters; one that fails is not waited for.
+        """
+        if not batch.refused:
+            return
+        while batch.refused:
+            self._take_over(batch)
+            if batch.refused:
+                self.blocked += 1
+                try:
+                    await self._changed.wait()
+                finally:
+                    self.blocked -= 1
+        while self.letters and not self.failing:
+            await self._changed.wait()
+
+    def _take_over(self, batch: Batch[E]) -> None:
+        """Move refused entries from ``batch`` to here, in one step, as far as they fit."""
+        lifetime = self._lifetime
+        now = lifetime.now()
+        try:
+            opened_at = now - timedelta(seconds=lifetime.clock() - batch.opened_at)
+        except OverflowError:  # somebody's wall clock is at the beginning of time
+            opened_at = now
+        room = lifetime.options.batch_size - len(self.letters)
+        posted: list[DeadLetter[E]] = []
+        for key in list(batch.refused)[:room]:
+            refusal = batch.refused.pop(key)
+            failure = refusal.failure
+            posted.append(
+                DeadLetter(
+                    entry=refusal.entry,
+                    key=key,
+                    error_class=failure.error_class,
+                    sqlstate=failure.sqlstate,
+                    constraint=failure.constraint,
+                    attempts=refusal.tries,
+                    opened_at=opened_at,
+                    failed_at=now,
+                )
+            )
+            if self._notes is not None:
+                self.places.append(self._notes.hand_over(batch, key))
+            for receipt in batch.receipts.get(key, ()):
+                receipt.error = failure.rejection()
+        self._opened_at += [batch.opened_at] * len(posted)
+        self._oldest = min(self._opened_at, default=None)
+        self.letters += posted
+        if self._sink is None:
+            self._settle(posted)
+        else:
+            self._bell.ring()
+
+    def _settle(self, letters: Sequence[DeadLetter[E]]) -> None:
+        """Book the oldest letters as dead-lettered."""
+        taken = len(letters)
+        del self.letters[:taken]
+        del self._opened_at[:taken]
+        self._oldest = min(self._opened_at, default=None)
+        ledger = self._lifetime.ledger
+        ledger.in_flight -= taken
+        ledger.failed += taken
+        if self._notes is not None:
+            self._notes.settle(self.places[:taken])
+            del self.places[:taken]
+        for letter in letters:
+            self._lifetime.log(
+                logging.ERROR,
+                "entry dead-lettered%s: %s (%s%s)",
+                "" if self._sink is not None else " without a sink, its payload is gone",
+                letter.key,
+                letter.error_class,
+                f", SQLSTATE {letter.sqlstate}" if letter.sqlstate else "",
+                key=letter.key,
+                error_class=letter.error_class,
+                sqlstate=letter.sqlstate,
+            )
+        self._lifetime.note_settled()
+
+    async def run(self, sink: DeadLetterSink[E]) -> None:
+        """Give ``sink`` its letters, oldest first, for as long as the queue lives."""
+        failures = 0
+        while True:
+            while not self.letters:
+                await self._bell.wait()
+            letters = tuple(self.letters)
+            if self._lifetime.forked:
+                await trio.sleep_forever()  # the parent's letters
+            failure = await result_of(lambda: _put(sink, letters), self._lifetime.scope)  # noqa: B023  # awaited before the next turn
+            if failure is None:
+                failures = 0
+                self._works()
+                self._settle(letters)
+                self._wake_writers()
+            else:
+                failures += 1
+                self._fails(failure)
+                self._wake_writers()
+                await self._backoff.wait(failures)
+
+    def _fails(self, failure: Failure) -> None:
+        self._watch.note(failure)
+        if not self.failing:
+            self.failing = True
+            self._lifetime.log(
+                logging.WARNING,
+                "dead letter sink failed, its letters wait: %s",
+                failure.described(),
+                error_class=failure.error_class,
+                sqlstate=failure.sqlstate,
+            )
+
+    def _works(self) -> None:
+        if self.failing:
+            self.failing = False
+            self._lifetime.log(logging.INFO, "dead letter sink works again")
+
+    def _wake_writers(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def abandon(self) -> list[tuple[float, list[E]]]:
+        """Give up what the sink has not taken; return each entry, after its batch's opening."""
+        given_up = [
+            (at, [letter.entry]) for at, letter in zip(self._opened_at, self.letters, strict=True)
+        ]
+        moved = len(given_up)
+        self.letters.clear()
+        self.places.clear()
+        self._opened_at.clear()
+        self._oldest = None
+        ledger = self._lifetime.ledger
+        ledger.in_flight -= moved
+        ledger.abandoned += moved
+        return given_up
+
+
+async def _put(sink: DeadLetterSink[E], letters: Sequence[DeadLetter[E]]) -> None:
+    with trio.fail_after(_SINK_TIMEOUT_SECONDS):
+        await sink.put_many(letters)

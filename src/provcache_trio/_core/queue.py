@@ -1,0 +1,416 @@
+"""``WriteBehindQueue``: what an application calls, and the step that accepts an entry."""
+
+from __future__ import annotations
+
+from threading import get_ident
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, cast, final
+
+import trio
+
+from provcache_trio._vocabulary.errors import QueueClosedError
+from provcache_trio._vocabulary.metrics import FlushReason, QueueState, WriteBehindMetrics
+from provcache_trio._vocabulary.protocols import E
+
+from .batch import Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+
+    from .backoff import Backoff
+    from .lanes import Lanes
+    from .lifetime import Lifetime
+    from .line import Line
+    from .outbox import Outbox
+    from .recorder import Recorder
+    from .waiting_room import WaitingRoom
+    from .watch import StoreWatch
+
+_SLICE: Final = 500  # entries that are accepted in one step, which no Ctrl-C interrupts
+_UNREAD: Final = object()  # no key yet
+
+
+@final
+class WriteBehindQueue(Generic[E]):
+    """Accepts entries in memory; background tasks write them in batches.
+
+    Returned by ``open_write_behind_queue``; do not instantiate. Its methods are for the
+    thread that runs trio, except ``metrics``; from another thread use
+    ``trio.from_thread.run(queue.enqueue, entry)``.
+    """
+
+    def __init__(
+        self,
+        lifetime: Lifetime,
+        lanes: Lanes[E],
+        room: WaitingRoom[E],
+        outbox: Outbox[E],
+        watch: StoreWatch,
+        backoffs: Sequence[Backoff],
+        recorder: Recorder[E] | None = None,
+        *,
+        key: Callable[[E], Hashable],
+    ) -> None:
+        self._lifetime = lifetime
+        self._ledger = lifetime.ledger
+        self._telemetry = lifetime.telemetry
+        self._recorder = recorder
+        # Whoever waits for the disk in any case yields there.
+        self._checkpoint: Callable[[], Awaitable[None]] = (
+            trio.lowlevel.checkpoint_if_cancelled
+            if recorder is not None and recorder.always
+            else trio.lowlevel.checkpoint
+        )
+        self._lanes = lanes
+        # The hot path of a queue that has one lane, and no journal that may hold it up.
+        self._line = lanes.lines[0] if len(lanes.lines) == 1 and recorder is None else None
+        self._room = room
+        self._outbox = outbox
+        self._watch = watch
+        self._backoffs = backoffs
+        self._key = key
+
+    def __repr__(self) -> str:
+        return (
+            f"<WriteBehindQueue {self._lifetime.name!r} {self._state()}, "
+            f"{self._ledger.depth} in line, {self._ledger.in_flight} in flight>"
+        )
+
+    @property
+    def name(self) -> str:
+        """The name that was given to ``open_write_behind_queue``."""
+        return self._lifetime.name
+
+    async def enqueue(self, entry: E, /) -> None:
+        """Accept ``entry``, waiting for room while the queue is full.
+
+        Producers wait first come, first served. An entry whose key is in line takes that
+        place at once, however full the queue is (unless ``coalesce`` is off).
+
+        A checkpoint, before the entry is accepted: cancelled, the call leaves no trace.
+        Nothing yields after acceptance, so an accepted entry is never reported as cancelled.
+
+        With a journal of durability "interval", a crash loses what was accepted within the last
+        ``sync_interval_seconds``. With "always", the entry is on disk before it is accepted;
+        cancelled while the disk writes, it may be accepted or not. While an older journal is
+        replayed, it waits.
+
+        Raises:
+            TypeError: the entry has no key, or one that can't be hashed; nothing is counted.
+            QueueClosedError: the queue takes no more entries; also while waiting for room.
+            JournalError: with "always": the entry could not be made safe, and is not accepted;
+                after a crash it may reappear all the same.
+            RuntimeError: called in a forked child.
+            Exception: whatever ``merge`` raised; nothing is counted.
+        """
+        await self._checkpoint()
+        if not self._accept(entry, None):
+            await self._room.wait(self._key(entry), entry, None)
+
+    @trio.lowlevel.enable_ki_protection
+    def enqueue_nowait(self, entry: E, /) -> None:
+        """Accept ``entry`` if there is room for it, or raise.
+
+        Raises:
+            trio.WouldBlock: the queue is full or others wait for room, and the entry's key
+                is not in line; or an older journal is being replayed.
+            TypeError: the entry has no key, or one that can't be hashed; nothing is counted.
+            QueueClosedError: the queue takes no more entries.
+            RuntimeError: called from another thread, or in a forked child; or with a journal of
+                durability "always", which has to wait for the disk.
+            Exception: whatever ``merge`` raised; nothing is counted.
+        """
+        # As ``_accept``, written out for one entry: a call less saves a twentieth.
+        if get_ident() != self._lifetime.owner:
+            self._refuse_call()
+        key: Hashable = _UNREAD
+        try:
+            key = self._key(entry)
+            line = self._line
+            if line is None:
+                line = self._open_lane(key)
+            batch = None if line is None else line.accept(key, entry, self._room.most)
+        except Exception as error:
+            _blame_key(key, entry, error)
+            raise
+        if batch is None:
+            self._refuse()
+        if self._telemetry is not None:
+            batch.note_producer(self._telemetry.producer())
+
+    async def enqueue_many(self, entries: Iterable[E], /) -> int:
+        """Accept every entry of ``entries``, waiting for room as ``enqueue`` does.
+
+        Takes one item at a time and holds none back: when the call is cancelled, or
+        ``entries`` raises, everything taken before was accepted, but for an item that waited
+        for room. A checkpoint at the start and at least every ``batch_size`` entries. With a
+        journal of durability "always" each entry waits for the disk; several tasks are faster.
+
+        Returns:
+            How many entries were accepted.
+
+        Raises:
+            QueueClosedError: the queue takes no more entries; ``.accepted`` tells how many
+                it took.
+            TypeError: ``entries`` is not iterable, or as for ``enqueue``.
+            JournalError: as for ``enqueue``; what came before was accepted.
+            RuntimeError: called in a forked child.
+            Exception: whatever ``entries`` or ``merge`` raised.
+        """
+        accepted = 0
+        checkpointed_at = 0
+        size = min(self._lifetime.options.batch_size, _SLICE)
+        await trio.lowlevel.checkpoint()
+        try:
+            for some in _slices(entries, size):
+                rest = some
+                while rest:
+                    done = self._accept_some(rest)
+                    accepted += done
+                    rest = rest[done:]
+                    if rest:
+                        await self._room.wait(self._key(rest[0]), rest[0], None)
+                        accepted += 1
+                        rest = rest[1:]
+                if accepted - checkpointed_at >= size:
+                    checkpointed_at = accepted
+                    await trio.lowlevel.checkpoint()
+        except QueueClosedError as error:  # also from ``entries``, if they call the queue
+            error.accepted = accepted
+            raise
+        return accepted
+
+    async def persist(self, entry: E, /) -> None:
+        """Accept ``entry``, then wait until it, or the version that took its place, is stored.
+
+        Its batch is written as soon as the writer is free. Cancelled while it waits for the
+        fate, the entry stays accepted.
+
+        Raises:
+            EntryRejectedError: the store refused the entry; it is a dead letter, or one that waits
+                for a failing sink and may end in ``undelivered``.
+            QueueClosedError: the queue takes no more entries, or ended before the entry was
+                stored (see ``undelivered``).
+            TypeError, JournalError: as for ``enqueue``.
+            RuntimeError: called in a forked child.
+            Exception: whatever ``merge`` raised; nothing is counted.
+        """
+        receipt = Receipt()
+        await trio.lowlevel.checkpoint()
+        try:
+            if not self._accept(entry, receipt):
+                await self._room.wait(self._key(entry), entry, receipt)
+            await receipt.known.wait()
+        finally:
+            if not receipt.known.is_set():
+                receipt.withdraw()
+        if receipt.error is not None:
+            raise receipt.error
+
+    @trio.lowlevel.enable_ki_protection
+    async def flush(self) -> None:
+        """Wait for the fate of every entry accepted before the call.
+
+        Does not wait for the flush interval. Later entries never join the batches that it
+        waits for, though they may replace an entry in them. For a refused entry it waits until
+        the sink has it or has failed, which is at most five seconds; for more of them while
+        ``batch_size`` letters wait for a failing sink. A checkpoint; cancelling it changes
+        nothing for the entries.
+
+        After a clean exit it returns.
+
+        Raises:
+            QueueClosedError: some of those entries were handed back; see ``undelivered``.
+            RuntimeError: called from another thread, or in a forked child.
+        """
+        lifetime = self._lifetime
+        closed = lifetime.closing.is_set() and not lifetime.forked
+        if get_ident() != lifetime.owner and not closed:
+            self._refuse_call()
+        self._lanes.seal(FlushReason.REQUESTED)
+        last = self._lanes.tails()
+        await trio.lowlevel.checkpoint()
+        for batch in last:
+            await batch.settled.wait()
+        if any(batch.abandoned for batch in last) if last else self._outbox.undelivered:
+            raise QueueClosedError(f"queue {lifetime.name!r} ended before it was flushed")
+
+    def pending(self, key: Hashable, /) -> E | None:
+        """Return the newest accepted version of ``key`` that may yet be stored, or None.
+
+        Together with a read from the store this lets an application read its own writes:
+        ask here first. O(1).
+
+        Raises:
+            TypeError: ``key`` can't be hashed.
+        """
+        return self._lanes.of(key).pending(key)
+
+    def metrics(self) -> WriteBehindMetrics:
+        """Return a consistent snapshot, O(1); from any thread, and after exit."""
+        lifetime = self._lifetime
+        now = lifetime.clock()
+        opened = [self._outbox.oldest(), self._lanes.oldest()]
+        oldest = min((at for at in opened if at is not None), default=None)
+        tries = [at for backoff in self._backoffs if (at := backoff.next_try_at) is not None]
+        # Every call comes before the counters: between two reads of them nothing else runs.
+        oldest_pending_seconds = 0.0 if oldest is None else max(0.0, now - oldest)
+        next_try_in_seconds = max(0.0, min(tries) - now) if tries else None
+        producers_waiting = len(self._room.producers)
+        state = self._state()
+        recorder = self._recorder
+        recovering = recorder is not None and recorder.recovering
+        durable = None if recorder is None else recorder.durable
+        timestamp = lifetime.now()
+        ledger = self._ledger
+        return WriteBehindMetrics(
+            total_enqueued=ledger.enqueued,
+            total_recovered=ledger.recovered,
+            total_persisted=ledger.persisted,
+            total_coalesced=ledger.coalesced,
+            total_failed=ledger.failed,
+            total_abandoned=ledger.abandoned,
+            current_queue_depth=ledger.depth,
+            in_flight=ledger.in_flight,
+            total_retries=ledger.retries,
+            total_batches=ledger.batches,
+            total_unchanged=ledger.unchanged,
+            total_refused=ledger.refused,
+            flushes_full=ledger.flushes_full,
+            flushes_due=ledger.flushes_due,
+            flushes_requested=ledger.flushes_requested,
+            flushes_drain=ledger.flushes_drain,
+            flush_seconds=ledger.flush_seconds,
+            age_seconds=ledger.age_seconds,
+            producers_waiting=producers_waiting,
+            oldest_pending_seconds=oldest_pending_seconds,
+            state=state,
+            recovering=recovering,
+            durable=durable,
+            next_try_in_seconds=next_try_in_seconds,
+            last_error=self._watch.last_error,
+            timestamp=timestamp,
+        )
+
+    @property
+    def undelivered(self) -> tuple[E, ...]:
+        """After exit: every entry that is not known to be stored, oldest batch first.
+
+        One whose write was cut off, so that its outcome is unknown, is among them. Empty
+        before the exit.
+        """
+        return self._outbox.undelivered
+
+    @trio.lowlevel.enable_ki_protection
+    def _accept(self, entry: E, receipt: Receipt | None) -> bool:
+        """Accept ``entry`` in one step, or return False: it has to wait for room."""
+        if get_ident() != self._lifetime.owner:
+            self._refuse_call()
+        key: Hashable = _UNREAD
+        try:
+            key = self._key(entry)
+            line = self._line
+            if line is None:
+                line = self._open_lane(key)
+            batch = None if line is None else line.accept(key, entry, self._room.most)
+        except Exception as error:
+            _blame_key(key, entry, error)
+            raise
+        if line is None or batch is None:
+            return False
+        if receipt is not None:
+            line.await_fate(batch, key, receipt)
+        if self._telemetry is not None:
+            batch.note_producer(self._telemetry.producer())
+        return True
+
+    @trio.lowlevel.enable_ki_protection
+    def _accept_some(self, entries: Sequence[E]) -> int:
+        """Accept ``entries`` in one step, up to the first that has to wait; return how many."""
+        if get_ident() != self._lifetime.owner:
+            self._refuse_call()
+        producer = None if self._telemetry is None else self._telemetry.producer()
+        only_line, key_of, most = self._line, self._key, self._room.most
+        accepted = 0
+        for entry in entries:
+            key: Hashable = _UNREAD
+            try:
+                key = key_of(entry)
+                line = only_line
+                if line is None:
+                    line = self._open_lane(key)
+                batch = None if line is None else line.accept(key, entry, most)
+            except Exception as error:
+                _blame_key(key, entry, error)
+                raise
+            if batch is None:
+                break
+            if producer is not None:
+                batch.note_producer(producer)
+            accepted += 1
+        return accepted
+
+    def _open_lane(self, key: Hashable) -> Line[E] | None:
+        """Return the lane of ``key``, or None while the journal holds everybody up."""
+        recorder = self._recorder
+        lane = self._lanes.of(key)
+        return None if recorder is not None and recorder.holds else lane
+
+    def _refuse(self) -> NoReturn:
+        """Refuse an entry that has to wait for room or for the journal."""
+        recorder = self._recorder
+        if recorder is not None and recorder.always:
+            raise RuntimeError("with a journal of durability 'always', entries have to wait")
+        self._ledger.refused += 1
+        self._room.hurry()
+        raise trio.WouldBlock
+
+    def _refuse_call(self) -> NoReturn:
+        lifetime = self._lifetime
+        if lifetime.forked:
+            raise RuntimeError(f"queue {lifetime.name!r} belongs to the parent of this process")
+        if lifetime.closing.is_set():
+            raise QueueClosedError(f"queue {lifetime.name!r} takes no more entries")
+        raise RuntimeError(
+            f"queue {lifetime.name!r} was called from another thread than trio's: "
+            "use trio.from_thread.run(queue.enqueue, entry)"
+        )
+
+    def _state(self) -> QueueState:
+        lifetime = self._lifetime
+        if lifetime.closed:
+            return QueueState.CLOSED
+        if lifetime.closing.is_set():
+            return QueueState.DRAINING
+        if self._watch.trouble is not None:
+            return QueueState.WAITING
+        if lifetime.restarting or self._outbox.blocked:
+            return QueueState.PAUSED
+        return QueueState.RUNNING
+
+
+def _slices(entries: Iterable[E], size: int) -> Iterator[Sequence[E]]:
+    """Yield the entries in order. What is no list or tuple may run code, so it goes one by one."""
+    if type(entries) in {list, tuple}:
+        many = cast("Sequence[E]", entries)
+        start = 0
+        while some := many[start : start + size]:
+            yield some
+            start += size
+    else:
+        for entry in entries:
+            yield (entry,)
+
+
+def _blame_key(key: Hashable, entry: object, error: Exception) -> None:
+    """Raise TypeError if ``error`` comes from reading or hashing the key."""
+    if key is not _UNREAD:
+        try:
+            hash(key)
+        except Exception as unhashable:  # noqa: BLE001  # whatever the user's key raises
+            error = unhashable
+        else:
+            return
+    raise TypeError(
+        f"the key of an entry of type {type(entry).__qualname__} can't be read or "
+        f"hashed ({type(error).__qualname__})"
+    ) from None

@@ -1,0 +1,85 @@
+"""Supervision: our tasks are restarted when they crash, until that has happened too often."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from provcache_trio._vocabulary.failures import leaves_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from .lifetime import Lifetime
+
+_RESTART_SECONDS: Final = 1.0
+MOST_CRASHES: Final = 3
+
+
+class Task(NamedTuple):
+    """What is restarted when it crashes."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+    lane: int | None = None  # None: it serves them all
+
+
+class Supervisor:
+    """Runs the queue's tasks; each finds the work of a crashed one where that left it."""
+
+    def __init__(self, lifetime: Lifetime, give_up: Callable[[], None]) -> None:
+        self._lifetime = lifetime
+        self._give_up = give_up
+        self.last_straw: BaseException | None = None  # the crash that was one too many
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, tasks: Iterable[Task]) -> None:
+        """Run every task, none of which ends by itself, until the lifetime's scope is over."""
+        with self._lifetime.scope:
+            async with trio.open_nursery() as nursery:
+                for task in tasks:
+                    nursery.start_soon(self._supervise, task, name=task.name)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _supervise(self, task: Task) -> None:
+        lifetime = self._lifetime
+        while True:
+            try:
+                await task.run()
+            except BaseException as error:  # noqa: BLE001, ASYNC103  # the sleep raises it again
+                if not lifetime.scope.cancel_called or other_than_cancelled(error):
+                    self._note_crash(task, error)
+            lifetime.restarting += 1
+            try:
+                await trio.sleep(_RESTART_SECONDS)
+            finally:
+                lifetime.restarting -= 1
+
+    def _note_crash(self, task: Task, error: BaseException) -> None:
+        lifetime = self._lifetime
+        crashes = lifetime.note_crash(task.lane)
+        # The frames, but not the message, which may quote an entry.
+        leaves = leaves_of(error)
+        frames = "".join("".join(traceback.format_tb(leaf.__traceback__)) for leaf in leaves)
+        classes = ", ".join(type(leaf).__qualname__ for leaf in leaves)
+        lifetime.log(
+            logging.ERROR,
+            "%s crashed: %s\n%s",
+            task.name,
+            classes,
+            frames,
+            task=task.name,
+            error_class=classes,
+        )
+        if crashes >= MOST_CRASHES and not lifetime.scope.cancel_called:
+            self.last_straw = error
+            lifetime.scope.cancel()
+            self._give_up()
+
+
+def other_than_cancelled(error: BaseException) -> bool:
+    """Tell whether ``error``, or anything in a group, is no ``trio.Cancelled``."""
+    return not all(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))

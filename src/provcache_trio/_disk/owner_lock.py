@@ -1,0 +1,101 @@
+"""Who owns a file of dead letters, or a journal: a lock that ends with whoever holds it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import weakref
+from contextlib import suppress
+from typing import Final
+
+from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
+
+_MOST_TRIES: Final = 10  # each needs somebody who replaces the file meanwhile
+
+
+class OwnerLock:
+    """A lock on a file of its own, beside the one that is owned.
+
+    It is held by an open file description: a second one is refused within a process, too,
+    and the kernel gives it up when the process ends, however that happens. Not on the owned
+    file itself: to close any descriptor of that would take away SQLite's own locks, which a
+    process has only once. Not SQLite's exclusive mode: nobody could read meanwhile.
+
+    The file stays; to remove it would let two owners each lock a file of that name.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        _ALL.add(self)
+
+    def take(self) -> None:
+        """Own the file, at once or not at all; return if that is so already.
+
+        Raises:
+            StoreUnavailableError: somebody else owns it.
+            StoreMisconfiguredError: there can be no such lock.
+        """
+        for _ in range(_MOST_TRIES):
+            if self._is_held():
+                return
+            self.release()
+            try:
+                self._take()
+            except OSError as error:
+                self.release()
+                raise _translated(error) from None
+        self.release()
+        raise StoreMisconfiguredError("its lock file is never the one that was just opened")
+
+    def _is_held(self) -> bool:
+        """Whether we hold it, and it is the one that others would find."""
+        if self._descriptor is None:
+            return False
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._descriptor), os.lstat(self._path))
+        return False
+
+    def _take(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fchmod(self._descriptor, 0o600)  # whatever the umask is
+
+    def release(self) -> None:
+        """Let somebody else own it."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # of copies in children, too
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of it in this process alone."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _translated(error: OSError) -> StoreUnavailableError:
+    if isinstance(error, BlockingIOError):
+        return StoreUnavailableError(
+            "in use: another process, or another part of this one, owns it"
+        )
+    name = type(error).__name__
+    if error.errno == errno.ELOOP:
+        return StoreMisconfiguredError("its lock file is a symbolic link", error_class=name)
+    reason = os.strerror(error.errno or 0)
+    return StoreMisconfiguredError(f"there can be no lock file: {reason}", error_class=name)
+
+
+_ALL: Final[weakref.WeakSet[OwnerLock]] = weakref.WeakSet()
+
+
+def _release_in_child() -> None:
+    # A child shares the description: it would hold the lock for as long as it lives, though
+    # its parent is gone.
+    for lock in tuple(_ALL):
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_release_in_child)

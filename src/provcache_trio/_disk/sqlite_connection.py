@@ -1,0 +1,261 @@
+"""A connection to one SQLite file of ours, as worker threads use it, and what errors mean."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from provcache_trio._vocabulary.errors import (
+    EntryRejectedError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+_BUSY_TIMEOUT_SECONDS: Final = 0.1  # a thread that waits for a lock can't be interrupted
+_INSTRUCTIONS_BETWEEN_LOOKS: Final = 1_000_000  # some ten milliseconds
+
+Translated: TypeAlias = type[StoreUnavailableError] | type[EntryRejectedError]
+
+# By primary result code: what to raise, and whether the connection is as good as before.
+_VERDICTS: Final[dict[int, tuple[Translated, bool]]] = {
+    sqlite3.SQLITE_BUSY: (StoreUnavailableError, True),
+    sqlite3.SQLITE_LOCKED: (StoreUnavailableError, True),
+    sqlite3.SQLITE_INTERRUPT: (StoreUnavailableError, True),
+    sqlite3.SQLITE_IOERR: (StoreUnavailableError, False),
+    sqlite3.SQLITE_FULL: (StoreUnavailableError, False),
+    sqlite3.SQLITE_PROTOCOL: (StoreUnavailableError, False),
+    sqlite3.SQLITE_CONSTRAINT: (EntryRejectedError, True),  # a trigger's RAISE included
+    sqlite3.SQLITE_MISMATCH: (EntryRejectedError, True),
+    sqlite3.SQLITE_TOOBIG: (EntryRejectedError, True),
+}
+# CANTOPEN (no directory, no permission), READONLY, NOTADB, CORRUPT, ERROR (no such table)
+# and whatever else there is need a person.
+_OTHERWISE: Final = (StoreMisconfiguredError, False)
+
+_creating: Final = threading.Lock()
+
+
+class Application(NamedTuple):
+    """A kind of file: how it is known, and the statements that fill an empty one."""
+
+    application_id: int
+    version: int
+    schema: tuple[str, ...]
+
+
+class SQLiteConnection:
+    """A file that is opened, and made if ``create``, when it is first needed.
+
+    Every method blocks and is called by one thread at a time, but for ``interrupt``.
+    ``stopped`` is reset by whoever makes the next call.
+
+    A transaction raises:
+        StoreUnavailableError: locked, disk full, I/O error, or interrupted.
+        StoreMisconfiguredError: can't be opened or written, or is no database of ours.
+        EntryRejectedError: a constraint, or somebody's trigger, refused a change.
+    """
+
+    def __init__(self, path: str, application: Application, *, create: bool) -> None:
+        self.stopped: bool = False
+        self._path = path
+        self._application = application
+        self._create = create
+        self._connection: sqlite3.Connection | None = None
+        self._real_path = path
+        self._opened_as: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        """Close the connection, if there is one, which rolls back what was not committed."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        with suppress(sqlite3.Error):
+            # An interrupt is in force until the next statement starts, and would keep SQLite
+            # from moving what is in the -wal file into the file itself.
+            connection.execute("SELECT 1")
+            connection.rollback()
+            with suppress(StoreUnavailableError):  # whoever reads it has it open, too
+                self._take_away_log(connection)
+        connection.close()
+
+    def end(self) -> None:
+        """Close the connection for good, and give back whatever else a subclass holds."""
+        self.close()
+
+    def interrupt(self) -> None:
+        """Make the call that is under way raise soon, unless it is as good as done.
+
+        May be called from another thread.
+        """
+        self.stopped = True
+        connection = self._connection
+        if connection is not None:
+            with suppress(sqlite3.ProgrammingError):  # closed a moment ago
+                connection.interrupt()
+
+    def _raise_if_stopped(self) -> None:
+        if self.stopped:  # SQLite forgets an interrupt between two statements
+            raise StoreUnavailableError("the call was interrupted")
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Generator[sqlite3.Connection]:
+        try:
+            connection = self._connected()
+            connection.execute(begin)
+            yield connection
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+            translated, clean = _VERDICTS.get(code & 0xFF, _OTHERWISE)
+            self._roll_back(keep=clean)
+            name: str = getattr(error, "sqlite_errorname", type(error).__name__)
+            # SQLite's own message may quote a row: a trigger writes what it likes.
+            raise translated(f"SQLite reported {name}", error_class=name) from None
+        except BaseException:
+            self._roll_back(keep=True)
+            raise
+
+    def _roll_back(self, *, keep: bool) -> None:
+        connection = self._connection
+        if keep and connection is not None:
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                return
+        self.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is not None and identity_of(self._path) != self._opened_as:
+            # Removed or replaced: what we write would go into a file that has no name.
+            self._take_away_log(self._connection)
+            self.close()
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
+
+    def _take_away_log(self, connection: sqlite3.Connection) -> None:
+        """If the file was removed or replaced, take away its -wal file, if that was left behind.
+
+        SQLite does not. It would take what is in there for a part of the file that has the
+        name now, and so destroy that one.
+        """
+        if identity_of(self._real_path) == self._opened_as:
+            return
+        # Into the old file, which may have another name now.
+        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreUnavailableError("somebody reads from the file that was replaced")
+        # A lock among those who have the old file open: the next finds the log of the new one.
+        connection.execute("BEGIN IMMEDIATE")
+        if identity_of(f"{self._real_path}-wal") == self._log:
+            for suffix in ("-wal", "-shm"):
+                with suppress(OSError):
+                    os.unlink(f"{self._real_path}{suffix}")  # noqa: PTH108
+        connection.execute("ROLLBACK")
+
+    def _open(self) -> sqlite3.Connection:
+        self._prepare()
+        connection = sqlite3.connect(
+            f"{Path(self._path).as_uri()}?mode=rw",  # never makes it; ``_prepare`` did, or failed
+            uri=True,
+            timeout=_BUSY_TIMEOUT_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            # An interrupt that comes just before a statement starts is forgotten; this is not.
+            connection.set_progress_handler(lambda: self.stopped, _INSTRUCTIONS_BETWEEN_LOOKS)
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        log = identity_of(f"{self._real_path}-wal")
+        # Asked last: else it may be the log of another file, which was put there in between.
+        self._log = log if identity_of(self._real_path) == self._opened_as else None
+        return connection
+
+    def _prepare(self) -> None:
+        """Make the file if there is none and we may, and remember which one it is."""
+        self._real_path = os.path.realpath(self._path)
+        if self._create:
+            with suppress(OSError):  # SQLite says in a moment what is wrong
+                create_file(self._real_path)
+        # Before connecting: a file that is put there in between is then noticed.
+        self._opened_as = identity_of(self._path)
+        if not self._create and not os.path.isfile(self._path):  # noqa: PTH113
+            raise StoreMisconfiguredError("there is no such file")
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        """Make sure that the file is ours, and fill it if it is empty and we may."""
+        connection.execute("BEGIN")
+        ours = is_ours(connection, self._application)
+        connection.execute("COMMIT")
+        if not ours and not self._create:
+            raise StoreMisconfiguredError("the file is empty")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        if not ours:
+            connection.execute("BEGIN IMMEDIATE")
+            if not is_ours(connection, self._application):  # nobody was faster
+                for statement in self._application.schema:
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+
+
+def create_file(path: str) -> None:
+    """Make an empty file that nobody else may read, unless there is one.
+
+    Raises:
+        OSError: there is one, or there can't be.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+    # To close any descriptor of a file takes away the locks that other connections of this
+    # process hold on it; so nobody may open the file before ours is closed.
+    with _creating:
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            os.chmod(path, 0o600)  # noqa: PTH101  # whatever the umask is
+        finally:
+            os.close(descriptor)
+
+
+def identity_of(path: str) -> tuple[int, int] | None:
+    """Return what tells the file at ``path`` from every other one, or None: there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def is_ours(connection: sqlite3.Connection, ours: Application) -> bool:
+    """Return whether the file is one of ``ours``; if not, it is empty.
+
+    Raises:
+        StoreMisconfiguredError: it is neither.
+    """
+    application = number_of(connection, "PRAGMA application_id")
+    version = number_of(connection, "PRAGMA user_version")
+    if application == ours.application_id:
+        if version == ours.version:
+            return True
+        raise StoreMisconfiguredError(
+            f"the file has schema version {version}, and this program knows {ours.version} only"
+        )
+    if application or version or number_of(connection, "SELECT count(*) FROM sqlite_master"):
+        raise StoreMisconfiguredError("the file is a database of another application")
+    return False
+
+
+def number_of(connection: sqlite3.Connection, query: str) -> int:
+    """Return the number that ``query`` asks for."""
+    number: int = connection.execute(query).fetchone()[0]
+    return number

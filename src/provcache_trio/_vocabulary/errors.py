@@ -1,0 +1,162 @@
+"""The error tree: what a repository may raise, and what a caller may see."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from .metrics import WriteBehindMetrics
+
+
+class ProvcacheError(Exception):
+    """Base of every error that this package defines."""
+
+
+class QueueClosedError(ProvcacheError, trio.ClosedResourceError):
+    """The queue takes no more entries, or gave up an entry that was waited for.
+
+    Attributes:
+        accepted: how many entries ``enqueue_many`` had accepted; None from any other call.
+    """
+
+    def __init__(self, message: str, *, accepted: int | None = None) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+
+class _DriverError(ProvcacheError):
+    """What is known of a database driver's error, without its message.
+
+    A driver's message may quote the row or the connection string, so translations keep
+    only these names.
+
+    Attributes:
+        error_class: name of the driver's exception class, or None.
+        sqlstate: five-character SQLSTATE, or None.
+        constraint: name of the violated constraint, or None.
+        table: name of the table, or None.
+        column: name of the column, or None.
+    """
+
+    # Also for a subclass whose __init__ does not call ours.
+    error_class: str | None = None
+    sqlstate: str | None = None
+    constraint: str | None = None
+    table: str | None = None
+    column: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_class: str | None = None,
+        sqlstate: str | None = None,
+        constraint: str | None = None,
+        table: str | None = None,
+        column: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+        self.table = table
+        self.column = column
+
+
+class EntryRejectedError(_DriverError):
+    """One entry can't be stored; the others of its batch can.
+
+    A repository raises it; ``persist`` raises it to whoever waits for that entry.
+
+    Attributes:
+        index: position of the entry in the sequence given to ``upsert_many``, when the
+            store tells; otherwise None, and the queue finds it by halving.
+    """
+
+    index: int | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        index: int | None = None,
+        error_class: str | None = None,
+        sqlstate: str | None = None,
+        constraint: str | None = None,
+        table: str | None = None,
+        column: str | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            error_class=error_class,
+            sqlstate=sqlstate,
+            constraint=constraint,
+            table=table,
+            column=column,
+        )
+        self.index = index
+
+
+class StoreError(_DriverError):
+    """The store, not an entry, is the reason that a call failed."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store can't be reached, is locked, or the outcome of the call is unknown.
+
+    The queue keeps the batch and tries again without end.
+    """
+
+
+class StoreMisconfiguredError(StoreUnavailableError):
+    """The store needs a person: a missing table, a wrong password, a newer schema."""
+
+
+class TransientStoreError(StoreError):
+    """The server rolled this attempt back (deadlock, serialization); trying again may work."""
+
+
+class JournalError(ProvcacheError):
+    """The journal could not make an entry safe on disk."""
+
+
+class _UndeliveredError(ProvcacheError):
+    """The queue ended with entries that are not known to be stored.
+
+    Attributes:
+        undelivered: every such entry, oldest batch first.
+        metrics: the queue's last metrics.
+    """
+
+    def __init__(
+        self, message: str, *, undelivered: tuple[object, ...], metrics: WriteBehindMetrics
+    ) -> None:
+        super().__init__(message)
+        self.undelivered = undelivered
+        self.metrics = metrics
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # By default an exception is copied and unpickled with its positional arguments only.
+        make = partial(type(self), undelivered=self.undelivered, metrics=self.metrics)
+        return make, self.args, self.__dict__
+
+
+class DrainTimeoutError(_UndeliveredError):
+    """The time for the drain was up before everything was written.
+
+    Attributes:
+        undelivered: every entry that is not known to be stored, oldest batch first.
+        metrics: the queue's last metrics.
+    """
+
+
+class WriteBehindCrashedError(_UndeliveredError):
+    """A background task crashed again and again, so the queue gave up.
+
+    Attributes:
+        undelivered: every entry that is not known to be stored, oldest batch first.
+        metrics: the queue's last metrics.
+    """

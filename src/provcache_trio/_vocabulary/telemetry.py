@@ -1,0 +1,53 @@
+"""What a queue tells of each batch while it works, to whoever exports it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable
+    from contextlib import AbstractContextManager
+
+    from .failures import Failure
+    from .metrics import FlushReason, WriteBehindMetrics
+
+
+class Telemetry(Protocol):
+    """Implemented by ``provcache_trio.otel.OpenTelemetry``; no method may raise or wait.
+
+    Counters are not told: whoever exports them reads ``metrics()``.
+    """
+
+    def opened(
+        self, queue: str, metrics: Callable[[], WriteBehindMetrics], store: str | None
+    ) -> None:
+        """Note that a queue was opened: its name, its metrics, and what kind of store it has."""
+        ...
+
+    def closed(self, queue: str, metrics: Callable[[], WriteBehindMetrics]) -> None:
+        """Note that it is over; its metrics are the last."""
+        ...
+
+    def producer(self) -> Hashable | None:
+        """Return what the producer that is running now is known by, or None."""
+        ...
+
+    def flush(
+        self, queue: str, reason: FlushReason, entries: int, producers: Collection[Hashable]
+    ) -> AbstractContextManager[FlushTelemetry]:
+        """Surround the writing of a batch, in the task that writes it."""
+        ...
+
+
+class FlushTelemetry(Protocol):
+    """One batch, while it is being written."""
+
+    def called(
+        self, *, entries: int, seconds: float, age_seconds: float, failure: Failure | None
+    ) -> None:
+        """Note one ``upsert_many`` call: how long it took, how old the batch was, how it ended."""
+        ...
+
+    def refused(self, entries: int) -> None:
+        """Note how many entries of the batch become dead letters."""
+        ...

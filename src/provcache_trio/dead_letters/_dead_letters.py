@@ -1,0 +1,301 @@
+"""``open_dead_letters``, and what may be done with the letters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Generic, TypeVar, cast, final, overload
+
+import msgspec
+
+from provcache_trio._disk.private_files import absolute
+from provcache_trio._disk.sqlite_calls import SQLiteCalls
+from provcache_trio._vocabulary.checks import check_bool
+from provcache_trio._vocabulary.columns import microseconds_of
+from provcache_trio._vocabulary.entries import ProvcacheEntry
+from provcache_trio._vocabulary.log import log
+from provcache_trio._vocabulary.opening import Opening
+from provcache_trio._vocabulary.protocols import DeadLetter
+
+from ._file import DeadLettersFile, DeadLettersFullError, Filter
+from ._pack import Packer, UnreadableLetterError, text_of
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from ._file import Row
+
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
+
+
+class StoredLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
+    """A letter and its number.
+
+    Attributes:
+        id: its number, 1 or more; a later letter has a higher one, and no other letter ever
+            gets the same.
+        letter: the letter. Its ``key`` is text: a key that is no str is shown as its
+            ``repr``. Entry and times are as they were.
+    """
+
+    id: int
+    letter: DeadLetter[E_co]
+
+
+class UnreadableLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that is no letter with an entry of the given type, or was damaged.
+
+    Attributes:
+        id: its number.
+        key: its key, as far as that can be read.
+    """
+
+    id: int
+    key: str
+
+
+@overload
+def open_dead_letters(
+    path: str | os.PathLike[str],
+    *,
+    max_letters: int = ...,
+    max_bytes: int = ...,
+    create: bool = ...,
+    read_only: bool = ...,
+) -> AbstractAsyncContextManager[DeadLetters[ProvcacheEntry]]: ...
+
+
+@overload
+def open_dead_letters(
+    path: str | os.PathLike[str],
+    *,
+    entry_type: type[E],
+    max_letters: int = ...,
+    max_bytes: int = ...,
+    create: bool = ...,
+    read_only: bool = ...,
+) -> AbstractAsyncContextManager[DeadLetters[E]]: ...
+
+
+def open_dead_letters(
+    path: str | os.PathLike[str],
+    *,
+    entry_type: type[E] | None = None,
+    max_letters: int = 100_000,
+    max_bytes: int = 256 * 1024 * 1024,
+    create: bool = True,
+    read_only: bool = False,
+) -> AbstractAsyncContextManager[DeadLetters[E]]:
+    """Open a file of dead letters, for the length of an ``async with``.
+
+    Entering fails at once if the file can't be used, unlike that of a repository: a program
+    without a place for its dead letters should know before it accepts anything. A file that
+    is not there is made, with mode 0600, and a directory that is not there with mode 0700.
+    Mode 0600 is given to a file that is there, too. Beside it, ``PATH.lock`` says by a lock
+    who owns it, and stays. A symbolic link is not followed. A file that was removed
+    meanwhile is made anew.
+
+    **When it is full, nothing is dropped**: ``put_many`` raises ``DeadLettersFullError``, so
+    the queue keeps its letters, then waits (its state is ``paused``), and hands back at exit
+    what it could not give away. One error is logged when that begins, not one per try.
+
+    Leaving the block interrupts the calls that other tasks have under way, and closes the
+    file. That is shielded from cancellation, and waits for the disk.
+
+    Args:
+        path: the file; a relative path is taken from the directory that is current now.
+        entry_type: what entries are; any type that msgspec writes as JSON and reads back. By
+            default ``ProvcacheEntry``.
+        max_letters: most letters it holds; at least the queue's ``batch_size``, as those
+            come in one call, or some never find room.
+        max_bytes: most bytes of letters, as JSON; the file is somewhat larger.
+        create: make the file if it is not there, and fill an empty one.
+        read_only: read while it may have another owner. Nothing is made, and nothing can be
+            changed.
+
+    Raises:
+        TypeError: an argument has the wrong type, or ``entry_type`` is none for msgspec.
+        ValueError: ``path`` names no file, or a limit is below 1 or above 2**63 - 1.
+        StoreUnavailableError: at entry: the file has another owner, in this process or in
+            another one. Trying again later may help.
+        StoreMisconfiguredError: at entry: a person is needed: no permission, a symbolic link,
+            a file of another application or of a newer version, or none at all.
+    """
+    _check_number("max_letters", max_letters, at_least=1)
+    _check_number("max_bytes", max_bytes, at_least=1)
+    check_bool("create", create)
+    check_bool("read_only", read_only)
+    packer = Packer(cast("type[E]", ProvcacheEntry if entry_type is None else entry_type))
+    file = DeadLettersFile(
+        absolute(path),
+        create=create,
+        read_only=read_only,
+        max_letters=max_letters,
+        max_bytes=max_bytes,
+    )
+    return _Opening(file, packer)
+
+
+@final
+class _Opening(Opening["DeadLetters[E]"], Generic[E]):
+    """What ``open_dead_letters`` returns."""
+
+    what = "a file of dead letters"
+    function = "open_dead_letters"
+
+    def __init__(self, file: DeadLettersFile, packer: Packer[E]) -> None:
+        self._file = file
+        self._packer = packer
+        self._calls = SQLiteCalls(file, "the store of dead letters")
+
+    async def _open(self) -> DeadLetters[E]:
+        await self._calls.run(self._file.open)
+        return DeadLetters(self._file, self._calls, self._packer)
+
+    async def _close(self, _error: BaseException | None, /) -> None:
+        await self._calls.close()
+
+
+@final
+class DeadLetters(Generic[E]):
+    """Returned by ``open_dead_letters``; do not instantiate.
+
+    A ``DeadLetterSink``, to be given to ``open_write_behind_queue(dead_letters=)``. May be
+    used by several tasks and queues at once; calls take their turns. A call that is
+    cancelled either has no effect and raises ``trio.Cancelled``, or is done and returns.
+
+    Besides what its own section tells, every method raises:
+        StoreUnavailableError: the file has another owner now, or is locked; the disk is full
+            or fails; or SQLite was interrupted.
+        StoreMisconfiguredError: a person is needed: the file is damaged, or can't be made or
+            written; or it was opened with ``read_only``.
+        trio.ClosedResourceError: the ``async with`` block was left.
+    """
+
+    def __init__(self, file: DeadLettersFile, calls: SQLiteCalls, packer: Packer[E]) -> None:
+        self._file = file
+        self._calls = calls
+        self._packer = packer
+        self._full = False
+
+    async def put_many(self, letters: Sequence[DeadLetter[E]], /) -> None:
+        """Store every letter, or none; see ``DeadLetterSink.put_many``.
+
+        A letter that comes again is stored once: it is the same if all of it is, entry, key
+        and times included. Several letters with one key are all kept.
+
+        Raises:
+            DeadLettersFullError: there is no room for all of them.
+            EntryRejectedError: an entry would not come back from JSON as it is; ``index``
+                tells which.
+        """
+        taken = tuple(letters)
+        try:
+            await self._calls.run(self._file.put, lambda: self._packer.pack_all(taken))
+        except DeadLettersFullError as error:
+            if not self._full:
+                self._full = True
+                log(logging.ERROR, "dead letters are full, new ones wait: %s", error)  # no crash
+            raise
+        if self._full:
+            self._full = False
+            log(logging.INFO, "dead letters have room again")
+
+    async def count(self, *, key: str | None = None, since: datetime | None = None) -> int:
+        """Return how many letters there are; see ``letters`` for the filters."""
+        return await self._calls.run(self._file.count, _filter(key, since))
+
+    async def size(self) -> int:
+        """Return how many bytes the letters take, which ``max_bytes`` bounds."""
+        _, size = await self._calls.run(self._file.totals)
+        return size
+
+    async def letters(
+        self,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        key: str | None = None,
+        since: datetime | None = None,
+    ) -> list[StoredLetter[E] | UnreadableLetter]:
+        """Return letters in the order in which they came. One that can't be read stops none.
+
+        Args:
+            after: only letters with higher numbers; give the last one of a page to get the
+                next page.
+            limit: most letters to return, 1 to 2**63 - 1.
+            key: only letters with this key, as ``StoredLetter`` shows it.
+            since: only letters that failed then or later; aware.
+
+        Raises:
+            TypeError: an argument has the wrong type.
+            ValueError: ``limit`` is out of its range, or ``since`` is naive.
+        """
+        _check_number("after", after)
+        _check_number("limit", limit, at_least=1)
+        rows = await self._calls.run(self._file.select, after, limit, _filter(key, since))
+        return [self._unpack(row) for row in rows]
+
+    async def get(self, number: int, /) -> StoredLetter[E] | UnreadableLetter | None:
+        """Return the letter with this number, or None: there is none.
+
+        Raises:
+            TypeError: ``number`` is no int.
+            ValueError: it is below 0 or above 2**63 - 1.
+        """
+        _check_number("number", number)
+        row = await self._calls.run(self._file.get, number)
+        return None if row is None else self._unpack(row)
+
+    async def remove(self, numbers: Iterable[int], /) -> int:
+        """Remove the letters with these numbers, or none; return how many there were.
+
+        Raises:
+            TypeError: ``numbers`` is no iterable of int.
+            ValueError: one is below 0 or above 2**63 - 1.
+        """
+        return await self._calls.run(self._file.remove, _checked(numbers))
+
+    def _unpack(self, row: Row) -> StoredLetter[E] | UnreadableLetter:
+        number, key, _ = row
+        try:
+            return StoredLetter(id=number, letter=self._packer.unpack(row))
+        except UnreadableLetterError:
+            return UnreadableLetter(id=number, key=str(key))
+
+
+# Annotated as object: callers may give what their annotations do not allow.
+
+
+def _filter(key: object, since: object) -> Filter:
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f"key must be a str, not {type(key).__name__}")
+    if since is not None:
+        if not isinstance(since, datetime):
+            raise TypeError(f"since must be a datetime, not {type(since).__name__}")
+        if since.utcoffset() is None:
+            raise ValueError("since must be an aware datetime, not a naive one")
+    return Filter(
+        key=None if key is None else text_of(key),
+        since=None if since is None else microseconds_of(since),
+    )
+
+
+def _checked(numbers: object) -> list[int]:
+    if not isinstance(numbers, Iterable):
+        raise TypeError(f"numbers must be an iterable of int, not {type(numbers).__name__}")
+    checked = list(cast("Iterable[int]", numbers))
+    for number in checked:
+        _check_number("each of numbers", number)
+    return checked
+
+
+def _check_number(name: str, value: object, *, at_least: int = 0) -> None:
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not at_least <= value < 2**63:
+        raise ValueError(f"{name} must be {at_least} to 2**63 - 1")

@@ -1,0 +1,100 @@
+"""A dead letter becomes a row, and a row a dead letter."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+
+import msgspec
+
+from provcache_trio._vocabulary.columns import microseconds_of
+from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.protocols import DeadLetter
+
+from ._file import Packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ._file import Row
+
+E = TypeVar("E")
+
+# Deterministic: of two equal sets, one may be walked in another order.
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+
+
+class UnreadableLetterError(Exception):
+    """A row is no letter of this type."""
+
+
+class Packer(Generic[E]):
+    """Packs and unpacks letters whose entries are of one type.
+
+    Raises:
+        TypeError: msgspec can't decode that type.
+    """
+
+    def __init__(self, entry_type: type[E]) -> None:
+        # Parametrised at run time, which no checker follows.
+        kind = cast("type[DeadLetter[E]]", DeadLetter[entry_type])  # type: ignore[valid-type]
+        try:
+            self._decode = msgspec.json.Decoder(kind).decode
+        except Exception:  # noqa: BLE001  # whatever looking at somebody's type raises
+            raise TypeError("entry_type must be a type that msgspec can decode") from None
+
+    def pack_all(self, letters: Iterable[DeadLetter[E]]) -> Iterator[Packed]:
+        """Yield every letter as it is stored.
+
+        Raises:
+            EntryRejectedError: one can't be stored and read back; ``index`` tells which.
+        """
+        for index, letter in enumerate(letters):
+            try:
+                yield self._pack(letter)
+            except Exception as error:  # noqa: BLE001  # some of it is somebody's entry and key
+                name = type(error).__name__
+                raise EntryRejectedError(
+                    "a letter can't be stored as JSON and read back", index=index, error_class=name
+                ) from None
+
+    def _pack(self, letter: DeadLetter[E]) -> Packed:
+        plain = DeadLetter(
+            entry=letter.entry,
+            key=text_of(letter.key),
+            error_class=text_of(letter.error_class),
+            sqlstate=None if letter.sqlstate is None else text_of(letter.sqlstate),
+            constraint=None if letter.constraint is None else text_of(letter.constraint),
+            attempts=letter.attempts,
+            opened_at=letter.opened_at,
+            failed_at=letter.failed_at,
+        )
+        document = _encode(plain)
+        back = self._decode(document)
+        # By the document, too: an entry need not define equality, nor hold a float as one.
+        if back != plain and _encode(back) != document:
+            raise ValueError
+        return Packed(
+            identity=hashlib.sha256(document).digest(),
+            key=str(plain.key),
+            failed_at=microseconds_of(plain.failed_at),
+            size=len(document),
+            letter=document,
+        )
+
+    def unpack(self, row: Row) -> DeadLetter[E]:
+        """Return the letter of a row.
+
+        Raises:
+            UnreadableLetterError: it is none of this type.
+        """
+        try:
+            return self._decode(cast("bytes", row[2]))
+        except Exception:  # noqa: BLE001  # some of it is the check of somebody's type
+            raise UnreadableLetterError from None
+
+
+def text_of(value: object) -> str:
+    """Return a str as it is, else its repr; lone surrogates, which no text holds, escaped."""
+    text = value if isinstance(value, str) else repr(value)
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,109 @@
+"""The system calls that a journal is made of, so that tests can let each of them fail."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from provcache_trio._disk.private_files import sync_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Identity = tuple[int, int]  # device and number: what tells a file from every other one
+
+
+# Not every system has the cheaper one, which leaves out times of no interest.
+_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
+
+class Disk:
+    """The real one. Every method may raise ``OSError``."""
+
+    def create(self, path: str) -> int:
+        """Make a file that nobody else may read, in place of a leftover; open it."""
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        os.fchmod(descriptor, 0o600)  # whatever the umask is
+        return descriptor
+
+    def open(self, path: str, *, read_only: bool) -> int:
+        """Open a file that is there, and keep it to ourselves. No link is followed."""
+        access = os.O_RDONLY if read_only else os.O_RDWR | os.O_APPEND
+        descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise OSError("it is no regular file")
+        if not read_only and status.st_mode & 0o077:
+            os.fchmod(descriptor, 0o600)
+        return descriptor
+
+    def open_note(self, path: str) -> int:
+        """Open a file that is written over and over, and make it if there is none."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.open(path, flags, 0o600)
+
+    def write_over(self, descriptor: int, data: bytes) -> None:
+        """Write ``data`` at the beginning."""
+        os.pwrite(descriptor, data, 0)
+
+    def read(self, descriptor: int, count: int, at: int) -> bytes:
+        """Return some of the bytes at offset ``at``; none at the end."""
+        return os.pread(descriptor, count, at)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        """Write some of ``data`` at the end; return how much."""
+        return os.write(descriptor, data)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        """Cut the file off."""
+        os.ftruncate(descriptor, size)
+
+    def sync(self, descriptor: int) -> None:
+        """Return once what was written is on the disk."""
+        _sync(descriptor)
+
+    def size(self, descriptor: int) -> int:
+        """Return how many bytes an open file has."""
+        return os.fstat(descriptor).st_size
+
+    def give(self, descriptor: int, like: int) -> None:
+        """Give a new file to the owner of an open one, who has to get at it later."""
+        owner, ours = os.fstat(like), os.fstat(descriptor)
+        if (owner.st_uid, owner.st_gid) != (ours.st_uid, ours.st_gid):
+            with suppress(PermissionError):  # only root may
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        os.unlink(path)  # noqa: PTH108
+
+    def rename(self, old: str, new: str) -> None:
+        """Put a file in the place of another one."""
+        os.rename(old, new)  # noqa: PTH104
+
+    def sync_directory(self, path: str) -> None:
+        """Return once the names in a directory are on the disk."""
+        sync_directory(path)
+
+    def identity(self, path: str) -> Identity | None:
+        """Return what tells the file of this name from others, or None: there is none."""
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def identity_of(self, descriptor: int) -> Identity:
+        """Return what tells an open file from others."""
+        status = os.fstat(descriptor)
+        return status.st_dev, status.st_ino
+
+    def close(self, descriptor: int) -> None:
+        """Close a file."""
+        os.close(descriptor)

@@ -1,0 +1,28 @@
+"""A repository in PostgreSQL, for any number of machines. Needs the extra ``postgres``.
+
+The schema, "provcache" unless another is named, holds the table ``entries`` and, for people, the
+view ``entries_readable``, which shows hashes as text. A role that may use the schema and select,
+insert and update in it can run the queue; ``delete_many`` and ``delete_expired`` also need to delete.
+
+PostgreSQL is reached through asyncpg, which is asyncio's. So this opens an asyncio event loop
+of its own; nothing of it is seen by the application. Importing this module is free of that;
+opening a repository imports trio-asyncio, which changes asyncio for the whole process:
+afterwards ``asyncio.run`` in other threads is slower, and ``asyncio.new_event_loop`` raises
+RuntimeError in the trio thread. Where that hurts, and on Python 3.14 and later, where
+trio-asyncio can't be imported, the loop runs in a thread of its own: ``bridge="thread"``.
+"""
+
+# The store in PostgreSQL lives here: schema, statements, sessions, and the table of its verdicts.
+# It may import the vocabulary, and ``_asyncio``, by whose bridges asyncpg is called.
+# It must never import the core or another store; only ``_session`` and ``_pool`` know asyncpg's connections.
+
+from provcache_trio._vocabulary.faces import show_public_names
+
+from ._repository import (
+    PostgresRepository as PostgresRepository,
+    open_postgres_repository as open_postgres_repository,
+)
+
+__all__ = ["PostgresRepository", "open_postgres_repository"]
+
+show_public_names(globals())

@@ -1,0 +1,57 @@
+"""Who waits for a session gets the next one that is free."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import asyncpg
+
+    from provcache_trio._asyncio.bridge import Bridge
+
+    from ._session import Session
+
+T = TypeVar("T")
+
+
+@final
+class SessionPool:
+    """Sessions of one kind.
+
+    Attributes:
+        idle: those that are free; the last one was used last.
+    """
+
+    def __init__(self, sessions: list[Session]) -> None:
+        self.idle = sessions
+        self._free = trio.Semaphore(len(sessions))
+
+    async def run(
+        self, bridge: Bridge, statement: Callable[[asyncpg.Connection], Awaitable[T]]
+    ) -> T:
+        """Run ``statement`` in a session that is free."""
+        try:
+            # Not `async with`, which lets every other task run before a batch is sent, and so
+            # the server wait for them.
+            self._free.acquire_nowait()
+        except trio.WouldBlock:
+            await self._free.acquire()
+        session = self.idle.pop()
+        try:
+            return await bridge.run(partial(session.run, statement))
+        finally:
+            self.idle.append(session)
+            self._free.release()
+
+
+async def close_all(sessions: list[Session]) -> None:
+    """Close their connections, all at once; an asyncio function."""
+    closing = [session.close() for session in sessions if session.connected]
+    if closing:  # of nothing, gather asks which loop runs: the host's, in trio's guest mode
+        await asyncio.gather(*closing)

@@ -1,0 +1,256 @@
+"""One connection to PostgreSQL, made when it is needed. This is asyncio's side of the bridge."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, TypeVar, final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import asyncpg
+
+from provcache_trio._vocabulary.errors import (
+    ProvcacheError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+)
+
+from ._verdicts import translated, verdict_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from ._schema import Schema
+
+T = TypeVar("T")
+
+_CLOSE_TIMEOUT_SECONDS: Final = 1
+_HAS_CHECK_INTERVAL: Final = (14,)
+_host: Final = re.compile(
+    r"(?P<directory>/.*)|(\[(?P<address>[^\]]+)\]|(?P<name>[^/\[:][^:]*))(:(?P<port>.*))?"
+).fullmatch
+_UNREADABLE: Final = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+_KEEPALIVES: Final = {
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+
+
+@final
+class Connector:
+    """Makes connections; what it is given is described at ``open_postgres_repository``."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: Schema,
+        create: bool,
+        connect_timeout_seconds: float,
+        command_timeout_seconds: float,
+        server_settings: Mapping[str, str],
+        pgbouncer: bool,
+    ) -> None:
+        self._dsn = dsn
+        self._turn = 0  # which of its hosts is the first, next time
+        self._schema = schema
+        self._create = create
+        self._connect_timeout = connect_timeout_seconds
+        self._command_timeout = command_timeout_seconds
+        self._wanted = dict(server_settings)
+        self.pgbouncer = pgbouncer
+
+    async def connect(self, *, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
+        """Return a connection to a schema that is known to be there."""
+        turn = self._turn
+        try:
+            return await self._connect(turn, planner_settings)
+        except Exception as error:
+            # All of the time may have gone to the first host, if that machine is dead. And
+            # asyncpg tries the next one itself only where there was no answer.
+            self._turn = turn + 1
+            if not isinstance(error, _UNREADABLE) or _tls_files_are_there(self._dsn):
+                raise  # it may be the socket of a server that is down
+            name = type(error).__name__
+            raise StoreMisconfiguredError(
+                f"a certificate or key can't be read ({name})", error_class=name
+            ) from None
+
+    async def _connect(self, turn: int, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
+        hosts = _hosts_of(self._dsn)
+        turn %= max(1, len(hosts))
+        turned = hosts[turn:] + hosts[:turn]
+        async with asyncio.timeout(self._connect_timeout):
+            connection = await asyncpg.connect(
+                self._dsn,
+                host=[host for host, _ in turned] or None,
+                port=[port for _, port in turned] or None,
+                timeout=self._connect_timeout,
+                command_timeout=self._command_timeout,
+                server_settings=self._settings(planner_settings),
+                # A pooler lends another server connection next time, without our statements.
+                statement_cache_size=0 if self.pgbouncer else 100,
+                # Otherwise each connection leaves timers in the loop, for five minutes.
+                max_cached_statement_lifetime=0,
+            )
+            try:
+                await self._prepare(connection)
+            except BaseException:
+                await close(connection)
+                raise
+        return connection
+
+    async def _prepare(self, connection: asyncpg.Connection) -> None:
+        try:
+            await self._guard(connection)
+            await self._schema.prepare(connection, create=self._create)
+        except Exception as error:
+            if isinstance(error, (asyncpg.PostgresError, OSError, ProvcacheError)):
+                raise
+            # asyncpg's own, on a connection that the server ended: no call for a person.
+            name = type(error).__name__
+            raise StoreUnavailableError(f"asyncpg reported {name}", error_class=name) from None
+
+    def _settings(self, planner_settings: Mapping[str, str]) -> dict[str, str]:
+        if self.pgbouncer:
+            return self._wanted
+        # The server gives up before we do: what we gave up may be done later all the same.
+        milliseconds = self._command_timeout * 1000
+        ours = {
+            "application_name": "provcache_trio",
+            "statement_timeout": str(max(1, round(milliseconds * 0.9))),
+            "lock_timeout": str(max(1, round(milliseconds * 0.5))),
+            # When the network is gone the server does not hear that we are. It would keep the
+            # lock of a migration for good, and by Linux's default the connection for two hours.
+            "idle_in_transaction_session_timeout": str(max(1, round(milliseconds))),
+            **_KEEPALIVES,
+            "default_transaction_isolation": "read committed",
+            "array_nulls": "on",  # a row may have no time, which is sent in an array
+            **planner_settings,
+        }
+        theirs = self._theirs()
+        return {name: ours[name] for name in ours if name not in theirs} | self._wanted
+
+    def _theirs(self) -> set[str]:
+        """Return the names that are not for us to set; asyncpg sends those of the URL itself."""
+        # Not once and for all: a malformed URL is to fail where its error is translated.
+        return {name.lower() for name in (*_query_of(self._dsn), *self._wanted)}
+
+    async def _guard(self, connection: asyncpg.Connection) -> None:
+        """Let the server notice soon when we are gone, so that our locks go too."""
+        name = "client_connection_check_interval"
+        has_it = connection.get_server_version() >= _HAS_CHECK_INTERVAL
+        if has_it and not self.pgbouncer and name not in self._theirs():
+            with suppress(asyncpg.PostgresError):  # some systems can't
+                await connection.execute(f"SET {name} = '2s'")
+
+
+@final
+class Session:
+    """A connection that replaces itself when it is lost. One call at a time.
+
+    Args:
+        connector: makes the connections.
+        planner_settings: run-time parameters for this kind of session.
+    """
+
+    def __init__(self, connector: Connector, planner_settings: Mapping[str, str]) -> None:
+        self._connector = connector
+        self._planner_settings = planner_settings
+        self._connection: asyncpg.Connection | None = None
+
+    async def run(self, statement: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Return what ``statement`` returns, connecting first if need be.
+
+        When it is cancelled, the server is told; that takes a second at most.
+
+        Raises:
+            StoreError: or one below it, or EntryRejectedError, as ``verdicts`` has it.
+        """
+        keep = False
+        try:
+            connection = self._connection
+            if connection is None or connection.is_closed():
+                self._connection = None
+                connection = await self._connector.connect(planner_settings=self._planner_settings)
+                self._connection = connection
+            result = await statement(connection)
+        except ProvcacheError:
+            raise
+        except Exception as error:  # noqa: BLE001  # translated
+            verdict = verdict_of(
+                error, connected=self.connected, pgbouncer=self._connector.pgbouncer
+            )
+            keep = verdict.keep
+            failure = translated(error, verdict)
+        else:
+            keep = True
+            return result
+        finally:
+            if not keep:
+                await self.close()
+        raise failure  # not above: asyncpg's error, which quotes rows, would be its context
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to close."""
+        return self._connection is not None
+
+    async def close(self) -> None:
+        """Close the connection, if there is one, in a second at most."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close(connection)
+
+
+async def close(connection: asyncpg.Connection) -> None:
+    """Close ``connection``, which first ends what it is doing, in a second at most."""
+    with suppress(Exception):  # then it is dropped
+        await connection.close(timeout=_CLOSE_TIMEOUT_SECONDS)
+
+
+def _query_of(dsn: str) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(urlsplit(dsn).query).items()}
+
+
+def _tls_files_are_there(dsn: str) -> bool:
+    given = _query_of(dsn)
+    for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
+        path = given.get(name) or os.environ.get(f"PG{name.upper()}")
+        if path and (os.path.isdir(path) or not os.access(path, os.R_OK)):  # noqa: PTH112
+            return False
+    return True
+
+
+def _hosts_of(dsn: str) -> list[tuple[str, int]]:
+    """Return the hosts that ``dsn`` and the environment name, each with its port.
+
+    The rules are asyncpg's. If there is one host, or what asyncpg refuses, or a service file
+    that may name some, there are none: to connect without them does the right thing.
+    """
+    place, query = urlsplit(dsn).netloc, _query_of(dsn)
+    authority = place.partition("@")[2] if "@" in place else place
+    elsewhere = query.get("host") or ("service" not in query and os.environ.get("PGHOST"))
+    each = [_host(one) for one in (authority or elsewhere or "").split(",")]
+    for_all = query.get("port") if not authority else None  # they win over those of the hosts
+    ports = (for_all or os.environ.get("PGPORT") or "5432").split(",")
+    if len(ports) == 1:
+        ports *= len(each)
+    if len(each) == 1 or len(each) != len(ports):
+        return []
+    hosts: list[tuple[str, int]] = []
+    for one, port in zip(each, ports, strict=True):
+        if one is None:
+            return []
+        name = one["directory"] or one["address"] or one["name"]
+        own = None if for_all else one["port"]
+        hosts.append((unquote(name) if authority else name, int(unquote(own or port))))
+    return hosts

@@ -1,0 +1,23 @@
+"""The queues' numbers in the text formats of Prometheus; needs the extra ``prometheus``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from provcache_trio.prometheus import QueueCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._report import ObservedQueue
+
+
+def expose(queues: Iterable[ObservedQueue], accept: str) -> tuple[bytes, str]:
+    """Return the numbers in the format that the header ``accept`` prefers, and its name."""
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(*queues))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

@@ -1,0 +1,162 @@
+"""What is told about a queue: whether it is ready, and in plain words what it does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import msgspec
+
+from provcache_trio._vocabulary.metrics import QueueState, WriteBehindMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+
+
+class ObservedQueue(Protocol):
+    """What is asked of a queue; a ``WriteBehindQueue`` has it."""
+
+    @property
+    def name(self) -> str:
+        """What the queue is called; no two queues of one app have the same name."""
+        ...
+
+    def metrics(self) -> WriteBehindMetrics:
+        """Return a snapshot; is called from whichever thread serves."""
+        ...
+
+
+class Observed(NamedTuple):
+    """A queue, and what counts its dead letters."""
+
+    queue: ObservedQueue
+    dead_letters: Callable[[], int | None] | None
+
+    def count_dead_letters(self) -> int | None:
+        """Return how many letters are kept, or None: that is not known."""
+        if self.dead_letters is None:
+            return None
+        try:
+            return self.dead_letters()
+        except Exception:  # noqa: BLE001  # somebody's function: no reason to tell nothing
+            return None
+
+
+class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One queue in ``status.json``."""
+
+    name: str
+    state: QueueState
+    summary: str
+    ready: bool
+    reason: str | None
+    metrics: WriteBehindMetrics
+    dead_letters: int | None
+
+
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All of ``status.json``."""
+
+    version: int
+    time: datetime
+    queues: list[QueueReport]
+
+
+def report_on(observed: Iterable[Observed]) -> StatusReport:
+    """Report on every queue as it is now."""
+    queues = [_report_on_one(one) for one in observed]
+    return StatusReport(version=1, time=datetime.now(UTC), queues=queues)
+
+
+def _report_on_one(observed: Observed) -> QueueReport:
+    metrics = observed.queue.metrics()
+    reason = why_not_ready(metrics)
+    return QueueReport(
+        name=observed.queue.name,
+        state=metrics.state,
+        summary=_summarize(metrics),
+        ready=reason is None,
+        reason=reason,
+        metrics=metrics,
+        dead_letters=observed.count_dead_letters(),
+    )
+
+
+_REASONS: Final = {
+    QueueState.WAITING: "the store can't be reached, or needs a person",
+    QueueState.PAUSED: (
+        "nothing is written: a background task crashed, or the dead letter sink fails"
+    ),
+    QueueState.DRAINING: "it is draining and takes no more entries",
+    QueueState.CLOSED: "it is closed and takes no more entries",
+}
+
+
+def why_not_ready(metrics: WriteBehindMetrics) -> str | None:
+    """Return why the queue should get no new work, or None: it should."""
+    if metrics.state in _REASONS:
+        return _REASONS[metrics.state]
+    if metrics.durable is False:
+        return "the journal can't be written: accepted entries would not survive a crash"
+    return None
+
+
+def _summarize(metrics: WriteBehindMetrics) -> str:
+    """Say in one sentence what the queue does."""
+    left = metrics.current_queue_depth + metrics.in_flight
+    match metrics.state:
+        case QueueState.RUNNING:
+            return _summarize_running(metrics, left)
+        case QueueState.WAITING:
+            return (
+                "The store can't be reached, or needs a person; "
+                f"{_entries(left)} wait{_s(left)} for it, and it is tried again without end."
+            )
+        case QueueState.PAUSED:
+            return (
+                "Nothing is written, because a background task crashed or the dead letter sink "
+                f"fails; {_entries(left)} {_are(left)} kept until that is over."
+            )
+        case QueueState.DRAINING:
+            return f"No more entries are accepted; {_entries(left)} {_are(left)} left to write."
+        case QueueState.CLOSED:  # pragma: no branch  # there is no other
+            if metrics.total_abandoned == 0:
+                return "The queue has ended, and nothing was left behind."
+            handed_back = metrics.total_abandoned
+            return (
+                f"The queue has ended; {_entries(handed_back)} that {_are(handed_back)} not known "
+                f"to be stored went back to the program."
+            )
+
+
+def _summarize_running(metrics: WriteBehindMetrics, left: int) -> str:
+    doing = "A journal is replayed" if metrics.recovering else "Entries are accepted and written"
+    if left == 0:
+        return f"{doing}; none is waiting."
+    age = _duration(metrics.oldest_pending_seconds)
+    return f"{doing}; {_entries(left)} {_are(left)} on the way, the oldest for {age}."
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count:,} entries"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _s(count: int) -> str:
+    return "s" if count == 1 else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    if seconds < _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:.1f} h"

@@ -1,0 +1,140 @@
+"""The life of the trio server, for programs that have no server of their own.
+
+It is our own, because a general ASGI server may decide how long the application's exit takes:
+one that shields what it sends waits for ever for a client that does not read. Here every
+connection has a deadline, nothing in one is shielded, and leaving cancels them all.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import traceback
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+import trio
+
+from provcache_trio._vocabulary.failures import leaves_of
+from provcache_trio._vocabulary.opening import Opening
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ._app import StatusApp
+
+Serve: TypeAlias = "Callable[[StatusApp, trio.SocketStream], Awaitable[None]]"
+
+_logger: Final = logging.getLogger("provcache_trio")
+
+MOST_CONNECTIONS: Final = 50  # more than that wait in the system's line
+MOST_SECONDS: Final = 10  # from a connection's beginning to its end
+_RETRY_SECONDS: Final = 0.1
+
+# What reaches a server that listens everywhere.
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+
+@final
+class StatusServer:
+    """A running status server; do not instantiate, use ``open_status_server``.
+
+    Attributes:
+        app: what it serves; queues may be added to it, and removed, at any time.
+        url: where the page is; the other paths are relative to it.
+        port: the port, chosen or given.
+    """
+
+    def __init__(self, app: StatusApp, listener: trio.SocketListener) -> None:
+        address: tuple[str, int] = listener.socket.getsockname()[:2]
+        host = _LOOPBACK.get(address[0], address[0])
+        self.app: StatusApp = app
+        self.port: int = address[1]
+        self.url: str = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+
+@final
+class ServerOpening(Opening["StatusServer"]):
+    """What ``open_status_server`` returns."""
+
+    what = "a status server"
+    function = "open_status_server"
+    one_task = True
+
+    def __init__(self, app: StatusApp, host: str, port: int, serve: Serve) -> None:
+        self._app = app
+        self._host = host
+        self._port = port
+        self._serve = serve
+        self._free = trio.Semaphore(MOST_CONNECTIONS)
+
+    async def _open(self) -> StatusServer:
+        listener = await _listen(self._host, self._port)
+        # From here to the end nothing yields, so a server is open or it is not.
+        server = StatusServer(self._app, listener)
+        # Only the exit ends it, so that it can be asked while a queue in the block drains.
+        self._scope = trio.CancelScope(shield=True)
+        self._nursery_manager = trio.open_nursery(strict_exception_groups=True)
+        # Not `async with`: what the body raises must not pass through our nursery.
+        nursery = await self._nursery_manager.__aenter__()
+        nursery.start_soon(self._run, listener, name=f"status server {server.url}")
+        return server
+
+    async def _close(self, error: BaseException | None, /) -> None:
+        self._scope.cancel()
+        try:
+            # Waits for our tasks whether or not a surrounding scope is cancelled; none of
+            # them shields anything.
+            await self._nursery_manager.__aexit__(None, None, None)
+        except BaseExceptionGroup:  # our tasks let nothing out, so it is Ctrl-C
+            raise KeyboardInterrupt from error
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run(self, listener: trio.SocketListener) -> None:
+        with self._scope:
+            try:
+                async with listener, trio.open_nursery() as nursery:
+                    await self._accept_all(listener, nursery)
+            except Exception as error:  # noqa: BLE001  # the program matters more
+                _log("ended", error)
+
+    async def _accept_all(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        while True:
+            await self._free.acquire()
+            stream = await _accept(listener)
+            nursery.start_soon(self._attend, stream)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _attend(self, stream: trio.SocketStream) -> None:
+        try:
+            with trio.move_on_after(MOST_SECONDS):
+                async with stream:
+                    await self._serve(self._app, stream)
+        except Exception as error:  # noqa: BLE001  # somebody's queue may raise anything
+            _log("could not answer", error)
+        finally:
+            self._free.release()
+
+
+async def _listen(host: str, port: int) -> trio.SocketListener:
+    """Listen at one address: the first of a name that has several."""
+    kind = socket.SOCK_STREAM
+    found = await trio.socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
+    address = str(found[0][4][0])
+    (listener,) = await trio.open_tcp_listeners(port, host=address)
+    return listener
+
+
+async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
+    while True:
+        try:
+            return await listener.accept()
+        except OSError:  # mostly, no descriptor is free; one will be
+            await trio.sleep(_RETRY_SECONDS)
+
+
+def _log(what: str, error: Exception) -> None:
+    # The frames, but not the message, which may quote anything.
+    leaves = leaves_of(error)
+    frames = "".join("".join(traceback.format_tb(leaf.__traceback__)) for leaf in leaves)
+    classes = ", ".join(type(leaf).__qualname__ for leaf in leaves)
+    _logger.error("status server %s: %s\n%s", what, classes, frames)

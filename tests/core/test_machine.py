@@ -1,0 +1,528 @@
+"""Whatever happens, every entry is accounted for at every step: the whole queue as a machine.
+
+The rules are everything that callers, time and faults do to a queue; ``Witness`` checks
+every step, each call's promise is checked as it returns, and the exit at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from typing import TYPE_CHECKING, Final
+
+import hypothesis.strategies as st
+import pytest
+import trio
+from hypothesis import settings
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
+
+from provcache_trio import (
+    DrainTimeoutError,
+    EntryRejectedError,
+    QueueClosedError,
+    TransientStoreError,
+    WriteBehindCrashedError,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
+from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
+
+from tests.support.items import Item
+from tests.support.machine import TrioMachine, in_loop
+from tests.support.witness import Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from provcache_trio import DeadLetter, WriteBehindQueue
+    from provcache_trio._core.batch import Batch
+    from provcache_trio._core.line import Line
+
+KEYS: Final = "abcdef"
+EPSILON_SECONDS: Final = 1e-6
+ENOUGH_SECONDS: Final = 4.5  # to drain: one backoff, one restart and every call of the store
+
+some_key = st.sampled_from(KEYS)
+some_keys = st.lists(some_key, min_size=1, max_size=24)
+some_options = st.builds(
+    WriteBehindOptions,
+    queue_capacity=st.integers(1, 8),
+    batch_size=st.integers(1, 4),
+    flush_interval_seconds=st.sampled_from([0.5, 0.5, 0]),
+    max_retries=st.sampled_from([0, 1, 3, None]),
+    retry_cap_seconds=st.just(600),
+    drain_timeout_seconds=st.sampled_from([0, 5, 20]),
+    coalesce=st.booleans(),
+    writers=st.sampled_from([1, 1, 2, 4]),
+)
+some_exit = st.sampled_from(["body ends", "body raises", "cancelled"])
+some_patience = st.sampled_from([math.inf, math.inf, 1, 0])
+
+
+class Sink(MemoryDeadLetters[Item]):
+    """A dead letter sink that tells the witness what it acknowledged."""
+
+    witness: Witness
+
+    async def put_many(self, letters: Sequence[DeadLetter[Item]], /) -> None:
+        await super().put_many(letters)
+        self.witness.dead.update(letter.entry for letter in letters)
+
+
+class QueueMachine(TrioMachine):
+    """One queue, its callers, its store and its sink."""
+
+    @initialize(
+        seed=st.integers(0, 2**16),
+        options=some_options,
+        latency=st.sampled_from([0, 0, 0.1]),
+        with_index=st.booleans(),
+        with_sink=st.sampled_from([True, True, False]),
+        beginning=st.sampled_from(["trouble", "peace", "poison"]),
+        first_keys=st.lists(some_key, max_size=30),
+        at_the_end=st.tuples(some_exit, st.booleans()),
+    )
+    def open_queue(
+        self,
+        seed: int,
+        options: WriteBehindOptions,
+        latency: float,
+        with_index: bool,
+        with_sink: bool,
+        beginning: str,
+        first_keys: list[str],
+        at_the_end: tuple[str, bool],
+    ) -> None:
+        self.options = options
+        self.store = MemoryRepository[Item](latency_seconds=latency, reject_with_index=with_index)
+        self.sink = Sink()
+        self.with_sink = with_sink
+        self.in_peace = beginning == "peace"  # no fault ever comes, so promptness is seen
+        self.witness = Witness(self.store, options, KEYS)
+        self.sink.witness = self.witness
+        self.at_the_end = at_the_end
+        self.version = 0
+        self.rejections: list[EntryRejectedError] = []
+        self.calls: list[trio.CancelScope] = []
+        self.calm = True  # nothing has ever gone wrong
+        self.writer_free_at: dict[Line[Item], float] = {}  # while it is busy: now
+        self.full_at: dict[Batch[Item], float] = {}
+        self.healed_since: float | None = None
+        self.crashing: str | None = None  # the task that crashes next
+        self.leaving: str | None = None  # the exit's name
+        self.leaving_at = math.inf
+        self.left_at = math.inf
+        self.body_error = ValueError("the body failed")
+        self.exit_error: BaseException | None = None
+        if beginning == "poison":  # many refusals in a row are rare otherwise
+            self.trouble()
+            self.store.reject(*KEYS)
+            self.sink.down()
+        logger = logging.getLogger("provcache_trio")
+        logger.addHandler(self.witness)
+        self.boot(seed)
+        self.do(functools.partial(self.begin, first_keys))
+
+    async def begin(self, first_keys: list[str]) -> None:
+        self.leave_now = trio.Event()
+        self.left = trio.Event()
+        self.queue: WriteBehindQueue[Item] = await self.nursery.start(self.use_queue)
+        self.witness.queue = self.queue
+        self.queue._lifetime.clock = self.read_clock
+        self.call(self.call_enqueue_many, math.inf, list(map(self.make, first_keys)))
+        if self.store._rejected:
+            await trio.sleep(1)
+
+    async def use_queue(  # noqa: ASYNC114  # its nursery lives as long as the machine
+        self, task_status: trio.TaskStatus[WriteBehindQueue[Item]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.CancelScope() as self.surroundings:
+            try:
+                async with open_write_behind_queue(
+                    self.store,
+                    self.options,
+                    key=self.witness.key,
+                    merge=self.witness.merge,
+                    dead_letters=self.sink if self.with_sink else None,
+                ) as queue:
+                    task_status.started(queue)
+                    await self.leave_now.wait()
+                    if self.leaving == "body raises":
+                        raise self.body_error  # noqa: TRY301  # what is tested
+            except BaseException as error:  # noqa: ASYNC103  # only Cancelled has to go on
+                self.exit_error = error
+                if isinstance(error, trio.Cancelled):
+                    raise
+            finally:
+                self.left_at = trio.current_time()
+                self.left.set()
+
+    def read_clock(self) -> float:
+        """Be trio's clock for the queue's own tasks, and crash one of them on request."""
+        name = trio.lowlevel.current_task().name
+        if self.crashing == name and not self.witness.looking:
+            self.crashing = None
+            raise RuntimeError(f"crash of the {name}, as the test asked")
+        return trio.current_time()
+
+    def check(self) -> None:
+        self.witness.look()
+        if self.calm and self.witness.queue is not None:
+            self.check_promptness()
+
+    def check_promptness(self) -> None:
+        """Nothing that is due waits for anything but the writer."""
+        now = trio.current_time()
+        for line in self.queue._lanes.lines:
+            if line.writing is not None:
+                self.writer_free_at[line] = now
+            elif line.batches:
+                head = line.batches[0]
+                due_at = head.opened_at + self.options.flush_interval_seconds
+                if len(head.entries) == self.options.batch_size:
+                    due_at = min(due_at, self.full_at.setdefault(head, now))
+                latest = max(due_at, self.writer_free_at.get(line, 0.0)) + EPSILON_SECONDS
+                assert now <= latest, "a batch is overdue and the writer is free"
+
+    def make(self, key: str) -> Item:
+        self.version += 1
+        return Item(key, self.version)
+
+    def call(
+        self, method: Callable[..., Awaitable[None]], patience: float, *arguments: object
+    ) -> None:
+        """Start a task that calls the queue and checks what it was promised."""
+        scope = trio.CancelScope()
+
+        async def in_scope() -> None:
+            with scope:
+                scope.deadline = trio.current_time() + patience
+                await method(*arguments)
+
+        self.calls.append(scope)
+        self.nursery.start_soon(in_scope, name=method.__name__)
+
+    # Callers
+
+    @rule(key=some_key, patience=some_patience)
+    @in_loop
+    async def enqueue(self, key: str, patience: float) -> None:
+        self.call(self.call_enqueue, patience, self.make(key))
+
+    async def call_enqueue(self, item: Item) -> None:
+        try:
+            await self.queue.enqueue(item)
+        except QueueClosedError:
+            self.witness.turned_away.add(item)
+            assert self.queue._lifetime.closing.is_set()
+        except trio.Cancelled:
+            self.witness.turned_away.add(item)
+            raise
+        else:
+            self.witness.accepted.add(item)
+
+    @rule(keys=st.lists(some_key, min_size=1, max_size=4))
+    @in_loop
+    async def enqueue_nowait(self, keys: list[str]) -> None:
+        for key in keys:
+            item = self.make(key)
+            self.look()
+            metrics = self.queue.metrics()
+            full = metrics.current_queue_depth >= self.options.queue_capacity
+            has_place = self.options.coalesce and any(
+                key in batch.entries for line in self.queue._lanes.lines for batch in line.batches
+            )
+            expect_room = has_place or not (full or metrics.producers_waiting)
+            try:
+                self.queue.enqueue_nowait(item)
+            except trio.WouldBlock:
+                assert not expect_room
+                self.witness.turned_away.add(item)
+            except QueueClosedError:
+                assert self.queue._lifetime.closing.is_set()
+                self.witness.turned_away.add(item)
+            else:
+                assert expect_room
+                self.witness.accepted.add(item)
+
+    @rule(keys=some_keys, patience=some_patience)
+    @in_loop
+    async def enqueue_many(self, keys: list[str], patience: float) -> None:
+        self.call(self.call_enqueue_many, patience, [self.make(key) for key in keys])
+
+    async def call_enqueue_many(self, items: list[Item]) -> None:
+        taken: list[Item] = []
+
+        def one_by_one() -> Iterator[Item]:
+            for item in items:
+                self.witness.accepted.update(taken)  # it wants another, so it has those
+                taken.append(item)
+                yield item
+
+        try:
+            accepted = await self.queue.enqueue_many(one_by_one())
+        except QueueClosedError as error:
+            accepted = error.accepted or 0
+            assert self.queue._lifetime.closing.is_set()
+            self.witness.turned_away.update(items[accepted:])
+        except trio.Cancelled:
+            self.witness.turned_away.update(items[len(taken) :])
+            raise
+        else:
+            assert accepted == len(items)
+        self.witness.accepted.update(items[:accepted])
+
+    @rule(key=some_key, callers=st.integers(1, 3), patience=some_patience)
+    @in_loop
+    async def persist(self, key: str, callers: int, patience: float) -> None:
+        for _ in range(callers):
+            self.call(self.call_persist, patience, self.make(key))
+
+    async def call_persist(self, item: Item) -> None:
+        asked_at = trio.current_time()
+        witness = self.witness
+        try:
+            await self.queue.persist(item)
+        except EntryRejectedError as error:
+            self.note_rejection(error)
+            self.look()
+            last = witness.last_version(item)
+            assert last in witness.dead | witness.posted, f"{last} is no dead letter"
+            assert last not in witness.persisted
+        except QueueClosedError:
+            self.look()
+            if item not in witness.seen:
+                witness.turned_away.add(item)
+            else:
+                assert witness.last_version(item) in self.queue.undelivered
+        else:
+            self.look()
+            assert witness.last_version(item) in witness.persisted, f"{item} is not stored"
+        self.check_no_time_passed_since(asked_at)
+
+    def check_no_time_passed_since(self, asked_at: float) -> None:
+        """Whoever waits for a fate does not wait for the flush interval."""
+        if self.calm and not self.store.latency_seconds:
+            assert trio.current_time() == asked_at
+
+    def note_rejection(self, error: EntryRejectedError) -> None:
+        assert error not in self.rejections, "two callers got the same error object"
+        self.rejections.append(error)
+
+    @rule(patience=some_patience)
+    @in_loop
+    async def flush(self, patience: float) -> None:
+        self.call(self.call_flush, patience)
+
+    async def call_flush(self) -> None:
+        asked_at = trio.current_time()
+        witness = self.witness
+        self.look()
+        before = set(witness._unposted)
+        witness.note_flush()
+        handed_back = False
+        try:
+            await self.queue.flush()
+        except QueueClosedError:
+            handed_back = True
+            assert self.queue.undelivered
+        self.look()
+        still_open = before.intersection(witness._unposted)
+        assert not still_open, f"flushed, but {still_open} are open"
+        lost = set(map(witness.last_version, before)).intersection(self.queue.undelivered)
+        assert handed_back or lost <= witness.posted
+        self.check_no_time_passed_since(asked_at)
+
+    @rule(which=st.integers(0, 20))
+    @in_loop
+    async def cancel_a_call(self, which: int) -> None:
+        if self.calls:
+            self.calls.pop(which % len(self.calls)).cancel()
+
+    # Time
+
+    @rule(steps=st.integers(1, 6))
+    @in_loop
+    async def let_tasks_run(self, steps: int) -> None:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+
+    @rule()
+    @in_loop
+    async def settle(self) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+
+    @rule(seconds=st.sampled_from([0.05, 0.5, 2, 60, 3600]))
+    @in_loop
+    async def time_passes(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    # Faults
+
+    def trouble(self) -> None:
+        """Note that from here on nothing needs to be prompt."""
+        self.calm = False
+        self.healed_since = None
+
+    @precondition(lambda self: not self.in_peace)
+    @rule(what=st.sampled_from(["down", "stall", "lose_next_answer"]))
+    @in_loop
+    async def store_breaks(self, what: str) -> None:
+        self.trouble()
+        getattr(self.store, what)()
+
+    @precondition(lambda self: not self.in_peace)
+    @rule(
+        error=st.sampled_from([TransientStoreError("deadlock"), KeyError("odd"), OSError("gone")]),
+        times=st.integers(1, 5),
+    )
+    @in_loop
+    async def store_fails(self, error: Exception, times: int) -> None:
+        self.trouble()
+        self.store.fail_next(error, times)
+
+    @precondition(lambda self: not self.in_peace)
+    @rule(times=st.integers(1, 4))
+    @in_loop
+    async def repository_crashes(self, times: int) -> None:
+        self.trouble()
+        self.store.crash_next(times)
+
+    @precondition(lambda self: not self.in_peace)
+    @rule(keys=st.sampled_from([KEYS, "abc", "a"]))
+    @in_loop
+    async def keys_turn_to_poison(self, keys: str) -> None:
+        self.trouble()
+        self.store.reject(*keys)
+
+    @precondition(lambda self: self.with_sink and not self.in_peace)
+    @rule(what=st.sampled_from(["down", "stall", "lose_next_answer", "crash_next"]))
+    @in_loop
+    async def sink_breaks(self, what: str) -> None:
+        self.trouble()
+        getattr(self.sink, what)()
+
+    @precondition(lambda self: not self.in_peace)
+    @rule(name=st.sampled_from(["batcher", "writer", "dead letters"]), lane=st.integers(1, 4))
+    @in_loop
+    async def task_crashes(self, name: str, lane: int) -> None:
+        self.trouble()
+        several = name != "dead letters" and len(self.queue._lanes.lines) > 1
+        self.crashing = f"{name} {lane}" if several else name
+
+    @precondition(lambda self: not self.calm)
+    @rule(what=st.sampled_from(["store", "keys", "sink", "everything"]))
+    @in_loop
+    async def is_mended(self, what: str) -> None:
+        match what:
+            case "store":
+                self.mend(self.store)
+            case "keys":
+                self.store.accept(*KEYS)
+            case "sink":
+                self.mend(self.sink)
+            case _:
+                self.heal()
+
+    def heal(self) -> None:
+        self.mend(self.store)
+        self.mend(self.sink)
+        self.store.accept(*KEYS)
+        self.crashing = None
+        if self.healed_since is None:
+            self.healed_since = trio.current_time()
+
+    @staticmethod
+    def mend(stand_in: MemoryRepository[Item] | Sink) -> None:
+        stand_in.up()
+        stand_in.resume()
+        stand_in._failures.clear()
+
+    # Exits
+
+    @precondition(lambda self: self.version > 20 and self.leaving is None)
+    @rule(how=some_exit)
+    @in_loop
+    async def leave(self, how: str) -> None:
+        self.start_leaving(how)
+
+    @precondition(lambda self: self.leaving is not None)
+    @rule()
+    @in_loop
+    async def surroundings_are_cancelled(self) -> None:
+        self.surroundings.cancel()
+
+    def start_leaving(self, how: str) -> None:
+        self.leaving = how
+        self.leaving_at = trio.current_time()
+        if how == "cancelled":
+            self.surroundings.cancel()
+        else:
+            self.leave_now.set()
+
+    async def finish(self) -> None:
+        how, healed = self.at_the_end
+        if healed:
+            self.heal()
+        if self.leaving is None:
+            self.start_leaving(how)
+        # Longer, so that a drain without a deadline is seen as such.
+        with trio.move_on_after(self.options.drain_timeout_seconds + 1):
+            await self.left.wait()
+        assert self.left_at - self.leaving_at <= (
+            self.options.drain_timeout_seconds + EPSILON_SECONDS
+        ), "the exit took longer than it may"
+        await trio.testing.wait_all_tasks_blocked()
+        assert not self.nursery.child_tasks, f"left over: {self.nursery.child_tasks}"
+        self.look()
+        self.witness.check_end()
+        self.check_exit()
+
+    def check_exit(self) -> None:
+        """Check what the caller saw, and that what could be written was."""
+        undelivered = self.queue.undelivered
+        error = self.exit_error
+        if self.witness.has_to_give_up:
+            assert isinstance(error, WriteBehindCrashedError)
+            assert error.undelivered == undelivered
+            assert self.left_at <= self.witness.last_crash_at + EPSILON_SECONDS
+            return
+        drain_ends_at = self.leaving_at + self.options.drain_timeout_seconds
+        worked_since = math.inf
+        if self.healed_since is not None:
+            worked_since = max(self.leaving_at, self.healed_since)
+        if worked_since + ENOUGH_SECONDS <= drain_ends_at:
+            assert not undelivered, "the store worked, and yet not everything was written"
+            took = self.left_at - worked_since
+            assert took <= ENOUGH_SECONDS, "the exit waited though nothing was left"
+        if self.leaving == "body raises" and not isinstance(error, trio.Cancelled):
+            assert error is self.body_error
+            assert bool(getattr(error, "__notes__", [])) == bool(undelivered)
+        elif undelivered:
+            assert isinstance(error, DrainTimeoutError)
+            assert error.undelivered == undelivered
+        elif self.leaving == "body ends":
+            assert error is None
+        else:
+            assert isinstance(error, trio.Cancelled)
+
+    async def release(self) -> None:
+        self.heal()
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            logging.getLogger("provcache_trio").removeHandler(self.witness)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a hundred thousand log records from pytest, which would format each."""
+    monkeypatch.setattr(logging.getLogger("provcache_trio"), "propagate", False)
+
+
+@pytest.mark.heavy
+def test_every_entry_is_accounted_for_at_every_step_whatever_happens() -> None:
+    run_state_machine_as_test(QueueMachine, settings=settings(stateful_step_count=35))

@@ -1,0 +1,158 @@
+"""What belongs to the application may misbehave: its logging, its clock, its error classes."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from provcache_trio import (
+    DrainTimeoutError,
+    QueueState,
+    StoreUnavailableError,
+    WriteBehindCrashedError,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
+from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
+
+from tests.support.items import Item, assert_settled, items
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def store() -> MemoryRepository[Item]:
+    return MemoryRepository[Item]()
+
+
+class BrokenFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise OSError(f"no room for {record.name}")
+
+
+@pytest.fixture
+def broken_logging(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    caplog.set_level(logging.DEBUG, "provcache_trio")
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    logger = logging.getLogger("provcache_trio")
+    broken = BrokenFilter()
+    logger.addFilter(broken)
+    yield
+    logger.removeFilter(broken)
+
+
+async def test_logging_that_raises_does_not_hold_up_dead_letters(
+    store: MemoryRepository[Item], autojump_clock: MockClock, broken_logging: None
+) -> None:
+    store.reject("b")
+    letters = MemoryDeadLetters[Item]()
+    async with open_write_behind_queue(store, dead_letters=letters) as queue:
+        await queue.enqueue_many(items("abc"))
+        await queue.flush()
+        await queue.persist(Item("d"))
+        assert trio.current_time() == 0
+    assert_settled(queue, persisted=3, failed=1)
+
+
+async def test_logging_that_raises_does_not_replace_what_the_exit_has_to_say(
+    store: MemoryRepository[Item], autojump_clock: MockClock, broken_logging: None
+) -> None:
+    store.crash_next(3)
+    with pytest.raises(WriteBehindCrashedError):
+        async with open_write_behind_queue(store) as queue:
+            await queue.persist(Item("a"))
+    with pytest.raises(LookupError, match="the body's"):
+        async with open_write_behind_queue(store):
+            raise LookupError("the body's")
+
+
+async def test_logging_that_raises_is_told_on_standard_error_as_handlers_do(
+    store: MemoryRepository[Item],
+    broken_logging: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with open_write_behind_queue(store):
+        assert capsys.readouterr().err == ""
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    async with open_write_behind_queue(store):
+        assert "OSError: no room for provcache_trio" in capsys.readouterr().err
+
+
+async def test_a_wall_clock_that_raises_is_replaced_by_the_system_s(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    ticks = [datetime.now(UTC)]  # the one that is tried at the opening
+    store.down()
+    with pytest.raises(DrainTimeoutError) as info:
+        async with open_write_behind_queue(store, wall_clock=ticks.pop) as queue:
+            await queue.enqueue(Item("a"))
+            await trio.sleep(60)
+            assert queue.metrics().state is QueueState.WAITING
+    assert info.value.undelivered == (Item("a"),)
+    assert info.value.metrics.timestamp.tzinfo is UTC
+
+
+async def test_an_error_class_that_does_not_call_its_base_means_what_its_base_means(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    class NoSuchHostError(StoreUnavailableError):
+        def __init__(self, code: int) -> None:
+            self.code = code
+
+    store.fail_next(lambda: NoSuchHostError(7), times=20)
+    async with open_write_behind_queue(store) as queue:
+        await queue.persist(Item("a"))
+        error = queue.metrics().last_error
+        assert error is not None
+        assert (error.error_class, error.sqlstate) == (NoSuchHostError.__qualname__, None)
+    assert_settled(queue, persisted=1, retries=20)
+
+
+class Key:
+    """Has the hash of every other key with its first letter."""
+
+    can_be_compared = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __hash__(self) -> int:
+        return ord(self.name[0])
+
+    def __eq__(self, other: object) -> bool:
+        if not self.can_be_compared:
+            raise LookupError("can't be compared")
+        return isinstance(other, Key) and other.name == self.name
+
+
+@pytest.mark.one_lane
+async def test_a_key_that_can_not_be_compared_with_one_that_waits_leaves_no_trace(
+    store: MemoryRepository[Item],
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.stall()
+    options = WriteBehindOptions(queue_capacity=1, batch_size=1)
+    async with open_write_behind_queue(
+        store, options, key=lambda item: Key(item.veri_key)
+    ) as queue:
+        await queue.enqueue_many(items("xy"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.enqueue, Item("a"))
+            await wait_all_tasks_blocked()
+            with monkeypatch.context() as patch:
+                patch.setattr(Key, "can_be_compared", False)
+                with pytest.raises(LookupError, match="can't be compared"):
+                    await queue.enqueue(Item("another"))
+            assert queue.metrics().producers_waiting == 1
+            store.resume()
+    assert_settled(queue, enqueued=3, persisted=3)

@@ -1,0 +1,553 @@
+"""A journal's file: what ``append`` returned for is there, whatever happens to disk and file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import tracemalloc
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import pytest
+
+from provcache_trio import JournalError
+from provcache_trio.journal._disk import Disk
+from provcache_trio.journal._file import FORMAT, JournalFile
+from provcache_trio.journal._records import (
+    MAGIC_LINE,
+    MOST_PAYLOAD_BYTES,
+    Beginning,
+    Damage,
+    Kind,
+    Record,
+    pack,
+    pack_entry,
+    pack_settled,
+    pieces,
+    ranges_of,
+)
+
+from tests.support.disks import PATH, ModelDisk, PowerCut, cut_at, fail_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SEVERAL: Final = range(6)  # rolls of the dice for each power cut
+
+
+def dice(roll: int) -> random.Random:
+    return random.Random(roll)  # noqa: S311  # no secret
+
+
+def open_file(disk: ModelDisk, entry_type: str = "Item") -> JournalFile:
+    file = JournalFile(PATH, entry_type=entry_type, disk=disk)
+    file.open()
+    return file
+
+
+def replayed(file: JournalFile) -> list[bytes]:
+    found: list[bytes] = []
+    while page := file.next_page(2):
+        found += [document for _, document in page]
+    return found
+
+
+def left_on(disk: ModelDisk) -> list[bytes]:
+    return replayed(open_file(disk))
+
+
+class Story:
+    """What a program does with a journal, and what it was told.
+
+    Attributes:
+        offered: documents that were ever given to the journal.
+        safe: those that have to be there, as the journal said so.
+        doubtful: those that may be there or not.
+    """
+
+    def __init__(self, disk: ModelDisk) -> None:
+        self.disk = disk
+        self.file = JournalFile(PATH, entry_type="Item", disk=disk)
+        self.offered: list[bytes] = []
+        self.safe: dict[bytes, int] = {}
+        self.doubtful: set[bytes] = set()
+        self.failures = 0
+        self.count = 0
+
+    def documents(self, count: int) -> list[bytes]:
+        made = [b"%d" % (self.count + n) for n in range(count)]
+        self.count += count
+        self.offered += made
+        return made
+
+    def append(self, count: int, settle: int = 0) -> None:
+        """Append, and settle the oldest; after a failure only ``rewrite`` is left."""
+        new = self.documents(count)
+        settled = dict(list(self.safe.items())[:settle])
+        self.doubtful |= {*new, *settled}
+        for document in settled:
+            del self.safe[document]
+        entries = [(document, ()) for document in new]
+        try:
+            first = self.file.append(entries, settled.values())
+        except JournalError:
+            self.failures += 1
+            with pytest.raises(JournalError, match="failed before"):
+                self.file.append(entries, ())
+            self.rewrite()
+            return
+        self.doubtful -= {*new, *settled}
+        self.safe |= {document: first + n for n, document in enumerate(new)}
+
+    def replace(self) -> None:
+        """Write a newer version of the newest entry, in its place."""
+        (new,) = self.documents(1)
+        if not self.safe:
+            return
+        old, number = self.safe.popitem()
+        self.doubtful |= {old, new}
+        try:
+            first = self.file.append([(new, (number,))], ())
+        except JournalError:
+            self.failures += 1
+            self.safe[old] = number
+            self.rewrite()
+            return
+        self.doubtful -= {old, new}
+        self.safe[new] = first
+
+    def rewrite(self) -> None:
+        before = self.safe
+        try:
+            first = self.file.rewrite(list(before))
+        except JournalError:
+            self.failures += 1
+            return
+        # What was doubtful before is forgotten with the old file.
+        self.doubtful.clear()
+        self.safe = {document: first + n for n, document in enumerate(before)}
+
+    def tell(self) -> None:
+        try:
+            self.file.open()
+        except JournalError:
+            self.failures += 1
+            self.file.close()
+            self.file.open()
+        self.append(3)
+        self.append(2, settle=2)
+        self.replace()
+        self.append(0, settle=1)
+        self.rewrite()
+        self.append(2)
+        self.append(1, settle=1)
+        self.file.close()
+
+    def check(self, disk: ModelDisk) -> None:
+        found = left_on(disk)
+        assert len(set(found)) == len(found)
+        assert found == [document for document in self.offered if document in found]
+        assert set(self.safe) <= set(found)
+        assert set(found) <= set(self.safe) | self.doubtful
+        # A replay changes nothing, so that it may be cut off and begin again.
+        assert left_on(disk) == found
+
+
+def operations_of_the_story() -> int:
+    disk = ModelDisk()
+    Story(disk).tell()
+    return disk.operations
+
+
+LENGTH: Final = operations_of_the_story()
+
+
+def test_the_story_is_told_to_its_end() -> None:
+    disk = ModelDisk()
+    story = Story(disk)
+    story.tell()
+    assert not story.failures
+    assert not story.doubtful
+    story.check(disk)
+    assert left_on(disk) == list(story.safe) == [b"3", b"5", b"6", b"7", b"8"][1:]
+
+
+@pytest.mark.parametrize("at", range(1, LENGTH + 2))
+def test_after_a_power_cut_at_any_operation_what_was_acknowledged_is_there(at: int) -> None:
+    for roll in SEVERAL:
+        disk = ModelDisk()
+        disk.fault = cut_at(at)
+        story = Story(disk)
+        with suppress(PowerCut):
+            story.tell()
+        story.check(disk.cut_power(dice(roll)))
+
+
+@pytest.mark.parametrize("at", range(1, LENGTH + 2))
+def test_after_the_process_died_at_any_operation_what_was_acknowledged_is_there(at: int) -> None:
+    disk = ModelDisk()
+    disk.fault = cut_at(at)
+    story = Story(disk)
+    with suppress(PowerCut):
+        story.tell()
+    story.check(disk.crash())
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["whole", "short"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("at", range(1, LENGTH + 1))
+def test_when_any_one_operation_fails_the_next_file_is_good(
+    at: int, code: int, *, short: bool
+) -> None:
+    for roll in SEVERAL:
+        disk = ModelDisk()
+        disk.fault = fail_at(at, code)
+        disk.short = short
+        story = Story(disk)
+        story.tell()
+        assert story.failures <= 2  # a file that is not trusted says so once more
+        story.check(disk.cut_power(dice(roll)))
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["whole", "short"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("at", range(4, LENGTH + 1))
+def test_when_every_operation_fails_from_any_one_on_nothing_acknowledged_is_lost(
+    at: int, code: int, *, short: bool
+) -> None:
+    for roll in SEVERAL:
+        disk = ModelDisk()
+        disk.fault = fail_at(at, code, for_good=True)
+        disk.short = short
+        story = Story(disk)
+        with suppress(JournalError):
+            story.tell()
+        story.check(disk.cut_power(dice(roll)))
+
+
+# Damage
+
+
+def a_journal() -> tuple[ModelDisk, dict[int, bytes], set[int]]:
+    """Return a journal with a record of every kind, its entries, and which of them are settled."""
+    disk = ModelDisk()
+    file = open_file(disk)
+    documents = [b'["entry",%d]' % n for n in range(9)]
+    first = file.append([(document, ()) for document in documents[:4]], ())
+    file.append([(documents[4], ())], [first, first + 2])
+    file.append([(documents[5], (first + 1,)), (documents[6], ())], ())
+    file.append([(documents[7], ())], ())
+    file.append([(documents[8], ())], ())
+    file.close()
+    raw = bytes(disk.names[PATH].data)
+    numbers = {
+        piece.number: piece.payload.rpartition(b"\n")[2]
+        for piece in pieces(reader(raw[len(MAGIC_LINE) :]), 0)
+        if isinstance(piece, Record) and piece.kind in {Kind.ENTRY, Kind.NEWER}
+    }
+    assert list(numbers.values()) == documents
+    return disk, numbers, {first, first + 1, first + 2}
+
+
+def reader(data: bytes, at_most: int = 10**9) -> Callable[[int], bytes]:
+    position = 0
+
+    def read(count: int) -> bytes:
+        nonlocal position
+        some = data[position : position + min(count, at_most)]
+        position += len(some)
+        return some
+
+    return read
+
+
+def check_damaged(data: bytes, *, flipped: bool) -> None:
+    """It opens and says what is missing, or refuses; what it replays is as it was written."""
+    disk = ORIGINAL.crash()
+    disk.names[PATH].data = bytearray(data)
+    file = JournalFile(PATH, entry_type="Item", disk=disk)
+    try:
+        findings = file.open()
+    except JournalError:
+        return
+    numbers, settled = NUMBERS, SETTLED
+    missing = {n for first, last in findings.missing for n in range(first, last + 1)}
+    found: dict[int, bytes] = {}
+    while page := file.next_page(100):
+        found |= dict(page)
+    for number, document in found.items():
+        assert numbers[number] == document
+        assert number not in settled or missing  # what said so is missing
+    if flipped:  # one byte: only a version whose heir is missing comes back
+        assert settled.intersection(found) <= {min(settled) + 1}
+    assert set(numbers) - settled - set(found) <= missing
+    # Nothing of it is told twice: what is damaged was set aside, and goes with the next file.
+    file.rewrite(list(found.values()))
+    assert list(found.values()) == left_on(disk)
+
+
+ORIGINAL, NUMBERS, SETTLED = a_journal()
+WHOLE: Final = bytes(ORIGINAL.names[PATH].data)
+
+
+def test_every_flipped_byte_is_noticed_and_costs_at_most_its_record() -> None:
+    for at in range(len(WHOLE)):
+        for flip in (0x01, 0x80, 0xFF):
+            data = WHOLE[:at] + bytes([WHOLE[at] ^ flip]) + WHOLE[at + 1 :]
+            check_damaged(data, flipped=True)
+
+
+@pytest.mark.parametrize("tail", ["nothing", "zeros", "ones", "stale"])
+def test_every_truncation_is_noticed(tail: str) -> None:
+    for at in range(len(WHOLE)):
+        rest = WHOLE[at:]
+        data = WHOLE[:at]
+        if tail == "zeros":
+            data += bytes(len(rest))
+        elif tail == "ones":
+            data += b"\xff" * len(rest)
+        elif tail == "stale":
+            data += WHOLE[:at][-len(rest) :]
+        check_damaged(data, flipped=False)
+
+
+# What can be read, and what is refused
+
+
+def read_all(data: bytes, at_most: int = 10**9) -> list[Record | Damage]:
+    return list(pieces(reader(data, at_most), 0))
+
+
+@pytest.mark.parametrize("at_most", [1, 7, 10**9])
+def test_records_are_found_between_what_is_none(at_most: int) -> None:
+    one, two = pack(Kind.ENTRY, 1, b"one"), pack_settled(2, [1])
+    found = read_all(b"\xf7pv" + one + b"\xf7pvj" + two + b"\xf7", at_most)
+    assert [piece.number for piece in found if isinstance(piece, Record)] == [1, 2, 3]
+    assert [(piece.raw, piece.at_end) for piece in found if isinstance(piece, Damage)] == [
+        (b"\xf7pv", False),
+        (b"\xf7pvj", False),
+        (b"\xf7", True),
+    ]
+
+
+def test_however_long_the_damage_is_no_more_of_it_is_held_than_of_a_record() -> None:
+    found = read_all(bytes(40 * 2**20) + pack(Kind.ENTRY, 1, b"one"))
+    assert isinstance(found[-1], Record)
+    damages = found[:-1]
+    assert sum(len(piece.raw) for piece in damages) == 40 * 2**20
+    assert max(len(piece.raw) for piece in damages) < MOST_PAYLOAD_BYTES + 2**22
+
+
+def test_a_record_that_says_it_is_too_long_is_not_read() -> None:
+    asked: list[int] = []
+    long = pack(Kind.ENTRY, 1, bytes(MOST_PAYLOAD_BYTES + 1))
+    read = reader(long[:1000])
+
+    def spy(count: int) -> bytes:
+        asked.append(count)
+        return read(count)
+
+    assert [type(piece) for piece in pieces(spy, 0)] == [Damage]
+    assert max(asked) <= 2**20
+
+
+def test_many_entries_are_read_as_they_were_written() -> None:
+    disk = ModelDisk()
+    file = open_file(disk)
+    documents = [b"%d" % number + b"x" * 2000 for number in range(2000)]
+    file.rewrite(documents)
+    file.append([(documents[0], ())], ())
+    assert left_on(disk) == [*documents, documents[0]]
+
+
+def test_ranges_are_as_short_as_they_can_be() -> None:
+    assert ranges_of([3, 1, 2, 2, 7]) == [(1, 3), (7, 7)]
+
+
+def with_records(*records: bytes, beginning: bytes | None = None) -> ModelDisk:
+    disk = ModelDisk()
+    open_file(disk).close()
+    data = disk.names[PATH].data
+    if beginning is not None:
+        del data[len(MAGIC_LINE) :]
+        data += pack(Kind.BEGINNING, 1, beginning)
+    for record in records:
+        data += record
+    return disk
+
+
+@pytest.mark.parametrize(
+    ("beginning", "text"),
+    [
+        (
+            msgspec.json.encode(Beginning(format=FORMAT + 1, entry_type="Item", identity="")),
+            f"format version {FORMAT + 1}, and this program knows {FORMAT} only",
+        ),
+        (msgspec.json.encode({"format": FORMAT + 1}), f"format version {FORMAT + 1}"),
+        (b"[]", "can't be read"),
+        (b"{", "can't be read"),
+    ],
+)
+def test_a_beginning_that_is_none_of_ours_is_refused(beginning: bytes, text: str) -> None:
+    with pytest.raises(JournalError, match=text):
+        open_file(with_records(beginning=beginning))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pack(Kind.ENTRY, 1, b"a number that was there before"),
+        pack(Kind.ENTRY, 2**63, b"a number that is far away"),
+        pack(Kind.BEGINNING, 3, b"a second beginning"),
+        pack(Kind.SETTLED, 3, b"no json"),
+        pack(Kind.NEWER, 3, b"no line"),
+    ],
+)
+def test_a_record_that_can_not_be_here_is_damage(odd: bytes) -> None:
+    disk = with_records(pack_entry(2, b"good", ()), odd, pack_entry(4, b"too", ()))
+    file = JournalFile(PATH, entry_type="Item", disk=disk)
+    findings = file.open()
+    assert findings.damaged_bytes == len(odd)
+    assert findings.missing == [(3, 3)]
+    assert not findings.only_unfinished
+    assert replayed(file) == [b"good", b"too"]
+
+
+def test_a_record_that_can_not_be_here_is_set_aside_as_a_whole() -> None:
+    disk = ModelDisk()
+    open_file(disk).append([(b"1", ())], ())
+    odd = pack(Kind.ENTRY, 2, b'"precious"')
+    disk.names[PATH].data += odd
+    file = open_file(disk)
+    assert disk.names[f"{PATH}.set-aside"].synced == odd
+    assert replayed(file) == [b"1"]
+
+
+def test_what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal() -> None:
+    disk = ModelDisk()
+    open_file(disk).append([(b"1", ())], ())
+    disk.names[PATH].data += b"torn"
+    disk.names[PATH].sync()
+    open_file(disk)
+    assert not disk.names[PATH].synced.endswith(b"torn")
+    assert disk.durable_names[f"{PATH}.set-aside"].synced == b"torn"
+
+
+def test_a_rewrite_that_fails_leaves_no_file_behind() -> None:
+    disk = ModelDisk()
+    file = open_file(disk)
+    disk.fault = fail_at(disk.operations + 2, names=("write",))
+    with pytest.raises(JournalError):
+        file.rewrite([b"1"])
+    assert f"{PATH}.new" not in disk.names
+
+
+def test_what_root_makes_belongs_to_the_owner_of_the_journal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owners = {1: (0, 0), 2: (0, 0), 3: (4711, 4712)}
+    given: list[tuple[int, int, int]] = []
+
+    def fstat(descriptor: int) -> SimpleNamespace:
+        uid, gid = owners[descriptor]
+        return SimpleNamespace(st_uid=uid, st_gid=gid)
+
+    def fchown(descriptor: int, uid: int, gid: int) -> None:
+        given.append((descriptor, uid, gid))
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", fstat)
+        patched.setattr(os, "fchown", fchown)
+        Disk().give(1, 2)
+        Disk().give(1, 3)  # that only root may is no reason to stop
+    assert given == [(1, 4711, 4712)]
+
+
+def test_a_journal_that_grows_while_it_is_looked_at_looks_sound() -> None:
+    disk = ModelDisk()
+    owner = open_file(disk)
+    owner.append([(b"1", ())], ())
+
+    class Growing(ModelDisk):
+        """Shows the other's files, and lets the owner write at every look."""
+
+        def read(self, descriptor: int, count: int, at: int) -> bytes:
+            owner.append([(b"2", ())], ())
+            data = bytes(self.open_files[descriptor].data)
+            # The last record is half written.
+            return data[: len(data) - 9][at : at + count]
+
+    looking = Growing()
+    looking.names = disk.names
+    file = JournalFile(PATH, entry_type=None, disk=looking, read_only=True)
+    findings = file.open()
+    assert findings.entries > 0
+    assert findings.missing == []
+    assert findings.damaged_bytes == findings.unfinished_bytes
+
+
+def test_ranges_of_what_is_not_here_settle_nothing() -> None:
+    disk = with_records(pack_entry(2, b"good", ()), pack(Kind.SETTLED, 3, b"[[-5,1],[3,9],[2,1]]"))
+    assert left_on(disk) == [b"good"]
+
+
+def test_a_journal_that_is_only_looked_at_is_not_changed() -> None:
+    disk = with_records(pack_entry(2, b"good", ()), b"damage")
+    before = bytes(disk.names[PATH].data), set(disk.names)
+    file = JournalFile(PATH, entry_type="Item", disk=disk, read_only=True)
+    assert file.open().entries == 1
+    assert replayed(file) == [b"good"]
+    with pytest.raises(JournalError, match="failed before"):
+        file.append([(b"more", ())], ())
+    file.close()
+    assert (bytes(disk.names[PATH].data), set(disk.names)) == before
+    with pytest.raises(JournalError, match="no such journal"):
+        JournalFile("/disk/other", entry_type="Item", disk=disk, read_only=True).open()
+
+
+def test_a_journal_that_is_replaced_while_it_is_opened_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = with_records()
+    monkeypatch.setattr(disk, "identity_of", lambda descriptor: (7, descriptor))
+    with pytest.raises(JournalError, match="replaced while it was opened"):
+        open_file(disk)
+
+
+def test_a_file_that_can_not_be_closed_is_let_go() -> None:
+    disk = ModelDisk()
+    file = open_file(disk)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, str(descriptor))
+
+    disk.close = fail  # type: ignore[method-assign]
+    file.close()
+    file.close()
+
+
+@pytest.mark.heavy
+def test_a_large_journal_is_opened_and_replayed_in_little_memory(tmp_path: Path) -> None:
+    where, document = str(tmp_path / "journal"), b"x" * 1000
+    file = JournalFile(where, entry_type="Item", disk=Disk())
+    file.open()
+    for _ in range(50):
+        first = file.append([(document, ())] * 1000, ())
+        file.append([], range(first, first + 999, 2))
+    file.close()
+    assert (tmp_path / "journal").stat().st_size > 50_000_000
+    tracemalloc.start()
+    try:
+        file.open()
+        count = sum(len(page) for page in iter(lambda: file.next_page(500), []))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    file.close()
+    assert count == 25_000
+    assert peak < 8_000_000

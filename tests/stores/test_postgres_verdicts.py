@@ -1,0 +1,140 @@
+"""What errors of asyncpg mean; those that a server here can be made to report are in test_postgres."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import asyncpg
+import pytest
+from asyncpg import exceptions
+
+from provcache_trio import (
+    EntryRejectedError,
+    StoreError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+    TransientStoreError,
+)
+from provcache_trio.postgres._verdicts import VERDICTS, translated, verdict_of
+
+KNOWN: list[type[asyncpg.PostgresError]] = [
+    one
+    for one in vars(exceptions).values()
+    if isinstance(one, type) and issubclass(one, asyncpg.PostgresError) and one.sqlstate
+]
+
+
+def no_ids_left(function: str) -> asyncpg.PostgresError:
+    error = exceptions.ProgramLimitExceededError("x")
+    error.server_source_function = function
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning", "keep"),
+    [
+        # The server's, by SQLSTATE
+        (exceptions.SerializationError("x"), TransientStoreError, True),
+        (exceptions.DeadlockDetectedError("x"), TransientStoreError, True),
+        (exceptions.InvalidCachedStatementError("x"), TransientStoreError, True),
+        (exceptions.FeatureNotSupportedError("x"), StoreMisconfiguredError, False),
+        (exceptions.LockNotAvailableError("x"), StoreUnavailableError, True),
+        (exceptions.QueryCanceledError("x"), StoreUnavailableError, True),
+        (exceptions.StatementCompletionUnknownError("x"), StoreUnavailableError, True),
+        (exceptions.AdminShutdownError("x"), StoreUnavailableError, False),
+        (exceptions.TooManyConnectionsError("x"), StoreUnavailableError, False),
+        (exceptions.DiskFullError("x"), StoreUnavailableError, False),
+        (exceptions.ReadOnlySQLTransactionError("x"), StoreUnavailableError, False),
+        (exceptions.InvalidPasswordError("x"), StoreMisconfiguredError, False),
+        (exceptions.UndefinedTableError("x"), StoreMisconfiguredError, False),
+        (exceptions.DataCorruptedError("x"), StoreMisconfiguredError, False),
+        (exceptions.NumericValueOutOfRangeError("x"), EntryRejectedError, True),
+        (exceptions.CheckViolationError("x"), EntryRejectedError, True),
+        (exceptions.AssertError("x"), EntryRejectedError, True),
+        (exceptions.ProgramLimitExceededError("x"), EntryRejectedError, True),
+        (no_ids_left("GetNewTransactionId"), StoreMisconfiguredError, False),
+        (no_ids_left("GetNewMultiXactId"), StoreMisconfiguredError, False),
+        (exceptions.SequenceGeneratorLimitExceededError("x"), StoreMisconfiguredError, False),
+        (exceptions.ObjectNotInPrerequisiteStateError("x"), StoreMisconfiguredError, False),
+        (exceptions.InternalServerError("x"), StoreError, False),
+        (exceptions.InFailedSQLTransactionError("x"), StoreError, False),
+        (asyncpg.PostgresError("x"), StoreError, False),
+        # asyncpg's own
+        (exceptions.DataError("x"), EntryRejectedError, True),
+        (exceptions.InternalClientError("x"), StoreUnavailableError, False),
+        (exceptions.InterfaceError("x"), StoreUnavailableError, False),
+        (exceptions.ClientConfigurationError("x"), StoreMisconfiguredError, False),
+        (OverflowError("x"), StoreMisconfiguredError, False),
+        # asyncio's
+        (ConnectionResetError("x"), StoreUnavailableError, False),
+        (TimeoutError("x"), StoreUnavailableError, False),
+        (ssl.SSLCertVerificationError("x"), StoreMisconfiguredError, False),
+        (ssl.SSLError("x"), StoreUnavailableError, False),
+        (RuntimeError("x"), StoreUnavailableError, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_an_error_on_a_connection_means_one_thing(
+    error: Exception, meaning: type[Exception], keep: bool
+) -> None:
+    assert verdict_of(error, connected=True) == (meaning, keep)
+
+
+def test_behind_pgbouncer_a_protocol_violation_is_a_server_that_is_away() -> None:
+    error = exceptions.ProtocolViolationError("x")
+    for connected in (True, False):
+        assert verdict_of(error, connected=connected) == (StoreMisconfiguredError, False)
+        verdict = verdict_of(error, connected=connected, pgbouncer=True)
+        assert verdict == (StoreUnavailableError, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (ConnectionRefusedError("x"), StoreUnavailableError),
+        (socket.gaierror("x"), StoreUnavailableError),
+        (TimeoutError("x"), StoreUnavailableError),
+        (ssl.SSLError("x"), StoreMisconfiguredError),
+        (ssl.SSLEOFError("x"), StoreUnavailableError),
+        (ssl.SSLSyscallError("x"), StoreUnavailableError),
+        (ssl.SSLZeroReturnError("x"), StoreUnavailableError),
+        (exceptions.CannotConnectNowError("x"), StoreUnavailableError),
+        (exceptions.TargetServerAttributeNotMatched("x"), StoreUnavailableError),
+        (exceptions.CheckViolationError("x"), StoreMisconfiguredError),
+        (exceptions.RaiseError("x"), StoreMisconfiguredError),
+        (exceptions.DataError("x"), StoreMisconfiguredError),
+        (exceptions.InterfaceError("x"), StoreMisconfiguredError),
+        (exceptions.UnsupportedClientFeatureError("x"), StoreMisconfiguredError),
+        (ValueError("x"), StoreMisconfiguredError),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_an_error_before_there_is_a_connection_blames_no_entry(
+    error: Exception, meaning: type[Exception]
+) -> None:
+    assert verdict_of(error, connected=False) == (meaning, False)
+
+
+def test_no_error_that_the_server_may_report_blames_an_entry_before_there_is_a_connection() -> None:
+    verdicts = {kind: verdict_of(kind("x"), connected=False) for kind in KNOWN}
+    assert [kind for kind, one in verdicts.items() if one.meaning is EntryRejectedError] == []
+
+
+def test_no_connection_is_kept_after_an_error_that_is_not_understood() -> None:
+    verdicts = {kind: verdict_of(kind("x"), connected=True) for kind in KNOWN}
+    assert [kind for kind, one in verdicts.items() if one.meaning is StoreError and one.keep] == []
+
+
+def test_every_row_of_the_table_is_for_errors_that_there_are() -> None:
+    states = [str(kind.sqlstate) for kind in KNOWN]
+    assert [row for row in VERDICTS if not any(state.startswith(row) for state in states)] == []
+
+
+def test_a_certificate_that_is_refused_is_told_without_the_code_of_openssl() -> None:
+    error = ssl.SSLCertVerificationError(1, "x")
+    told = translated(error, verdict_of(error, connected=False))
+    assert type(told) is StoreMisconfiguredError
+    assert told.error_class == "SSLCertVerificationError"
+    assert told.sqlstate is None
+    assert str(told) == "asyncpg reported SSLCertVerificationError"

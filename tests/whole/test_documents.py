@@ -1,0 +1,192 @@
+"""Every Python block of the documents runs as it stands."""
+
+from __future__ import annotations
+
+import ast
+import datetime as dt
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+import trio
+
+import provcache_trio
+from provcache_trio import (
+    DecisionDigest,
+    ProvcacheEntry,
+    ReplaySeed,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
+from provcache_trio.postgres import open_postgres_repository
+from provcache_trio.testing import MemoryRepository
+
+from tests.faults.catalogue import ALL as FAULTS
+from tests.support.items import Item
+from tests.support.programs import ROOT
+from tests.support.servers import postgres, query, run_sql
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+
+DOCUMENTS = ("README.md", "docs/guide.md", "docs/postgres.md")
+
+
+def blocks_of(name: str, kind: str = "python") -> list[str]:
+    """Return the blocks whose opening fence is followed by exactly ``kind``."""
+    text = (ROOT / name).read_text("utf-8")
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def cases(kind: str) -> list[object]:
+    return [
+        pytest.param(block, id=f"{name} {number}")
+        for name in DOCUMENTS
+        for number, block in enumerate(blocks_of(name, kind))
+    ]
+
+
+def an_entry(digit: str) -> ProvcacheEntry:
+    some_hash = "sha256:" + 64 * digit
+    now = dt.datetime.now(dt.UTC)
+    return ProvcacheEntry(
+        veri_key=some_hash,
+        decision=DecisionDigest(
+            verdict_hash=some_hash, proof_root=some_hash, replay_seed=ReplaySeed(), trust_score=1
+        ),
+        policy_hash=some_hash,
+        signer_set_hash=some_hash,
+        feed_epoch="2026-W48",
+        created_at=now,
+        expires_at=now + dt.timedelta(days=7),
+    )
+
+
+@pytest.mark.parametrize("block", cases("python"))
+def test_a_block_runs(block: str, tmp_path: Path) -> None:
+    environment = dict(os.environ)
+    if "DATABASE_URL" in block:
+        environment["DATABASE_URL"] = postgres().create_database(str(uuid4()))
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", block],
+        check=True,
+        cwd=tmp_path,
+        timeout=60,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize("fragment", cases("python fragment"))
+async def test_a_fragment_runs_inside_an_open_queue(
+    fragment: str, autojump_clock: MockClock
+) -> None:
+    repository = MemoryRepository[ProvcacheEntry]()
+    names: dict[str, Any] = {name: getattr(provcache_trio, name) for name in provcache_trio.__all__}
+    names |= {"trio": trio, "repository": repository}
+    names |= {"entry": an_entry("0"), "entries": [an_entry(digit) for digit in "123"]}
+    # A block that awaits is compiled to code that returns a coroutine.
+    code = compile(fragment, "fragment", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    async with open_write_behind_queue(repository) as names["queue"]:
+        await eval(code, names)  # noqa: S307  # our own
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_block_escapes(name: str) -> None:
+    fences = re.findall(r"^ *(?:```|~~~) *py.*$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+    assert len(fences) == len(blocks_of(name)) + len(blocks_of(name, "python fragment")) > 0
+
+
+async def test_the_sql_for_postgres_is_what_a_service_needs() -> None:
+    grants, settings, select = blocks_of("docs/postgres.md", "sql")
+    dsn = postgres().create_database(str(uuid4()))
+    service = dsn.replace("://postgres@", "://provcache_service@")
+    async with open_postgres_repository(dsn, create=True) as owner:
+        await owner.check()
+        await run_sql(dsn, grants)
+        await run_sql(dsn, settings)
+        async with open_postgres_repository(service) as repository:
+            one = an_entry("0")
+            async with open_write_behind_queue(repository) as queue:
+                await queue.persist(one)
+            assert await query(dsn, select) == [(one.veri_key, 1, one.expires_at)]
+            assert await repository.delete_many([one.veri_key]) == 1
+    await run_sql(dsn, "DROP OWNED BY provcache_service; DROP ROLE provcache_service")
+
+
+@pytest.mark.parametrize("name", ["faults.md", "guide.md", "operating.md", "postgres.md"])
+def test_what_a_guide_links_to_is_there(name: str) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / name).read_text("utf-8")):
+        target, _, anchor = link.partition("#")
+        path = (ROOT / "docs" / (target or name)).resolve()
+        assert path.exists(), link
+        assert not anchor or anchor in anchors_of(path), link
+
+
+def test_every_fault_has_its_row_and_every_test_that_is_named_is_there() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text("utf-8")
+    rows = re.findall(r"^\| \[([^\]]+)\]\(../tests/faults/catalogue.py\)", text, re.MULTILINE)
+    assert sorted(row.replace(" ", "_") for row in rows) == sorted(FAULTS)
+    for test, path in re.findall(r"\[`(test_\w+)`\]\(\.\./([^)]+)\)", text):
+        assert f"def {test}(" in (ROOT / path).read_text("utf-8"), test
+
+
+def anchors_of(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+def test_the_guide_tells_every_option_and_its_default() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text("utf-8")
+    table = guide[guide.index("## Options") : guide.index("## Own entry types")]
+    rows = dict(re.findall(r"^\| (`.*?) \| ([^|]*?) \|", table, re.MULTILINE))
+    told = {
+        name: default
+        for names, defaults in rows.items()
+        for name, default in zip(
+            re.findall(r"`(\w+)`", names), defaults.replace(" ", "").split(","), strict=True
+        )
+    }
+    assert told == {
+        name: f"{getattr(WriteBehindOptions(), name)}".removesuffix(".0")
+        for name in WriteBehindOptions.__struct_fields__
+    }
+
+
+@pytest.mark.one_lane
+async def test_the_recipes_for_a_full_queue_do_what_they_say(autojump_clock: MockClock) -> None:
+    recipes: dict[str, Any] = {"trio": trio}
+    exec(next(block for block in blocks_of("README.md") if "def skip" in block), recipes)  # noqa: S102  # our own
+    store = MemoryRepository[Item]()
+    store.down()
+    options = WriteBehindOptions(queue_capacity=1, batch_size=1)
+    async with open_write_behind_queue(store, options) as queue:
+        for key in "ab":  # one is being written, one waits in line
+            assert recipes["skip"](queue, Item(key))
+            await trio.testing.wait_all_tasks_blocked()
+        assert not recipes["skip"](queue, Item("c"))
+        started = trio.current_time()
+        assert not await recipes["wait_at_most_50_ms"](queue, Item("d"))
+        assert trio.current_time() - started == pytest.approx(0.05)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(recipes["wait"], queue, Item("e"))
+            await trio.sleep(3600)
+            assert queue.metrics().producers_waiting == 1
+            store.up()
+    assert list(store.rows) == ["a", "b", "e"]
+
+
+def test_readme_has_three_commands_and_ci_runs_the_last() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
+    assert len(commands) == 3
+    assert commands[0].endswith("provcache demo")
+    assert commands[1].endswith("provcache demo --to postgres")
+    ci = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert commands[2].replace("pip install", "pip install --quiet") in ci

@@ -1,0 +1,103 @@
+"""The plan of the house: which folder may import which, and that each one says so."""
+
+from __future__ import annotations
+
+import ast
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import provcache_trio
+import provcache_trio._core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(provcache_trio.__file__).parent
+# From below. What stands in one row doesn't know each other.
+RANKS = (
+    {"_vocabulary"},
+    {"_core", "_disk", "_asyncio", "_pgserver"},
+    {"sqlite", "postgres", "journal", "dead_letters", "testing", "otel", "prometheus"},
+    {"status"},
+    {"_cli"},
+)
+RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+FACE = "__init__"
+READING_ORDER = re.findall(r"^    (\w+)  ", provcache_trio._core.__doc__ or "", re.MULTILINE)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield what the module imports of this package, for checkers only too, as dotted paths."""
+    package = path.relative_to(PACKAGE.parent).parent.parts
+    for statement in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(statement, ast.ImportFrom):
+            base = package[: len(package) - statement.level + 1] if statement.level else ()
+            named = ".".join((*base, *filter(None, [statement.module])))
+            yield from (f"{named}.{alias.name}" for alias in statement.names)
+        elif isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+
+
+def imported_rooms(path: Path) -> Iterator[str]:
+    for name in imports(path):
+        root, _, rest = name.partition(".")
+        if root == PACKAGE.name:
+            yield rest.partition(".")[0]
+
+
+MODULES = sorted(
+    path for path in PACKAGE.rglob("*.py") if room_of(path) not in {"__init__", "__main__"}
+)
+
+
+def test_every_room_has_its_rank() -> None:
+    rooms = {room_of(path) for path in MODULES}
+    assert rooms == set(RANK)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_the_ranks(path: Path) -> None:
+    own = room_of(path)
+    for room in imported_rooms(path):
+        if room in RANK:
+            assert room == own or RANK[room] < RANK[own], f"{own} imports {room}"
+        else:
+            # What the package offers at its top is for users, and for the command.
+            assert own == "_cli", f"{own} imports provcache_trio.{room}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_folder_says_who_lives_there_and_what_it_may_touch(folder: str) -> None:
+    text = (PACKAGE / folder / "__init__.py").read_text("utf-8")
+    assert re.search(r"\bmay import\b", text), folder
+    assert re.search(r"\bmust never\b", text), folder
+
+
+def test_the_map_of_the_package_names_every_folder_and_module_from_below() -> None:
+    drawn = re.findall(r"^    (\w+)  ", provcache_trio.__doc__ or "", re.MULTILINE)
+    assert sorted(drawn) == sorted(RANK)
+    assert all(RANK[lower] <= RANK[upper] for lower, upper in pairwise(drawn))
+
+
+def test_the_reading_order_names_every_module_of_the_core() -> None:
+    assert sorted(READING_ORDER) == sorted(
+        path.stem for path in (PACKAGE / "_core").glob("*.py") if path.stem != FACE
+    )
+
+
+@pytest.mark.parametrize("module", READING_ORDER)
+def test_imports_of_the_core_point_down_its_reading_order(module: str) -> None:
+    below = READING_ORDER[READING_ORDER.index(module) + 1 :]
+    for name in imports(PACKAGE / "_core" / f"{module}.py"):
+        if name.startswith("provcache_trio._core."):
+            imported = name.split(".")[2]
+            assert imported in below, f"{module} imports {imported}"
