@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+HANG_SECONDS = "15"  # for a test that waits in vain
 WARM = multiprocessing.get_context("forkserver")
 # What the package and its tests import, but neither of them. One that can't be imported is left out.
 WARM.set_forkserver_preload(
@@ -56,6 +57,7 @@ def _run(arguments: list[str], folder: Path, output: Path) -> None:
     sys.path.insert(0, str(folder))
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{others}" if others else str(folder)
+    os.environ["HANG_SECONDS"] = HANG_SECONDS
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
