@@ -18,6 +18,7 @@ from provcache_trio import (
     DrainTimeoutError,
     EntryRejectedError,
     JournalError,
+    ProvcacheEntry,
     QueueClosedError,
     WriteBehindCrashedError,
     WriteBehindOptions,
@@ -30,6 +31,7 @@ from provcache_trio.journal._records import Kind, pack
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.disks import PATH, ModelDisk
+from tests.support.entries import entry, key_of
 from tests.support.files import mode_of
 from tests.support.items import Item, assert_settled, balance, items
 from tests.support.journals import in_virtual_thread, journal_on
@@ -1311,6 +1313,20 @@ async def test_a_page_is_replayed_once_more_when_it_is_asked_for_again(path: Pat
         last = await journal.replay(first[-1][0], 2)
         assert [item for _, item in last] == items("c")
         assert await journal.replay(last[-1][0], 2) == []
+
+
+async def test_an_entry_of_ours_comes_back_as_it_was(path: Path) -> None:
+    store = MemoryRepository[ProvcacheEntry]()
+    store.down()
+    async with (
+        open_journal(path, durability="always") as journal,
+        open_write_behind_queue(store, SOON, journal=journal) as queue,
+    ):
+        await queue.enqueue(entry())
+    store.up()
+    async with open_journal(path) as journal, open_write_behind_queue(store, journal=journal):
+        await until(lambda: store.rows)
+    assert store.rows == {key_of(0): entry()}
 
 
 class Incomparable(msgspec.Struct, eq=False):
