@@ -18,6 +18,7 @@ from provcache_trio import (
     DrainTimeoutError,
     EntryRejectedError,
     JournalError,
+    ProvcacheEntry,
     QueueClosedError,
     WriteBehindCrashedError,
     WriteBehindOptions,
@@ -30,6 +31,7 @@ from provcache_trio.journal._records import Kind, pack
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.disks import PATH, ModelDisk
+from tests.support.entries import entry, key_of
 from tests.support.files import mode_of
 from tests.support.items import Item, assert_settled, balance, items
 from tests.support.journals import in_virtual_thread, journal_on
@@ -480,7 +482,7 @@ async def test_damage_is_gone_after_an_orderly_end_though_there_was_nothing_to_r
 
 
 async def test_whoever_waits_for_the_disk_when_the_queue_is_left_is_sent_away(
-    path: Path, store: MemoryRepository[Item]
+    path: Path, store: MemoryRepository[Item], disk: SlowDisk
 ) -> None:
     turned_away: list[Item] = []
 
@@ -492,16 +494,47 @@ async def test_whoever_waits_for_the_disk_when_the_queue_is_left_is_sent_away(
 
     async with trio.open_nursery() as nursery:  # noqa: SIM117  # its tasks outlive the queue
         async with queue_with_journal(path, store, durability="always") as queue:
+            await queue.enqueue(Item("accepted"))
+            disk.go_on.clear()
+            disk.asked.clear()
             for item in items(range(3)):
                 nursery.start_soon(enqueue, queue, item)  # noqa: ASYNC111  # it outlives the queue
-            await trio.testing.wait_all_tasks_blocked()
+            await until(disk.asked.is_set)
             nursery.start_soon(enqueue, queue, Item("late"))  # noqa: ASYNC111  # likewise
-            await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
-    metrics = queue.metrics()
-    assert metrics.total_enqueued + len(turned_away) == 4
-    assert len(store.rows) == metrics.total_enqueued
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(go_on_when_it_closes, queue, disk.go_on)  # noqa: ASYNC111  # likewise
+    assert set(turned_away) == {*items(range(3)), Item("late")}
+    assert_settled(queue, enqueued=1, persisted=1)
     assert size_of(path) < EMPTY_BYTES
+
+
+async def go_on_when_it_closes(queue: WriteBehindQueue[Item], go_on: threading.Event) -> None:
+    await until(lambda: queue.metrics().state == "draining")
+    go_on.set()
+
+
+async def test_a_page_that_is_read_while_the_queue_closes_is_not_lost(
+    path: Path, store: MemoryRepository[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave_behind(path, items("abc"))
+    reading, go_on = threading.Event(), threading.Event()
+    read = Disk.read
+
+    def wait_and_read(self: Disk, descriptor: int, count: int, at: int) -> bytes:
+        reading.set()
+        assert go_on.wait(HANG_SECONDS)
+        return read(self, descriptor, count, at)
+
+    async with open_journal(path, entry_type=Item) as journal, trio.open_nursery() as nursery:
+        monkeypatch.setattr(Disk, "read", wait_and_read)
+        async with open_write_behind_queue(store, journal=journal) as queue:
+            await until(reading.is_set)
+            nursery.start_soon(go_on_when_it_closes, queue, go_on)  # noqa: ASYNC111  # outlives it
+    assert balance(queue.metrics()) == 0
+    assert queue.undelivered == ()
+    async with queue_with_journal(path, store) as queue:
+        await until(lambda: not queue.metrics().recovering)
+    assert store.rows == {item.veri_key: item for item in items("abc")}
 
 
 @pytest.mark.one_lane
@@ -1311,6 +1344,20 @@ async def test_a_page_is_replayed_once_more_when_it_is_asked_for_again(path: Pat
         last = await journal.replay(first[-1][0], 2)
         assert [item for _, item in last] == items("c")
         assert await journal.replay(last[-1][0], 2) == []
+
+
+async def test_an_entry_of_ours_comes_back_as_it_was(path: Path) -> None:
+    store = MemoryRepository[ProvcacheEntry]()
+    store.down()
+    async with (
+        open_journal(path, durability="always") as journal,
+        open_write_behind_queue(store, SOON, journal=journal) as queue,
+    ):
+        await queue.enqueue(entry())
+    store.up()
+    async with open_journal(path) as journal, open_write_behind_queue(store, journal=journal):
+        await until(lambda: store.rows)
+    assert store.rows == {key_of(0): entry()}
 
 
 class Incomparable(msgspec.Struct, eq=False):

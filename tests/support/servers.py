@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from contextlib import ExitStack
+import secrets
+import socket
+from contextlib import ExitStack, suppress
 from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -53,6 +55,14 @@ def other_postgres() -> PostgresServer:
                 run_postgres_server(binaries=installation, settings=QUIET)
             )
     return postgres()
+
+
+def unused_port() -> int:
+    """Return a port that nobody listens on, and that no outgoing connection gets meanwhile."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def unused_schema() -> str:
