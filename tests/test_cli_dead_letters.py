@@ -29,12 +29,13 @@ from provcache_trio import (
     WriteBehindOptions,
     _store_watch,
 )
-from provcache_trio._cli import _dead_letters_retry, _sending, main
-from provcache_trio._cli._dead_letters import Only, read_since
-from provcache_trio._cli._dead_letters_app import _RetryProgress
-from provcache_trio._cli._dead_letters_retry import Retry
-from provcache_trio._cli._input import Input, InputError
-from provcache_trio._cli._urls import MisuseError, target_of
+from provcache_trio._cli import main, sending as _sending
+from provcache_trio._cli.dead_letters import retry as _dead_letters_retry
+from provcache_trio._cli.dead_letters.commands import _RetryProgress
+from provcache_trio._cli.dead_letters.letters import Only, read_since
+from provcache_trio._cli.dead_letters.retry import Retry
+from provcache_trio._cli.ingest.source import Input, InputError
+from provcache_trio._cli.urls import MisuseError, target_of
 from provcache_trio.dead_letters import DeadLetters, open_dead_letters
 from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
 

@@ -17,13 +17,14 @@ import pytest
 import trio
 
 from provcache_trio import WriteBehindOptions, __version__
-from provcache_trio._cli import _demo, main
-from provcache_trio._cli._demo import Demo, Phase
-from provcache_trio._cli._report import summarize, went_well
-from provcache_trio._cli._show import show
-from provcache_trio._cli._stores import SqliteTarget
-from provcache_trio._cli._stream import Stream
-from provcache_trio._cli._wheels import Outcome
+from provcache_trio._cli import main
+from provcache_trio._cli.demo import job as _demo
+from provcache_trio._cli.demo.job import Demo, Phase
+from provcache_trio._cli.demo.summary import summarize, went_well
+from provcache_trio._cli.demo.wheels import Outcome
+from provcache_trio._cli.show import show
+from provcache_trio._cli.stores import SqliteTarget
+from provcache_trio._cli.stream import Stream
 
 from tests.installed import install, listed
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
 
-    from provcache_trio._cli._report import Line
+    from provcache_trio._cli.demo.summary import Line
 
 PROGRAM = [sys.executable, "-m", "provcache_trio"]
 ENORMOUS = 2**36  # bytes, of a file without any on the disk; reading it takes half a minute
@@ -367,7 +368,7 @@ def test_what_goes_wrong_is_told_in_one_line(
 def test_a_claim_that_does_not_hold_ends_with_status_1(
     site: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provcache_trio._cli._show.went_well", lambda _: False)
+    monkeypatch.setattr("provcache_trio._cli.show.went_well", lambda _: False)
     assert main(["demo", "--to", f"sqlite:{store}", "--paths", str(site)]) == 1
 
 
@@ -424,8 +425,8 @@ def test_without_the_extra_it_says_what_to_install(
 def test_another_missing_module_is_not_put_down_to_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hide(monkeypatch, "provcache_trio._cli._demo")
-    with pytest.raises(ModuleNotFoundError, match="_demo"):
+    hide(monkeypatch, "provcache_trio._cli.demo.job")
+    with pytest.raises(ModuleNotFoundError, match="demo"):
         main(["demo"])
 
 

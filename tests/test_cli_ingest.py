@@ -27,14 +27,15 @@ from hypothesis import given, strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from provcache_trio import DecisionDigest, ProvcacheEntry, ReplaySeed, WriteBehindOptions
-from provcache_trio._cli import _ingest, _input, main
-from provcache_trio._cli._ingest import Ingest
-from provcache_trio._cli._ingest_report import summarize_ingest
-from provcache_trio._cli._input import LONGEST_LINE, Input, InputError, LineSplitter
-from provcache_trio._cli._lines import BadLineError, read_entry
-from provcache_trio._cli._progress import LiveProgress, PlainProgress, make_progress
-from provcache_trio._cli._show import show_ingest
-from provcache_trio._cli._stores import SqliteTarget
+from provcache_trio._cli import main
+from provcache_trio._cli.ingest import job as _ingest, source as _input
+from provcache_trio._cli.ingest.job import Ingest
+from provcache_trio._cli.ingest.lines import BadLineError, read_entry
+from provcache_trio._cli.ingest.report import summarize_ingest
+from provcache_trio._cli.ingest.source import LONGEST_LINE, Input, InputError, LineSplitter
+from provcache_trio._cli.progress import LiveProgress, PlainProgress, make_progress
+from provcache_trio._cli.show import show_ingest
+from provcache_trio._cli.stores import SqliteTarget
 from provcache_trio.testing import MemoryRepository
 
 from tests.strategies import provcache_entries
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from provcache_trio._cli._stores import Store
+    from provcache_trio._cli.stores import Store
 
 PROGRAM = [sys.executable, "-m", "provcache_trio"]
 HASH = "sha256:" + 64 * "a"

@@ -20,8 +20,8 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio._cli import main
-from provcache_trio._cli._journal import Replay
-from provcache_trio._cli._urls import target_of
+from provcache_trio._cli.journal.replay import Replay
+from provcache_trio._cli.urls import target_of
 from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import SQLiteRepository
 from provcache_trio.testing import MemoryRepository

@@ -20,17 +20,17 @@ import trio
 from rich.text import Text
 
 from provcache_trio._cli import main
-from provcache_trio._cli._canvas import Canvas, canvas_for
-from provcache_trio._cli._demo import Demo
-from provcache_trio._cli._ending import check_output, complaint, finish
-from provcache_trio._cli._ingest import Ingest
-from provcache_trio._cli._input import Input
-from provcache_trio._cli._progress import LiveProgress, PlainProgress
-from provcache_trio._cli._run import attempt
-from provcache_trio._cli._screen import PlainLines
-from provcache_trio._cli._stores import SqliteTarget
-from provcache_trio._cli._stream import Stream
-from provcache_trio._cli._text import OutputError, say
+from provcache_trio._cli.demo.job import Demo
+from provcache_trio._cli.demo.screen import PlainLines
+from provcache_trio._cli.ending import check_output, complaint, finish
+from provcache_trio._cli.ingest.job import Ingest
+from provcache_trio._cli.ingest.source import Input
+from provcache_trio._cli.progress import LiveProgress, PlainProgress
+from provcache_trio._cli.running import attempt
+from provcache_trio._cli.stores import SqliteTarget
+from provcache_trio._cli.stream import Stream
+from provcache_trio._cli.terminal import Canvas, canvas_for
+from provcache_trio._cli.text import OutputError, say
 
 from tests.installed import install
 from tests.test_cli_ingest import key, lines, stored

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 import trio
 
-from provcache_trio._cli import _stores, main
-from provcache_trio._cli._urls import target_of
+from provcache_trio._cli import main, stores as _stores
+from provcache_trio._cli.urls import target_of
 from provcache_trio.postgres import PostgresRepository
 
 from tests.servers import postgres, query
@@ -85,7 +85,7 @@ def test_a_server_that_is_not_there_is_told_in_one_line_without_the_password(
 def test_without_the_extra_the_user_is_told_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "provcache_trio._cli._postgres", None)
+    monkeypatch.setitem(sys.modules, "provcache_trio._cli.postgres", None)
     assert main(["init", "--to", "postgresql://u:s3cret@host/db"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

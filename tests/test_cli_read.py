@@ -17,9 +17,9 @@ import pytest
 import trio
 
 from provcache_trio import DecisionDigest, ProvcacheEntry, ReplaySeed
-from provcache_trio._cli import _read, main
-from provcache_trio._cli._stores import SqliteTarget
-from provcache_trio._cli._urls import MisuseError, target_of, without_secrets
+from provcache_trio._cli import main, reading as _read
+from provcache_trio._cli.stores import SqliteTarget
+from provcache_trio._cli.urls import MisuseError, target_of, without_secrets
 from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
 
 if TYPE_CHECKING:

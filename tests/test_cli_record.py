@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from provcache_trio import build_veri_key
-from provcache_trio._cli._decisions import make_entry, week_of
-from provcache_trio._cli._wheels import (
+from provcache_trio._cli.demo.decisions import make_entry, week_of
+from provcache_trio._cli.demo.wheels import (
     Distribution,
     Outcome,
     Row,

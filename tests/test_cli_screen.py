@@ -20,12 +20,12 @@ import trio
 from rich.console import ConsoleDimensions
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from provcache_trio._cli._canvas import Canvas
-from provcache_trio._cli._demo import Demo, Phase
-from provcache_trio._cli._report import Line, Tone
-from provcache_trio._cli._screen import LivePanel, PlainLines, make_screen
-from provcache_trio._cli._stores import SqliteTarget
-from provcache_trio._cli._text import counted, duration, printable, size, sparkline
+from provcache_trio._cli.demo.job import Demo, Phase
+from provcache_trio._cli.demo.screen import LivePanel, PlainLines, make_screen
+from provcache_trio._cli.demo.summary import Line, Tone
+from provcache_trio._cli.stores import SqliteTarget
+from provcache_trio._cli.terminal import Canvas
+from provcache_trio._cli.text import counted, duration, printable, size, sparkline
 from provcache_trio.testing import MemoryRepository
 
 from tests.installed import install
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from provcache_trio._cli._stores import Store
+    from provcache_trio._cli.stores import Store
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 

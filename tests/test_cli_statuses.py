@@ -36,14 +36,14 @@ from provcache_trio import (
     WriteBehindOptions,
     _cli,
 )
-from provcache_trio._cli import _app, _signals, _stores, main
-from provcache_trio._cli._ending import Status, warnings_told_by
-from provcache_trio._cli._ingest import Ingest
-from provcache_trio._cli._ingest_report import in_one_line
-from provcache_trio._cli._input import Input
-from provcache_trio._cli._show import show_ingest
-from provcache_trio._cli._signals import cancel_on_signal
-from provcache_trio._cli._stores import SqliteTarget, wait_until_ready
+from provcache_trio._cli import app as _app, main, signals as _signals, stores as _stores
+from provcache_trio._cli.ending import Status, warnings_told_by
+from provcache_trio._cli.ingest.job import Ingest
+from provcache_trio._cli.ingest.report import in_one_line
+from provcache_trio._cli.ingest.source import Input
+from provcache_trio._cli.show import show_ingest
+from provcache_trio._cli.signals import cancel_on_signal
+from provcache_trio._cli.stores import SqliteTarget, wait_until_ready
 from provcache_trio.testing import MemoryRepository
 
 from tests.installed import install
@@ -59,7 +59,7 @@ from tests.test_cli_ingest import (
 )
 
 if TYPE_CHECKING:
-    from provcache_trio._cli._stores import Store
+    from provcache_trio._cli.stores import Store
 
 PROGRAM = (sys.executable, "-m", "provcache_trio_command")
 

@@ -35,15 +35,16 @@ from hypothesis import given, strategies as st
 from rich.console import Console
 
 from provcache_trio import open_write_behind_queue
-from provcache_trio._cli import _top_status, main
-from provcache_trio._cli._terminal import Terminal, stop_this_process
-from provcache_trio._cli._text import OutputError
-from provcache_trio._cli._top import Screen, watch_queues
-from provcache_trio._cli._top_status import LastError, Metrics, NoAnswerError, Queue, Source, decode
-from provcache_trio._cli._top_view import draw
-from provcache_trio._cli._top_watch import History, Pace, Sample, Watch, pace
-from provcache_trio._cli._top_words import bars, in_one_line, last_error, short, span, step_for
-from provcache_trio._cli._urls import MisuseError
+from provcache_trio._cli import main
+from provcache_trio._cli.text import OutputError
+from provcache_trio._cli.top import source as _top_status
+from provcache_trio._cli.top.screen import draw
+from provcache_trio._cli.top.source import LastError, Metrics, NoAnswerError, Queue, Source, decode
+from provcache_trio._cli.top.terminal import Terminal, stop_this_process
+from provcache_trio._cli.top.views import Screen, watch_queues
+from provcache_trio._cli.top.watch import History, Pace, Sample, Watch, pace
+from provcache_trio._cli.top.words import bars, in_one_line, last_error, short, span, step_for
+from provcache_trio._cli.urls import MisuseError
 from provcache_trio.status import StatusApp
 from provcache_trio.testing import MemoryRepository
 

@@ -731,7 +731,7 @@ JOURNAL = (
     mutant(
         "what was never sent leaves the journal",
         "cli_journal::whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal",
-        ("_cli/_journal.py", "entry in sent if id(entry)", "entry in some if id(entry)"),
+        ("_cli/journal/replay.py", "entry in sent if id(entry)", "entry in some if id(entry)"),
     ),
     mutant(
         "a crash while an entry is taken over loses it",

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _open_closed_streams()
     try:
-        from ._app import run  # noqa: PLC0415  # needs the extra
+        from .app import run  # noqa: PLC0415  # needs the extra
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in {"cyclopts", "rich"}:

@@ -1,0 +1,1 @@
+"""``provcache demo``."""

@@ -1,0 +1,85 @@
+"""Where a URL points. A URL may hold a password, so no message quotes one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from provcache_trio.sqlite import open_sqlite_repository
+
+from .stores import SqliteTarget
+
+if TYPE_CHECKING:
+    from .stores import ReadableTarget
+
+
+class MisuseError(Exception):
+    """A command was called wrongly; the message is for the user."""
+
+
+def target_of(url: str) -> ReadableTarget:
+    """Return the store that ``url`` names.
+
+    Args:
+        url: ``sqlite:PATH``; what comes after the colon is taken as it stands. Or
+            ``postgresql://...``, as asyncpg takes it.
+
+    Raises:
+        MisuseError: it names none that is known, or one that needs an extra.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite" and rest:
+        return _sqlite(rest)
+    if scheme in {"postgresql", "postgres"} and rest.startswith("//"):
+        return postgres_target(url)
+    raise MisuseError("a store is named by a URL: sqlite:PATH or postgresql://HOST/DATABASE")
+
+
+def _sqlite(path: str) -> ReadableTarget:
+    if path.startswith("//"):
+        # Elsewhere, sqlite:///name is a file in this directory; to us it would be one in /.
+        raise MisuseError("sqlite: is followed by the path alone, as in sqlite:cache.db")
+    check_is_no_url(path)
+    try:
+        open_sqlite_repository(path)  # only looks at the name
+    except ValueError as error:
+        raise MisuseError(f"sqlite: {error}") from None
+    return SqliteTarget(Path(path))
+
+
+def check_is_no_url(name: str) -> None:
+    """Return if ``name``, of a file or a directory, is not by mistake a store's.
+
+    Raises:
+        MisuseError: it is, and may hold a password.
+    """
+    if re.match(r"postgres(ql)?:", name):
+        raise MisuseError("the name of a file is wanted there, not a URL")
+
+
+def postgres_target(dsn: str, label: str = "") -> ReadableTarget:
+    """Return the PostgreSQL database that ``dsn`` names; see ``PostgresTarget``.
+
+    Raises:
+        MisuseError: the URL is malformed, or the extra is not installed.
+    """
+    try:
+        from .postgres import PostgresTarget  # noqa: PLC0415  # needs an extra
+    except ImportError:
+        message = "PostgreSQL needs the extra: pip install 'provcache-trio[postgres]'"
+        raise MisuseError(message) from None
+    try:
+        return PostgresTarget(dsn, label)
+    except ValueError:
+        message = "the URL is malformed; percent-encode / ? # @ in user name and password"
+        raise MisuseError(message) from None
+
+
+# A URL, which may have gone through a Path; and what stands before an @, with a colon in it.
+_hide: Final = re.compile(r"(?is)(:/|password=).*|\S*:(?!\s).*@.*").sub
+
+
+def without_secrets(text: str) -> str:
+    """Return ``text`` up to the first thing that may hold a password."""
+    return _hide(lambda found: f"{found[1] or ''}...", text)
