@@ -28,9 +28,12 @@ class Mutant(NamedTuple):
 
 
 def mutant(name: str, killed_by: str, *changes: tuple[str, str, str]) -> Mutant:
-    """Return a mutant; ``killed_by`` names one ``module::test``, or several by spaces."""
-    tests = tuple(f"tests/test_{test.replace('::', '.py::test_')}" for test in killed_by.split())
-    return Mutant(name, tuple(Change(*change) for change in changes), tests)
+    """Return a mutant; ``killed_by`` names one ``folder/module::test``, or several by spaces."""
+    tests: list[str] = []
+    for test in killed_by.split():
+        folder, slash, module = test.rpartition("/")
+        tests.append(f"tests/{folder}{slash}test_{module.replace('::', '.py::test_')}")
+    return Mutant(name, tuple(Change(*change) for change in changes), tuple(tests))
 
 
 ACCOUNTING = (
@@ -730,8 +733,8 @@ JOURNAL = (
     ),
     mutant(
         "what was never sent leaves the journal",
-        "cli_journal::whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal",
-        ("_cli/journal/replay.py", "entry in sent if id(entry)", "entry in some if id(entry)"),
+        "cli/journal::whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal",
+        ("_cli/sending.py", "one in sent if id(one.entry)", "one in kept if id(one.entry)"),
     ),
     mutant(
         "a crash while an entry is taken over loses it",

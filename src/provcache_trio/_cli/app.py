@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path  # noqa: TC003  # cyclopts reads annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,30 +13,23 @@ from cyclopts import App, CycloptsError, Parameter
 from provcache_trio import __version__
 from provcache_trio._postgres_server import PostgresServerError, run_postgres_server
 
-from .arguments import as_paths, input_file, is_directory, settle_hyphens
+from .arguments import as_paths, check_give_up_after, input_file, is_directory, settle_hyphens
 from .dead_letters.commands import app as dead_letters
 from .demo.job import Demo
-from .demo.screen import make_screen
-from .ending import Status, check_output, complain, status_of
 from .help import help_console
 from .ingest.job import Ingest
-from .ingest.source import Input
+from .input import Input
 from .journal.commands import app as journal
-from .progress import make_progress
-from .reading import check_key, entry_as_json, facts_of
-from .running import attempt
-from .show import show, show_ingest
+from .output import OutputError, Stream, complain, say
+from .reading import check_key, entry_as_json, store_facts
+from .running import Status, attempt, carry_out
 from .stores import wait_until_ready
-from .stream import Stream
-from .text import OutputError, printable, say
+from .text import printable
 from .top.views import watch_queues
 from .urls import MisuseError, check_is_no_url, postgres_target, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from .running import Ending
-    from .stores import Target
 
 app = App(
     name="provcache",
@@ -57,16 +51,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command that ``arguments`` name and return its exit status."""
     try:
         status: int | None = app(settle_hyphens(arguments), console=help_console())
-    except CycloptsError as error:
-        complain(f"{error} (see provcache --help)")
+    except (CycloptsError, MisuseError) as error:
+        complain(f"{error} (see provcache --help)", quotes=isinstance(error, CycloptsError))
         return Status.MISUSED
-    except MisuseError as error:
-        complain(f"{error} (see provcache --help)", quotes=False)
-        return Status.MISUSED
-    except OutputError as error:
-        complain(str(error))
-        return Status.FAILED
-    except OSError as error:  # of --install-completion; commands tell of theirs themselves
+    except (OutputError, OSError) as error:  # the latter of --install-completion
         complain(str(error))
         return Status.FAILED
     return status or Status.DONE
@@ -77,13 +65,12 @@ async def demo(
     *,
     to: str = "sqlite:provcache-demo.db",
     paths: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
-    plain: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Check every installed file and write the verdicts behind, into a database.
 
     Each file of each installed Python distribution is held against its RECORD, by hash. Every
     verdict becomes an entry under its VeriKey. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what
-    was accepted, tell how much that was, and end with status 130, 143 or 129.
+    was accepted, report how much that was, and end with status 130, 143 or 129.
 
     Args:
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
@@ -91,7 +78,6 @@ async def demo(
             which is gone with it.
         paths: Directories with installed distributions, such as site-packages; by default
             where this Python looks.
-        plain: Print plain lines, on a terminal too.
     """
     places = as_paths(sys.path if paths is None else paths)
     for path in paths or ():
@@ -100,21 +86,16 @@ async def demo(
             complain(f"{path} is no directory")
             return Status.FAILED
     if to != "postgres":
-        return await _demo_into(target_of(to), places, plain=plain)
+        return await carry_out(Demo(places, target_of(to)))
     try:
         # Blocks for a second: nothing else has begun.
         with run_postgres_server() as server:
             major, minor = server.version
             target = postgres_target(server.dsn, f"a PostgreSQL {major}.{minor} of its own")
-            return await _demo_into(target, places, plain=plain)
+            return await carry_out(Demo(places, target))
     except PostgresServerError as error:
         complain(str(error))
         return Status.FAILED
-
-
-async def _demo_into(target: Target, places: Sequence[Path], *, plain: bool) -> int:
-    job = Demo(places, target)
-    return await show(job, make_screen(job, sys.stdout, plain=plain))
 
 
 @app.command
@@ -129,10 +110,10 @@ async def ingest(
 ) -> int:
     """Read entries, one in JSON per line, and write them behind, into a store.
 
-    A line that is no entry is told on standard error, by its number and what is wrong with
+    A line that is no entry is reported on standard error, by its number and what is wrong with
     it, and skipped; so is one longer than 1 MiB. After twenty, they are only counted. Blank
     lines are skipped. The status is 0 if every line went in, 1 if some were bad or refused, 3
-    if it had to stop. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what was accepted, tell how
+    if it had to stop. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what was accepted, report how
     much that was, and end with status 130, 143 or 129, also while the input is a silent pipe.
 
     Args:
@@ -141,12 +122,11 @@ async def ingest(
             it is not there; an entry that it has is merged with the one that comes.
         strict: Read no further than the first bad line; what came before is written. A line
             with a field that entries do not have is bad, too.
-        all_errors: Tell every bad line, however many there are.
+        all_errors: Report every bad line, however many there are.
         give_up_after: End when the store has been away, or has needed a person, for so many
             seconds; inf waits for ever.
     """
-    if not give_up_after > 0:  # nan is not, either
-        raise MisuseError("--give-up-after is a number of seconds above 0, or inf")
+    check_give_up_after(give_up_after)
     check_is_no_url(str(file))
     job = Ingest(
         Input(str(file)),
@@ -155,7 +135,7 @@ async def ingest(
         all_errors=all_errors,
         give_up_after=give_up_after,
     )
-    return await show_ingest(job, make_progress(job, sys.stderr))
+    return await carry_out(job)
 
 
 @app.command
@@ -170,13 +150,8 @@ async def get(veri_key: str, /, *, from_: Annotated[str, Parameter(name="--from"
     """
     check_key(veri_key)
     target = target_of(from_)
-    line: str | None = None
-
-    async def work() -> None:
-        nonlocal line
-        line = await entry_as_json(target, veri_key)
-
-    if status := _status(await attempt(work, _ignore), target):
+    status, line = await attempt(partial(entry_as_json, target, veri_key), target.label)
+    if status:
         return status
     if line is None:
         complain("no entry has this VeriKey", target.label)
@@ -198,12 +173,13 @@ async def init(*, to: str) -> int:
         async with target.open() as store:
             await wait_until_ready(store, complain)
 
-    if status := _status(await attempt(work, _ignore), target):
+    status, _ = await attempt(work, target.label)
+    if status:
         return status
-    told = Stream(sys.stdout)
-    told.add(f"{printable(target.label)} is ready\n")
-    await told.flush()
-    check_output(told)
+    results = Stream(sys.stdout)
+    results.add(f"{printable(target.label)} is ready\n")
+    await results.flush()
+    results.check()
     return Status.DONE
 
 
@@ -213,7 +189,7 @@ async def stats(
     from_: Annotated[str, Parameter(name="--from")],
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Tell how many entries a store holds, its size, and the version of its schema.
+    """Print how many entries a store holds, its size, and the version of its schema.
 
     The status is 3 if the store can't be read.
 
@@ -222,12 +198,8 @@ async def stats(
         as_json: Print one line of JSON.
     """
     target = target_of(from_)
-    facts: dict[str, int] = {}
-
-    async def work() -> None:
-        facts.update(await facts_of(target))
-
-    if status := _status(await attempt(work, _ignore), target):
+    status, facts = await attempt(partial(store_facts, target), target.label)
+    if status or facts is None:
         return status
     if as_json:
         say(json.dumps(facts), sys.stdout)
@@ -243,34 +215,20 @@ async def top(
     /,
     *,
     interval: float = 1.0,
-    plain: Annotated[bool, Parameter(negative="")] = False,
     once: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Show the write-behind queues of a running program, live, from its status page.
 
-    On a terminal, q ends it with status 0. SIGINT (Ctrl-C), SIGTERM and SIGHUP end it with 130,
-    143 and 129. In a pipe it prints a line for each queue, again and again.
+    On a terminal it is a table, until SIGINT (Ctrl-C), SIGTERM or SIGHUP ends it with status 130,
+    143 or 129. In a pipe, or where NO_COLOR is set, it prints a line for each queue, again and
+    again.
 
     Args:
         url: The page, such as http://127.0.0.1:9464 or https://USER:PASSWORD@HOST/PREFIX/.
         interval: Seconds between two looks, 0.1 to 3600.
-        plain: Print plain lines, on a terminal too.
-        once: Print what there is and end. The status is 0 if there are queues and all are ready
-            for work, 1 if not, 3 if there is no answer.
+        once: Print a line for each queue and end. The status is 0 if there are queues and all are
+            ready for work, 1 if not, 3 if there is no answer.
         as_json: With --once, print the page's status.json.
     """
-    return await watch_queues(
-        url, sys.stdout, sys.stdin, interval=interval, plain=plain, once=once, as_json=as_json
-    )
-
-
-def _status(ending: Ending, target: Target) -> int:
-    """Tell what failed and return the exit status, as far as the ending decides it."""
-    if ending.failure:
-        complain(ending.failure, target.label)
-    return status_of(ending)
-
-
-def _ignore(_: object) -> None:
-    """Tell nothing: what only reads, or makes a store, just ends."""
+    return await watch_queues(url, sys.stdout, interval=interval, once=once, as_json=as_json)

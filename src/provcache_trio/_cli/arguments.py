@@ -40,6 +40,12 @@ def input_file(_: object, tokens: Sequence[Token]) -> Path:
     return Path.cwd() / path if str(path).startswith("-") and name != "-" else path
 
 
+def check_give_up_after(seconds: float) -> None:
+    """Raise MisuseError unless ``seconds`` is above 0; inf is."""
+    if not seconds > 0:  # nan is not, either
+        raise MisuseError("--give-up-after is a number of seconds above 0, or inf")
+
+
 def as_paths(names: Iterable[Path | str]) -> list[Path]:
     """Return those of ``names`` that are directories, each once, in their order."""
     return list(dict.fromkeys(path for path in map(Path, names) if is_directory(path)))

@@ -8,7 +8,7 @@ from typing import TextIO, cast
 
 from rich.console import Console
 
-from .text import put
+from .output import put
 
 
 class _StandardOutput(io.TextIOBase):

@@ -1,98 +1,73 @@
-"""How ``provcache ingest`` is watched, on standard error."""
+"""Where a job is, on standard error."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import trio
 from rich.text import Text
 
-from .ingest.report import in_one_line
-from .running import Watcher
-from .stream import Stream
-from .terminal import canvas_for
+from .output import Stream, complaint
+from .terminal import terminal_for
 
 if TYPE_CHECKING:
-    from .ingest.job import Ingest
-    from .terminal import Canvas
+    from collections.abc import Callable
 
 _LONGEST_PAUSE: Final = 60.0  # seconds
+_BLINK: Final = 0.1
 
 
-class Progress(Watcher, Protocol):
-    """What shows a job, and what is wrong with its input."""
+class Progress:
+    """One line that changes, on a terminal that can show it; else plain lines.
 
-    async def report(self, text: str) -> None:
-        """Tell something that must not be left out; waits for whoever reads it."""
-        ...
+    Plain lines come after a second, and then less and less often: a log is read later.
 
-    async def finish(self) -> None:
-        """Return when everything that was told is written."""
-        ...
+    Args:
+        where: returns where the job is, in one line.
+        file: where to show it.
+    """
 
-
-def make_progress(ingest: Ingest, file: TextIO) -> Progress:
-    """Return one line that changes, for a terminal that can show it, else plain lines."""
-    canvas = canvas_for(file)
-    return PlainProgress(ingest, file) if canvas is None else LiveProgress(ingest, canvas)
-
-
-class PlainProgress:
-    """Lines, one after a second and then less and less often: a log is read later."""
-
-    def __init__(self, ingest: Ingest, file: TextIO) -> None:
-        self._ingest = ingest
-        self._stream = Stream(file)
+    def __init__(self, where: Callable[[], str], file: TextIO) -> None:
+        self._where = where
+        self._terminal = terminal_for(file)
+        self._stream = Stream(file) if self._terminal is None else self._terminal.stream
 
     async def run(self) -> None:
-        """Tell where the job is, until cancelled."""
+        """Show where the job is, until cancelled."""
+        if self._terminal is None:
+            await self._print_again_and_again()
+        else:
+            await self._terminal.show(self._draw, pause=_BLINK)
+
+    def notice(self, text: str) -> None:
+        """Print a line, unless nobody seems to read it."""
+        if self._stream.has_room:
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Print a line, whether anybody reads it or not."""
+        if self._terminal is None:
+            self._stream.add(f"{complaint(text, quotes=False)}\n")
+        else:
+            self._terminal.print(Text(complaint(text, quotes=False)))
+
+    async def report(self, text: str) -> None:
+        """Print a line as soon as there is room."""
+        await self._stream.room()
+        self.tell(text)
+
+    async def finish(self) -> None:
+        """Wait until every line is written."""
+        await self._stream.flush()
+
+    async def _print_again_and_again(self) -> None:
         pause = 1.0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stream.run)
             while True:
                 await trio.sleep(pause)
-                self.notice(in_one_line(self._ingest))
+                self.notice(self._where())
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def notice(self, text: str) -> None:
-        """Tell something, unless nobody seems to read it."""
-        if self._stream.has_room:
-            self._stream.add(f"provcache: {text}\n")
-
-    async def report(self, text: str) -> None:
-        """Tell something as soon as there is room."""
-        await self._stream.room()
-        self._stream.add(f"provcache: {text}\n")
-
-    async def finish(self) -> None:
-        """Return when everything that was told is written."""
-        await self._stream.flush()
-
-
-class LiveProgress:
-    """One line that changes ten times a second and goes away at the end."""
-
-    def __init__(self, ingest: Ingest, canvas: Canvas) -> None:
-        self._ingest = ingest
-        self._canvas = canvas
-
-    async def run(self) -> None:
-        """Show where the job is, until cancelled."""
-        await self._canvas.show(self._draw, transient=True)
-
-    def notice(self, text: str) -> None:
-        """Tell something, above the line, unless nobody seems to read it."""
-        if self._canvas.stream.has_room:
-            self._canvas.print(Text(f"provcache: {text}"), soft_wrap=True)
-
-    async def report(self, text: str) -> None:
-        """Tell something, above the line, as soon as there is room."""
-        await self._canvas.stream.room()
-        self._canvas.print(Text(f"provcache: {text}"), soft_wrap=True)
-
-    async def finish(self) -> None:
-        """Return when everything that was told is written."""
-        await self._canvas.stream.flush()
-
     def _draw(self) -> Text:
-        return Text(in_one_line(self._ingest), "dim", no_wrap=True, overflow="ellipsis")
+        return Text(self._where(), "dim", no_wrap=True, overflow="ellipsis")

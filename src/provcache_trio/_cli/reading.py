@@ -11,22 +11,18 @@ import msgspec
 from .urls import MisuseError
 
 if TYPE_CHECKING:
-    from .stores import ReadableTarget
+    from .stores import Target
 
 _is_key: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 
 
 def check_key(key: str) -> None:
-    """Return if ``key`` has the form of a VeriKey.
-
-    Raises:
-        MisuseError: it has not.
-    """
+    """Raise MisuseError unless ``key`` has the form of a VeriKey."""
     if not _is_key(key):
         raise MisuseError("a VeriKey is 'sha256:' and 64 lower-case hex digits")
 
 
-async def entry_as_json(target: ReadableTarget, key: str) -> str | None:
+async def entry_as_json(target: Target, key: str) -> str | None:
     """Return the entry of ``key`` in one line of JSON, or None: there is none.
 
     The line is ASCII: other characters are escaped, so that no terminal obeys one and no
@@ -41,7 +37,7 @@ async def entry_as_json(target: ReadableTarget, key: str) -> str | None:
     return None if entry is None else json.dumps(msgspec.to_builtins(entry), separators=(",", ":"))
 
 
-async def facts_of(target: ReadableTarget) -> dict[str, int]:
+async def store_facts(target: Target) -> dict[str, int]:
     """Return how many entries a store holds, and what else is cheaply known.
 
     Raises:

@@ -1,12 +1,11 @@
-"""The store of a command: how to open it, what is known of it, and one to try things on."""
+"""The store of a command: how to open it, and what is known of it."""
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -18,6 +17,7 @@ from provcache_trio.sqlite import open_sqlite_repository
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from provcache_trio import ProvcacheEntry
 
@@ -41,37 +41,26 @@ class Store(Protocol):
         ...
 
     async def check(self) -> None:
-        """Return if the store answers, else raise a StoreError."""
+        """Raise a StoreError unless the store answers."""
         ...
 
 
 class Target(Protocol):
-    """Where entries go.
+    """Where entries go, or come from.
 
     Attributes:
-        label: what to call it when telling the user.
+        label: what to call it in messages.
     """
 
-    @property
-    def label(self) -> str:
-        """What to call it when telling the user."""
-        ...
+    label: str
 
     def open(self) -> AbstractAsyncContextManager[Store]:
-        """Open the store itself.
+        """Open the store, which is made when it is not there.
 
         Raises:
             StoreError: at entry, it can't be used.
         """
         ...
-
-    def scratch(self) -> AbstractAsyncContextManager[Store]:
-        """Open an empty store of the same kind in the same place; it is removed at exit."""
-        ...
-
-
-class ReadableTarget(Target, Protocol):
-    """A store that entries come from, too."""
 
     def open_existing(self) -> AbstractAsyncContextManager[Store]:
         """Open the store to read from it; it is not made.
@@ -91,29 +80,28 @@ class ReadableTarget(Target, Protocol):
         ...
 
 
-async def wait_until_ready(store: Store, tell: Callable[[str], None]) -> None:
-    """Return when the store answers; it may be locked, or just being started.
+async def wait_until_ready(store: Store, notice: Callable[[str], None]) -> None:
+    """Wait until the store answers; it may be locked, or just being started.
 
     Args:
-        store: what to wait for, some ten seconds.
-        tell: called if it does not answer at once.
+        store: what to wait for, ten seconds from its first failure on.
+        notice: called if it does not answer at once.
 
     Raises:
         StoreError: it does not answer, or needs a person.
     """
-    until = trio.current_time() + _PATIENCE
-    told = False
+    until = math.inf
     while True:
         try:
             return await store.check()
         except StoreMisconfiguredError:
             raise
         except StoreUnavailableError as error:
-            if trio.current_time() >= until:
+            if until == math.inf:
+                until = trio.current_time() + _PATIENCE
+                notice(f"{error}; trying again for {_PATIENCE:g} s")
+            elif trio.current_time() >= until:
                 raise
-            if not told:
-                tell(f"{error}; trying again for {_PATIENCE:g} s")
-                told = True
         await trio.sleep(_PAUSE)
 
 
@@ -126,15 +114,11 @@ class SqliteTarget:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def label(self) -> str:
-        """What to call it when telling the user."""
-        return str(self.path)
+        self.label = str(path)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Store]:
-        """Open the file; ``wait_until_ready`` tells what else is wrong with it.
+        """Open the file; ``wait_until_ready`` raises what else is wrong with it.
 
         Raises:
             StoreMisconfiguredError: there can be no such file.
@@ -152,7 +136,7 @@ class SqliteTarget:
     async def open_existing(self) -> AsyncGenerator[Store]:
         """Open the file to read from it, while others write to it too.
 
-        The first call tells what else is wrong with it.
+        The first call raises what else is wrong with it.
 
         Raises:
             StoreMisconfiguredError: there can be no such file.
@@ -184,11 +168,3 @@ class SqliteTarget:
         with suppress(FileNotFoundError):
             size += self.path.with_name(f"{self.path.name}-wal").stat().st_size
         return {"bytes": size, "schema": SCHEMA_VERSION}
-
-    @asynccontextmanager
-    async def scratch(self) -> AsyncGenerator[Store]:
-        """Open an empty file on the same disk; it is removed at exit."""
-        with TemporaryDirectory(prefix=".provcache-", dir=self.path.parent) as directory:
-            async with open_sqlite_repository(Path(directory) / "scratch.db") as repository:
-                await repository.check()  # it opens when it is first needed; that is not timed
-                yield repository

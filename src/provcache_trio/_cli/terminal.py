@@ -9,17 +9,17 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
-from .stream import Stream
+from .output import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import RenderableType
 
-_NARROWEST: Final = 20  # columns; with less than its frame needs, rich draws nothing at all
+_NARROWEST: Final = 20  # columns
 
 
-def canvas_for(file: TextIO) -> Canvas | None:
+def terminal_for(file: TextIO) -> Terminal | None:
     """Return what draws on the terminal that ``file`` is, or None: it is none, or too simple."""
     console = Console(file=file)
     can_draw = (
@@ -29,10 +29,10 @@ def canvas_for(file: TextIO) -> Canvas | None:
         and console.encoding.startswith("utf")
         and console.width >= _NARROWEST
     )
-    return Canvas(file) if can_draw else None
+    return Terminal(file) if can_draw else None
 
 
-class Canvas:
+class Terminal:
     """Draws into memory, and writes that to a terminal.
 
     Attributes:
@@ -45,19 +45,19 @@ class Canvas:
         self.console = Console(file=self._memory, force_terminal=True, highlight=False)
         self.stream = Stream(file)
 
-    async def show(self, draw: Callable[[], RenderableType], *, transient: bool) -> None:
-        """Show what ``draw`` returns, ten times a second, until cancelled, and once more then.
+    async def show(self, draw: Callable[[], RenderableType], *, pause: float) -> None:
+        """Show what ``draw`` returns, until cancelled; then remove it.
 
         While the terminal takes nothing, nothing is drawn.
 
         Args:
             draw: called each time.
-            transient: whether it goes away at the end.
+            pause: seconds between two pictures.
         """
         live = Live(
             console=self.console,
             auto_refresh=False,
-            transient=transient,
+            transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -65,20 +65,17 @@ class Canvas:
             nursery.start_soon(self.stream.run)
             try:
                 with live:
-                    try:
-                        while True:
-                            if self.stream.is_idle:
-                                live.update(draw(), refresh=True)
-                                self._send()
-                            await trio.sleep(0.1)
-                    finally:
-                        live.update(draw(), refresh=True)
+                    while True:
+                        if self.stream.is_idle:
+                            live.update(draw(), refresh=True)
+                            self._send()
+                        await trio.sleep(pause)
             finally:
                 self._send()
 
-    def print(self, renderable: RenderableType, *, soft_wrap: bool = False) -> None:
+    def print(self, renderable: RenderableType) -> None:
         """Print above what is shown, or after it."""
-        self.console.print(renderable, soft_wrap=soft_wrap)
+        self.console.print(renderable, soft_wrap=True)
         self._send()
 
     def _send(self) -> None:

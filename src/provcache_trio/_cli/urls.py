@@ -6,19 +6,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from provcache_trio.sqlite import open_sqlite_repository
-
 from .stores import SqliteTarget
 
 if TYPE_CHECKING:
-    from .stores import ReadableTarget
+    from .stores import Target
 
 
 class MisuseError(Exception):
     """A command was called wrongly; the message is for the user."""
 
 
-def target_of(url: str) -> ReadableTarget:
+def target_of(url: str) -> Target:
     """Return the store that ``url`` names.
 
     Args:
@@ -36,29 +34,23 @@ def target_of(url: str) -> ReadableTarget:
     raise MisuseError("a store is named by a URL: sqlite:PATH or postgresql://HOST/DATABASE")
 
 
-def _sqlite(path: str) -> ReadableTarget:
+def _sqlite(path: str) -> Target:
     if path.startswith("//"):
         # Elsewhere, sqlite:///name is a file in this directory; to us it would be one in /.
         raise MisuseError("sqlite: is followed by the path alone, as in sqlite:cache.db")
     check_is_no_url(path)
-    try:
-        open_sqlite_repository(path)  # only looks at the name
-    except ValueError as error:
-        raise MisuseError(f"sqlite: {error}") from None
+    if path == ":memory:" or "\0" in path:
+        raise MisuseError("sqlite: path must name a file")
     return SqliteTarget(Path(path))
 
 
 def check_is_no_url(name: str) -> None:
-    """Return if ``name``, of a file or a directory, is not by mistake a store's.
-
-    Raises:
-        MisuseError: it is, and may hold a password.
-    """
+    """Raise MisuseError if ``name``, of a file, is by mistake a store's: it may hold a password."""
     if re.match(r"postgres(ql)?:", name):
         raise MisuseError("the name of a file is wanted there, not a URL")
 
 
-def postgres_target(dsn: str, label: str = "") -> ReadableTarget:
+def postgres_target(dsn: str, label: str = "") -> Target:
     """Return the PostgreSQL database that ``dsn`` names; see ``PostgresTarget``.
 
     Raises:

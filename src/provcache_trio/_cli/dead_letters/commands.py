@@ -5,55 +5,32 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import trio
 from cyclopts import App, Parameter
 
-from provcache_trio._cli.ending import (
-    Status,
-    check_output,
-    complain,
-    complaint,
-    finish,
-    status_of,
-    warnings_told_by,
-)
-from provcache_trio._cli.ingest.source import Input, InputError
-from provcache_trio._cli.running import attempt, attempt_in_sight
-from provcache_trio._cli.stream import Stream
-from provcache_trio._cli.text import counted, put, say
+from provcache_trio._cli.arguments import check_give_up_after
+from provcache_trio._cli.input import Input, InputError
+from provcache_trio._cli.output import Stream, complain, put, say
+from provcache_trio._cli.running import Status, attempt, carry_out
+from provcache_trio._cli.text import counted
 from provcache_trio._cli.urls import MisuseError, check_is_no_url, target_of
 from provcache_trio.dead_letters import StoredLetter
 
-from .letters import (
-    HEADING,
-    Only,
-    Purge,
-    as_json,
-    as_text,
-    count_letters,
-    facts_of,
-    in_one_line,
-    read_letter,
-    read_since,
-    visit,
-)
+from . import letters
+from .letters import Only
 from .retry import Retry
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Sequence
 
     import msgspec
 
-    from provcache_trio._cli.running import Ending
     from provcache_trio.dead_letters import UnreadableLetter
 
-_LONGEST_PAUSE: Final = 60.0  # seconds
-
-Place: TypeAlias = Annotated[Path, Parameter(name="--in")]
+LettersFile: TypeAlias = Annotated[Path, Parameter(name="--in")]
 AsJson: TypeAlias = Annotated[bool, Parameter(name="--json", negative="")]
 Yes: TypeAlias = Annotated[bool, Parameter(negative="")]
 
@@ -65,7 +42,7 @@ app = App(
 
 @app.command(name="list")
 async def list_(
-    *, in_: Place, key: str | None = None, since: str | None = None, json_: AsJson = False
+    *, in_: LettersFile, key: str | None = None, since: str | None = None, json_: AsJson = False
 ) -> int:
     """Print the letters, one per line, without their entries.
 
@@ -92,14 +69,18 @@ async def list_(
                 continue
             readable += 1
             if readable == 1 and not json_:
-                results.add(f"{HEADING}\n")
-            line = json.dumps(facts_of(each), separators=(",", ":")) if json_ else in_one_line(each)
+                results.add(f"{letters.HEADING}\n")
+            line = (
+                json.dumps(letters.letter_facts(each), separators=(",", ":"))
+                if json_
+                else letters.as_row(each)
+            )
             results.add(f"{line}\n")
         await results.flush()
 
-    ending = await attempt(lambda: visit(in_, only, see), _ignore)
-    check_output(results)
-    if status := _status(ending, str(in_)):
+    status, _ = await attempt(partial(letters.visit, in_, only, see), str(in_))
+    results.check()
+    if status:
         return status
     if not readable and not unreadable and not json_:
         say("no letters", sys.stdout)
@@ -107,7 +88,7 @@ async def list_(
 
 
 @app.command
-async def show(number: int, /, *, in_: Place, json_: AsJson = False) -> int:
+async def show(number: int, /, *, in_: LettersFile, json_: AsJson = False) -> int:
     """Print everything about one letter, its entry included.
 
     A service may own the file meanwhile. The status is 1 if there is no such letter, or it
@@ -121,13 +102,8 @@ async def show(number: int, /, *, in_: Place, json_: AsJson = False) -> int:
     check_is_no_url(str(in_))
     if not 0 <= number < 2**63:
         raise MisuseError("the number of a letter is 1 or more")
-    found: StoredLetter[msgspec.Raw] | UnreadableLetter | None = None
-
-    async def work() -> None:
-        nonlocal found
-        found = await read_letter(in_, number)
-
-    if status := _status(await attempt(work, _ignore), str(in_)):
+    status, found = await attempt(partial(letters.read_letter, in_, number), str(in_))
+    if status:
         return status
     if found is None:
         complain(f"there is no letter {number}", str(in_))
@@ -135,7 +111,7 @@ async def show(number: int, /, *, in_: Place, json_: AsJson = False) -> int:
     if not isinstance(found, StoredLetter):
         complain(f"letter {number} can't be read (key {found.key})", str(in_))
         return Status.NOT_ALL
-    for line in [as_json(found)] if json_ else as_text(found):
+    for line in [letters.as_json(found)] if json_ else letters.as_text(found):
         say(line, sys.stdout)
     return Status.DONE
 
@@ -143,7 +119,7 @@ async def show(number: int, /, *, in_: Place, json_: AsJson = False) -> int:
 @app.command
 async def retry(
     *,
-    in_: Place,
+    in_: LettersFile,
     to: str,
     key: str | None = None,
     since: str | None = None,
@@ -167,69 +143,17 @@ async def retry(
             seconds; inf waits for ever.
         json_: Print the summary as one line of JSON.
     """
-    if not give_up_after > 0:  # nan is not, either
-        raise MisuseError("--give-up-after is a number of seconds above 0, or inf")
+    check_give_up_after(give_up_after)
     check_is_no_url(str(in_))
-    job = Retry(in_, target_of(to), _only(key, since), give_up_after=give_up_after)
-    return await _show_retry(job, as_json=json_)
-
-
-async def _show_retry(job: Retry, *, as_json: bool) -> int:
-    results, progress = Stream(sys.stdout), _RetryProgress(job)
-
-    async def conclude(ending: Ending) -> None:
-        if as_json:
-            results.add(f"{json.dumps(job.facts())}\n")
-        elif job.started:
-            for line in job.summary(ending.stopped_by):
-                results.add(f"{line}\n")
-        complaints = [complaint(ending.failure, job.place)] if ending.failure else []
-        await progress.finish()
-        await finish(results, complaints)
-
-    with warnings_told_by(progress.notice):
-        ending = await attempt_in_sight(
-            lambda: job.run(progress.report, progress.notice),
-            progress,
-            job.options.drain_timeout_seconds,
-            beside=job.give_up_when_due,
-            conclude=conclude,
-        )
-    check_output(results)
-    return status_of(ending) or (Status.DONE if job.all_went_in else Status.NOT_ALL)
-
-
-class _RetryProgress:
-    """Lines on standard error, one after a second and then less and less often."""
-
-    def __init__(self, job: Retry) -> None:
-        self._job = job
-        self._stream = Stream(sys.stderr)
-
-    async def run(self) -> None:
-        pause = 1.0
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stream.run)
-            while True:
-                await trio.sleep(pause)
-                self.notice(self._job.in_one_line())
-                pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def notice(self, text: str) -> None:
-        if self._stream.has_room:
-            self.report(text)
-
-    def report(self, text: str) -> None:
-        self._stream.add(f"{complaint(text)}\n")
-
-    async def finish(self) -> None:
-        await self._stream.flush()
+    only = _only(key, since)
+    job = Retry(in_, target_of(to), only, as_json=json_, give_up_after=give_up_after)
+    return await carry_out(job)
 
 
 @app.command
 async def purge(
     *,
-    in_: Place,
+    in_: LettersFile,
     key: str | None = None,
     since: str | None = None,
     yes: Yes = False,
@@ -251,23 +175,22 @@ async def purge(
     only = _only(key, since)
     if not yes:
         _check_that_it_may_ask(only)
-    job = Purge(in_, only)
-    agreed = True
+    job = letters.Purge(in_, only)
 
-    async def work() -> None:
-        nonlocal agreed
+    async def work() -> bool:
         expected: int | None = None
         if not yes:
-            expected = await count_letters(in_, only)
-            agreed = await _agreed(f"Purge {counted(expected, 'letter')}?")
-        if agreed:
-            await job.run(expected)
+            expected = await letters.count_letters(in_, only)
+            if not await _agreed(f"Purge {counted(expected, 'letter')}?"):
+                return False
+        await job.run(expected)
+        return True
 
-    ending = await attempt(work, _ignore)
-    if job.removed or not ending.failure:
+    status, agreed = await attempt(work, str(in_))
+    if job.removed or status != Status.FAILED:
         purged = counted(job.removed, "letter")
         say(json.dumps({"purged": job.removed}) if json_ else f"{purged} purged", sys.stdout)
-    return _status(ending, str(in_)) or (Status.DONE if agreed else Status.NOT_ALL)
+    return status or (Status.DONE if agreed else Status.NOT_ALL)
 
 
 def _check_that_it_may_ask(only: Only) -> None:
@@ -293,15 +216,4 @@ async def _agreed(question: str) -> bool:
 
 
 def _only(key: str | None, since: str | None) -> Only:
-    return Only(key, None if since is None else read_since(since, datetime.now(UTC)))
-
-
-def _status(ending: Ending, label: str) -> int:
-    """Tell what failed and return the exit status, as far as the ending decides it."""
-    if ending.failure:
-        complain(ending.failure, label)
-    return status_of(ending)
-
-
-def _ignore(_: signal.Signals) -> None:
-    """Tell nothing: what only reads or removes just ends."""
+    return Only(key, None if since is None else letters.read_since(since, datetime.now(UTC)))

@@ -1,4 +1,4 @@
-"""``provcache dead-letters``: looking and throwing away, which know no terminal."""
+"""``provcache dead-letters``: looking at letters, and throwing them away."""
 
 from __future__ import annotations
 
@@ -72,13 +72,12 @@ async def visit(
     only: Only,
     see: Callable[[Sequence[StoredLetter[msgspec.Raw] | UnreadableLetter]], Awaitable[None]],
 ) -> None:
-    """Await ``see`` with each page of letters, while somebody else may own the file.
+    """Await ``see`` with each page of letters, while another process may own the file.
 
     Raises:
         StoreError: the file can't be read.
     """
-    opening = open_dead_letters(path, entry_type=msgspec.Raw, read_only=True)
-    async with opening as letters:
+    async with open_dead_letters(path, entry_type=msgspec.Raw, read_only=True) as letters:
         after = 0
         while page := await letters.letters(
             after=after, limit=_PAGE, key=only.key, since=only.since
@@ -90,7 +89,7 @@ async def visit(
 HEADING: Final = f"{'id':>6}  {'failed at':<20}  {'attempts':>8}  key and error"
 
 
-def in_one_line(stored: StoredLetter[msgspec.Raw]) -> str:
+def as_row(stored: StoredLetter[msgspec.Raw]) -> str:
     """Return a line of the table: why a letter is there, and nothing of its entry."""
     letter = stored.letter
     error = " ".join(filter(None, (letter.error_class, letter.sqlstate, letter.constraint)))
@@ -99,7 +98,7 @@ def in_one_line(stored: StoredLetter[msgspec.Raw]) -> str:
     return printable(line)
 
 
-def facts_of(stored: StoredLetter[msgspec.Raw]) -> dict[str, object]:
+def letter_facts(stored: StoredLetter[msgspec.Raw]) -> dict[str, object]:
     """Return what is known of a letter, but for its entry."""
     letter = stored.letter
     return {
@@ -118,8 +117,7 @@ async def read_letter(
     path: Path, number: int
 ) -> StoredLetter[msgspec.Raw] | UnreadableLetter | None:
     """Return the letter with this number, or None: there is none."""
-    opening = open_dead_letters(path, entry_type=msgspec.Raw, read_only=True)
-    async with opening as letters:
+    async with open_dead_letters(path, entry_type=msgspec.Raw, read_only=True) as letters:
         return await letters.get(number)
 
 
@@ -128,13 +126,15 @@ def as_json(stored: StoredLetter[msgspec.Raw]) -> str:
 
     It is ASCII, so that no terminal obeys a character and no encoding lacks one.
     """
-    whole = {**facts_of(stored), "entry": msgspec.json.decode(stored.letter.entry)}
+    whole = {**letter_facts(stored), "entry": msgspec.json.decode(stored.letter.entry)}
     return json.dumps(whole, separators=(",", ":"))
 
 
 def as_text(stored: StoredLetter[msgspec.Raw]) -> list[str]:
     """Return everything about a letter, for people; the entry is JSON, in ASCII."""
-    facts = [f"{name:<12} {value}" for name, value in facts_of(stored).items() if value is not None]
+    facts = [
+        f"{name:<12} {value}" for name, value in letter_facts(stored).items() if value is not None
+    ]
     entry = json.dumps(msgspec.json.decode(stored.letter.entry), indent=2)
     return [*map(printable, facts), "entry", *entry.splitlines()]
 
@@ -143,13 +143,12 @@ def as_text(stored: StoredLetter[msgspec.Raw]) -> list[str]:
 
 
 async def count_letters(path: Path, only: Only) -> int:
-    """Return how many letters are meant, while somebody else may own the file.
+    """Return how many letters are meant, while another process may own the file.
 
     Raises:
         StoreError: the file can't be read.
     """
-    opening = open_dead_letters(path, entry_type=msgspec.Raw, read_only=True)
-    async with opening as letters:
+    async with open_dead_letters(path, entry_type=msgspec.Raw, read_only=True) as letters:
         return await letters.count(key=only.key, since=only.since)
 
 
@@ -176,8 +175,7 @@ class Purge:
             StoreError: the file can't be used, or holds another number of them.
         """
         only = self._only
-        opening = open_dead_letters(self._path, entry_type=msgspec.Raw, create=False)
-        async with opening as letters:
+        async with open_dead_letters(self._path, entry_type=msgspec.Raw, create=False) as letters:
             found = await letters.count(key=only.key, since=only.since)
             if expected is not None and found != expected:
                 message = f"there are {counted(found, 'letter')} now; nothing was removed"

@@ -47,7 +47,7 @@ class Outcome(enum.StrEnum):
 GOOD: Final = (Outcome.MATCH, Outcome.UNLISTED)
 
 
-class Row(msgspec.Struct, frozen=True):
+class RecordLine(msgspec.Struct, frozen=True):
     """A line of a RECORD.
 
     Attributes:
@@ -67,7 +67,7 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
         version: its version.
         base: the directory that paths in RECORD are relative to.
         record_hash: SHA-256 of the RECORD file, in hex.
-        rows: what can be read of the RECORD.
+        lines: what can be read of the RECORD.
         bad_lines: how many of its lines can't be.
     """
 
@@ -75,7 +75,7 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     base: Path
     record_hash: str
-    rows: tuple[Row, ...]
+    lines: tuple[RecordLine, ...]
     bad_lines: int
 
     @property
@@ -91,11 +91,11 @@ class Skipped(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a RECORD, held against the file.
 
     Attributes:
-        row: the line.
+        line: the line.
         outcome: see ``Outcome``.
         found: the file's hash, in the form and of the kind that RECORD lists; None if there
             is none to compare with.
@@ -103,7 +103,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         size: bytes read.
     """
 
-    row: Row
+    line: RecordLine
     outcome: Outcome
     found: str | None = None
     content_hash: str | None = None
@@ -125,25 +125,27 @@ def find_distributions(places: Iterable[Path]) -> tuple[list[Distribution], list
     skipped: list[Skipped] = []
     for place in places:
         for metadata in sorted(_metadata_in(place)):
-            if metadata.suffix != ".dist-info":
-                reason = f"{metadata.suffix[1:]} has no RECORD with hashes"
-                skipped.append(Skipped(metadata.stem, reason))
-                continue
-            try:
-                record = (metadata / "RECORD").read_bytes()
-            except FileNotFoundError:
-                skipped.append(Skipped(metadata.stem, "has no RECORD"))
-                continue
-            except OSError as error:
-                reason = f"RECORD can't be read ({type(error).__name__})"
-                skipped.append(Skipped(metadata.stem, reason))
-                continue
-            distribution = _make_distribution(metadata, record)
-            distributions.append(distribution)
-            if distribution.bad_lines:
-                reason = f"{distribution.bad_lines} lines of RECORD can't be read"
+            record, reason = _read(metadata)
+            if record is not None:
+                distribution = _make_distribution(metadata, record)
+                distributions.append(distribution)
+                if bad := distribution.bad_lines:
+                    reason = f"{bad} lines of RECORD can't be read"
+            if reason:
                 skipped.append(Skipped(metadata.stem, reason))
     return distributions, skipped
+
+
+def _read(metadata: Path) -> tuple[bytes | None, str]:
+    """Return the RECORD of a distribution, or None and why there is none."""
+    if metadata.suffix != ".dist-info":
+        return None, f"{metadata.suffix[1:]} has no RECORD with hashes"
+    try:
+        return (metadata / "RECORD").read_bytes(), ""
+    except FileNotFoundError:
+        return None, "has no RECORD"
+    except OSError as error:
+        return None, f"RECORD can't be read ({type(error).__name__})"
 
 
 def _metadata_in(place: Path) -> list[Path]:
@@ -158,26 +160,26 @@ def _make_distribution(metadata: Path, record: bytes) -> Distribution:
     # The directory's name is fixed by the specification of installed projects; METADATA may
     # be missing or broken.
     name, _, version = metadata.stem.partition("-")
-    rows, bad_lines = read_record(record)
+    lines, bad_lines = read_record(record)
     return Distribution(
         name=name,
         version=version,
         base=metadata.parent,
         record_hash=hashlib.sha256(record).hexdigest(),
-        rows=tuple(rows),
+        lines=tuple(lines),
         bad_lines=bad_lines,
     )
 
 
-def read_record(record: bytes) -> tuple[list[Row], int]:
+def read_record(record: bytes) -> tuple[list[RecordLine], int]:
     """Read the lines of a RECORD file.
 
     Returns:
-        The rows, and how many lines are none: not three columns, or no path.
+        The lines, and how many lines are none: not three columns, or no path.
     """
     # surrogateescape: a file name that is not UTF-8 still leads to its file.
     text = record.decode("utf-8-sig", "surrogateescape")
-    rows: list[Row] = []
+    lines: list[RecordLine] = []
     bad_lines = 0
     # Each line on its own, so that a quotation mark too many spoils one line only.
     for line in io.StringIO(text, newline=None):
@@ -190,34 +192,34 @@ def read_record(record: bytes) -> tuple[list[Row], int]:
         if not path or "\0" in path:
             bad_lines += 1
         else:
-            rows.append(Row(path, listed or None))
-    return rows, bad_lines
+            lines.append(RecordLine(path, listed or None))
+    return lines, bad_lines
 
 
-def verify(base: Path, row: Row, may_go_on: Callable[[], object]) -> Verdict:
+def verify(base: Path, line: RecordLine, may_go_on: Callable[[], object]) -> Finding:
     """Hold one file against its line of the RECORD.
 
     Blocks: it reads the file. Whatever a RECORD says and a file is, there is a verdict.
 
     Args:
         base: see ``Distribution``.
-        row: the line.
+        line: the line.
         may_go_on: called before each block of the file; what it raises ends the reading.
     """
-    path = base / row.path
+    path = base / line.path
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for a writer
-            return Verdict(row=row, outcome=Outcome.UNREADABLE)
+            return Finding(line=line, outcome=Outcome.UNREADABLE)
         with path.open("rb", buffering=0) as file:
-            return _compare(file, row, may_go_on)
+            return _compare(file, line, may_go_on)
     except (FileNotFoundError, NotADirectoryError):
-        return Verdict(row=row, outcome=Outcome.MISSING)
+        return Finding(line=line, outcome=Outcome.MISSING)
     except (OSError, ValueError):  # ValueError: it can't be the name of a file
-        return Verdict(row=row, outcome=Outcome.UNREADABLE)
+        return Finding(line=line, outcome=Outcome.UNREADABLE)
 
 
-def _compare(file: io.FileIO, row: Row, may_go_on: Callable[[], object]) -> Verdict:
-    algorithm, _, value = (row.listed or "sha256").partition("=")
+def _compare(file: io.FileIO, line: RecordLine, may_go_on: Callable[[], object]) -> Finding:
+    algorithm, _, value = (line.listed or "sha256").partition("=")
     supported = _can_compute(algorithm)
     content = listed = hashlib.sha256()
     hashes = [content]
@@ -232,16 +234,16 @@ def _compare(file: io.FileIO, row: Row, may_go_on: Callable[[], object]) -> Verd
             each.update(block)
         may_go_on()
     digest = base64.urlsafe_b64encode(listed.digest()).decode().rstrip("=")
-    if row.listed is None:
+    if line.listed is None:
         outcome = Outcome.UNLISTED
     elif not supported:
         outcome = Outcome.UNSUPPORTED
     else:
         outcome = Outcome.MATCH if digest == value.rstrip("=") else Outcome.MISMATCH
-    return Verdict(
-        row=row,
+    return Finding(
+        line=line,
         outcome=outcome,
-        found=f"{algorithm}={digest}" if row.listed and supported else None,
+        found=f"{algorithm}={digest}" if line.listed and supported else None,
         content_hash=content.hexdigest(),
         size=size,
     )

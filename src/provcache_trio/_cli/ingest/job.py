@@ -6,37 +6,37 @@ import codecs
 import math
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from provcache_trio import (
     DrainTimeoutError,
     ProvcacheEntry,
-    QueueState,
-    StoreUnavailableError,
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio._cli.accounting import in_words, places_of
+from provcache_trio._cli.input import InputError, LineSplitter
+from provcache_trio._cli.running import Job, Status
 from provcache_trio._cli.stores import wait_until_ready
-from provcache_trio._cli.text import counted
+from provcache_trio._cli.text import counted, printable
 
 from .lines import BadLineError, read_entry
-from .source import InputError, LineSplitter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    import signal
+    from collections.abc import Iterable, Iterator
 
-    from provcache_trio import WriteBehindMetrics, WriteBehindQueue
+    from provcache_trio import WriteBehindQueue
+    from provcache_trio._cli.input import Input
+    from provcache_trio._cli.progress import Progress
     from provcache_trio._cli.stores import Target
-
-    from .source import Input
 
 # The queue bounds how many entries wait, this how large they are together.
 _MOST_UNWRITTEN: Final = 16 * 1024 * 1024  # bytes of input
 
-_MOST_TOLD: Final = 20
+_MOST_REPORTED: Final = 20  # bad lines
+_ALWAYS: Final = ("persisted", "coalesced", "dead-lettered")  # in the summary, though there be none
 
 
-class Ingest:
+class Ingest(Job):
     """Reads entries, one in JSON per line, and writes them behind.
 
     ``run`` does the work; everything else may be read while it runs, by other tasks. Memory
@@ -56,7 +56,7 @@ class Ingest:
         lines: how many lines were read.
         blank: how many of them hold nothing.
         bad: how many of them are no entry.
-        untold: how many of those were not reported.
+        unreported: how many of those were only counted.
         trouble: why the input could not be read to its end; empty if it could.
     """
 
@@ -70,121 +70,80 @@ class Ingest:
         give_up_after: float = math.inf,
         options: WriteBehindOptions = WriteBehindOptions(),  # noqa: B008  # it is immutable
     ) -> None:
+        super().__init__(target, options, give_up_after=give_up_after)
         self.source = source
-        self.target = target
         self.strict = strict
-        self.give_up_after = give_up_after
-        self._most_told = math.inf if all_errors else _MOST_TOLD
-        self.options = options
         self.lines = 0
         self.blank = 0
         self.bad = 0
-        self.untold = 0
+        self.unreported = 0
         self.trouble = ""
-        self._gave_up = False
-        self._scope = trio.CancelScope()
+        self._most_reported = math.inf if all_errors else _MOST_REPORTED
         self._bad_line = ""
-        self._queue: WriteBehindQueue[ProvcacheEntry] | None = None
 
     @property
     def stopped_early(self) -> bool:
         """Whether a bad line has ended the reading."""
         return self.strict and self.bad > 0
 
-    def metrics(self) -> WriteBehindMetrics | None:
-        """Return the queue's metrics, also after its exit; None before it was opened."""
-        return None if self._queue is None else self._queue.metrics()
+    async def run(self, progress: Progress) -> None:
+        """Do the whole job; ``progress`` gets each bad line, by its number.
 
-    async def run(
-        self, report: Callable[[str], Awaitable[None]], tell: Callable[[str], None]
-    ) -> None:
-        """Do the whole job.
-
-        Cancelled, it writes what it has enqueued and ends, within the queue's
-        ``drain_timeout_seconds``.
-
-        Args:
-            report: awaited with the number of a bad line and what is wrong with it.
-            tell: called with what may be of interest meanwhile.
+        Cancelled, it writes what it has enqueued and ends, within the queue's drain timeout.
 
         Raises:
             StoreError: the store can't be used, or was given up.
             DrainTimeoutError: something was not written in time.
             WriteBehindCrashedError: the queue gave up.
         """
-        error: DrainTimeoutError | None = None
-        with self._scope:
+        left = ""
+        with self.outage.scope:
             try:
-                await self._run(report, tell)
-            except InputError as caught:
-                self.trouble = str(caught)
-            except DrainTimeoutError as caught:
-                if not self._gave_up:
+                await self._run(progress)
+            except InputError as error:
+                self.trouble = str(error)
+            except DrainTimeoutError as error:
+                if not self.outage.why:
                     raise
-                error = caught
+                left = f"; {counted(len(error.undelivered), 'entry', 'entries')} not written"
             finally:
                 self.source.close()
-        if self._gave_up:
-            raise StoreUnavailableError(self._why_given_up(error))
+        self.outage.check(left)
 
-    async def give_up_when_due(self) -> None:
-        """End ``run`` once the store has been away for ``give_up_after``; runs beside it."""
-        last_well = trio.current_time()
-        while trio.current_time() - last_well < self.give_up_after:
-            await trio.sleep(min(1, self.give_up_after / 10))
-            metrics = self.metrics()
-            if metrics is None or metrics.state is not QueueState.WAITING:
-                last_well = trio.current_time()
-        self._gave_up = True
-        self._scope.cancel()
-
-    async def _run(
-        self, report: Callable[[str], Awaitable[None]], tell: Callable[[str], None]
-    ) -> None:
+    async def _run(self, progress: Progress) -> None:
         await self.source.open()  # first: without any input no store is made
         async with self.target.open() as store:
-            await wait_until_ready(store, tell)
+            await wait_until_ready(store, progress.notice)
             async with open_write_behind_queue(store, self.options, name="ingest") as queue:
-                self._queue = queue
-                await self._read(queue, report)
+                self.outage.queue = queue
+                await self._read(queue, progress)
                 await queue.flush()
 
-    def _why_given_up(self, error: DrainTimeoutError | None) -> str:
-        last = error_of(self.metrics())
-        why = f"given up after {self.give_up_after:g} s without the store ({last})"
-        if error is not None:
-            why += f"; {counted(len(error.undelivered), 'entry', 'entries')} not written"
-        return why
-
-    async def _read(
-        self,
-        queue: WriteBehindQueue[ProvcacheEntry],
-        report: Callable[[str], Awaitable[None]],
-    ) -> None:
+    async def _read(self, queue: WriteBehindQueue[ProvcacheEntry], progress: Progress) -> None:
         splitter = LineSplitter()
         unwritten = 0
         while chunk := await self.source.read():
-            await self._take(splitter.feed(chunk), queue, report)
+            await self._take(splitter.feed(chunk), queue, progress)
             if self.stopped_early:
                 return
             unwritten += len(chunk)
             if unwritten >= _MOST_UNWRITTEN:
                 await queue.flush()
                 unwritten = 0
-        await self._take(splitter.finish(), queue, report)
+        await self._take(splitter.finish(), queue, progress)
 
     async def _take(
         self,
         lines: Iterator[bytes | None],
         queue: WriteBehindQueue[ProvcacheEntry],
-        report: Callable[[str], Awaitable[None]],
+        progress: Progress,
     ) -> None:
         while True:
             self._bad_line = ""
             await queue.enqueue_many(self._entries(lines))
             if not self._bad_line:
                 return
-            await report(self._bad_line)
+            await progress.report(self._bad_line)
             if self.strict:
                 return
 
@@ -202,15 +161,63 @@ class Ingest:
                 entry = read_entry(content, strict=self.strict)
             except BadLineError as error:
                 self.bad += 1
-                if self.bad > self._most_told:
-                    self.untold += 1
+                if self.bad > self._most_reported:
+                    self.unreported += 1
                     continue
                 self._bad_line = f"line {self.lines}: {error}"
                 return
             yield entry
 
+    # What is seen of it
 
-def error_of(metrics: WriteBehindMetrics | None) -> str:
-    """Return what the store raised last, in a word; empty if it never did."""
-    last = None if metrics is None else metrics.last_error
-    return "" if last is None else last.error_class
+    def where(self) -> str:
+        """Return where the job is."""
+        words = [counted(self.lines, "line"), f"{self.bad:,} bad"]
+        metrics = self.outage.metrics
+        if metrics is not None:
+            words += in_words(metrics)
+        return ", ".join(words)
+
+    def summary(self, stopped_by: signal.Signals | None) -> list[str]:
+        """Return what became of every line; nothing if the job never began."""
+        metrics = self.outage.metrics
+        if metrics is None:
+            return []
+        accepted = metrics.total_enqueued
+        lines = [
+            f"{counted(self.lines, 'line')} read, into {printable(self.target.label)}",
+            f"  {accepted:>9,} accepted",
+            f"  {self.bad:>9,} bad",
+            f"  {self.blank:>9,} blank",
+        ]
+        # A cancellation may come while an entry waits for room in the queue.
+        if left := self.lines - accepted - self.bad - self.blank:
+            lines.append(f"  {left:>9,} not accepted")
+        lines.append("of those accepted")
+        lines += [
+            f"  {count:>9,} {words}"
+            for count, words in places_of(metrics)
+            if count or words.startswith(_ALWAYS)
+        ]
+        if stopped_by is not None:
+            lines.append(f"Stopped by {stopped_by.name}")
+        elif self.stopped_early:
+            lines.append("Stopped at the first bad line")
+        return lines
+
+    def complaints(self) -> list[str]:
+        """Return what is wrong with the input."""
+        found: list[str] = []
+        if self.unreported:
+            found.append(f"{counted(self.unreported, 'more bad line')}; --all-errors tells each")
+        return [*found, self.trouble] if self.trouble else found
+
+    @property
+    def status(self) -> Status:
+        """Whether the whole input was read, every line was good, and the store took it."""
+        metrics = self.outage.metrics
+        if self.trouble:
+            return Status.FAILED
+        if self.bad or metrics is None or metrics.total_failed:
+            return Status.NOT_ALL
+        return Status.DONE

@@ -8,8 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from provcache_trio import DecisionDigest, ProvcacheEntry, ReplaySeed
-
-from .source import LONGEST_LINE
+from provcache_trio._cli.input import LONGEST_LINE
 
 
 class BadLineError(Exception):

@@ -1,4 +1,4 @@
-"""``provcache top``: the state of the write-behind queues of a running program."""
+"""``provcache top``: once, in lines, or in a table."""
 
 from __future__ import annotations
 
@@ -6,214 +6,104 @@ import json
 import re
 import signal
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import trio
 
-from provcache_trio._cli.ending import Status, check_output, complain, status_of
-from provcache_trio._cli.running import attempt
-from provcache_trio._cli.stream import Stream
+from provcache_trio._cli.output import Stream
+from provcache_trio._cli.running import Status, attempt
+from provcache_trio._cli.terminal import terminal_for
 from provcache_trio._cli.urls import MisuseError
 
-from .screen import draw
+from .document import NoAnswerError
 from .source import Source
-from .terminal import Terminal, can_draw
+from .table import draw
 from .watch import Watch
 from .words import in_one_line, no_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from provcache_trio._cli.terminal import Terminal
 
 _SHORTEST: Final = 0.1  # seconds
 _LONGEST: Final = 3600.0
-_QUIT: Final = b"qQ"
-
-
-class _View(Protocol):
-    """Shows queues.
-
-    Attributes:
-        status: what the command ends with, unless it is ended by a signal.
-        complaint: what is to be told then; empty for nothing.
-    """
-
-    status: int
-    complaint: str
-
-    async def run(self) -> None:
-        """Show them until there is no more to show, or nobody to show it to."""
-        ...
+_PATIENCE: Final = 1.0  # seconds that a terminal gets to take what puts it back
 
 
 async def watch_queues(
-    url: str,
-    file: TextIO,
-    keys: TextIO | None,
-    *,
-    interval: float = 1.0,
-    plain: bool = False,
-    once: bool = False,
-    as_json: bool = False,
+    url: str, file: TextIO, *, interval: float = 1.0, once: bool = False, as_json: bool = False
 ) -> int:
     """Show the queues whose status page is at ``url``, and return the exit status.
 
     Args:
         url: of the page; ``/status.json`` is added.
         file: where to show them.
-        keys: where keys come from, if ``file`` is a terminal; or None.
         interval: seconds between two tries, 0.1 to 3600.
-        plain: print lines, on a terminal too.
         once: print what there is and end.
         as_json: print it as it came; goes with ``once``.
 
     Raises:
         MisuseError: the URL, or what is asked for, makes no sense.
+        OutputError: what there is can't be written.
     """
     if as_json and not once:
         raise MisuseError("--json goes with --once")
     if not _SHORTEST <= interval <= _LONGEST:
         raise MisuseError(f"--interval is {_SHORTEST:g} to {_LONGEST:g} seconds")
-    watch = Watch(Source(url), interval)
-    view: _View
+    watch = Watch(Source(url))
     if once:
-        view = Once(watch, file, as_json=as_json)
-    elif plain or not can_draw(file):
-        view = Lines(watch, file)
+        view = partial(_print_once, watch, Stream(file), as_json=as_json)
+    elif (terminal := terminal_for(file)) is None:
+        view = partial(_print_again_and_again, watch, Stream(file), interval)
     else:
-        view = Screen(watch, Terminal(file, keys))
-    ending = await attempt(view.run, _ignore)
-    if complaint := ending.failure or view.complaint:
-        complain(complaint, watch.source.label, quotes=False)
-    return status_of(ending) or view.status
+        view = partial(_show_table, watch, terminal, interval)
+    status, shown = await attempt(view, watch.source.label, quotes=False)
+    return status or shown or Status.DONE
 
 
-def _ignore(_: object) -> None:
-    """Tell nothing: there is nothing to wait for."""
+async def _print_once(watch: Watch, stream: Stream, *, as_json: bool) -> int:
+    """Print one answer, in lines or as it came; the status is 1 unless all queues are ready."""
+    await watch.ask()
+    if watch.trouble:
+        raise NoAnswerError(watch.trouble)
+    stream.add(_as_it_came(watch) if as_json else _lines(watch))
+    await stream.flush()
+    stream.check()
+    queues = watch.document.queues
+    ready = bool(queues) and all(queue.ready for queue in queues)
+    return Status.DONE if ready else Status.NOT_ALL
 
 
-async def _keep_asking(watch: Watch, tell: Callable[[], Awaitable[bool]]) -> None:
-    """Ask at every interval, and tell what there is each time, for as long as that is wanted."""
-    due = trio.current_time()
+async def _print_again_and_again(watch: Watch, stream: Stream, interval: float) -> int:
+    """Print a line for each queue, until nobody reads it, as after ``| head``."""
     while True:
         await watch.ask()
-        if not await tell():
-            return
-        due = max(due + watch.interval, trio.current_time())
-        await trio.sleep_until(due)
+        stream.add(f"{no_answer(watch)}\n" if watch.trouble else _lines(watch))
+        await stream.flush()
+        stream.check()
+        if stream.trouble is not None:
+            return Status.DONE
+        await trio.sleep(interval)
 
 
-class Once:
-    """One answer, in lines or as it came."""
-
-    def __init__(self, watch: Watch, file: TextIO, *, as_json: bool) -> None:
-        self.status = 0
-        self.complaint = ""
-        self._watch = watch
-        self._stream = Stream(file)
-        self._as_json = as_json
-
-    async def run(self) -> None:
-        """Tell the state of every queue; the status is 1 unless there is one and all are ready.
-
-        Raises:
-            OutputError: it can't be written.
-        """
-        watch = self._watch
+async def _show_table(watch: Watch, terminal: Terminal, interval: float) -> int:
+    """Show a table, until the terminal is gone; the SIGHUP that reports that may come later."""
+    picture = partial(draw, watch, terminal.console)
+    try:
         await watch.ask()
-        if watch.document is None:
-            self.status, self.complaint = Status.FAILED, watch.trouble
-            return
-        queues = watch.document.queues
-        ready = bool(queues) and all(queue.ready for queue in queues)
-        self.status = Status.DONE if ready else Status.NOT_ALL
-        self._stream.add(_as_it_came(watch) if self._as_json else _lines(watch))
-        await self._stream.flush()
-        check_output(self._stream)
-
-
-class Lines:
-    """A line for each queue, again and again, without any control character."""
-
-    def __init__(self, watch: Watch, file: TextIO) -> None:
-        self.status = 0
-        self.complaint = ""
-        self._watch = watch
-        self._stream = Stream(file)
-
-    async def run(self) -> None:
-        """Tell the state of every queue until nobody reads it, as after ``| head``.
-
-        Raises:
-            OutputError: it can't be written.
-        """
-        await _keep_asking(self._watch, self._tell)
-        check_output(self._stream)
-
-    async def _tell(self) -> bool:
-        watch = self._watch
-        self._stream.add(f"{no_answer(watch)}\n" if watch.trouble else _lines(watch))
-        await self._stream.flush()
-        return self._stream.trouble is None
-
-
-class Screen:
-    """The whole screen of a terminal, until a key ends it, or the terminal is gone."""
-
-    def __init__(self, watch: Watch, terminal: Terminal) -> None:
-        self.status = 0
-        self.complaint = ""
-        self._watch = watch
-        self._terminal = terminal
-        self._changed = trio.Event()
-
-    async def run(self) -> None:
-        """Show the queues; the status is 129 when the terminal is gone, 131 after SIGQUIT."""
-        async with self._terminal, trio.open_nursery() as nursery:
-            for work in (self._ask, self._draw, self._obey_keys, self._obey_signals):
-                nursery.start_soon(self._until_it_ends, work, nursery.cancel_scope)
-
-    async def _until_it_ends(
-        self, work: Callable[[], Awaitable[None]], scope: trio.CancelScope
-    ) -> None:
-        try:
-            await work()
-        except OSError:  # the terminal is gone; the SIGHUP that tells so may come later
-            self.status = 128 + signal.SIGHUP
-        scope.cancel()
-
-    async def _ask(self) -> None:
-        await _keep_asking(self._watch, self._show)
-
-    async def _show(self) -> bool:
-        self._changed.set()
-        await trio.lowlevel.checkpoint()
-        return True
-
-    async def _draw(self) -> None:
-        while True:
-            self._changed = trio.Event()
-            await self._terminal.draw(partial(draw, self._watch))
-            with trio.move_on_after(1):  # to tell how long there is no answer
-                await self._changed.wait()
-
-    async def _obey_keys(self) -> None:
-        while not set(_QUIT) & set(await self._terminal.next_keys()):
-            pass
-
-    async def _obey_signals(self) -> None:
-        numbers = (signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH)
-        with trio.open_signal_receiver(*numbers) as signals:
-            async for number in signals:
-                if number == signal.SIGQUIT:  # which ends other commands by itself
-                    self.status = 128 + number
-                    return
-                if number == signal.SIGTSTP:
-                    await self._terminal.suspend()
-                await self._show()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(terminal.show, picture, pause=min(interval, 1)))
+            while terminal.stream.trouble is None:
+                await trio.sleep(interval)
+                await watch.ask()
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(_PATIENCE, shield=True):
+            await terminal.stream.flush()
+    return 128 + signal.SIGHUP
 
 
 def _lines(watch: Watch) -> str:
-    lines = [in_one_line(queue, history.pace(), watch.now) for queue, history in watch.rows]
+    lines = [in_one_line(queue, pace, watch.document.time) for queue, pace in watch.queues]
     return "".join(f"{line}\n" for line in lines or ["no queue is open"])
 
 

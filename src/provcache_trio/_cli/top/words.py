@@ -1,4 +1,4 @@
-"""The words, numbers and bars of ``provcache top``, for a screen and for plain lines."""
+"""The words and numbers of ``provcache top``, for a table and for plain lines."""
 
 from __future__ import annotations
 
@@ -7,39 +7,12 @@ from typing import TYPE_CHECKING, Final
 from provcache_trio._cli.text import duration, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
-    from .source import Queue
+    from .document import QueueStatus
     from .watch import Pace, Watch
 
-_EIGHTHS: Final = " ▁▂▃▄▅▆▇█"
-_WINDOW: Final = 120.0  # seconds that a chart shows at least
-_STEPS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
-
-
-def bars(values: Sequence[float | None], height: int) -> list[str]:
-    """Return the lines of a bar chart, the top one first; 0 and None are blank.
-
-    The highest bar ends an eighth below the top, so that charts do not run into each other.
-    """
-    full = 8 * height - 1
-    highest = max((value for value in values if value), default=1)
-    eighths = [max(1, round(value / highest * full)) if value else 0 for value in values]
-    return [
-        "".join(_EIGHTHS[min(max(count - 8 * below, 0), 8)] for count in eighths)
-        for below in reversed(range(height))
-    ]
-
-
-def step_for(width: int, interval: float) -> int:
-    """Return how many seconds a column stands for, in a chart of ``width`` columns.
-
-    Two samples belong to each column, so that none is left out when they come unevenly.
-    """
-    enough = (step for step in _STEPS if step >= 2 * interval and step * width >= _WINDOW)
-    return next(enough, _STEPS[-1])
 
 
 def short(value: float | None) -> str:
@@ -71,37 +44,37 @@ def no_answer(watch: Watch) -> str:
     return f"no answer for {span(watch.silent_seconds)}: {printable(watch.trouble)}"
 
 
-def dead_letters(queue: Queue) -> str:
+def readiness(queue: QueueStatus) -> str:
+    """Return whether a queue is ready and, if not, why."""
+    return "ready" if queue.ready else f"not ready ({queue.reason or 'no reason given'})"
+
+
+def dead_letters(queue: QueueStatus) -> str:
     """Return how many dead letters there were and, where that is counted, are kept."""
     kept = "" if queue.dead_letters is None else f" ({short(queue.dead_letters)} kept)"
     return f"{short(queue.metrics.total_failed)}{kept}"
 
 
-def last_error(queue: Queue, now: datetime) -> str:
+def last_error(queue: QueueStatus, now: datetime) -> str:
     """Return the last error, its age, and when the next try is; ``none`` if there was none."""
     metrics = queue.metrics
     words: list[str] = []
     if metrics.last_error is not None:
         error = metrics.last_error
-        name = (
-            error.error_class
-            if error.sqlstate is None
-            else f"{error.error_class} ({error.sqlstate})"
-        )
+        sqlstate = "" if error.sqlstate is None else f" ({error.sqlstate})"
         age = max((now - error.at).total_seconds(), 0)
-        words.append(f"{printable(name)} {span(age)} ago")
+        words.append(f"{error.error_class}{sqlstate} {span(age)} ago")
     if metrics.next_try_in_seconds is not None:
         words.append(f"next try in {span(metrics.next_try_in_seconds)}")
     return ", ".join(words) or "none"
 
 
-def in_one_line(queue: Queue, pace: Pace, now: datetime) -> str:
+def in_one_line(queue: QueueStatus, pace: Pace, now: datetime) -> str:
     """Return the state of a queue."""
     metrics = queue.metrics
-    ready = "ready" if queue.ready else f"not ready ({queue.reason or 'no reason given'})"
     words = [
         f"{queue.name}: {metrics.state}",
-        ready,
+        readiness(queue),
         f"in line {metrics.current_queue_depth:,}",
         f"in flight {metrics.in_flight:,}",
         f"oldest {span(metrics.oldest_pending_seconds)}",

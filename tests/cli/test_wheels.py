@@ -1,4 +1,4 @@
-"""Files held against RECORD, and the entries that the verdicts become."""
+"""Files held against RECORD, and the entries that the findings become."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from provcache_trio import build_veri_key
 from provcache_trio._cli.demo.decisions import make_entry, week_of
 from provcache_trio._cli.demo.wheels import (
     Distribution,
+    Finding,
     Outcome,
-    Row,
+    RecordLine,
     Skipped,
-    Verdict,
     find_distributions,
     read_record,
     verify,
@@ -28,7 +28,7 @@ from tests.installed import install, listed
 CONTENT = b"print('hello')\n"
 WEEK = week_of(dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC))
 PIP = Distribution(
-    name="pip", version="26.3", base=Path(), record_hash="a" * 64, rows=(), bad_lines=0
+    name="pip", version="26.3", base=Path(), record_hash="a" * 64, lines=(), bad_lines=0
 )
 
 
@@ -41,7 +41,7 @@ def sha256(text: str) -> str:
 
 
 def outcome(base: Path, path: str, hash_: str | None) -> Outcome:
-    return verify(base, Row(path, hash_), go_on).outcome
+    return verify(base, RecordLine(path, hash_), go_on).outcome
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512", "md5", "blake2b"])
@@ -50,11 +50,11 @@ def test_a_file_with_the_listed_hash_matches_and_any_other_does_not(
 ) -> None:
     (tmp_path / "a.py").write_bytes(CONTENT)
     right, wrong = listed(CONTENT, algorithm), listed(CONTENT + b"#", algorithm)
-    verdict = verify(tmp_path, Row("a.py", right), go_on)
-    assert (verdict.outcome, verdict.found, verdict.size) == (Outcome.MATCH, right, len(CONTENT))
-    assert verdict.content_hash == hashlib.sha256(CONTENT).hexdigest()
-    verdict = verify(tmp_path, Row("a.py", wrong), go_on)
-    assert (verdict.outcome, verdict.found) == (Outcome.MISMATCH, right)
+    finding = verify(tmp_path, RecordLine("a.py", right), go_on)
+    assert (finding.outcome, finding.found, finding.size) == (Outcome.MATCH, right, len(CONTENT))
+    assert finding.content_hash == hashlib.sha256(CONTENT).hexdigest()
+    finding = verify(tmp_path, RecordLine("a.py", wrong), go_on)
+    assert (finding.outcome, finding.found) == (Outcome.MISMATCH, right)
 
 
 def test_padding_makes_no_difference(tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_a_large_file_is_read_to_its_end(tmp_path: Path) -> None:
     content = os.urandom(3 * 2**20 + 1)
     (tmp_path / "large").write_bytes(content)
     asked: list[None] = []
-    verdict = verify(tmp_path, Row("large", listed(content)), lambda: asked.append(None))
-    assert verdict.outcome is Outcome.MATCH
+    finding = verify(tmp_path, RecordLine("large", listed(content)), lambda: asked.append(None))
+    assert finding.outcome is Outcome.MATCH
     assert len(asked) > 3  # so a stop does not wait for the whole file
 
 
@@ -81,7 +81,7 @@ def test_what_the_caller_raises_between_two_blocks_ends_the_reading(tmp_path: Pa
         raise StopError
 
     with pytest.raises(StopError):
-        verify(tmp_path, Row("a.py", None), stop)
+        verify(tmp_path, RecordLine("a.py", None), stop)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_what_the_caller_raises_between_two_blocks_ends_the_reading(tmp_path: Pa
 )
 def test_a_hash_that_can_not_be_computed_is_told_apart(tmp_path: Path, hash_: str) -> None:
     (tmp_path / "a.py").write_bytes(CONTENT)
-    verdict = verify(tmp_path, Row("a.py", hash_), go_on)
-    assert (verdict.outcome, verdict.found) == (Outcome.UNSUPPORTED, None)
+    finding = verify(tmp_path, RecordLine("a.py", hash_), go_on)
+    assert (finding.outcome, finding.found) == (Outcome.UNSUPPORTED, None)
 
 
 def test_a_file_that_is_not_there_is_missing_even_below_a_file(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_a_file_that_is_not_there_is_missing_even_below_a_file(tmp_path: Path) -
 
 def test_a_file_without_a_listed_hash_is_unlisted(tmp_path: Path) -> None:
     (tmp_path / "a.pyc").write_bytes(CONTENT)
-    verdict = verify(tmp_path, Row("a.pyc", None), go_on)
-    assert (verdict.outcome, verdict.found) == (Outcome.UNLISTED, None)
-    assert verdict.content_hash == hashlib.sha256(CONTENT).hexdigest()
+    finding = verify(tmp_path, RecordLine("a.pyc", None), go_on)
+    assert (finding.outcome, finding.found) == (Outcome.UNLISTED, None)
+    assert finding.content_hash == hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["directory", "pipe", "loop", "n" * 300, "nul\0"], ids=repr)
@@ -125,9 +125,9 @@ def test_paths_lead_out_of_site_packages_and_may_be_absolute(tmp_path: Path) -> 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"], ids=repr)
 def test_a_record_has_any_line_ends(newline: str) -> None:
     record = newline.join(["a.py,sha256=x,1", '"b,""c"".py",,', "", "ü.py,,", ""]).encode()
-    rows = [Row("a.py", "sha256=x"), Row('b,"c".py', None), Row("ü.py", None)]
-    assert read_record(record) == (rows, 0)
-    assert read_record(b"\xef\xbb\xbf" + record) == (rows, 0)
+    lines = [RecordLine("a.py", "sha256=x"), RecordLine('b,"c".py', None), RecordLine("ü.py", None)]
+    assert read_record(record) == (lines, 0)
+    assert read_record(b"\xef\xbb\xbf" + record) == (lines, 0)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_record_has_any_line_ends(newline: str) -> None:
 )
 def test_a_bad_line_spoils_no_other(line: str) -> None:
     record = f"a.py,,\n{line}\nb.py,,\n".encode()
-    assert read_record(record) == ([Row("a.py", None), Row("b.py", None)], 1)
+    assert read_record(record) == ([RecordLine("a.py", None), RecordLine("b.py", None)], 1)
 
 
 def test_a_name_that_is_not_utf_8_leads_to_its_file(tmp_path: Path) -> None:
@@ -178,13 +178,13 @@ def test_what_can_not_be_verified_is_skipped_with_the_reason(tmp_path: Path) -> 
 
 
 def test_an_entry_names_every_input_of_its_decision() -> None:
-    verdict = Verdict(
-        row=Row("pip/ü.py", "sha256=listed"),
+    finding = Finding(
+        line=RecordLine("pip/ü.py", "sha256=listed"),
         outcome=Outcome.MISMATCH,
         found="sha256=found",
         content_hash="b" * 64,
     )
-    entry = make_entry(PIP, verdict, WEEK)
+    entry = make_entry(PIP, finding, WEEK)
     policy = sha256("provcache demo policy v1: every file must match its RECORD")
     assert entry.veri_key == build_veri_key(
         source_hash=sha256(f"pip/ü.py\nsha256=listed\n{'b' * 64}\n"),
@@ -209,20 +209,24 @@ def test_an_entry_names_every_input_of_its_decision() -> None:
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_only_a_match_is_trusted_and_a_file_without_a_hash_by_half(outcome: Outcome) -> None:
-    entry = make_entry(PIP, Verdict(row=Row("a.py", None), outcome=outcome), WEEK)
+    entry = make_entry(PIP, Finding(line=RecordLine("a.py", None), outcome=outcome), WEEK)
     expected = {Outcome.MATCH: 100, Outcome.UNLISTED: 50}.get(outcome, 0)
     assert entry.decision.trust_score == expected
 
 
 def test_the_same_bytes_at_two_paths_or_under_two_hashes_are_two_decisions() -> None:
-    rows = [Row("a.py", "sha256=x"), Row("b.py", "sha256=x"), Row("a.py", "sha256=y")]
-    verdicts = [Verdict(row=row, outcome=Outcome.MATCH, content_hash="b" * 64) for row in rows]
-    assert len({make_entry(PIP, verdict, WEEK).veri_key for verdict in verdicts}) == 3
+    lines = [
+        RecordLine("a.py", "sha256=x"),
+        RecordLine("b.py", "sha256=x"),
+        RecordLine("a.py", "sha256=y"),
+    ]
+    findings = [Finding(line=row, outcome=Outcome.MATCH, content_hash="b" * 64) for row in lines]
+    assert len({make_entry(PIP, finding, WEEK).veri_key for finding in findings}) == 3
 
 
 def test_a_name_from_the_disk_that_is_no_text_still_makes_an_entry() -> None:
     odd = msgspec.structs.replace(PIP, name="caf\udce9")
-    entry = make_entry(odd, Verdict(row=Row("a.py", None), outcome=Outcome.MISSING), WEEK)
+    entry = make_entry(odd, Finding(line=RecordLine("a.py", None), outcome=Outcome.MISSING), WEEK)
     assert entry.decision.replay_seed.feed_ids == ("RECORD:caf?-26.3",)
 
 

@@ -17,10 +17,12 @@ import pytest
 import trio
 
 from provcache_trio import DecisionDigest, ProvcacheEntry, ReplaySeed
-from provcache_trio._cli import main, reading as _read
+from provcache_trio._cli import main, reading
 from provcache_trio._cli.stores import SqliteTarget
 from provcache_trio._cli.urls import MisuseError, target_of, without_secrets
 from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
+
+from tests.cli.support import names, url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,14 +59,6 @@ def path(tmp_path: Path) -> Path:
 
     trio.run(fill)
     return path
-
-
-def url(path: Path) -> str:
-    return f"sqlite:{path}"
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
 
 
 # get
@@ -385,6 +379,6 @@ def test_completion_that_can_not_be_set_up_is_told_in_one_line(
 
 
 def test_a_key_is_checked_as_the_store_would() -> None:
-    _read.check_key(KEY)
+    reading.check_key(KEY)
     with pytest.raises(MisuseError):
-        _read.check_key(KEY.replace("a", "g"))
+        reading.check_key(KEY.replace("a", "g"))

@@ -13,13 +13,11 @@ import msgspec
 import pytest
 import trio
 
-from provcache_trio._cli import main, stores as _stores
-from provcache_trio._cli.urls import target_of
-from provcache_trio.postgres import PostgresRepository
+from provcache_trio._cli import main, stores
 
+from tests.cli.letters import left_in, letter, put_entries
+from tests.cli.support import BAD, entry, key_of
 from tests.servers import postgres, query
-from tests.test_cli_dead_letters import BAD, left_in, letter, put_entries
-from tests.test_repositories import entry, key_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +68,7 @@ def test_reading_makes_no_schema(
 def test_a_server_that_is_not_there_is_told_in_one_line_without_the_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_stores, "_PATIENCE", 0.1)
+    monkeypatch.setattr(stores, "_PATIENCE", 0.1)
     nobody = "postgresql://user:s3cret@127.0.0.1:1/db?password=s3cret"
     assert main(["init", "--to", nobody]) == 3
     reason = "asyncpg reported ConnectionRefusedError"
@@ -109,7 +107,7 @@ def test_dead_letters_are_sent_again_until_none_is_refused(
     capsys.readouterr()
     assert main(retry) == 1
     assert capsys.readouterr().err.splitlines() == [
-        f"provcache: letter {number} was refused again, and stays: "
+        f"provcache: letter {number} was refused, and stays: "
         "CheckViolationError, SQLSTATE 23514, constraint odd"
         for number in bad
     ]
@@ -122,38 +120,6 @@ def test_dead_letters_are_sent_again_until_none_is_refused(
     assert {f"sha256:{key}" for (key,) in trio.run(query, url, stored)} == {
         one.key for one in letters
     }
-
-
-async def test_a_scratch_store_is_empty_and_gone_afterwards(url: str) -> None:
-    schemas = "SELECT nspname FROM pg_namespace ORDER BY 1"
-    before = await query(url, schemas)
-    async with target_of(url).scratch() as store:
-        assert await store.upsert_many([entry()]) == 1
-        assert len(await query(url, schemas)) == len(before) + 1
-    assert await query(url, schemas) == before
-
-
-@pytest.mark.parametrize("when", ["before it is made", "when it is made"])
-async def test_a_scratch_store_that_is_cancelled_while_it_opens_is_gone_afterwards(
-    when: str, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check = PostgresRepository.check
-
-    async def cancelled(store: PostgresRepository) -> None:
-        if when == "when it is made":
-            await check(store)
-            assert len(await query(url, schemas)) == len(before) + 1
-        scope.cancel()
-        await check(store)
-
-    monkeypatch.setattr(PostgresRepository, "check", cancelled)
-    schemas = "SELECT nspname FROM pg_namespace ORDER BY 1"
-    before = await query(url, schemas)
-    with trio.CancelScope() as scope:
-        async with target_of(url).scratch():
-            raise AssertionError("unreachable")
-    assert scope.cancelled_caught
-    assert await query(url, schemas) == before
 
 
 # The demo
@@ -171,18 +137,17 @@ def site(tmp_path: Path) -> Path:
 def test_the_demo_brings_a_server_of_its_own(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", "--to", "postgres", "--paths", str(site), "--plain"]) == 0
+    assert main(["demo", "--to", "postgres", "--paths", str(site)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "a PostgreSQL " in out
     assert "of its own holds 1 row; 1 of 1 read are as enqueued" in out
-    assert "per entry with one write each" in out
 
 
 def test_the_demo_writes_to_a_server_that_is_there(
     url: str, site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", "--to", url, "--paths", str(site), "--plain"]) == 0
+    assert main(["demo", "--to", url, "--paths", str(site)]) == 0
     capsys.readouterr()
     assert main(["stats", "--json", "--from", url]) == 0
     assert json.loads(capsys.readouterr().out)["entries"] == 1
@@ -204,7 +169,7 @@ def test_a_demo_without_any_server_tells_what_to_install(
 
 @pytest.mark.heavy
 def test_a_signal_ends_the_demo_and_its_server(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "provcache_trio", "demo", "--to", "postgres", "--plain"]
+    arguments = [sys.executable, "-m", "provcache_trio", "demo", "--to", "postgres"]
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, text=True, env={"TMPDIR": str(tmp_path)}
     ) as process:

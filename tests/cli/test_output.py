@@ -12,34 +12,39 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, TextIO
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from rich.text import Text
 
+from provcache_trio import StoreUnavailableError
 from provcache_trio._cli import main
-from provcache_trio._cli.demo.job import Demo
-from provcache_trio._cli.demo.screen import PlainLines
-from provcache_trio._cli.ending import check_output, complaint, finish
 from provcache_trio._cli.ingest.job import Ingest
-from provcache_trio._cli.ingest.source import Input
-from provcache_trio._cli.progress import LiveProgress, PlainProgress
-from provcache_trio._cli.running import attempt
-from provcache_trio._cli.stores import SqliteTarget
-from provcache_trio._cli.stream import Stream
-from provcache_trio._cli.terminal import Canvas, canvas_for
-from provcache_trio._cli.text import OutputError, say
+from provcache_trio._cli.input import Input
+from provcache_trio._cli.output import OutputError, Stream, say
+from provcache_trio._cli.progress import Progress
+from provcache_trio._cli.running import attempt, carry_out
+from provcache_trio._cli.terminal import Terminal, terminal_for
 
+from tests.cli.support import (
+    PROGRAM,
+    MemoryTarget,
+    drained,
+    full_pipe,
+    key_of,
+    lines,
+    on_terminal,
+    pseudo_terminal,
+    stored,
+)
 from tests.installed import install
-from tests.test_cli_ingest import key, lines, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
-PROGRAM = (sys.executable, "-m", "provcache_trio")
 FULL = "standard output: No space left on device"
 CLOSED = "standard output: it is closed"
 
@@ -72,30 +77,6 @@ def redirected(redirection: str, *arguments: object) -> subprocess.CompletedProc
     )
 
 
-@contextmanager
-def full_pipe() -> Generator[tuple[int, TextIO]]:
-    """Yield both ends of a pipe that takes nothing more until it is read."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"." * 4096)
-    os.set_blocking(writer, True)
-    with open(writer, "w", encoding="utf-8") as file:  # noqa: PTH123  # a descriptor
-        try:
-            yield reader, file
-        finally:
-            os.close(reader)  # which ends a thread that still writes
-
-
-def drained(reader: int, until: bytes) -> bytes:
-    """Read on to where ``until`` has come; return what is none of the filling."""
-    seen = b""
-    while until not in seen:
-        seen += os.read(reader, 65536)
-    return seen.lstrip(b".")
-
-
 # The output fails
 
 
@@ -123,7 +104,7 @@ def test_a_progress_line_that_can_not_be_written_stops_nothing(tmp_path: Path) -
 @pytest.mark.parametrize(
     "command",
     [
-        ["get", key(1), "--from", "{store}"],
+        ["get", key_of(1), "--from", "{store}"],
         ["stats", "--from", "{store}"],
         ["init", "--to", "{store}"],
         ["ingest", "{entries}", "--to", "{store}"],
@@ -388,30 +369,23 @@ async def test_whoever_waits_for_room_can_be_cancelled_and_what_was_added_is_not
     assert seen[0].split() == [b"%d" % number for number in range(added)]
 
 
-@pytest.mark.parametrize("kind", ["plain", "live", "demo"])
+@pytest.mark.parametrize("live", [False, True])
 async def test_what_may_be_left_out_is_left_out_while_nobody_reads_and_the_rest_waits(
-    kind: str, tmp_path: Path
+    live: bool,
 ) -> None:
-    target = SqliteTarget(tmp_path / "store.db")
-    job = Ingest(Input("-"), target)
     with full_pipe() as (_, file):
-        watcher: PlainProgress | LiveProgress | PlainLines
-        if kind == "plain":
-            watcher = PlainProgress(job, file)
-            stream = watcher._stream
-        elif kind == "live":
-            canvas = Canvas(file)
-            watcher, stream = LiveProgress(job, canvas), canvas.stream
-        else:
-            watcher = PlainLines(Demo([], target), file)
-            stream = watcher.stream
+        progress = Progress(str, file)
+        if live:
+            progress._terminal = Terminal(file)
+            progress._stream = progress._terminal.stream
         for _ in range(1000):
-            watcher.notice("again")
-        if not isinstance(watcher, PlainLines):
-            with trio.move_on_after(0.05) as scope:
-                await watcher.report("a bad line")
-            assert scope.cancelled_caught
-        assert len(stream._waiting) == 100
+            progress.notice("again")
+        with trio.move_on_after(0.05) as scope:
+            await progress.report("a bad line")
+        assert scope.cancelled_caught
+        assert len(progress._stream._waiting) == 100
+        progress.tell("what must not be left out")
+        assert len(progress._stream._waiting) == 101
 
 
 async def test_everything_is_written_only_when_what_was_left_behind_is() -> None:
@@ -438,23 +412,42 @@ async def test_nothing_is_drawn_while_the_terminal_takes_nothing() -> None:
         return Text("picture")
 
     with full_pipe() as (_, file):
-        canvas = Canvas(file)
-        canvas.stream.add("in the way")
-        canvas.stream._turn.acquire()
+        terminal = Terminal(file)
+        terminal.stream.add("in the way")
+        terminal.stream._turn.acquire()
         with trio.move_on_after(0.5):
-            await canvas.show(draw, transient=True)
-        canvas.stream._turn.release()
-    assert drawn == 1  # the last, for the end
+            await terminal.show(draw, pause=0.1)
+        terminal.stream._turn.release()
+    assert drawn == 0
 
 
 async def test_complaints_come_after_the_results(capsys: pytest.CaptureFixture[str]) -> None:
-    results = Stream(sys.stdout)
-    results.add("result\n")
-    await finish(results, [complaint("a://b"), complaint("text", "postgresql://host/db")])
+    class Speaking(Ingest):
+        async def run(self, _: object) -> None:
+            await trio.lowlevel.checkpoint()
+            raise StoreUnavailableError("text")
+
+        def summary(self, _: object) -> list[str]:
+            return ["result"]
+
+        def complaints(self) -> list[str]:
+            return ["a://b"]
+
+    read, order = Stream.flush, list[str]()
+
+    async def note(self: Stream) -> None:
+        await read(self)
+        order.append("out" if self._file is sys.stdout else "err")
+
+    job = Speaking(Input("-"), MemoryTarget())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Stream, "flush", note)
+        assert await carry_out(job) == 3
     assert capsys.readouterr() == (
         "result\n",
-        "provcache: a:/...\nprovcache: postgresql://host/db: text\n",
+        "provcache: a:/...\nprovcache: memory: text\n",
     )
+    assert order == ["err", "out", "err"]  # progress, results, complaints
 
 
 async def test_output_that_fails_amid_the_work_is_an_error_of_its_own() -> None:
@@ -463,7 +456,7 @@ async def test_output_that_fails_amid_the_work_is_an_error_of_its_own() -> None:
         raise OutputError(OSError(errno.EIO, "Input/output error"))
 
     with pytest.raises(OutputError, match=r"^standard output: Input/output error$"):
-        await attempt(work, lambda _: None)
+        await attempt(work, "")
 
 
 @pytest.mark.parametrize(
@@ -474,7 +467,7 @@ def test_a_summary_that_nobody_wanted_is_no_failure(code: int | None, is_failure
     results = Stream(io.StringIO())
     results.trouble = None if code is None else OSError(code, os.strerror(code))
     with pytest.raises(OutputError) if is_failure else nullcontext():
-        check_output(results)
+        results.check()
 
 
 # Narrow terminals
@@ -490,10 +483,8 @@ def test_what_is_too_narrow_to_draw_on_gets_plain_lines(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", columns)
-    ours, theirs = pty.openpty()
-    with open(theirs, "w", encoding="utf-8") as file:  # noqa: PTH123  # a descriptor
-        assert (canvas_for(file) is not None) is draws
-    os.close(ours)
+    with pseudo_terminal() as (_, file):
+        assert (terminal_for(file) is not None) is draws
 
 
 @pytest.mark.parametrize("columns", ["0", "1"])
@@ -506,20 +497,5 @@ def test_nothing_is_lost_on_a_terminal_that_says_it_has_no_width(
         (["ingest", str(source)], f"provcache: line 4: {MALFORMED}\r\n"),
         (["demo", "--paths", str(site)], "Every entry accounted for\r\n"),
     ):
-        assert expected in on_terminal(columns, *arguments, "--to", f"sqlite:{tmp_path}/store.db")
-
-
-def on_terminal(columns: str, *arguments: str) -> str:
-    """Run the program on a terminal, and return what came there."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "PYTHONUTF8": "1", "COLUMNS": columns}
-    with subprocess.Popen(
-        [*PROGRAM, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    ) as process:
-        output = b""
-        while process.poll() is None or select.select([ours], [], [], 0)[0]:
-            if select.select([ours], [], [], 0.05)[0]:
-                output += os.read(ours, 65536)
-    os.close(theirs)
-    os.close(ours)
-    return output.decode()
+        to = f"sqlite:{tmp_path}/store.db"
+        assert expected in on_terminal(*arguments, "--to", to, COLUMNS=columns)[1]

@@ -2,82 +2,49 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import io
 import os
-import pty
 import re
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
-from contextlib import closing, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 import trio
 from hypothesis import given, strategies as st
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
-from provcache_trio import DecisionDigest, ProvcacheEntry, ReplaySeed, WriteBehindOptions
-from provcache_trio._cli import main
-from provcache_trio._cli.ingest import job as _ingest, source as _input
+from provcache_trio import DecisionDigest, ProvcacheEntry, WriteBehindOptions
+from provcache_trio._cli import input as input_module, main
+from provcache_trio._cli.ingest import job as job_module
 from provcache_trio._cli.ingest.job import Ingest
 from provcache_trio._cli.ingest.lines import BadLineError, read_entry
-from provcache_trio._cli.ingest.report import summarize_ingest
-from provcache_trio._cli.ingest.source import LONGEST_LINE, Input, InputError, LineSplitter
-from provcache_trio._cli.progress import LiveProgress, PlainProgress, make_progress
-from provcache_trio._cli.show import show_ingest
+from provcache_trio._cli.input import LONGEST_LINE, Input, InputError, LineSplitter
+from provcache_trio._cli.running import carry_out
 from provcache_trio._cli.stores import SqliteTarget
-from provcache_trio.testing import MemoryRepository
 
+from tests.cli.support import (
+    PROGRAM,
+    Impatient,
+    MemoryTarget,
+    entry,
+    key_of,
+    line,
+    lines,
+    send,
+    standard_input,
+    stored,
+)
 from tests.strategies import provcache_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Generator, Iterable
     from pathlib import Path
-
-    from provcache_trio._cli.stores import Store
-
-PROGRAM = [sys.executable, "-m", "provcache_trio"]
-HASH = "sha256:" + 64 * "a"
-
-
-def key(number: int) -> str:
-    return f"sha256:{hashlib.sha256(str(number).encode()).hexdigest()}"
-
-
-def entry(number: int, *, trust_score: int = 1, feed_ids: tuple[str, ...] = ()) -> ProvcacheEntry:
-    return ProvcacheEntry(
-        veri_key=key(number),
-        decision=DecisionDigest(
-            verdict_hash=HASH,
-            proof_root=HASH,
-            replay_seed=ReplaySeed(feed_ids=feed_ids),
-            trust_score=trust_score,
-        ),
-        policy_hash=HASH,
-        signer_set_hash=HASH,
-        feed_epoch="2026-W48",
-        created_at=datetime(2026, 11, 23, tzinfo=UTC),
-        expires_at=datetime(2026, 11, 30, tzinfo=UTC),
-    )
-
-
-def line(number: int, *, trust_score: int = 1) -> bytes:
-    return msgspec.json.encode(entry(number, trust_score=trust_score)) + b"\n"
-
-
-def lines(numbers: Iterable[int]) -> bytes:
-    return b"".join(map(line, numbers))
 
 
 @pytest.fixture
@@ -90,30 +57,8 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "entries.jsonl"
 
 
-def stored(store: Path) -> int:
-    """Return how many rows the file has, as another program sees it."""
-    with closing(sqlite3.connect(store)) as connection:
-        count: int = connection.execute("SELECT count(*) FROM provcache_entries").fetchone()[0]
-    return count
-
-
 def ingest(source: Path | str, store: Path, *more: str) -> int:
     return main(["ingest", str(source), "--to", f"sqlite:{store}", *more])
-
-
-class MemoryTarget:
-    """A store in memory."""
-
-    label = "memory"
-
-    def __init__(self) -> None:
-        self.repository: MemoryRepository[ProvcacheEntry] = MemoryRepository()
-
-    def open(self) -> AbstractAsyncContextManager[Store]:
-        return nullcontext(cast("Store", self.repository))  # it is one of any key
-
-    def scratch(self) -> AbstractAsyncContextManager[Store]:
-        raise AssertionError("unreachable")
 
 
 # Lines
@@ -173,7 +118,7 @@ def test_a_bad_line_is_told_without_its_content(field: str, value: str) -> None:
         (b'{"veri_key":"\xff"}', "not UTF-8"),
         (b'{"x":' + b"[" * 100_000, "nested too deeply"),
         (
-            line(1).replace(key(1).encode(), b"s3cret"),
+            line(1).replace(key_of(1).encode(), b"s3cret"),
             "veri_key must be 'sha256:' and 64 lower-case hex digits",
         ),
     ],
@@ -376,23 +321,10 @@ def test_misuse_ends_with_status_2(
 # Standard input
 
 
-@contextmanager
-def standard_input(monkeypatch: pytest.MonkeyPatch) -> Generator[tuple[int, int]]:
-    """Make a pipe the standard input, and yield both of its ends."""
-    reader, writer = os.pipe()
-    with open(reader, encoding="utf-8") as file:  # noqa: PTH123  # a descriptor
-        monkeypatch.setattr(sys, "stdin", file)
-        try:
-            yield reader, writer
-        finally:
-            with suppress(OSError):
-                os.close(writer)
-
-
 def test_a_hyphen_is_standard_input_which_stays_open(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with standard_input(monkeypatch) as (reader, writer):
+    with standard_input(monkeypatch.setattr) as (reader, writer):
         os.write(writer, lines(range(3)))
         os.close(writer)
         assert ingest("-", store) == 0
@@ -411,7 +343,7 @@ def test_a_closed_standard_input_is_told(
 def test_an_input_that_can_not_be_read_is_told_and_what_came_before_is_written(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with standard_input(monkeypatch) as (reader, writer):
+    with standard_input(monkeypatch.setattr) as (reader, writer):
         os.set_blocking(reader, False)
         os.write(writer, lines(range(3)))
         assert ingest("-", store) == 3
@@ -432,7 +364,7 @@ async def test_an_error_while_reading_names_the_input(monkeypatch: pytest.Monkey
 
 
 async def test_a_read_that_is_left_behind_keeps_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    with standard_input(monkeypatch):
+    with standard_input(monkeypatch.setattr):
         source = Input("-")
         await source.open()
         async with trio.open_nursery() as nursery:
@@ -509,54 +441,19 @@ async def until_in_use(source: Input) -> None:
 async def test_large_entries_are_written_before_more_are_read(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_ingest, "_MOST_UNWRITTEN", 4000)
-    monkeypatch.setattr(_input, "_CHUNK", 1000)
+    monkeypatch.setattr(job_module, "_MOST_UNWRITTEN", 4000)
+    monkeypatch.setattr(input_module, "_CHUNK", 1000)
     content = lines(range(100))
     await trio.Path(source).write_bytes(content)
     target = MemoryTarget()
     slow = WriteBehindOptions(flush_interval_seconds=3600)
     job = Ingest(Input(str(source)), target, options=slow)
     with trio.fail_after(10):
-        await job.run(ignore, print)
-    metrics = job.metrics()
+        await job.run(Impatient())
+    metrics = job.outage.metrics
     assert metrics is not None
     assert metrics.total_persisted == 100
     assert metrics.total_batches >= len(content) // 5000  # up to a chunk more
-
-
-async def ignore(_: str) -> None:
-    await trio.lowlevel.checkpoint()
-
-
-class Impatient:
-    """A watcher that waits for something, does something, and so on."""
-
-    def __init__(self, *acts: Callable[[], object]) -> None:
-        self._acts = acts
-        self.notices: list[str] = []
-
-    async def run(self) -> None:
-        for act in self._acts:
-            while not act():  # noqa: ASYNC110  # a job tells by plain attributes
-                await trio.sleep(0.005)
-
-    def notice(self, text: str) -> None:
-        self.notices.append(text)
-
-    async def report(self, text: str) -> None:
-        await ignore(text)
-        self.notices.append(text)
-
-    async def finish(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-
-def send(number: signal.Signals) -> Callable[[], bool]:
-    def act() -> bool:
-        signal.raise_signal(number)
-        return True
-
-    return act
 
 
 @pytest.mark.one_lane
@@ -568,12 +465,12 @@ async def test_a_signal_while_the_pipe_is_silent_writes_what_was_accepted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     slow = WriteBehindOptions(flush_interval_seconds=3600)
-    with standard_input(monkeypatch) as (_, writer):
+    with standard_input(monkeypatch.setattr) as (_, writer):
         os.write(writer, lines(range(20)) + line(20)[:99])
         job = Ingest(Input("-"), SqliteTarget(store), options=slow)
         watcher = Impatient(lambda: job.lines == 20, send(number))
         with trio.fail_after(10):
-            assert await show_ingest(job, watcher) == 128 + number
+            assert await carry_out(job, watcher) == 128 + number
     assert watcher.notices == [f"{number.name}: writing what was accepted, at most 20 s"]
     out = capsys.readouterr().out
     assert "20 persisted in 1 batch" in out
@@ -593,7 +490,7 @@ async def test_an_entry_that_waited_for_room_at_the_signal_is_accounted_for(
     job = Ingest(Input(str(source)), target, options=narrow)
 
     def full() -> bool:
-        metrics = job.metrics()
+        metrics = job.outage.metrics
         return metrics is not None and metrics.producers_waiting == metrics.in_flight == 1
 
     def resume() -> bool:
@@ -604,8 +501,8 @@ async def test_an_entry_that_waited_for_room_at_the_signal_is_accounted_for(
         full, send(signal.SIGTERM), lambda: watcher.notices, resume, trio.lowlevel.current_task
     )
     with trio.fail_after(10):
-        assert await show_ingest(job, watcher) == 143
-    metrics = job.metrics()
+        assert await carry_out(job, watcher) == 143
+    metrics = job.outage.metrics
     assert metrics is not None
     assert job.lines == metrics.total_enqueued + 1
     assert metrics.total_persisted == metrics.total_enqueued == await target.repository.count()
@@ -619,70 +516,11 @@ async def test_a_signal_before_there_is_any_input_makes_no_store(
     os.mkfifo(fifo)  # to open it waits for a writer
     job = Ingest(Input(str(fifo)), SqliteTarget(store))
     with trio.fail_after(10):
-        assert await show_ingest(job, Impatient(send(signal.SIGTERM))) == 143
-    assert summarize_ingest(job, signal.SIGTERM) == []
+        assert await carry_out(job, Impatient(send(signal.SIGTERM))) == 143
+    assert job.summary(signal.SIGTERM) == []
     assert not await trio.Path(store).exists()
     writer = os.open(fifo, os.O_RDWR)  # so that the thread has an end
     os.close(writer)
-
-
-# What is seen meanwhile
-
-
-async def test_in_a_pipe_plain_lines_come_after_a_second_and_then_less_and_less_often(
-    source: Path, mock_clock: MockClock
-) -> None:
-    await trio.Path(source).write_bytes(line(1) + b"bad")
-    output = io.BytesIO()
-    job = Ingest(Input(str(source)), MemoryTarget())
-    progress = make_progress(job, io.TextIOWrapper(output, encoding="utf-8", write_through=True))
-    assert isinstance(progress, PlainProgress)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(progress.run)
-        await wait_all_tasks_blocked()
-        mock_clock.jump(0.9)
-        await wait_all_tasks_blocked()
-        assert output.getvalue() == b""
-        mock_clock.jump(0.1)
-        await wait_all_tasks_blocked()
-        assert output.getvalue() == b"provcache: 0 lines, 0 bad\n"
-        await job.run(ignore, print)
-        mock_clock.jump(1.9)
-        await wait_all_tasks_blocked()
-        assert output.getvalue().count(b"\n") == 1
-        mock_clock.jump(0.1)
-        await wait_all_tasks_blocked()
-        assert output.getvalue().splitlines()[1:] == [
-            b"provcache: 2 lines, 1 bad, in line 0, in flight 0, persisted 1, closed"
-        ]
-        for _ in range(3600):
-            mock_clock.jump(1)
-            await wait_all_tasks_blocked()
-        assert output.getvalue().count(b"\n") in range(60, 70)
-        nursery.cancel_scope.cancel()
-
-
-def test_on_a_terminal_one_line_changes_and_bad_lines_stay(
-    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    source.write_bytes(line(1) + b"bad\n")
-    reader, writer = pty.openpty()
-    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 60, 0, 0))
-    with open(writer, "w", encoding="utf-8") as file:  # noqa: PTH123  # a descriptor
-        monkeypatch.setattr(sys, "stderr", file)
-        assert isinstance(make_progress(Ingest(Input("-"), MemoryTarget()), file), LiveProgress)
-        assert ingest(source, store) == 1
-        output = b""
-        while b"\x1b[?25h" not in output:  # the cursor is given back
-            output += os.read(reader, 65536)
-    os.close(reader)
-    seen = output.decode()
-    assert "provcache: line 2: JSON is malformed: invalid character (byte 0)\r\n" in seen
-    assert "0 lines, 0 bad" in seen
-    assert capsys.readouterr().out.startswith("2 lines read, ")
 
 
 # The command, as a program of its own
@@ -734,7 +572,7 @@ def test_a_signal_in_the_middle_of_a_stream_leaves_in_the_file_what_was_said(
             with suppress(BrokenPipeError):
                 while True:
                     number += 1
-                    pipe.write(template.replace(key(0), f"sha256:{number:064x}").encode())
+                    pipe.write(template.replace(key_of(0), f"sha256:{number:064x}").encode())
 
         pouring = threading.Thread(target=pour)
         pouring.start()
@@ -771,7 +609,7 @@ def test_memory_stays_the_same_however_much_comes(store: Path) -> None:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        old = key(0).encode()
+        old = key_of(0).encode()
         for number in range(count):
             process.stdin.write(template.replace(old, b"sha256:%064x" % number))
         process.stdin.close()

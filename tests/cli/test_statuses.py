@@ -36,29 +36,28 @@ from provcache_trio import (
     WriteBehindOptions,
     _cli,
 )
-from provcache_trio._cli import app as _app, main, signals as _signals, stores as _stores
-from provcache_trio._cli.ending import Status, warnings_told_by
+from provcache_trio._cli import app, main, running, stores
 from provcache_trio._cli.ingest.job import Ingest
-from provcache_trio._cli.ingest.report import in_one_line
-from provcache_trio._cli.ingest.source import Input
-from provcache_trio._cli.show import show_ingest
-from provcache_trio._cli.signals import cancel_on_signal
+from provcache_trio._cli.input import Input
+from provcache_trio._cli.running import Attempt, Status, carry_out, warnings_shown_by
 from provcache_trio._cli.stores import SqliteTarget, wait_until_ready
 from provcache_trio.testing import MemoryRepository
 
-from tests.installed import install
-from tests.test_cli_ingest import (
+from tests.cli.support import (
     Impatient,
     MemoryTarget,
-    ignore,
-    key,
+    key_of,
     line,
     lines,
+    locked,
     standard_input,
     stored,
 )
+from tests.installed import install
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from provcache_trio._cli.stores import Store
 
 PROGRAM = (sys.executable, "-m", "provcache_trio_command")
@@ -84,9 +83,9 @@ def test_a_miss_and_a_store_that_fails_end_differently(
 ) -> None:
     url = f"sqlite:{store}"
     assert main(["ingest", str(source), "--to", url]) == 0
-    assert main(["get", key(1), "--from", url]) == 0
-    assert main(["get", key(11), "--from", url]) == 1
-    assert main(["get", key(1), "--from", f"sqlite:{source}"]) == 3
+    assert main(["get", key_of(1), "--from", url]) == 0
+    assert main(["get", key_of(11), "--from", url]) == 1
+    assert main(["get", key_of(1), "--from", f"sqlite:{source}"]) == 3
     assert main(["stats", "--from", f"sqlite:{source}"]) == 3
     assert main(["init", "--to", f"sqlite:{source}"]) == 3
     assert main(["ingest", str(source), "--to", f"sqlite:{source}"]) == 3
@@ -94,8 +93,8 @@ def test_a_miss_and_a_store_that_fails_end_differently(
     with closing(sqlite3.connect(store, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("BEGIN EXCLUSIVE")
-        assert main(["get", key(1), "--from", url]) == 3
-    assert main(["get", key(1), "--from", url]) == 0
+        assert main(["get", key_of(1), "--from", url]) == 3
+    assert main(["get", key_of(1), "--from", url]) == 0
     (tmp_path / "bad").write_text("bad")
     assert main(["ingest", str(tmp_path / "bad"), "--to", url]) == 1
 
@@ -179,7 +178,7 @@ def test_a_file_may_begin_with_a_hyphen_after_the_end_of_the_options(
 def test_a_lone_hyphen_is_standard_input_there_too(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with standard_input(monkeypatch) as (_, writer):
+    with standard_input(monkeypatch.setattr) as (_, writer):
         os.write(writer, lines(range(3)))
         os.close(writer)
         assert main(["ingest", "--to", f"sqlite:{store}", "--", "-"]) == 0
@@ -229,13 +228,6 @@ def test_a_field_that_entries_do_not_have_is_bad_for_strict_only(
 # A store that is away
 
 
-def locked(store: Path) -> sqlite3.Connection:
-    """Return a connection that keeps every other one from writing."""
-    connection = sqlite3.connect(store, isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    return connection
-
-
 def test_a_store_that_is_locked_at_first_is_waited_for(source: Path, store: Path) -> None:
     assert main(["init", "--to", f"sqlite:{store}"]) == 0
     with (
@@ -262,8 +254,8 @@ def test_a_store_that_stays_locked_is_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_stores, "_PATIENCE", 0.5)
-    monkeypatch.setattr(_stores, "_PAUSE", 0.01)
+    monkeypatch.setattr(stores, "_PATIENCE", 0.5)
+    monkeypatch.setattr(stores, "_PAUSE", 0.01)
     assert main(["init", "--to", f"sqlite:{store}"]) == 0
     capsys.readouterr()
     with closing(locked(store)):
@@ -299,17 +291,17 @@ async def test_an_ingest_gives_a_store_up_that_stays_away(
     )
     held: list[sqlite3.Connection] = []
     words: list[str] = []
-    with standard_input(monkeypatch) as (_, writer):
+    with standard_input(monkeypatch.setattr) as (_, writer):
         job = Ingest(Input("-"), SqliteTarget(store), give_up_after=0.5, options=options)
 
         def is_open() -> bool:
-            return job.metrics() is not None
+            return job.outage.metrics is not None
 
         def goes_on() -> int:
             return os.write(writer, lines(range(3)))
 
         def waits() -> bool:
-            words.append(in_one_line(job))
+            words.append(job.where())
             return words[-1].endswith("waiting (SQLITE_BUSY)")
 
         def lock() -> bool:
@@ -317,13 +309,13 @@ async def test_an_ingest_gives_a_store_up_that_stays_away(
             return True
 
         def unlock() -> bool:
-            if job._gave_up and comes_back:
+            if job.outage.why and comes_back:
                 held[0].close()
-            return job._gave_up
+            return bool(job.outage.why)
 
         watcher = Impatient(is_open, lock, goes_on, waits, unlock)
         with trio.fail_after(20):
-            assert await show_ingest(job, watcher) == 3
+            assert await carry_out(job, watcher) == 3
     held[0].close()
     out, err = capsys.readouterr()
     rest = "" if comes_back else "; 3 entries not written"
@@ -349,7 +341,7 @@ def test_how_long_a_store_may_be_away_is_a_number_of_seconds(
 def test_an_input_that_is_silent_for_long_is_no_store_that_is_away(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with standard_input(monkeypatch) as (_, writer):
+    with standard_input(monkeypatch.setattr) as (_, writer):
         os.write(writer, lines(range(3)))
         silence = threading.Timer(0.6, os.close, (writer,))
         silence.start()
@@ -373,13 +365,13 @@ async def test_a_drain_that_is_too_slow_is_no_giving_up(source: Path) -> None:
         with pytest.RaisesGroup(DrainTimeoutError):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stop)
-                await job.run(ignore, print)
+                await job.run(Impatient())
 
 
 async def test_what_the_library_warns_of_is_told_in_trio_s_thread() -> None:
     told: list[str] = []
     logger = logging.getLogger("provcache_trio")
-    with warnings_told_by(told.append):
+    with warnings_shown_by(told.append):
         logger.info("not worth it")
         await trio.to_thread.run_sync(functools.partial(logger.warning, "%s lost", "store"))
         await wait_all_tasks_blocked()
@@ -389,7 +381,7 @@ async def test_what_the_library_warns_of_is_told_in_trio_s_thread() -> None:
 def test_a_warning_that_comes_after_the_end_is_dropped() -> None:
     async def leave() -> logging.Handler:
         await trio.lowlevel.checkpoint()
-        with warnings_told_by(pytest.fail):
+        with warnings_shown_by(pytest.fail):
             return logging.getLogger("provcache_trio").handlers[-1]
 
     handler = trio.run(leave)
@@ -399,48 +391,62 @@ def test_a_warning_that_comes_after_the_end_is_dropped() -> None:
 # Signals
 
 
-async def test_a_signal_while_it_is_told_how_it_ended_gives_that_two_seconds(
+class Trial(Attempt):
+    """An attempt that notes signals, and ends in its own way."""
+
+    def __init__(
+        self, work: Callable[[], Awaitable[None]], conclude: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(work)
+        self.heeded: list[signal.Signals] = []
+        self._end = conclude
+
+    def _heed(self, received: signal.Signals) -> None:
+        self.heeded.append(received)
+
+    async def _conclude(self) -> None:
+        await super()._conclude()
+        await self._end()
+
+
+async def test_a_signal_while_the_summary_is_written_gives_that_two_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_signals, "_PATIENCE", 0.05)
-    told: list[object] = []
+    monkeypatch.setattr(running, "_PATIENCE", 0.05)
 
-    async def conclude(_: object) -> None:
+    async def never() -> None:
         signal.raise_signal(signal.SIGTERM)
         await trio.sleep_forever()
 
-    async def at_once(_: object) -> None:
+    async def at_once() -> None:
         signal.raise_signal(signal.SIGTERM)
         await trio.sleep(0.01)
 
-    done = trio.lowlevel.checkpoint
-    with trio.fail_after(10):
-        assert await cancel_on_signal(done, told.append, done, conclude) == signal.SIGTERM
-        assert await cancel_on_signal(done, told.append, done, at_once) is None
-    assert told == []
+    for conclude, status in ((never, 143), (at_once, 0)):
+        trial = Trial(trio.lowlevel.checkpoint, conclude)
+        with trio.fail_after(10):
+            await trial.run()
+        assert trial.status == status
+        assert trial.heeded == []
 
 
 async def test_what_was_ignored_from_the_start_stays_ignored() -> None:
-    before = {number: signal.getsignal(number) for number in _signals._ENDING}
-    told: list[object] = []
+    before = {number: signal.getsignal(number) for number in running._ENDING}
 
     async def work() -> None:
-        for number in _signals._ENDING:
+        for number in running._ENDING:
             signal.raise_signal(number)
         await trio.sleep(0.01)
 
-    async def conclude(_: object) -> None:
-        await trio.lowlevel.checkpoint()
-
+    trial = Trial(work, trio.lowlevel.checkpoint)
     try:
-        for number in _signals._ENDING:
+        for number in running._ENDING:
             signal.signal(number, signal.SIG_IGN)
-        done = trio.lowlevel.checkpoint
-        assert await cancel_on_signal(work, told.append, done, conclude) is None
+        await trial.run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert told == []
+    assert (trial.status, trial.heeded) == (0, [])
 
 
 @pytest.mark.parametrize("ignored", ["", "HUP", "INT"])
@@ -588,7 +594,7 @@ def test_the_program_leaves_ctrl_c_to_the_system_where_there_is_nothing_to_clean
 
 
 def script_for(shell: Literal["bash", "zsh"]) -> str:
-    return _app.app.generate_completion(prog_name="provcache", shell=shell)  # a name
+    return app.app.generate_completion(prog_name="provcache", shell=shell)  # a name
 
 
 def completed(script: str, *words: str) -> list[str]:
@@ -622,7 +628,7 @@ def test_the_shell_completes_files_for_ingest(
 def test_the_example_of_the_guide_is_what_get_prints(
     source: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text("utf-8")
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text("utf-8")
     section = guide.partition("\n## The command\n")[2].partition("\n## ")[0]
     example = section.partition("```json\n")[2].partition("```")[0]
     source.write_text(example, "utf-8")

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import logging
 import os
-import pty
 import random
 import signal
 import sqlite3
@@ -22,84 +21,38 @@ import pytest
 import trio
 
 from provcache_trio import (
-    DeadLetter,
     EntryRejectedError,
     ProvcacheEntry,
     StoreUnavailableError,
     WriteBehindOptions,
     _store_watch,
 )
-from provcache_trio._cli import main, sending as _sending
-from provcache_trio._cli.dead_letters import retry as _dead_letters_retry
-from provcache_trio._cli.dead_letters.commands import _RetryProgress
-from provcache_trio._cli.dead_letters.letters import Only, read_since
+from provcache_trio._cli import main, sending
+from provcache_trio._cli.dead_letters.letters import read_since
 from provcache_trio._cli.dead_letters.retry import Retry
-from provcache_trio._cli.ingest.source import Input, InputError
-from provcache_trio._cli.urls import MisuseError, target_of
-from provcache_trio.dead_letters import DeadLetters, open_dead_letters
+from provcache_trio._cli.input import Input, InputError
+from provcache_trio._cli.urls import MisuseError
+from provcache_trio.dead_letters import DeadLetters
 from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
 
-from tests.test_cli_read import names, url
-from tests.test_repositories import NOW, entry, key_of
+from tests.cli.letters import SECOND, left_in, letter, put, put_entries
+from tests.cli.support import (
+    BAD,
+    NOW,
+    PROGRAM,
+    change,
+    entries_in,
+    entry,
+    key_of,
+    names,
+    pseudo_terminal,
+    url,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator
 
-PROGRAM = [sys.executable, "-m", "provcache_trio"]
-ROOT = Path(__file__).parent.parent
-SECOND = dt.timedelta(seconds=1)
-BAD = 7  # with so many hits, the store refuses an entry
-REFUSE = f"""
-CREATE TRIGGER picky BEFORE INSERT ON provcache_entries WHEN NEW.hit_count = {BAD}
-BEGIN SELECT RAISE(ABORT, 's3cr3t'); END
-"""
 ODD = "\x1b[31m\x9b \U0001f680"
-
-
-def letter(number: int, **changes: object) -> DeadLetter[ProvcacheEntry]:
-    one = entry(number, **changes)
-    return DeadLetter(
-        entry=one,
-        key=one.veri_key,
-        error_class="UniqueViolationError",
-        sqlstate="23505",
-        constraint="one_per_key",
-        attempts=2,
-        opened_at=NOW - SECOND,
-        failed_at=NOW + number * SECOND,
-    )
-
-
-def put(path: Path, letters: Iterable[DeadLetter[object]], kind: type[object]) -> None:
-    async def work() -> None:
-        async with open_dead_letters(path, entry_type=kind) as store:
-            await store.put_many(list(letters))
-
-    trio.run(work)
-
-
-def put_entries(path: Path, *letters: DeadLetter[ProvcacheEntry]) -> None:
-    put(path, letters, ProvcacheEntry)
-
-
-def left_in(path: Path) -> list[int]:
-    """Return the numbers of the letters."""
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute("SELECT id FROM provcache_dead_letters ORDER BY id")
-        return [number for (number,) in rows]
-
-
-def stored(cache: Path) -> dict[str, ProvcacheEntry]:
-    async def work() -> dict[str, ProvcacheEntry]:
-        async with open_sqlite_repository(cache, create=False) as repository:
-            return await repository.get_many(map(key_of, range(1000)))
-
-    return trio.run(work)
-
-
-def change(path: Path, script: str) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(script)
 
 
 @pytest.fixture
@@ -108,15 +61,6 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "dead.db"
     put_entries(path, letter(1), letter(2), letter(3))
     return path
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """Return a store that is empty and refuses bad entries."""
-    cache = tmp_path / "cache.db"
-    assert main(["init", "--to", url(cache)]) == 0
-    change(cache, REFUSE)
-    return cache
 
 
 def run(command: str, path: Path, *more: object) -> int:
@@ -323,7 +267,7 @@ def test_retry_persists_and_removes(
         "",
     )
     assert left_in(path) == []
-    assert stored(cache) == {key_of(number): entry(number) for number in (1, 2, 3)}
+    assert entries_in(cache) == {key_of(number): entry(number) for number in (1, 2, 3)}
 
 
 def test_retry_keeps_what_is_refused_again_untouched_and_goes_on(
@@ -344,10 +288,10 @@ def test_retry_keeps_what_is_refused_again_untouched_and_goes_on(
     }
     assert left_in(path) == before
     assert err.splitlines() == [
-        f"provcache: letter {number} was refused again, and stays: SQLITE_CONSTRAINT_TRIGGER"
+        f"provcache: letter {number} was refused, and stays: SQLITE_CONSTRAINT_TRIGGER"
         for number in before
     ]
-    assert set(stored(cache)) == {key_of(number) for number in (1, 2, 3, 4)}
+    assert set(entries_in(cache)) == {key_of(number) for number in (1, 2, 3, 4)}
     assert run("list --json", path) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[0])["attempts"] == 2
 
@@ -362,7 +306,7 @@ def test_the_reason_of_a_refusal_is_told_in_full(
     monkeypatch.setattr(SQLiteRepository, "upsert_many", refuse)
     assert run("retry --key", path, key_of(1), "--to", url(cache)) == 1
     assert capsys.readouterr().err == (
-        "provcache: letter 1 was refused again, and stays: Check, SQLSTATE 23514, constraint odd\n"
+        "provcache: letter 1 was refused, and stays: Check, SQLSTATE 23514, constraint odd\n"
     )
 
 
@@ -415,7 +359,9 @@ def test_a_store_that_stays_away_is_given_up(
     assert run("retry --give-up-after 0.2", path, "--to", url(cache)) == 3
     out, err = capsys.readouterr()
     assert "  3 not tried or not known to be persisted, kept\n" in out
-    assert err.endswith(f"provcache: {cache}: given up after 0.2 s without the store\n")
+    assert err.endswith(
+        f"provcache: {cache}: given up after 0.2 s without the store (StoreUnavailableError)\n"
+    )
     assert left_in(path) == [1, 2, 3]
 
 
@@ -445,7 +391,7 @@ def test_letters_that_can_not_be_read_in_the_middle_are_told_with_their_place(
 
 
 def test_retry_never_has_a_queue_blame_the_store() -> None:
-    assert _sending.AT_ONCE < _store_watch._REFUSALS_THAT_BLAME_THE_STORE
+    assert sending.AT_ONCE < _store_watch._REFUSALS_THAT_BLAME_THE_STORE
 
 
 def test_each_of_several_letters_of_one_key_has_a_fate_of_its_own(
@@ -460,7 +406,7 @@ def test_each_of_several_letters_of_one_key_has_a_fate_of_its_own(
     put_entries(path, *versions)
     assert run("retry", path, "--to", url(cache)) == 1
     assert left_in(path) == [2]
-    assert stored(cache) == {key_of(1): entry(1, hit_count=2, created_at=NOW + 2 * SECOND)}
+    assert entries_in(cache) == {key_of(1): entry(1, hit_count=2, created_at=NOW + 2 * SECOND)}
 
 
 def test_an_old_letter_does_not_go_back_in_time(path: Path, cache: Path) -> None:
@@ -472,7 +418,7 @@ def test_an_old_letter_does_not_go_back_in_time(path: Path, cache: Path) -> None
 
     trio.run(fill)
     assert run("retry", path, "--to", url(cache)) == 0
-    assert stored(cache)[key_of(1)] == newer
+    assert entries_in(cache)[key_of(1)] == newer
     assert left_in(path) == []
 
 
@@ -481,7 +427,7 @@ def test_retry_filters(path: Path, cache: Path) -> None:
     assert left_in(path) == [1, 3]
     assert run("retry --since 2026-11-25T12:00:03", path, "--to", url(cache)) == 0
     assert left_in(path) == [1]
-    assert set(stored(cache)) == {key_of(2), key_of(3)}
+    assert set(entries_in(cache)) == {key_of(2), key_of(3)}
 
 
 def test_retry_makes_neither_a_store_nor_a_file(
@@ -564,7 +510,7 @@ def test_a_signal_lets_what_was_sent_be_persisted_and_removed(
     assert run("retry", path, "--to", url(cache)) == 128 + number
     assert "19 persisted and removed" in capsys.readouterr().out
     assert left_in(path) == list(range(20, 34))
-    assert len(stored(cache)) == 19
+    assert len(entries_in(cache)) == 19
 
 
 def test_a_signal_before_anything_was_sent_changes_nothing(
@@ -583,7 +529,7 @@ def test_a_signal_before_anything_was_sent_changes_nothing(
     assert run("retry", path, "--to", url(cache)) == 130
     monkeypatch.undo()
     assert left_in(path) == [1, 2, 3]
-    assert stored(cache) == {}
+    assert entries_in(cache) == {}
 
 
 def test_what_could_not_be_removed_is_told_and_sent_again_next_time(
@@ -597,7 +543,7 @@ def test_what_could_not_be_removed_is_told_and_sent_again_next_time(
         raise StoreUnavailableError("the disk failed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(_dead_letters_retry, "_REMOVAL_SECONDS", 0.01)
+        patched.setattr(sending, "_REMOVAL_SECONDS", 0.01)
         patched.setattr(DeadLetters, "remove", never)
         assert run("retry", path, "--to", url(cache)) == 1
         assert "  3 persisted, not yet removed: will be sent again\n" in capsys.readouterr().out
@@ -607,7 +553,7 @@ def test_what_could_not_be_removed_is_told_and_sent_again_next_time(
     assert left_in(path) == [1, 2, 3]
     assert run("retry", path, "--to", url(cache)) == 0
     assert left_in(path) == []
-    assert len(stored(cache)) == 3
+    assert len(entries_in(cache)) == 3
 
 
 def test_retry_tells_once_a_second_where_it_is(
@@ -634,19 +580,6 @@ def test_retry_tells_once_a_second_where_it_is(
     told = capsys.readouterr().err
     assert "provcache: 0 of 3 letters persisted, 0 refused again\n" in told
     assert "provcache: 0 of 3 letters persisted, 0 refused again, running\n" in told
-
-
-async def test_progress_that_nobody_reads_is_left_out_and_a_refusal_is_not(
-    path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    progress = _RetryProgress(Retry(path, target_of(url(cache)), Only()))
-    for _ in range(1000):
-        progress.notice("here")
-    progress.report("refused")
-    await progress.finish()
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) < 200
-    assert told[-1] == "provcache: refused"
 
 
 # purge
@@ -699,13 +632,11 @@ def test_purge_is_not_done_by_mistake(
 
 
 @contextmanager
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Generator[int]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> Generator[int]:
     """Have standard input be a terminal; its other side is yielded."""
-    ours, theirs = pty.openpty()
-    with open(theirs, encoding="utf-8") as file:  # noqa: PTH123  # a descriptor
+    with pseudo_terminal() as (ours, file):
         monkeypatch.setattr(sys, "stdin", file)
         yield ours
-    os.close(ours)
 
 
 @pytest.mark.parametrize(
@@ -726,7 +657,7 @@ def test_purge_asks_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with terminal(monkeypatch) as other_side:
+    with asked(monkeypatch) as other_side:
         os.write(other_side, answer)
         assert run("purge --key", path, key_of(2)) == status
     assert capsys.readouterr() == (
@@ -744,7 +675,7 @@ def test_a_purge_that_was_agreed_to_is_not_one_of_other_letters(
         return b"y"
 
     monkeypatch.setattr(Input, "read", answer)
-    with terminal(monkeypatch):
+    with asked(monkeypatch):
         assert run("purge --since 2026-01-01", path) == 3
     assert capsys.readouterr() == (
         "",
@@ -764,7 +695,7 @@ def test_no_answer_means_no(
         raise InputError("standard input: Input/output error")
 
     monkeypatch.setattr(Input, "read", fail)
-    with terminal(monkeypatch):
+    with asked(monkeypatch):
         assert run("purge --key", path, key_of(2)) == 1
     out, err = capsys.readouterr()
     assert out == "0 letters purged\n"
@@ -782,7 +713,7 @@ def test_a_signal_ends_the_question(
         return await read(self)
 
     monkeypatch.setattr(Input, "read", signalled)
-    with terminal(monkeypatch) as other_side:
+    with asked(monkeypatch) as other_side:
         assert run("purge --key", path, key_of(2)) == 130
         os.write(other_side, b"y\n")  # for the thread that was left behind
     assert capsys.readouterr().out == "0 letters purged\n"
@@ -938,7 +869,7 @@ def test_a_crash_between_storing_and_removing_loses_none_and_doubles_none(
     for _ in range(2):
         assert subprocess.run(command, check=False).returncode == 9
         assert left_in(path) == [1, 2, 3]
-        assert len(stored(cache)) == 3
+        assert len(entries_in(cache)) == 3
     with closing(sqlite3.connect(cache)) as connection:
         before = connection.execute("SELECT * FROM provcache_entries").fetchall()
         assert run("retry", path, "--to", url(cache)) == 0
@@ -972,9 +903,9 @@ def test_a_retry_that_is_killed_at_any_moment_loses_none_and_doubles_none(
                 process.kill()
             killed += process.returncode == -signal.SIGKILL
             held = set(keys_in(path))
-            there = set(stored(cache))
+            there = set(entries_in(cache))
             assert held | there == set(map(key_of, numbers))
-        assert len(stored(cache)) == len(numbers)
+        assert len(entries_in(cache)) == len(numbers)
         change(cache, "DELETE FROM provcache_entries")
 
 

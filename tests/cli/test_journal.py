@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,16 +25,13 @@ from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import SQLiteRepository
 from provcache_trio.testing import MemoryRepository
 
-from tests.test_cli_dead_letters import BAD, cache, change, stored  # noqa: F401  # a fixture
-from tests.test_cli_read import url
-from tests.test_repositories import entry, key_of
+from tests.cli.support import BAD, Impatient, change, entries_in, entry, key_of, url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from provcache_trio import ProvcacheEntry
-
-ROOT = Path(__file__).parent.parent
 
 
 def leave(path: Path, *entries: ProvcacheEntry) -> None:
@@ -130,7 +126,7 @@ def test_a_journal_that_never_had_an_owner_is_not_in_use(
 @pytest.mark.parametrize("command", ["status", "replay"])
 def test_a_journal_that_is_not_there_is_not_made(
     tmp_path: Path,
-    cache: Path,  # noqa: F811  # the fixture
+    cache: Path,
     command: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -142,19 +138,19 @@ def test_a_journal_that_is_not_there_is_not_made(
 
 def test_replay_writes_what_is_left(
     path: Path,
-    cache: Path,  # noqa: F811
+    cache: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run("replay", path, "--to", url(cache)) == 0
     assert capsys.readouterr().out == ("replayed 3 entries: 3 written; 0 stay in the journal\n")
-    assert stored(cache) == {key_of(number): entry(number) for number in (1, 2, 3)}
+    assert entries_in(cache) == {key_of(number): entry(number) for number in (1, 2, 3)}
     assert run("replay", path, "--to", url(cache)) == 0
     assert "replayed 0 entries" in capsys.readouterr().out
 
 
 def test_what_the_store_refuses_stays_in_the_journal(
     tmp_path: Path,
-    cache: Path,  # noqa: F811
+    cache: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "journal"
@@ -166,12 +162,12 @@ def test_what_the_store_refuses_stays_in_the_journal(
     )
     change(cache, "DROP TRIGGER picky")
     assert run("replay", path, "--to", url(cache)) == 0
-    assert len(stored(cache)) == 3
+    assert len(entries_in(cache)) == 3
 
 
 def test_however_many_the_store_refuses_the_others_are_written(
     tmp_path: Path,
-    cache: Path,  # noqa: F811
+    cache: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "journal"
@@ -180,7 +176,7 @@ def test_however_many_the_store_refuses_the_others_are_written(
     for _ in range(2):  # also when only refused ones are left
         assert run("replay", path, "--to", url(cache)) == 1
         assert f"{len(bad)} stay in the journal" in capsys.readouterr().out
-    assert len(stored(cache)) == len([n for n in range(1000) if n not in bad])
+    assert len(entries_in(cache)) == len([n for n in range(1000) if n not in bad])
     change(cache, "DROP TRIGGER picky")
     assert run("replay", path, "--to", url(cache)) == 0
 
@@ -188,7 +184,7 @@ def test_however_many_the_store_refuses_the_others_are_written(
 @pytest.mark.parametrize("calls", [1, 2, 3])
 def test_whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal(
     path: Path,
-    cache: Path,  # noqa: F811
+    cache: Path,
     monkeypatch: pytest.MonkeyPatch,
     calls: int,
 ) -> None:
@@ -200,18 +196,18 @@ def test_whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal(
         nonlocal made
         made += 1
         if made == calls:
-            job._scope.cancel()
+            job.outage.scope.cancel()
         if made == 1:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise EntryRejectedError("some of it")
         return await upsert_many(store, entries)
 
     monkeypatch.setattr(SQLiteRepository, "upsert_many", cut_off)
-    trio.run(job.run, lambda _: None)
+    trio.run(job.run, Impatient())
     monkeypatch.undo()
     assert job.left > 0
     assert run("replay", path, "--to", url(cache)) == 0
-    assert set(stored(cache)) == {key_of(number) for number in range(1, 60)}
+    assert set(entries_in(cache)) == {key_of(number) for number in range(1, 60)}
 
 
 def test_whether_it_is_in_use_may_not_be_known(
@@ -235,7 +231,7 @@ def test_a_store_that_is_not_there_is_told_and_nothing_is_lost(
 
 def test_a_store_that_goes_away_is_given_up_and_nothing_is_lost(
     path: Path,
-    cache: Path,  # noqa: F811
+    cache: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -247,7 +243,7 @@ def test_a_store_that_goes_away_is_given_up_and_nothing_is_lost(
     assert run("replay", path, "--to", url(cache), "--give-up-after", "0.1") == 3
     told = capsys.readouterr()
     assert "3 stay in the journal" in told.out
-    assert f"{cache}: given up after 0.1 s without the store" in told.err
+    assert f"{cache}: given up after 0.1 s without the store (StoreUnavailableError)" in told.err
 
 
 def test_replay_checks_its_arguments(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +253,7 @@ def test_replay_checks_its_arguments(path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_signal_ends_it_and_nothing_is_lost(
     path: Path,
-    cache: Path,  # noqa: F811
+    cache: Path,
 ) -> None:
     program = (
         "import sys, trio\n"
@@ -271,7 +267,7 @@ def test_a_signal_ends_it_and_nothing_is_lost(
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "journal", "replay", str(path), "--to", url(cache)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"away\n"
         os.kill(process.pid, signal.SIGTERM)
