@@ -102,7 +102,9 @@ async def test_the_job_gives_every_file_its_verdict_and_reads_them_back(
     site: Path, store: Path
 ) -> None:
     job = Demo([site], SqliteTarget(store))
+    assert job.where() == "reading every RECORD: 0 of 0 files"
     await job.run(Impatient())
+    assert job.where() == "done: 10 of 10 files, in line 0, in flight 0, persisted 9, closed"
     assert job.account.outcomes == {
         Outcome.MATCH: 3,
         Outcome.MISMATCH: 1,

@@ -251,6 +251,18 @@ def test_replay_checks_its_arguments(path: Path, capsys: pytest.CaptureFixture[s
     assert "--give-up-after" in capsys.readouterr().err
 
 
+def test_a_signal_ends_it_without_a_word_of_writing_on(
+    path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def away(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(SQLiteRepository, "upsert_many", away)
+    assert run("replay", path, "--to", url(cache)) == 143
+    assert capsys.readouterr() == ("replayed 3 entries: 0 written; 3 stay in the journal\n", "")
+
+
 def test_a_signal_ends_it_and_nothing_is_lost(
     path: Path,
     cache: Path,

@@ -7,7 +7,7 @@ may hold a secret, or wait for whoever reads its output without heeding signals.
 
 ::
 
-    app         the command line; the commands of one file are declared here
+    app         the command line, and the commands that are no folder
     arguments, urls     what arguments mean, and which store a URL names
     running     an attempt: work under signals, its progress, its end, and the exit status
     progress    one line that changes on a terminal, plain lines elsewhere
@@ -16,7 +16,8 @@ may hold a secret, or wait for whoever reads its output without heeding signals.
     help, text, accounting      how help is printed; numbers, names and entries in words
 
     stores, postgres    where entries go and come from
-    sending     entries on their way to a store that may stay away
+    outage      a store that stays away
+    sending     what a file keeps, on its way to a store
     reading     `provcache get` and `provcache stats`
     input       a file or a pipe, chunk by chunk, and its lines
 

@@ -21,7 +21,6 @@ from .progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-    from contextlib import AbstractContextManager
 
     from provcache_trio import WriteBehindOptions
 
@@ -80,7 +79,8 @@ class Attempt:
         Raises:
             OutputError: by the work.
         """
-        with _receiver() as signals:
+        heeded = [each for each in _ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+        with trio.open_signal_receiver(*heeded) if heeded else nullcontext() as signals:
             async with trio.open_nursery() as nursery:
                 if signals is not None:
                     nursery.start_soon(self._listen, signals)
@@ -144,11 +144,6 @@ class Attempt:
 
     def _hurry(self) -> None:
         self._last.deadline = min(self._last.deadline, trio.current_time() + _PATIENCE)
-
-
-def _receiver() -> AbstractContextManager[AsyncIterator[int] | None]:
-    heeded = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    return trio.open_signal_receiver(*heeded) if heeded else nullcontext()
 
 
 async def attempt(

@@ -59,8 +59,9 @@ def postgres_target(dsn: str, label: str = "") -> Target:
     try:
         from .postgres import PostgresTarget  # noqa: PLC0415  # needs an extra
     except ImportError:
-        message = "PostgreSQL needs the extra: pip install 'provcache-trio[postgres]'"
-        raise MisuseError(message) from None
+        raise MisuseError(
+            "PostgreSQL needs the extra: pip install 'provcache-trio[postgres]'"
+        ) from None
     try:
         return PostgresTarget(dsn, label)
     except ValueError:

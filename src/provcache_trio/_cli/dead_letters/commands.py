@@ -58,6 +58,7 @@ async def list_(
     check_is_no_url(str(in_))
     only = _only(key, since)
     results = Stream(sys.stdout)
+    row_of = letters.facts_as_json if json_ else letters.as_row
     readable = unreadable = 0
 
     async def see(page: Sequence[StoredLetter[msgspec.Raw] | UnreadableLetter]) -> None:
@@ -70,12 +71,7 @@ async def list_(
             readable += 1
             if readable == 1 and not json_:
                 results.add(f"{letters.HEADING}\n")
-            line = (
-                json.dumps(letters.letter_facts(each), separators=(",", ":"))
-                if json_
-                else letters.as_row(each)
-            )
-            results.add(f"{line}\n")
+            results.add(f"{row_of(each)}\n")
         await results.flush()
 
     status, _ = await attempt(partial(letters.visit, in_, only, see), str(in_))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _PAGE: Final = 100
 
 _is_duration: Final = re.compile(r"(\d{1,9})([smhdw])").fullmatch
+_WHAT_SINCE_IS: Final = (
+    "--since is a time such as 2026-11-25T12:00 (UTC), or a duration such as 90s, 1h, 2d"
+)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -58,10 +61,7 @@ def read_since(text: str, now: datetime) -> datetime:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
-        message = (
-            "--since is a time such as 2026-11-25T12:00 (UTC), or a duration such as 90s, 1h, 2d"
-        )
-        raise MisuseError(message) from None
+        raise MisuseError(_WHAT_SINCE_IS) from None
 
 
 # Looking
@@ -96,6 +96,11 @@ def as_row(stored: StoredLetter[msgspec.Raw]) -> str:
     failed_at = f"{letter.failed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     line = f"{stored.id:>6}  {failed_at}  {letter.attempts:>8}  {letter.key}  {error}"
     return printable(line)
+
+
+def facts_as_json(stored: StoredLetter[msgspec.Raw]) -> str:
+    """Return the same, and more, in one line of JSON."""
+    return json.dumps(letter_facts(stored), separators=(",", ":"))
 
 
 def letter_facts(stored: StoredLetter[msgspec.Raw]) -> dict[str, object]:

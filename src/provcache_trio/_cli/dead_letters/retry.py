@@ -126,13 +126,11 @@ class Retry(Resending):
             return [json.dumps(facts)]
         if not self.started:
             return []
+        rest = self.matched - self.stored - self.refused - self.unreadable
         counts = [
             (self.stored - self.removed, "persisted, not yet removed: will be sent again"),
             (self.unreadable, "no ProvcacheEntry, kept"),
-            (
-                self.matched - self.stored - self.refused - self.unreadable,
-                "not tried or not known to be persisted, kept",
-            ),
+            (rest, "not tried or not known to be persisted, kept"),
         ]
         where = f"from {printable(str(self.path))} into {printable(self.target.label)}"
         return [

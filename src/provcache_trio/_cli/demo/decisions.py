@@ -60,6 +60,7 @@ def make_entry(distribution: Distribution, finding: Finding, week: Week) -> Prov
     week, is the same entry, and the store has nothing to change.
     """
     content = finding.content_hash or finding.outcome
+    label = distribution.label.encode(errors="replace").decode()
     record_hash = f"sha256:{distribution.record_hash}"
     # Path and listed hash are inputs of the decision too. Were the content alone the source,
     # two files with the same bytes would share a key, though one of them may be listed with
@@ -77,9 +78,7 @@ def make_entry(distribution: Distribution, finding: Finding, week: Week) -> Prov
         decision=DecisionDigest(
             verdict_hash=_sha256(_canonical(distribution, finding)),
             proof_root=_sha256(f"{record_hash}\n{content}\n"),
-            replay_seed=ReplaySeed(
-                feed_ids=(f"RECORD:{_as_text(distribution.label)}",), rule_ids=("record-sha256",)
-            ),
+            replay_seed=ReplaySeed(feed_ids=(f"RECORD:{label}",), rule_ids=("record-sha256",)),
             trust_score=_TRUST.get(finding.outcome, 0),
         ),
         policy_hash=_POLICY_HASH,
@@ -100,7 +99,3 @@ def _canonical(distribution: Distribution, finding: Finding) -> str:
         "version": distribution.version,
     }
     return json.dumps(facts, sort_keys=True, separators=(",", ":"))
-
-
-def _as_text(name: str) -> str:
-    return name.encode(errors="replace").decode()

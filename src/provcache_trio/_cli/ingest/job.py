@@ -207,10 +207,8 @@ class Ingest(Job):
 
     def complaints(self) -> list[str]:
         """Return what is wrong with the input."""
-        found: list[str] = []
-        if self.unreported:
-            found.append(f"{counted(self.unreported, 'more bad line')}; --all-errors tells each")
-        return [*found, self.trouble] if self.trouble else found
+        more = f"{counted(self.unreported, 'more bad line')}; --all-errors tells each"
+        return list(filter(None, (more if self.unreported else "", self.trouble)))
 
     @property
     def status(self) -> Status:

@@ -86,6 +86,7 @@ class Watch:
         document: the last answer; empty before.
         body: the bytes that it came as.
         answered: when that was, by the clock on the wall; empty before.
+        since: when that was, by trio's clock; before, when the watch began.
         trouble: why the last try got no answer; empty if it did.
     """
 
@@ -95,13 +96,8 @@ class Watch:
         self.body = b""
         self.answered = ""
         self.trouble = ""
-        self._since = trio.current_time()
+        self.since = trio.current_time()
         self._histories: dict[tuple[str, int], History] = {}
-
-    @property
-    def silent_seconds(self) -> float:
-        """How long there has been no answer."""
-        return trio.current_time() - self._since
 
     @property
     def queues(self) -> list[tuple[QueueStatus, Pace]]:
@@ -123,7 +119,7 @@ class Watch:
         self._histories = histories
         self.document, self.body, self.trouble = document, body, ""
         self.answered = f"{datetime.now().astimezone():%H:%M:%S}"
-        self._since = trio.current_time()
+        self.since = trio.current_time()
 
 
 def _keyed(queues: Iterable[QueueStatus]) -> Iterator[tuple[tuple[str, int], QueueStatus]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from provcache_trio._cli.text import duration, printable
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def span(seconds: float) -> str:
 
 def no_answer(watch: Watch) -> str:
     """Return since when there is no answer, and why."""
-    return f"no answer for {span(watch.silent_seconds)}: {printable(watch.trouble)}"
+    return f"no answer for {span(trio.current_time() - watch.since)}: {printable(watch.trouble)}"
 
 
 def readiness(queue: QueueStatus) -> str:
@@ -83,8 +85,5 @@ def in_one_line(queue: QueueStatus, pace: Pace, now: datetime) -> str:
         words += [f"accepted {short(pace.accepted)}/s", f"written {short(pace.written)}/s"]
     if pace.batch_size is not None:
         words.append(f"batches of {short(pace.batch_size)}")
-    words += [
-        f"dead letters {dead_letters(queue)}",
-        f"last error {last_error(queue, now)}",
-    ]
+    words += [f"dead letters {dead_letters(queue)}", f"last error {last_error(queue, now)}"]
     return printable(f"{', '.join(words)}. {queue.summary}")
