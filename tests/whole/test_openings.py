@@ -112,8 +112,8 @@ async def leave_in_another_task(opening: Manager) -> None:
         except Exception as error:  # noqa: BLE001  # handed on
             raised.append(error)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(leave, name="stranger")  # noqa: ASYNC112  # a task of its own
+    async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # a task of its own
+        nursery.start_soon(leave, name="stranger")
     if raised:
         raise raised[0]
 
