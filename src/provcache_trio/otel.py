@@ -11,6 +11,8 @@ Instruments, each with the attribute ``provcache.queue.name``:
 ``provcache.write_behind.queue_size``            gauge                 entries in line
 ``provcache.write_behind.in_flight``             gauge                 entries with the writer
 ``provcache.write_behind.oldest_pending_age``    gauge, s              age of the oldest batch
+``provcache.write_behind.call_age``              gauge, s              age of the oldest call of the
+                                                                       store that is under way
 ``provcache.write_behind.state``                 gauge                 1 for ``state``, 0 for others
 ``provcache.write_behind.entries``               counter               by ``outcome``: ok, retry,
                                                                        failed, coalesced, abandoned
@@ -131,6 +133,7 @@ class OpenTelemetry:
             ("queue_size", "current_queue_depth", "{entry}"),
             ("in_flight", "in_flight", "{entry}"),
             ("oldest_pending_age", "oldest_pending_seconds", "s"),
+            ("call_age", "call_seconds", "s"),
         ):
             meter.create_observable_gauge(_PREFIX + name, [self._gauge(field)], unit)
         meter.create_observable_gauge(f"{_PREFIX}state", [self._states])
@@ -187,7 +190,7 @@ class OpenTelemetry:
     # What readers call, in their own threads
 
     def _gauge(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        combine = max if field == "oldest_pending_seconds" else sum
+        combine = max if field.endswith("_seconds") else sum
 
         def observe(_: CallbackOptions) -> Iterator[Observation]:
             for queue, queues in self._queues.open.items():

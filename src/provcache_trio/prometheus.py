@@ -65,6 +65,7 @@ _GAUGES: Final = (
     _Number("in_flight", "in_flight", "Entries handed to the writer or to the dead letter sink."),
     _Number("producers_waiting", "producers_waiting", "Tasks that wait for room."),
     _Number("oldest_pending_seconds", "oldest_pending_seconds", "Age of the oldest batch."),
+    _Number("call_seconds", "call_seconds", "Age of the oldest call of the store under way."),
 )
 _REASONS: Final = {
     "full": "flushes_full",

@@ -293,6 +293,7 @@ async def test_every_instrument_tells_what_metrics_tells(
             assert {key: one.value for key, one in sdk.points(prefix + name).items()} == {
                 ("q",): value
             }
+        assert sdk.points(f"{prefix}call_age")["q",].value == metrics.call_seconds
         assert {key[1]: one.value for key, one in sdk.points(f"{prefix}state").items()} == {
             state: int(state is QueueState.WAITING) for state in QueueState
         }

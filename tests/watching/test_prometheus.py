@@ -116,6 +116,7 @@ async def test_a_scrape_shows_every_counter_and_gauge(  # noqa: ASYNC124  # its 
         "in_flight": metrics.in_flight,
         "producers_waiting": 0,
         "oldest_pending_seconds": metrics.oldest_pending_seconds,
+        "call_seconds": metrics.call_seconds,
         "flush_seconds_sum": metrics.flush_seconds.sum,
         "flush_seconds_count": metrics.total_batches,
         "age_seconds_sum": metrics.age_seconds.sum,

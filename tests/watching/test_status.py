@@ -313,6 +313,19 @@ async def test_a_count_of_dead_letters_that_is_not_known_is_null(
             "A journal is replayed; 2 entries are on the way, the oldest for 1.5 h.",
         ),
         (
+            "running",
+            {"in_flight": 2, "oldest_pending_seconds": 40.0, "call_seconds": 29.9},
+            "Entries are accepted and written; 2 entries are on the way, the oldest for 40.0 s.",
+        ),
+        (
+            "running",
+            {"in_flight": 2, "oldest_pending_seconds": 40.0, "call_seconds": 30.0},
+            (
+                "Entries are accepted and written; 2 entries are on the way, the oldest for "
+                "40.0 s. A call of the store has not returned for 30.0 s."
+            ),
+        ),
+        (
             "waiting",
             {"in_flight": 1},
             (

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _MINUTE: Final = 60
+_SLOW_CALL: Final = 30.0
 _HOUR: Final = 3600
 
 
@@ -137,7 +138,10 @@ def _summarize_running(metrics: WriteBehindMetrics, left: int) -> str:
     if left == 0:
         return f"{doing}; none is waiting."
     age = _duration(metrics.oldest_pending_seconds)
-    return f"{doing}; {_entries(left)} {_are(left)} on the way, the oldest for {age}."
+    told = f"{doing}; {_entries(left)} {_are(left)} on the way, the oldest for {age}."
+    if metrics.call_seconds < _SLOW_CALL:
+        return told
+    return f"{told} A call of the store has not returned for {_duration(metrics.call_seconds)}."
 
 
 def _entries(count: int) -> str:
