@@ -580,7 +580,11 @@ LEAVING = (
     mutant(
         "the tasks that drain are cancelled (m)",
         "core/exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
-        ("_core/lifetime.py", "trio.CancelScope(shield=True)", "trio.CancelScope()"),
+        (
+            "_core/opening.py",
+            "with trio.CancelScope(shield=True), parts.tasks()",
+            "with trio.CancelScope(), parts.tasks()",
+        ),
     ),
     mutant(
         "the drain does not keep its deadline (h)",
@@ -1021,15 +1025,6 @@ DOOR = (
             "_core/replay.py",
             "            self._unmerged, self._is_held_up = key, True\n",
             "            self._keyless.append(number)\n            return True\n",
-        ),
-    ),
-    mutant(
-        "a version that does not merge is taken over before the older one is gone",
-        "core/door::versions_in_a_journal_that_do_not_merge_are_both_written_in_order",
-        (
-            "_core/replay.py",
-            "        if self._is_held_up and self._holder_of_unmerged() is None:",
-            "        if self._is_held_up:",
         ),
     ),
 )
