@@ -353,7 +353,8 @@ async def test_a_prepare_that_does_not_return_is_cancelled_once_the_writer_is_fr
     options = WriteBehindOptions(batch_size=2)
     async with open_write_behind_queue(store, options) as queue:
         await queue.enqueue_many(items(range(20)))
-        await queue.flush()
+        with trio.fail_after(60):
+            await queue.flush()
         assert trio.current_time() == 10  # as without prepare
         assert (store.begun, store.cancelled) == (3, 3)
     assert_settled(queue, persisted=20)

@@ -114,12 +114,7 @@ class QueueMachine(TrioMachine):
         self.sink.witness = self.witness
         self.at_the_end = at_the_end
         self.version = 0
-        self.journal: MemoryJournal[Item] | None = None
-        self.disk_seconds = disk_seconds
-        self.held_keys = held_keys if with_journal is not None else []
-        self.always = with_journal == "always"
-        self.disk_failed = False
-        self.with_journal = with_journal is not None
+        self.plan_journal(with_journal, disk_seconds, held_keys)
         self.rejections: list[EntryRejectedError] = []
         self.calls: list[trio.CancelScope] = []
         self.calm = True  # nothing has ever gone wrong
@@ -141,6 +136,14 @@ class QueueMachine(TrioMachine):
         self.boot(seed)
         self.do(functools.partial(self.begin, first_keys))
 
+    def plan_journal(self, kind: str | None, disk_seconds: float, held_keys: list[str]) -> None:
+        self.with_journal = kind is not None
+        self.always = kind == "always"
+        self.journal: MemoryJournal[Item] | None = None
+        self.disk_seconds = disk_seconds
+        self.disk_failed = False
+        self.held_keys = held_keys if self.with_journal else []
+
     async def begin(self, first_keys: list[str]) -> None:
         self.leave_now = trio.Event()
         self.left = trio.Event()
@@ -151,6 +154,7 @@ class QueueMachine(TrioMachine):
             self.journal = MemoryJournal(
                 holds=holds, always=self.always, latency_seconds=self.disk_seconds
             )
+            self.journal.sync_interval_seconds = 0.5  # an hour must not take too many steps
         self.queue: WriteBehindQueue[Item] = await self.nursery.start(self.use_queue)
         self.witness.queue = self.queue
         self.queue._lifetime.clock = self.read_clock

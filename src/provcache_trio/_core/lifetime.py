@@ -70,8 +70,8 @@ class Lifetime:
         self.closing: trio.Event = trio.Event()  # no more entries are accepted
         # ... and everything accepted is settled, and everything that a journal held.
         self.drained: trio.Event = trio.Event()
-        # Around all our tasks: a cancelled surrounding scope must not reach them.
-        self.scope: trio.CancelScope = trio.CancelScope(shield=True)
+        # Around all our tasks; those who open it shield it from every surrounding scope.
+        self.scope: trio.CancelScope = trio.CancelScope()
         self.closed: bool = False  # it is over
         # Entries that are handed back at the end. Nothing else here knows their type.
         self.undelivered: tuple[Any, ...] = ()

@@ -110,10 +110,11 @@ def open_write_behind_queue(
             number of queues may share.
         journal: keeps accepted entries on disk, so that a crash of the process loses none; see
             ``provcache_trio.journal``. What a dead process left in it is replayed before
-            anything new is accepted. Open it around the queue.
+            anything new is accepted, and leaving the block writes that, too. Open it around the
+            queue.
 
     Returns:
-        A context manager to be entered once, with ``async with``, in a trio task.
+        A context manager to be entered once, with ``async with``, and left by the same trio task.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -121,7 +122,9 @@ def open_write_behind_queue(
         DrainTimeoutError: at exit: entries were left when the time was up, and no journal keeps
             them. Also instead of Cancelled; if the block raised, its exception goes on with a
             note.
-        RuntimeError: at entry: the journal serves another queue.
+        RuntimeError: at entry: the journal serves another queue. At exit: another task than the
+            one that entered leaves, as one does that closes an async generator which was left
+            open; the queue stays open.
         WriteBehindCrashedError: at exit: a background task crashed three times with nothing
             persisted in between. The block is cancelled when that happens, and what it
             raised is the error's ``__context__``.

@@ -103,7 +103,8 @@ class WriteBehindQueue(Generic[E]):
             QueueClosedError: the queue takes no more entries; also while waiting for room.
             JournalError: with "always": the entry could not be made safe, and is not accepted;
                 after a crash it may reappear all the same.
-            RuntimeError: called in a forked child.
+            RuntimeError: called in a forked child, or it would have to wait inside a call of the
+                queue's own repository or sink.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
         await self._checkpoint()
@@ -157,7 +158,7 @@ class WriteBehindQueue(Generic[E]):
                 it took.
             TypeError: ``entries`` is not iterable, or as for ``enqueue``.
             JournalError: as for ``enqueue``; what came before was accepted.
-            RuntimeError: called in a forked child.
+            RuntimeError: as for ``enqueue``.
             Exception: whatever ``entries`` or ``merge`` raised.
         """
         accepted = 0
@@ -195,7 +196,8 @@ class WriteBehindQueue(Generic[E]):
             QueueClosedError: the queue takes no more entries, or ended before the entry was
                 stored (see ``undelivered``).
             TypeError, JournalError: as for ``enqueue``.
-            RuntimeError: called in a forked child.
+            RuntimeError: called in a forked child, or inside a call of the queue's own repository
+                or sink.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
         if inside.get() is not None:
@@ -214,19 +216,21 @@ class WriteBehindQueue(Generic[E]):
 
     @trio.lowlevel.enable_ki_protection
     async def flush(self) -> None:
-        """Wait for the fate of every entry accepted before the call.
+        """Wait for the fate of every entry accepted before the call, and of all that a journal held.
 
-        Does not wait for the flush interval. Later entries never join the batches that it
-        waits for, though they may replace an entry in them. For a refused entry it waits until
-        the sink has it or has failed, which is at most five seconds; for more of them while
+        Does not wait for the flush interval. Later entries may share a call of the store that
+        it waits for, or replace an entry in it, but never add one. For a refused entry it waits
+        until the sink has it or has failed a call that included it; for more of them while
         ``batch_size`` letters wait for a failing sink. A checkpoint; cancelling it changes
         nothing for the entries.
 
         After a clean exit it returns.
 
         Raises:
-            QueueClosedError: some of those entries were handed back; see ``undelivered``.
-            RuntimeError: called from another thread, or in a forked child.
+            QueueClosedError: some of those entries were handed back, see ``undelivered``, or
+                stay in the journal unread.
+            RuntimeError: called from another thread, in a forked child, or inside a call of the
+                queue's own repository or sink.
         """
         lifetime = self._lifetime
         closed = lifetime.closing.is_set() and not lifetime.forked

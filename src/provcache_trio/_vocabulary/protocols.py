@@ -27,7 +27,9 @@ class Repository(Protocol[E_contra]):
     call of ``upsert_many`` is under way, it is given what is likely to come next, and
     returns the same entries as a sequence that ``upsert_many`` will take faster, having
     encoded them, say. That sequence comes back if nothing changed until then, and otherwise
-    is forgotten. An exception has no consequence: ``upsert_many`` is called all the same.
+    is forgotten. An exception has no consequence: ``upsert_many`` is called all the same. A call
+    that is still running when the writer is free is cancelled; after three of these in a row it
+    is not called again.
     """
 
     async def upsert_many(self, entries: Sequence[E_contra], /) -> int:
@@ -105,6 +107,9 @@ class Journal(Protocol[E]):
     It gives each entry a number, 1 or more and ascending. One queue uses it, once, and makes
     one call at a time. A call is as good as done or has to raise ``JournalError``; cancelled,
     it goes on to its end and returns.
+
+    If it has an attribute ``entries_to_replay``, the number of entries that it held when it was
+    opened, the log can say at the end how many were not replayed.
     """
 
     @property
