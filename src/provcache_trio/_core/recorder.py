@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .waiting_room import Producer, WaitingRoom
 
 _MOST_IN_A_GROUP: Final = 1000
-_MOST_AT_ONCE: Final = 1000  # entries that one step collects or notes
+_MOST_AT_ONCE: Final = 500  # entries that one step collects or notes
 
 
 class Recorder(Generic[E]):
@@ -234,7 +234,7 @@ class Recorder(Generic[E]):
             items.append(_Item(key, entry, places.setdefault(key, Place())))
 
     def _letters(self) -> Iterator[_Item[E]]:
-        for letter, place in zip(self._outbox.letters, self._outbox.places, strict=True):
+        for letter, place in self._outbox.journaled():
             if place.unsafe:
                 place.unsafe = False
                 yield _Item(letter.key, letter.entry, place)
