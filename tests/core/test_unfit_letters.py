@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from provcache_trio import DeadLetter
+    from provcache_trio import DeadLetter, WriteBehindQueue
 
 
 class Choosy(MemoryDeadLetters[Item]):
@@ -48,6 +48,7 @@ async def test_a_letter_that_never_fits_stays_beside_the_others_and_is_handed_ba
     options = WriteBehindOptions(batch_size=2, flush_interval_seconds=0)
     left = (Item("b", 1), Item("d", 1))
     began_at = trio.current_time()
+    queue: WriteBehindQueue[Item] | None = None
     try:
         async with open_write_behind_queue(
             store, options, dead_letters=sink, journal=journal
@@ -62,6 +63,7 @@ async def test_a_letter_that_never_fits_stays_beside_the_others_and_is_handed_ba
     except DrainTimeoutError:
         assert not with_journal  # a journal keeps them, so there is no error
     assert trio.current_time() < began_at + 5  # nothing waits for them
+    assert queue is not None
     assert queue.undelivered == left
     assert [letter.entry for letter in sink.letters] == items("ace")
     assert set(store.rows) == set("xyz")

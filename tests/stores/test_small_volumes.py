@@ -27,14 +27,14 @@ from provcache_trio.dead_letters import (
 )
 from provcache_trio.sqlite import open_sqlite_repository
 
-from tests.stores.test_dead_letters import letter, numbered
-from tests.stores.test_repositories import NOW, entry, key_of
-from tests.stores.test_sqlite import connection_of, mode_of, names, run
 from tests.support.disks import can_mount, small_volume
+from tests.support.entries import NOW, entry, key_of
+from tests.support.files import mode_of, names, query, run
 from tests.support.items import Item
+from tests.support.letters import letter, numbered
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs leave to mount")
 SEVERAL = 300
@@ -64,7 +64,7 @@ def size_of(path: Path) -> int:
 
 
 def set_read_only(volume: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", volume], check=True)
+    subprocess.run(["/bin/mount", "-o", "remount,ro", volume], check=True)
 
 
 def big(number: int) -> DeadLetter[Any]:
@@ -107,7 +107,7 @@ async def test_to_throw_some_away_on_a_full_volume_takes_as_much_room_as_is_said
     fill(volume)
     async with open_dead_letters(path, create=False) as letters:
         for call in (letters.purge(key=key_of(7)), letters.remove([7])):
-            with pytest.raises(StoreUnavailableError, match="disk is full.* about 2 MiB of room"):
+            with pytest.raises(StoreUnavailableError, match=r"disk is full.* about 2 MiB of room"):
                 await call
         assert await letters.count() == SEVERAL
     fill(volume, but_kib=2048)
@@ -219,16 +219,15 @@ async def test_letters_of_a_type_that_was_renamed_and_changed_are_read_once_it_i
     def upgrade(old: dict[str, Any]) -> dict[str, Any]:
         return {"veri_key": old["veri_key"], "region": f"of version {old['version']}"}
 
-    for how, found in (
-        ({}, UnreadableLetter),
-        ({"aliases": [former]}, UnreadableLetter),
-        ({"upgrade": upgrade}, UnreadableLetter),
-        ({"aliases": [former], "upgrade": upgrade}, StoredLetter),
-    ):
-        arguments: dict[str, Any] = how
-        async with open_dead_letters(path, entry_type=Renamed, **arguments) as letters_now:
+    not_enough: list[dict[str, Any]] = [{}, {"aliases": [former]}, {"upgrade": upgrade}]
+    for how in not_enough:
+        async with open_dead_letters(path, entry_type=Renamed, **how) as letters_now:
             (one,) = await letters_now.letters()
-        assert isinstance(one, found)
+        assert isinstance(one, UnreadableLetter)
+    async with open_dead_letters(
+        path, entry_type=Renamed, aliases=[former], upgrade=upgrade
+    ) as letters_now:
+        (one,) = await letters_now.letters()
     assert isinstance(one, StoredLetter)
     assert one.letter.entry == Renamed("a", "of version 1")
     assert one.entry_type == former
@@ -274,7 +273,7 @@ async def test_expired_entries_are_deleted_on_a_full_volume_in_the_room_of_the_l
         for first in range(0, 4000, 500):
             await store.upsert_many([entry(n) for n in range(first, first + 500)])
         # SQLite does this by itself, now and then; the -wal file keeps its size.
-        connection_of(store).execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        query(path, "PRAGMA wal_checkpoint(PASSIVE)")
         fill(volume)
         assert await store.delete_expired(later, 3000) == 3000
         assert await store.delete_expired(later, 3000) == 1000
@@ -290,7 +289,7 @@ async def test_to_delete_on_a_full_volume_takes_as_much_room_as_is_said(volume: 
             await store.upsert_many([entry(n) for n in range(first, first + 500)])
     fill(volume)
     async with open_sqlite_repository(path) as store:
-        with pytest.raises(StoreUnavailableError, match="disk is full: .* about 1 MiB of room"):
+        with pytest.raises(StoreUnavailableError, match=r"disk is full: .* about 1 MiB of room"):
             await store.delete_expired(later, 3000)
     fill(volume, but_kib=1024)
     async with open_sqlite_repository(path) as store:
@@ -352,8 +351,8 @@ def all_of(directory: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("opener", [open_sqlite_repository, open_dead_letters])
 async def test_a_database_of_somebody_else_is_left_as_it_is(
     tmp_path: Path,
-    opener: Any,
-    pages: int,  # noqa: ANN401  # either
+    opener: Callable[[Path], Any],
+    pages: int,
 ) -> None:
     path = tmp_path / "theirs.db"
     foreign_database(path, pages=pages)
@@ -369,7 +368,7 @@ async def test_a_database_of_somebody_else_is_left_as_it_is(
 @pytest.mark.parametrize("opener", [open_sqlite_repository, open_dead_letters])
 async def test_a_file_that_is_no_database_is_left_as_it_is(
     tmp_path: Path,
-    opener: Any,  # noqa: ANN401  # either
+    opener: Callable[[Path], Any],
 ) -> None:
     path = tmp_path / "diary"
     path.write_bytes(b"dear diary " * 100)

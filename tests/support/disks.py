@@ -74,11 +74,13 @@ class ModelDisk(Disk):
         short: a write that fails has written a part.
         capacity: how many bytes fit, in whole blocks; None: there is no end.
         foreign: bytes of them that somebody else takes.
+        shows_room: whether it says that there is more room than that.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
         self.capacity = capacity
         self.foreign = 0
+        self.shows_room = False
         self.names: dict[str, Inode] = {}
         self.durable_names: dict[str, Inode] = {}
         self.open_files: dict[int, Inode] = {}
@@ -96,7 +98,7 @@ class ModelDisk(Disk):
         return max(0, (self.capacity - self.foreign) // BLOCK_BYTES - used)
 
     def free(self, path: str) -> int:  # noqa: ARG002  # there is one volume
-        return self._free_blocks() * BLOCK_BYTES
+        return 2**40 if self.shows_room else self._free_blocks() * BLOCK_BYTES
 
     def fill_up(self) -> None:
         """Have somebody else take all the room there is."""
@@ -275,9 +277,9 @@ def small_volume(directory: Path, kib: int) -> Generator[Path]:
     """Mount a tmpfs of so many KiB on a new directory, for as long as the block takes."""
     where = directory / "volume"
     where.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=700", "none", str(where)]
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=700", "none", str(where)]
     subprocess.run(mount, check=True)
     try:
         yield where
     finally:
-        subprocess.run(["umount", "--lazy", str(where)], check=True)
+        subprocess.run(["/bin/umount", "--lazy", str(where)], check=True)

@@ -147,7 +147,7 @@ class Recorder(Generic[E]):
             if self._has_work():
                 soon = lifetime.clock() + self._journal.sync_interval_seconds
                 deadline = min(deadline, max(soon, self._durability.retry_at))
-            with trio.move_on_at(min(deadline, self._tidy_at())):
+            with trio.move_on_at(self._tidy_at() if deadline == math.inf else deadline):
                 await self._notes.bell.wait()
 
     def _accept(self, producer: Producer[E], item: _Item[E]) -> None:
@@ -198,7 +198,9 @@ class Recorder(Generic[E]):
 
     def _must_rewrite(self) -> bool:
         heals: bool = getattr(self._journal, "heals", False)
-        self._anew = self._anew or (self._durability.failing and not heals)
+        # With nothing held, the journal is emptied before anything is written: that makes room.
+        helps = not (heals and self._notes.held)
+        self._anew = self._anew or (self._durability.failing and helps)
         return self._anew and not self._lifetime.recovering
 
     def _next_items(self, batches: int) -> tuple[list[_Item[E]], int]:
@@ -324,7 +326,6 @@ class Recorder(Generic[E]):
                 self._note_anew(place, number)
             await trio.lowlevel.checkpoint()
         self._calling = self._anew = False
-        self._note_success()
         return None
 
     def _note_anew(self, place: Place, number: int | None) -> None:

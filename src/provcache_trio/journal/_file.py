@@ -367,7 +367,7 @@ class JournalFile:
             self.compact()
         salt = self._beginning.salt
         first = number = self.last + 1
-        data = [pack_held(self.last, (), salt)] if self._bare else []
+        data = [pack_held(self.last, (), salt)] if self._bare and (entries or settled) else []
         added: list[tuple[int, int]] = []
         for document, replaces in entries:
             packed = pack_entry(number, document, replaces, salt)
@@ -379,6 +379,8 @@ class JournalFile:
             number += 2
         with self._reported("can't be written"):
             self._extend(b"".join(data))
+        if not data:  # it was only to be seen whether it works
+            return first
         self._bare = False
         self.last = number - 1
         for (new, size), (_, replaces) in zip(added, entries, strict=True):
