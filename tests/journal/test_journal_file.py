@@ -509,6 +509,16 @@ def test_a_record_that_can_not_be_here_is_damage(odd: tuple[Kind, int, bytes]) -
     assert list(replayed(file).values()) == [b"good", b"too"]
 
 
+def test_a_record_of_another_file_is_damage() -> None:
+    """As when a power cut leaves what was on the disk before."""
+    disk, other = with_records(), with_records()
+    open_file(other).append([(b"stale", ())], ())
+    beginning = len(bytes(disk.names[PATH].data))
+    disk.names[PATH].data += other.names[PATH].data[beginning:]
+    assert left_on(other) == [b"stale"]
+    assert left_on(disk) == []
+
+
 def test_a_record_that_can_not_be_here_is_set_aside_as_a_whole() -> None:
     disk = ModelDisk()
     open_file(disk).append([(b"1", ())], ())

@@ -104,6 +104,16 @@ def test_a_new_file_that_does_not_fit_changes_nothing() -> None:
     assert file.append([(BIG, ())], ()) == numbers[-1] + 1
 
 
+def test_a_new_file_that_does_not_fit_takes_no_room_from_others() -> None:
+    disk = ModelDisk(10 * BLOCK_BYTES)
+    file = open_file(disk)
+    fill(file, 30)
+    before = disk.operations
+    with pytest.raises(NoRoomError, match="written anew"):
+        file.compact()
+    assert disk.operations == before
+
+
 def test_a_file_that_is_not_there_yet_is_made_once_there_is_room() -> None:
     for empty in (False, True):
         disk = ModelDisk(0)
