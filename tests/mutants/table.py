@@ -1082,6 +1082,11 @@ FLUSHING = (
         ("_core/batch.py", "        self.fates += batch.fates\n", ""),
     ),
     mutant(
+        "who brought what joined another batch is forgotten",
+        "watching/otel::producers_of_a_batch_that_joined_another_are_linked_too",
+        ("_core/batch.py", "            self.note_producer(producer)\n", "            pass\n"),
+    ),
+    mutant(
         "a flush leaves the letters to themselves",
         "core/flush::a_flush_waits_for_a_letter_that_came_while_the_sink_failed",
         ("_core/queue.py", "await self._outbox.wait_for(letters)", "True"),
