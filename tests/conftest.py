@@ -54,6 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "one_lane: about the order of calls, which lanes don't share"
     )
     config.addinivalue_line("markers", "promtool: needs Prometheus' promtool")
+    config.addinivalue_line(
+        "markers", "stops_processes: so that nobody else may continue them (tests/unkind)"
+    )
     # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # so does nohup

@@ -38,7 +38,7 @@ from provcache_trio._core import watch as _store_watch
 from provcache_trio.dead_letters import DeadLetters, open_dead_letters
 from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
 
-from tests.stores.test_repositories import NOW, entry, key_of
+from tests.support.entries import NOW, entry, key_of
 from tests.test_cli_read import names, url
 
 if TYPE_CHECKING:

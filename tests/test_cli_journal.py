@@ -26,7 +26,7 @@ from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import SQLiteRepository
 from provcache_trio.testing import MemoryRepository
 
-from tests.stores.test_repositories import entry, key_of
+from tests.support.entries import entry, key_of
 from tests.test_cli_dead_letters import BAD, cache, change, stored  # noqa: F401  # a fixture
 from tests.test_cli_read import url
 

@@ -17,7 +17,7 @@ from provcache_trio._cli import _stores, main
 from provcache_trio._cli._urls import target_of
 from provcache_trio.postgres import PostgresRepository
 
-from tests.stores.test_repositories import entry, key_of
+from tests.support.entries import entry, key_of
 from tests.support.servers import postgres, query
 from tests.test_cli_dead_letters import BAD, left_in, letter, put_entries
 

@@ -25,11 +25,11 @@ from provcache_trio import (
 )
 from provcache_trio.testing import MemoryRepository
 
-from tests.core.test_random_cancellation import Canceller, Program
-from tests.journal.test_journal_machine import in_virtual_thread, journal_on
 from tests.support.disks import ModelDisk
 from tests.support.items import Item, items
+from tests.support.journals import in_virtual_thread, journal_on
 from tests.support.machine import EveryStep
+from tests.support.scopes import Canceller, Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,10 +18,12 @@ from provcache_trio.postgres import open_postgres_repository
 from tests.chaos.verdict import Told, verdict
 from tests.faults.catalogue import ALL, FAULTS
 from tests.faults.proxy import Do, Said
-from tests.faults.scenario import leave, recover, until
+from tests.faults.scenario import leave, recover
 from tests.faults.site import COMMAND_SECONDS, POISON, open_site, run_faulty_server
-from tests.stores.test_postgres_bridge import BRIDGES, PROMPT_SECONDS, ROOT
+from tests.support.bridges import BRIDGES
 from tests.support.pgserver import run_postgres_server
+from tests.support.programs import ROOT
+from tests.support.waiting import PROMPT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator

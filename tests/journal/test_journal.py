@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +29,9 @@ from provcache_trio.journal._file import JournalFile
 from provcache_trio.journal._records import Kind, pack
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
+from tests.support.files import mode_of
 from tests.support.items import Item, assert_settled, balance, items
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -107,12 +108,6 @@ def put_back(path: Path, away: Path) -> None:
     assert list(path.parent.iterdir()) == []
     path.parent.rmdir()
     away.rename(path.parent)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110  # a thread and a disk have no events
-            await trio.sleep(0.001)
 
 
 async def leave_behind(
@@ -940,10 +935,6 @@ async def test_what_others_could_read_is_taken_away_from_them(path: Path) -> Non
 
 def open_to_all(path: Path) -> None:
     path.chmod(0o644)
-
-
-def mode_of(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
 
 
 def names_in(path: Path) -> list[str]:

@@ -12,10 +12,9 @@ import errno
 import functools
 import logging
 import random
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import hypothesis.strategies as st
-import outcome
 import pytest
 import trio
 from hypothesis import settings
@@ -37,18 +36,14 @@ from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.disks import PATH, ModelDisk, no_fault
 from tests.support.items import Item, balance
+from tests.support.journals import DISK_SECONDS, INTERVAL, in_virtual_thread
 from tests.support.machine import TrioMachine, in_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from provcache_trio import WriteBehindQueue
 
-T = TypeVar("T")
 
 KEYS: Final = "abcd"
-DISK_SECONDS: Final = 0.002  # half of what a call of the disk takes
-INTERVAL: Final = 0.05
 WINDOW: Final = INTERVAL + 3 * 2 * DISK_SECONDS + 1e-6
 
 some_key = st.sampled_from(KEYS)
@@ -62,27 +57,6 @@ some_options = st.builds(
     drain_timeout_seconds=st.sampled_from([0, 5]),
     coalesce=st.booleans(),
 )
-
-
-async def in_virtual_thread(work: Callable[[], T], _: Callable[[], None]) -> T:
-    """Be ``in_thread`` on the virtual clock: the call can't be cut short."""
-    with trio.CancelScope(shield=True):
-        await trio.sleep(DISK_SECONDS)
-        try:
-            result: outcome.Maybe[T] = outcome.Value(work())
-        except Exception as error:  # noqa: BLE001  # raised below
-            result = outcome.Error(error)
-        await trio.sleep(DISK_SECONDS)
-    return result.unwrap()
-
-
-def journal_on(disk: ModelDisk, *, always: bool) -> tuple[JournalFile, FileJournal[Item]]:
-    """Open the journal on ``disk``; needs ``in_virtual_thread``."""
-    file = JournalFile(PATH, entry_type="Item", disk=disk)
-    findings = file.open()
-    journal = FileJournal(file, Packer(Item), always=always, sync_interval_seconds=INTERVAL)
-    journal.holds_entries = findings.entries > 0
-    return file, journal
 
 
 class Life:

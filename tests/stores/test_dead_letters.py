@@ -45,17 +45,11 @@ from provcache_trio.dead_letters import (
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
-from tests.stores.test_repositories import MICROSECOND, NOW, entry, key_of
-from tests.stores.test_sqlite import (
-    descriptors,
-    mode_of,
-    names,
-    press_ctrl_c,
-    query,
-    run,
-    run_python,
-)
+from tests.support.entries import MICROSECOND, NOW, entry, key_of
+from tests.support.files import descriptors, mode_of, names, query, run
 from tests.support.items import Item, assert_settled, items
+from tests.support.letters import letter, numbered
+from tests.support.programs import press_ctrl_c, run_python
 from tests.support.strategies import provcache_entries
 
 if TYPE_CHECKING:
@@ -67,25 +61,6 @@ SECRET = "s3cr3t"  # noqa: S105  # what no message may quote
 IN_USE = r"^in use: another process, or another part of this one, owns it$"
 ROOT = Path(__file__).parent.parent.parent
 PROMPT_SECONDS = 5
-
-
-def letter(entry: T, key: object = "key", **changes: object) -> DeadLetter[T]:
-    plain = DeadLetter(
-        entry=entry,
-        key=key,
-        error_class="UniqueViolationError",
-        sqlstate="23505",
-        constraint="one_per_key",
-        attempts=2,
-        opened_at=NOW - timedelta(seconds=1),
-        failed_at=NOW,
-    )
-    return msgspec.structs.replace(plain, **changes)
-
-
-def numbered(number: object, **changes: object) -> DeadLetter[ProvcacheEntry]:
-    one = entry(number)
-    return letter(one, one.veri_key, **changes)
 
 
 @pytest.fixture
@@ -1155,7 +1130,7 @@ def test_names_are_public() -> None:
 
 PUT = """
 import sys, trio
-from tests.stores.test_dead_letters import numbered
+from tests.support.letters import numbered
 from provcache_trio.dead_letters import open_dead_letters
 
 async def main():

@@ -15,10 +15,11 @@ import trio
 from provcache_trio import open_write_behind_queue
 
 from tests.faults.catalogue import FAULTS
-from tests.faults.scenario import OPTIONS, until
+from tests.faults.scenario import OPTIONS
 from tests.faults.site import open_site, run_faulty_server
-from tests.stores.test_postgres_bridge import PROMPT_SECONDS, each_bridge
-from tests.stores.test_repositories import entry
+from tests.support.bridges import each_bridge
+from tests.support.entries import entry
+from tests.support.waiting import PROMPT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

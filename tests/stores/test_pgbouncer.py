@@ -19,7 +19,8 @@ import trio
 from tests.faults.catalogue import BROKEN, FAULTS, SILENT
 from tests.faults.scenario import recover
 from tests.faults.site import SECRET, open_site, run_faulty_server
-from tests.stores.test_postgres_bridge import PROMPT_SECONDS, each_bridge
+from tests.support.bridges import each_bridge
+from tests.support.waiting import PROMPT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator

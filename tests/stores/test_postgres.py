@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import sys
-import traceback
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
-import asyncpg
 import msgspec
 import pytest
 import trio
@@ -27,32 +24,38 @@ from provcache_trio.postgres._rows import UPSERT_CHANGES, arguments_of, pack
 from provcache_trio.postgres._session import Connector
 from provcache_trio.testing import MemoryDeadLetters
 
-from tests.stores.test_postgres_bridge import (
-    PROMPT_SECONDS,
-    ROOT,
-    Client,
-    at_most,
-    each_bridge,
-    somebody,
-    until,
-)
-from tests.stores.test_repositories import DAY, NOW, by_key, entry, key_of
+from tests.support.bridges import Client, each_bridge, somebody
+from tests.support.entries import DAY, NOW, by_key, entry, key_of
 from tests.support.pgserver import run_postgres_server
+from tests.support.postgres import (
+    SECRET,
+    connections,
+    quoted,
+    raises,
+    role,
+    row,
+    schema,
+    settings_of,
+    store,
+    table,
+    until_locked_out,
+)
+from tests.support.programs import ROOT
 from tests.support.servers import postgres, unused_schema
+from tests.support.waiting import PROMPT_SECONDS, at_most, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
+
+    import asyncpg
 
     from provcache_trio._asyncio.bridge import BridgeKind
     from provcache_trio.postgres import PostgresRepository
 
     from tests.support.pgserver import PostgresServer
 
-F = TypeVar("F", bound=Exception)
+__all__ = ["role", "schema", "somebody", "store", "table"]  # fixtures
 
-__all__ = ["somebody"]  # a fixture
-
-SECRET = "s3cr3t"  # noqa: S105  # in rows and passwords; what no message may quote
 POISON = 77  # with so many hits, an entry is refused
 SOON = WriteBehindOptions(
     batch_size=20, flush_interval_seconds=0, retry_base_seconds=0.01, retry_cap_seconds=0.1
@@ -61,38 +64,6 @@ SOON = WriteBehindOptions(
 
 def kind(value: object) -> str:
     return type(value).__name__
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def row(number: object, **changes: object) -> ProvcacheEntry:
-    """Return an entry that holds the secret."""
-    return entry(number, **{"feed_epoch": SECRET, **changes})
-
-
-@pytest.fixture
-def schema() -> str:
-    return unused_schema()
-
-
-@pytest.fixture
-def table(schema: str) -> str:
-    return f"{quoted(schema)}.entries"
-
-
-@pytest.fixture
-async def store(schema: str) -> AsyncGenerator[PostgresRepository]:
-    """A repository whose schema is there, and whose connections can be told by its name."""
-    async with open_postgres_repository(
-        postgres().dsn,
-        schema=schema,
-        create=True,
-        server_settings={"application_name": schema},
-    ) as repository:
-        await repository.check()
-        yield repository
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +77,6 @@ def own() -> Generator[PostgresServer]:
     }
     with run_postgres_server(password=f"right {SECRET}", settings=settings) as server:
         yield server
-
-
-@pytest.fixture
-def role(schema: str) -> str:
-    return f"role of {schema}"
 
 
 @pytest.fixture
@@ -130,56 +96,11 @@ async def restricted(
     await somebody.execute(f"DROP ROLE {quoted(role)}")
 
 
-@contextmanager
-def raises(kind: type[F], **expected: object) -> Generator[None]:
-    """Expect an error of this very class, with these attributes, that quotes no secret."""
-    with pytest.raises(kind) as caught:
-        yield
-    error = caught.value
-    assert type(error) is kind
-    assert {name: getattr(error, name) for name in expected} == expected
-    assert error.__cause__ is None
-    assert not isinstance(error.__context__, asyncpg.PostgresError)
-    told = [str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)]
-    assert SECRET not in "".join(told)
-    assert key_of(0)[7:] not in "".join(told)
-
-
-async def settings_of(
-    store: PostgresRepository, *names: str, reading: bool = False
-) -> dict[str, str]:
-    async def look(connection: asyncpg.Connection) -> dict[str, str]:
-        return {
-            name: await connection.fetchval("SELECT current_setting($1)", name) for name in names
-        }
-
-    return await store._run(store._reader if reading else store._writers, look)
-
-
 async def process_of(store: PostgresRepository) -> object:
     """Return the server's process of the connection that the next call that writes will use."""
     return await store._run(
         store._writers, lambda connection: connection.fetchval("SELECT pg_backend_pid()")
     )
-
-
-async def connections(somebody: Client, name: str, condition: str = "true") -> int:
-    await somebody.execute("SELECT pg_stat_clear_snapshot()")  # a transaction keeps one
-    number = await somebody.value(
-        f"SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND {condition}",
-        name,
-    )
-    assert isinstance(number, int)
-    return number
-
-
-async def until_locked_out(somebody: Client, name: str) -> None:
-    """Wait until a connection of that name waits for a lock."""
-
-    async def waits() -> bool:
-        return await connections(somebody, name, "wait_event_type = 'Lock'") > 0
-
-    await until(waits)
 
 
 # Opening
@@ -768,7 +689,7 @@ async def test_an_idle_connection_that_was_seen_to_end_is_replaced_unnoticed(
         connection = store._writers.idle[-1]._connection
         assert connection is not None
         await somebody.fetch(TERMINATE, schema)
-        await until(lambda: _is_so(connection.is_closed()))
+        await until(connection.is_closed)
         assert await store.upsert_many([row(1)]) == 1
 
 
@@ -831,18 +752,14 @@ async def test_a_server_that_crashes_and_comes_back_loses_nothing_of_a_queue(
         async with open_write_behind_queue(store, SOON) as queue:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(produce)
-                await until(lambda: _is_so(queue.metrics().total_persisted))
+                await until(lambda: queue.metrics().total_persisted)
                 await trio.to_thread.run_sync(own.stop, "immediate")
-                await until(lambda: _is_so(queue.metrics().state == "waiting"))
+                await until(lambda: queue.metrics().state == "waiting")
                 await trio.to_thread.run_sync(own.start)
             await queue.flush()
         assert queue.undelivered == ()
         assert queue.metrics().total_persisted == 600
         assert await store.get_many(by_key(everything)) == by_key(everything)
-
-
-async def _is_so(condition: object) -> bool:  # noqa: ASYNC124
-    return bool(condition)
 
 
 # What is written
@@ -1110,7 +1027,7 @@ WRITE = """
 import sys, time, trio
 from datetime import timedelta
 from provcache_trio.postgres import open_postgres_repository
-from tests.stores.test_repositories import NOW, entry
+from tests.support.entries import NOW, entry
 
 dsn, schema, bridge, program = sys.argv[1:]
 

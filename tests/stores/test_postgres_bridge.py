@@ -13,12 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-import asyncpg
 import pytest
 import trio
 
@@ -26,65 +24,29 @@ from provcache_trio import StoreUnavailableError
 from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio.postgres import _repository as postgres_module, open_postgres_repository
 
-from tests.stores.test_repositories import by_key, entry, key_of
+from tests.support.bridges import Client, each_bridge, silent_server, somebody, threads_left
+from tests.support.entries import by_key, entry, key_of
+from tests.support.postgres import connections, quoted
 from tests.support.servers import postgres, unused_schema
+from tests.support.waiting import PROMPT_SECONDS, at_most, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-    from typing import Self
+    from collections.abc import Awaitable, Callable, Generator
+
+    import asyncpg
 
     from provcache_trio._asyncio.bridge import BridgeKind
     from provcache_trio.postgres import PostgresRepository
 
+__all__ = ["somebody"]  # a fixture
+
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent.parent
-BRIDGES: list[BridgeKind] = sorted({DEFAULT_KIND, "thread"})
-PROMPT_SECONDS = 5  # a process may have to wait for its turn; for ever is longer
 CANCEL_SECONDS = 1.5  # what a cancelled call may take: the server is told in a second at most
 VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
-each_bridge = pytest.mark.parametrize("bridge", BRIDGES)
 _names = map("repository {}".format, count(1))
-
-
-class Client:
-    """Somebody else's connection. Its loop runs in other threads than trio's."""
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-
-    async def __aenter__(self) -> Self:
-        self._runner = asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
-        self._connection = await self._run(self._connect)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        with trio.CancelScope(shield=True):  # asyncpg's timeout is the bound
-            await self._run(self._close)
-            await trio.to_thread.run_sync(self._runner.close)
-
-    async def fetch(self, sql: str, *arguments: object) -> list[tuple[object, ...]]:
-        """Return the rows of one statement."""
-        rows = await self._run(lambda: self._connection.fetch(sql, *arguments))
-        return [tuple(row) for row in rows]
-
-    async def value(self, sql: str, *arguments: object) -> object:
-        """Return the first value of one statement."""
-        return (await self.fetch(sql, *arguments))[0][0]
-
-    async def execute(self, script: str) -> None:
-        """Run statements that return nothing."""
-        await self._run(lambda: self._connection.execute(script))
-
-    async def _connect(self) -> asyncpg.Connection:
-        return await asyncpg.connect(self._dsn)
-
-    async def _close(self) -> None:
-        await self._connection.close(timeout=PROMPT_SECONDS)
-
-    async def _run(self, call: Callable[[], Coroutine[object, object, T]]) -> T:
-        return await trio.to_thread.run_sync(lambda: self._runner.run(call()))
 
 
 class Opened:
@@ -92,7 +54,7 @@ class Opened:
 
     def __init__(self, bridge: BridgeKind) -> None:
         self.schema = unused_schema()
-        self.table = f'"{self.schema.replace(chr(34), chr(34) * 2)}".entries'
+        self.table = f"{quoted(self.schema)}.entries"
         self.name = next(_names)
         self.opening = open_postgres_repository(
             postgres().dsn,
@@ -104,26 +66,7 @@ class Opened:
 
     async def connections(self, somebody: Client, condition: str = "true") -> int:
         """Return how many connections the repository has that meet ``condition``."""
-        await somebody.execute("SELECT pg_stat_clear_snapshot()")  # a transaction keeps one
-        number = await somebody.value(
-            f"SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND {condition}",
-            self.name,
-        )
-        assert isinstance(number, int)
-        return number
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until ``condition``, for which there is no event, has come true."""
-    with trio.fail_after(PROMPT_SECONDS):
-        while not await condition():  # noqa: ASYNC110
-            await trio.sleep(0.005)
-
-
-@pytest.fixture
-async def somebody() -> AsyncGenerator[Client]:
-    async with Client(postgres().dsn) as client:
-        yield client
+        return await connections(somebody, self.name, condition)
 
 
 def tasks() -> set[trio.lowlevel.Task]:
@@ -138,21 +81,6 @@ def tasks() -> set[trio.lowlevel.Task]:
         found |= children
         todo += children
     return found
-
-
-def threads_left() -> list[str]:
-    """Return which of our threads do not end: the last step of one may come after its news."""
-    ours = [one for one in threading.enumerate() if one.name.startswith("provcache_trio")]
-    for one in ours:
-        one.join(PROMPT_SECONDS)
-    return [one.name for one in ours if one.is_alive()]
-
-
-@contextmanager
-def at_most(seconds: float) -> Generator[None]:
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < seconds
 
 
 # Unseen
@@ -602,8 +530,8 @@ async def test_what_trio_asyncio_raises_when_it_opens_comes_out_without_its_grou
 INTERRUPTED = """
 import faulthandler, os, random, signal, sys, threading, time, trio
 from provcache_trio.postgres import open_postgres_repository
-from tests.stores.test_postgres_bridge import threads_left
-from tests.stores.test_repositories import entry, key_of
+from tests.support.bridges import threads_left
+from tests.support.entries import entry, key_of
 
 dsn, schema, bridge, rounds = sys.argv[1:]
 keys = [key_of(number) for number in range(20)]
@@ -712,13 +640,9 @@ async def test_a_call_that_ends_although_it_was_cancelled_returns_its_result(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call)
-            await until(lambda: _set(started))
+            await until(started.is_set)
             nursery.cancel_scope.cancel()
     assert results == ["done all the same"]
-
-
-async def _set(event: threading.Event) -> bool:  # noqa: ASYNC124
-    return event.is_set()
 
 
 # Names of hosts
@@ -794,7 +718,7 @@ async def test_a_name_lookup_that_does_not_end_is_left_behind_by_a_cancelled_cal
     ) as store:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.check)
-            await until(lambda: _set(names.asked))
+            await until(names.asked.is_set)
             began = time.monotonic()
             nursery.cancel_scope.cancel()
         assert time.monotonic() - began < CANCEL_SECONDS
@@ -819,14 +743,6 @@ async def test_a_name_lookup_that_does_not_end_is_left_behind_by_the_connect_tim
 
 
 # Servers that do not answer
-
-
-@contextmanager
-def silent_server() -> Generator[str]:
-    """Listen, and never answer; give the URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        yield f"postgresql://somebody@127.0.0.1:{port}/postgres"
 
 
 @each_bridge

@@ -236,6 +236,7 @@ def test_a_running_server_can_not_be_started(server: PostgresServer) -> None:
         server.start()
 
 
+@pytest.mark.stops_processes
 def test_a_start_waits_for_the_processes_that_a_kill_left_behind(server: PostgresServer) -> None:
     with client(server) as backend:
         os.kill(backend, signal.SIGSTOP)
@@ -531,6 +532,7 @@ def test_leaving_the_block_leaves_nothing_and_keeps_the_exception(tmp_path: Path
     assert_nothing_is_left(server.data_directory.parent)
 
 
+@pytest.mark.stops_processes
 def test_without_its_guard_a_server_that_does_not_react_is_killed_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -19,7 +19,10 @@ from provcache_trio import (
 from provcache_trio.postgres import _repository as postgres_module, open_postgres_repository
 from provcache_trio.postgres._rows import DELETE, DELETE_EXPIRED
 
-from tests.stores.test_postgres import (
+from tests.support.bridges import Client, each_bridge, silent_server, somebody
+from tests.support.entries import NOW, by_key, key_of
+from tests.support.pgserver import run_postgres_server
+from tests.support.postgres import (
     quoted,
     raises,
     role,
@@ -30,17 +33,8 @@ from tests.stores.test_postgres import (
     table,
     until_locked_out,
 )
-from tests.stores.test_postgres_bridge import (
-    PROMPT_SECONDS,
-    Client,
-    each_bridge,
-    silent_server,
-    somebody,
-    until,
-)
-from tests.stores.test_repositories import NOW, by_key, key_of
-from tests.support.pgserver import run_postgres_server
 from tests.support.servers import postgres
+from tests.support.waiting import PROMPT_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sqlite3
-import stat
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,13 +38,15 @@ from provcache_trio.sqlite import (
 )
 from provcache_trio.testing import MemoryDeadLetters
 
-from tests.stores.test_repositories import MICROSECOND, NOW, by_key, entry, key_of
+from tests.support.entries import MICROSECOND, NOW, by_key, entry, key_of
+from tests.support.files import descriptors, mode_of, names, query, run
+from tests.support.programs import press_ctrl_c, run_python
 from tests.support.strategies import FIRST, LAST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
 SECRET = "s3cr3t"  # noqa: S105  # what no message may quote
 SLOW = 77  # with so many hits, an entry takes for ever
 PROMPT_SECONDS = 5  # a thread or a process may have to wait for its turn; for ever is longer
@@ -90,22 +89,11 @@ async def store(path: Path) -> AsyncGenerator[SQLiteRepository]:
         yield repository
 
 
-def run(path: Path, script: str) -> None:
-    """Do something to the file, as somebody else."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(script)
-
-
 def after(path: Path, script: str | None = None) -> bytes:
     """Return what the file holds, after ``script`` if there is one."""
     if script is not None:
         run(path, script)
     return path.read_bytes()
-
-
-def query(path: Path, sql: str) -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        return connection.execute(sql).fetchall()
 
 
 def connection_of(store: SQLiteRepository) -> sqlite3.Connection:
@@ -131,25 +119,6 @@ async def until_writing(path: Path) -> None:
                 return
             connection.execute("ROLLBACK")
             await trio.sleep(0.002)
-
-
-def descriptors(directory: Path) -> list[str]:
-    """Return the files below ``directory`` that this process has open."""
-    found: list[str] = []
-    for link in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # the one that lists them
-            target = link.readlink()
-            if target.is_relative_to(directory):
-                found.append(str(target))
-    return found
-
-
-def names(directory: Path) -> set[str]:
-    return {one.name for one in directory.iterdir()}
-
-
-def mode_of(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
 
 
 def remove(path: Path, *suffixes: str) -> None:
@@ -565,7 +534,7 @@ WRITER = """
 import sys, trio
 from provcache_trio import StoreUnavailableError
 from provcache_trio.sqlite import open_sqlite_repository
-from tests.stores.test_repositories import entry
+from tests.support.entries import entry
 
 async def main():
     async with open_sqlite_repository(sys.argv[1]) as repository:
@@ -580,16 +549,6 @@ async def main():
 
 trio.run(main)
 """
-
-
-async def run_python(program: str, *arguments: str) -> bytes:
-    """Run ``program`` in a process of its own and return what it printed."""
-    done = await trio.run_process(
-        [sys.executable, "-c", program, *arguments],
-        capture_stdout=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-    )
-    return done.stdout
 
 
 async def test_several_processes_may_write_one_file(path: Path) -> None:
@@ -619,7 +578,7 @@ FULL = """
 import resource, sys, trio
 from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
 from provcache_trio.sqlite import open_sqlite_repository
-from tests.stores.test_repositories import by_key, entry
+from tests.support.entries import by_key, entry
 
 async def main():
     many = [entry(number) for number in range(2000)]
@@ -992,11 +951,6 @@ async def test_calls_that_are_cancelled_at_any_time_leave_nothing_open(
                 await repository.upsert_many([entry(f"{turn} {n}") for n in range(200)])
     assert descriptors(tmp_path) == []
     assert names(tmp_path) == {"cache.db"}
-
-
-@trio.lowlevel.enable_ki_protection
-def press_ctrl_c() -> None:
-    signal.raise_signal(signal.SIGINT)
 
 
 def test_ctrl_c_waits_for_the_thread(path: Path) -> None:

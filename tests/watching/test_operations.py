@@ -22,10 +22,10 @@ from provcache_trio.dead_letters import open_dead_letters
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.status import open_status_server
 
-from tests.stores.test_repositories import entry, key_of
+from tests.support.entries import entry, key_of
 from tests.support.pgserver import run_postgres_server
+from tests.support.sdk import Sdk, sdk
 from tests.support.servers import run_sql
-from tests.watching.test_otel import Sdk, sdk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from provcache_trio import ProvcacheEntry, WriteBehindQueue
     from provcache_trio.status import StatusServer
+
 
 __all__ = ["sdk"]  # a fixture
 

@@ -10,7 +10,6 @@ import sqlite3
 import ssl
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -35,15 +34,16 @@ from provcache_trio.prometheus import QueueCollector
 from provcache_trio.testing import MemoryRepository
 
 from tests.support.items import Item, items
+from tests.support.programs import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from trio.testing import MockClock
 
     from provcache_trio import WriteBehindMetrics, WriteBehindQueue
 
-ROOT: Final = Path(__file__).parent.parent.parent
 RULES: Final = (ROOT / "ops" / "alerts.yml").read_text("utf-8")
 RULES_TEST: Final = (ROOT / "ops" / "alerts_test.yml").read_text("utf-8")
 DASHBOARD: Final[dict[str, Any]] = json.loads(

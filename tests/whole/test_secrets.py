@@ -30,9 +30,9 @@ from provcache_trio.prometheus import QueueCollector
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
-from tests.stores.test_repositories import entry, key_of
+from tests.support.entries import entry, key_of
+from tests.support.sdk import Sdk, sdk
 from tests.support.servers import postgres, run_sql, unused_schema
-from tests.watching.test_otel import Sdk, sdk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from provcache_trio import ProvcacheEntry, Repository, WriteBehindQueue
     from provcache_trio.postgres import PostgresRepository
     from provcache_trio.sqlite import SQLiteRepository
+
 
 __all__ = ["sdk"]  # a fixture
 

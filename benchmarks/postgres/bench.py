@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from provcache_trio._pgserver.server import run_postgres_server
 
-from benchmarks import clients, queue_runs
 from benchmarks.entries import Load
 from benchmarks.figures import Figure
+from benchmarks.postgres import clients, queue_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

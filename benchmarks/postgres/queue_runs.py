@@ -16,8 +16,8 @@ from provcache_trio import WriteBehindOptions, open_write_behind_queue
 from provcache_trio._asyncio.bridge import make_bridge
 from provcache_trio.postgres import PostgresRepository, open_postgres_repository
 
-from benchmarks.clients import IDLE_SECONDS, SCHEMA_NAME
 from benchmarks.entries import make_entries
+from benchmarks.postgres.clients import IDLE_SECONDS, SCHEMA_NAME
 from benchmarks.stores import Item, NullRepository
 
 if TYPE_CHECKING:

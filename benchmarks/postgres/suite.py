@@ -16,8 +16,6 @@ import msgspec
 
 from provcache_trio._pgserver.binaries import PostgresNotFoundError, find_installations
 
-from benchmarks import clients, queue_runs
-from benchmarks.delay_line import delay_lines
 from benchmarks.entries import Load
 from benchmarks.figures import (
     Curve,
@@ -28,7 +26,9 @@ from benchmarks.figures import (
     percentile,
     ratio,
 )
-from benchmarks.postgres_bench import Bench, open_bench
+from benchmarks.postgres import clients, queue_runs
+from benchmarks.postgres.bench import Bench, open_bench
+from benchmarks.postgres.delay_line import delay_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
