@@ -468,14 +468,27 @@ async def test_queues_come_and_go_while_it_runs(some_metrics: WriteBehindMetrics
     app = StatusApp(one)
     app.add(two)
     assert await names() == ["one", "two"]
-    with pytest.raises(ValueError, match="there is a queue 'one' already"):
-        app.add(Still("one", some_metrics))
+    namesake = Still("one", some_metrics)
+    with pytest.raises(ValueError, match="there is another queue 'one' already"):
+        app.add(namesake)
+    app.remove(namesake)  # was never there
+    app.add(one)  # once more is no other
+    assert await names() == ["one", "two"]
+    app.remove(one)
     app.remove(one)
     assert await names() == ["two"]
-    with pytest.raises(ValueError, match="queue 'one' is not here"):
-        app.remove(one)
-    app.add(one)
+    app.add(namesake)
     assert await names() == ["two", "one"]
+
+
+async def test_a_queue_that_is_added_again_gets_another_count_of_dead_letters(
+    some_metrics: WriteBehindMetrics,
+) -> None:
+    one = Still("one", some_metrics)
+    app = StatusApp(one)
+    app.add(one, dead_letters=lambda: 7)
+    (report,) = json.loads((await ask(app, "/status.json")).body)["queues"]
+    assert report["dead_letters"] == 7
 
 
 async def test_a_server_s_start_and_end_are_agreed_to() -> None:
@@ -570,7 +583,7 @@ def configured() -> Config:
 
 async def test_it_is_mounted_in_a_server_on_trio(store: MemoryRepository[Item]) -> None:
     async with open_write_behind_queue(store) as queue:
-        app: Any = TrioDispatcherMiddleware({"/internal/queue": StatusApp(queue)})  # type: ignore[dict-item]
+        app: Any = TrioDispatcherMiddleware({"/internal/queue": StatusApp(queue)})
         done = trio.Event()
         async with trio.open_nursery() as nursery:
             serve = partial(hypercorn.trio.serve, app, configured(), shutdown_trigger=done.wait)
