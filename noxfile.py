@@ -66,7 +66,8 @@ if PGBOUNCER is None:
     MISSING.append("a queue behind PgBouncer: no pgbouncer (apt-get install pgbouncer)")
 
 EVERYTHING = "[cli,otel,postgres,prometheus,status]"
-AT_ONCE = ("-n", "2")  # tests spend half of their time waiting for processes
+# Tests spend half of their time waiting; and a worker that has none left takes those of another.
+AT_ONCE = ("-n", "4", "--dist", "worksteal")
 QUICK = "not heavy and not browser and not promtool"
 
 

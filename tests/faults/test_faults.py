@@ -23,7 +23,7 @@ from tests.faults.site import COMMAND_SECONDS, POISON, open_site, run_faulty_ser
 from tests.support.bridges import BRIDGES
 from tests.support.pgserver import run_postgres_server
 from tests.support.programs import ROOT
-from tests.support.waiting import PROMPT_SECONDS, until
+from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -112,7 +112,7 @@ async def test_a_program_that_is_cut_off_while_it_makes_the_schema_does_not_keep
     ):
         nursery.start_soon(_checked, cut_off)
         await site.proxy.happened()
-        with trio.fail_after(PROMPT_SECONDS):
+        with trio.fail_after(HANG_SECONDS):
             while not await _checked(other):
                 pass
         nursery.cancel_scope.cancel()
@@ -180,6 +180,6 @@ async def test_a_program_that_was_stopped_for_longer_than_every_timeout_goes_on(
         await trio.sleep(2 * COMMAND_SECONDS)
         process.send_signal(signal.SIGCONT)
     process.terminate()
-    with trio.fail_after(2 * PROMPT_SECONDS):
+    with trio.fail_after(HANG_SECONDS):
         assert await process.wait() == 0
     assert await verdict(site, [record]) == []

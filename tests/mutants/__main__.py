@@ -4,7 +4,7 @@
 
 A mutant is killed when each of its tests fails on it. One that survives, that no longer
 applies (its text is not in the file exactly once), or whose tests can't be run, makes the exit
-status 1.
+status 1. So does a test that fails without a bug.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tests.mutants.table import MUTANTS, Mutant
 
 LONGEST_SECONDS = 120
 SLOWEST = 10
+PASSED = "without a bug, all of the tests pass"
 
 
 def find_package() -> Path:
@@ -45,6 +46,16 @@ def judge(mutant: Mutant) -> tuple[str, float]:
         folder = Path(name)
         verdict = put_into_a_copy(mutant, folder) or run_tests(mutant.killed_by, folder)
     return verdict, time.monotonic() - began
+
+
+def check_that_all_pass(mutants: list[Mutant]) -> str:
+    """Run their tests on the package without a bug; else what kills may be the warm process."""
+    tests = sorted({test for mutant in mutants for test in mutant.killed_by})
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copytree(PACKAGE, Path(name) / PACKAGE.name)
+        said = run_pytest(["--tb=short", *tests], Path(name), LONGEST_SECONDS * 2)
+    passed = said is not None and re.search(r"^\d+ passed in ", said, re.MULTILINE)
+    return PASSED if passed else f"without a bug, some of the tests fail, too:\n{said}"
 
 
 def put_into_a_copy(mutant: Mutant, folder: Path) -> str:
@@ -84,6 +95,7 @@ def main() -> int:
     took: list[tuple[float, str]] = []
     alive = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
+        checked = pool.submit(check_that_all_pass, chosen)
         for mutant, (verdict, seconds) in zip(chosen, pool.map(judge, chosen), strict=True):
             alive += verdict != "killed"
             took.append((seconds, mutant.name))
@@ -91,10 +103,11 @@ def main() -> int:
     print("the slowest:")  # noqa: T201
     for seconds, name in sorted(took, reverse=True)[:SLOWEST]:
         print(f"{seconds:6.1f} s  {name}")  # noqa: T201
+    print(checked.result())  # noqa: T201
     print(  # noqa: T201
         f"{len(chosen) - alive} of {len(chosen)} mutants killed"
     )
-    return 1 if alive or not chosen else 0
+    return 1 if alive or not chosen or checked.result() != PASSED else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+HANG_SECONDS = "15"  # for a test that waits in vain
 WARM = multiprocessing.get_context("forkserver")
 # What the package and its tests import, but neither of them. One that can't be imported is left out.
 WARM.set_forkserver_preload(
@@ -49,11 +51,13 @@ def run_pytest(arguments: list[str], folder: Path, longest_seconds: float) -> st
 def _run(arguments: list[str], folder: Path, output: Path) -> None:
     """Be the child: import the package from ``folder``, write to ``output``."""
     os.setpgid(0, 0)
+    gc.freeze()  # what was imported before need not be looked through for garbage
     import pytest  # noqa: PLC0415  # only here: the process that starts children need not
 
     sys.path.insert(0, str(folder))
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{others}" if others else str(folder)
+    os.environ["HANG_SECONDS"] = HANG_SECONDS
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

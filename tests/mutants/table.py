@@ -8,7 +8,6 @@ its own consumer (k).
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 
@@ -30,11 +29,11 @@ class Mutant(NamedTuple):
 
 def mutant(name: str, killed_by: str, *changes: tuple[str, str, str]) -> Mutant:
     """Return a mutant; ``killed_by`` names one ``folder/module::test``, or several by spaces."""
-    tests = tuple(
-        re.sub(r"(.*/)?(.*)::(.*)", r"tests/\1test_\2.py::test_\3", test)
-        for test in killed_by.split()
-    )
-    return Mutant(name, tuple(Change(*change) for change in changes), tests)
+    tests: list[str] = []
+    for test in killed_by.split():
+        folder, slash, module = test.rpartition("/")
+        tests.append(f"tests/{folder}{slash}test_{module.replace('::', '.py::test_')}")
+    return Mutant(name, tuple(Change(*change) for change in changes), tuple(tests))
 
 
 ACCOUNTING = (
@@ -746,8 +745,8 @@ JOURNAL = (
     ),
     mutant(
         "what was never sent leaves the journal",
-        "cli_journal::whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal",
-        ("_cli/_journal.py", "entry in sent if id(entry)", "entry in some if id(entry)"),
+        "cli/journal::whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal",
+        ("_cli/sending.py", "one in sent if id(one.entry)", "one in kept if id(one.entry)"),
     ),
     mutant(
         "a crash while an entry is taken over loses it",

@@ -45,12 +45,14 @@ from provcache_trio.dead_letters import (
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
+from tests.support.cuts import cancel_after_the_first
 from tests.support.entries import MICROSECOND, NOW, entry, key_of
 from tests.support.files import descriptors, mode_of, names, query, run
 from tests.support.items import Item, assert_settled, items
 from tests.support.letters import letter, numbered
 from tests.support.programs import press_ctrl_c, run_python
 from tests.support.strategies import provcache_entries
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -60,7 +62,6 @@ T = TypeVar("T")
 SECRET = "s3cr3t"  # noqa: S105  # what no message may quote
 IN_USE = r"^in use: another process, or another part of this one, owns it$"
 ROOT = Path(__file__).parent.parent.parent
-PROMPT_SECONDS = 5
 
 
 @pytest.fixture
@@ -533,12 +534,13 @@ async def test_a_queue_keeps_the_letters_that_find_no_room_and_hands_them_back(
             async with open_write_behind_queue(repository, options, dead_letters=store) as queue:
                 for number in range(6):
                     await queue.enqueue(Item(str(number)))
-                while not (  # noqa: ASYNC110  # there is no event for that
-                    queue.metrics().state == "paused"
-                    and (error := queue.metrics().last_error) is not None
-                    and error.error_class == "DeadLettersFullError"
-                ):
-                    await trio.sleep(0.01)
+                await until(
+                    lambda: (
+                        queue.metrics().state == "paused"
+                        and (error := queue.metrics().last_error) is not None
+                        and error.error_class == "DeadLettersFullError"
+                    )
+                )
         kept = [each.entry for each in await contents(store)]
         assert len(kept) in {2, 3}
         assert [*kept, *caught.value.undelivered] == items(range(6))
@@ -1066,27 +1068,20 @@ async def test_a_call_that_is_cancelled_leaves_nothing_and_can_be_repeated(
     assert await contents(store) == put
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda store: store.put_many([numbered(1)] * 1_000_000),
-        lambda store: store.remove(range(1, 3_000_000)),
-    ],
-    ids=["put_many", "remove"],
-)
-async def test_a_call_is_cut_short_between_two_letters(
-    store: DeadLetters[ProvcacheEntry],
-    call: Callable[[DeadLetters[ProvcacheEntry]], Awaitable[object]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def interrupt() -> None:
-        store._file.stopped = True  # as if it came just after a statement had ended
+OF_MANY: dict[str, Callable[[DeadLetters[ProvcacheEntry]], Awaitable[object]]] = {
+    _dead_letters_file._INSERT: lambda store: store.put_many([numbered(1), numbered(2)]),
+    _dead_letters_file._DELETE: lambda store: store.remove([1, 2]),
+}
 
+
+@pytest.mark.parametrize("statement", OF_MANY, ids=["put_many", "remove"])
+async def test_a_call_is_cut_short_between_two_letters(
+    store: DeadLetters[ProvcacheEntry], statement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await store.put_many([numbered(0)])
-    monkeypatch.setattr(store._file, "interrupt", interrupt)
-    connection_of(store).set_progress_handler(None, 0)
-    with trio.move_on_after(0.05) as scope:
-        await call(store)
+    with trio.CancelScope() as scope:
+        cancel_after_the_first(statement, store._file, scope, monkeypatch)
+        await OF_MANY[statement](store)
     assert scope.cancelled_caught
     assert await contents(store) == [numbered(0)]
 
@@ -1103,8 +1098,7 @@ async def test_a_queue_gives_a_slow_store_its_letters_again(
         run(path, ENDLESS)
         async with open_write_behind_queue(repository, options, dead_letters=store) as queue:
             await queue.enqueue_many(items(["slow", "b", "c"]))
-            while queue.metrics().last_error is None or not queue._outbox.failing:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await until(lambda: queue.metrics().last_error and queue._outbox.failing)
             assert await store.count() == 0
             run_when_free(path, "DROP TRIGGER slow")
             await queue.flush()
@@ -1171,7 +1165,9 @@ async def killed_while_putting(
     assert process.stdout is not None
     told = b""
     while told.count(b"\n") < max(1, at_least):
-        told += await process.stdout.receive_some()
+        more = await process.stdout.receive_some()
+        assert more, "it ended by itself"
+        told += more
     await trio.sleep(chance.uniform(0, 0.05))
     process.kill()
     async for more in process.stdout:

@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +19,8 @@ from tests.faults.catalogue import BROKEN, FAULTS, SILENT
 from tests.faults.scenario import recover
 from tests.faults.site import SECRET, open_site, run_faulty_server
 from tests.support.bridges import each_bridge
-from tests.support.waiting import PROMPT_SECONDS
+from tests.support.servers import unused_port
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -58,8 +58,7 @@ class PgBouncer:
 
     def __init__(self, site: Site, folder: Path) -> None:
         self._configuration = folder / "pgbouncer.ini"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = unused_port()
         text = CONFIGURATION.format(server_port=site.server.port, port=self.port, folder=folder)
         self._configuration.write_text(text)
         (folder / "users").write_text(f'"{site.role}" "{SECRET}"\n')
@@ -82,7 +81,7 @@ class PgBouncer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        with trio.fail_after(PROMPT_SECONDS):
+        with trio.fail_after(HANG_SECONDS):
             while True:
                 try:
                     stream = await trio.open_tcp_stream("127.0.0.1", self.port)

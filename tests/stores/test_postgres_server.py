@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,15 +37,15 @@ from provcache_trio._pgserver.binaries import (
 )
 
 from tests.support.pgserver import PostgresServer, StopMode, run_postgres_server
+from tests.support.waiting import HANG_SECONDS, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 FOUND = find_installations()
 MAJORS = {one.version[0]: one for one in reversed(FOUND)}
 NEWEST = FOUND[0]
 FAST = {"fsync": "off"}
-PROMPT_SECONDS = 20  # a process may have to wait for its turn; for ever is longer
 PASSWORD = "it's a p@ss:w/rd %41\\"  # noqa: S105
 
 # Postgres refuses to run as root, and only root may become somebody else.
@@ -97,13 +96,6 @@ def processes(place: Path) -> dict[int, str]:
 def guard_of(place: Path) -> int:
     (found,) = (number for number, line in processes(place).items() if "_pgserver/guard.py" in line)
     return found
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PROMPT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def assert_nothing_is_left(place: Path) -> None:
@@ -222,7 +214,7 @@ def test_a_stop_that_takes_too_long_is_an_error_and_goes_on(server: PostgresServ
 
 def test_a_fast_stop_does_not_wait_for_clients(server: PostgresServer) -> None:
     with client(server):
-        server.stop(timeout_seconds=PROMPT_SECONDS)
+        server.stop(timeout_seconds=HANG_SECONDS)
 
 
 def test_a_stopped_server_can_be_stopped_again(server: PostgresServer) -> None:
@@ -382,7 +374,7 @@ def test_a_standby_follows_its_primary_until_it_is_promoted(closed: PostgresServ
         assert standby.version == closed.version
         assert ask(standby.dsn, "SHOW work_mem") == "3MB"
         ask(closed.dsn, "INSERT INTO followed VALUES (2)")
-        until(lambda: ask(standby.dsn, "SELECT count(*) FROM followed") == "2")
+        wait_until(lambda: ask(standby.dsn, "SELECT count(*) FROM followed") == "2")
         assert "read-only" in psql(standby.dsn, "DELETE FROM followed").stderr
         assert ask(standby.dsn, "SELECT pg_promote()") == "t"
         ask(standby.dsn, "DELETE FROM followed")
@@ -471,7 +463,7 @@ def program(body: str, **environment: str) -> Generator[subprocess.Popen[str]]:
         text=True,
         start_new_session=True,
     ) as process:
-        watchdog = threading.Timer(PROMPT_SECONDS, os.killpg, (process.pid, signal.SIGKILL))
+        watchdog = threading.Timer(HANG_SECONDS, os.killpg, (process.pid, signal.SIGKILL))
         watchdog.start()
         try:
             yield process
@@ -496,7 +488,7 @@ def test_a_program_that_is_killed_leaves_no_process_and_no_directory(change: str
         assert line_of(process) == "now"
         assert guard_of(place)
         process.kill()
-        until(lambda: not place.exists() and not processes(place))
+        wait_until(lambda: not place.exists() and not processes(place))
 
 
 @pytest.mark.heavy
@@ -504,10 +496,10 @@ def test_a_program_that_is_killed_before_the_server_is_there_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     with program("pass", TMPDIR=str(tmp_path)) as process:
-        until(lambda: any(tmp_path.glob("*/data/*")))
+        wait_until(lambda: any(tmp_path.glob("*/data/*")))
         (place,) = tmp_path.iterdir()
         process.kill()
-        until(lambda: not place.exists() and not processes(place))
+        wait_until(lambda: not place.exists() and not processes(place))
 
 
 @pytest.mark.heavy
@@ -647,7 +639,7 @@ def test_a_killed_program_leaves_nothing_under_each_account(
         assert place.parent == account.directory
         assert owner_of(place) == account.owner
         process.kill()
-        until(lambda: not place.exists() and not processes(place))
+        wait_until(lambda: not place.exists() and not processes(place))
 
 
 def be_root(monkeypatch: pytest.MonkeyPatch, *, namespaces: bool, nobody: bool) -> list[object]:

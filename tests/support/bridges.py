@@ -15,7 +15,7 @@ import trio
 from provcache_trio._asyncio.bridge import DEFAULT_KIND, BridgeKind
 
 from tests.support.servers import postgres
-from tests.support.waiting import PROMPT_SECONDS
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -59,7 +59,7 @@ class Client:
         return await asyncpg.connect(self._dsn)
 
     async def _close(self) -> None:
-        await self._connection.close(timeout=PROMPT_SECONDS)
+        await self._connection.close(timeout=HANG_SECONDS)
 
     async def _run(self, call: Callable[[], Coroutine[object, object, T]]) -> T:
         return await trio.to_thread.run_sync(lambda: self._runner.run(call()))
@@ -75,7 +75,7 @@ def threads_left() -> list[str]:
     """Return which of our threads do not end: the last step of one may come after its news."""
     ours = [one for one in threading.enumerate() if one.name.startswith("provcache_trio")]
     for one in ours:
-        one.join(PROMPT_SECONDS)
+        one.join(HANG_SECONDS)
     return [one.name for one in ours if one.is_alive()]
 
 

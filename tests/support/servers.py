@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from contextlib import ExitStack
+import secrets
+import socket
+from contextlib import ExitStack, suppress
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import asyncpg
 import trio
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Quick, and quiet: nothing is written to the log but what a test has written.
+QUIET: Final = {
+    "fsync": "off",
+    "autovacuum": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "checkpoint_timeout": "1d",
+}
+
 _running = ExitStack()
 atexit.register(_running.close)
 _numbers = count(1)
@@ -31,7 +42,7 @@ _numbers = count(1)
 @cache
 def postgres() -> PostgresServer:
     """Return the server, which is started when a test first asks for it."""
-    return _running.enter_context(run_postgres_server(settings={"fsync": "off"}))
+    return _running.enter_context(run_postgres_server(settings=QUIET))
 
 
 @cache
@@ -41,9 +52,17 @@ def other_postgres() -> PostgresServer:
     for installation in find_installations():
         if installation.version[0] != major:
             return _running.enter_context(
-                run_postgres_server(binaries=installation, settings={"fsync": "off"})
+                run_postgres_server(binaries=installation, settings=QUIET)
             )
     return postgres()
+
+
+def unused_port() -> int:
+    """Return a port that nobody listens on, and that no outgoing connection gets meanwhile."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def unused_schema() -> str:

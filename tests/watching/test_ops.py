@@ -35,6 +35,7 @@ from provcache_trio.testing import MemoryRepository
 
 from tests.support.items import Item, items
 from tests.support.programs import ROOT
+from tests.support.servers import unused_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -458,10 +459,7 @@ async def test_a_real_prometheus_shows_something_in_every_panel(
     options = WriteBehindOptions(flush_interval_seconds=0.05)
     registry = CollectorRegistry()
     server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
-    with trio.socket.socket() as free:
-        await free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    prometheus = Prometheus(tmp_path, server.server_port, port)
+    prometheus = Prometheus(tmp_path, server.server_port, unused_port())
     try:
         async with open_write_behind_queue(store, options) as queue:
             registry.register(QueueCollector(queue))

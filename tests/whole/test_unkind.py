@@ -6,20 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import wait_until
 from tests.unkind.__main__ import compile_slow_sync, draw_conditions
 from tests.unkind.stops import find_running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
     from pathlib import Path
 
-PROMPT_SECONDS = 10
 SLEEP = (sys.executable, "-c", "import time; print(flush=True); time.sleep(600)")
 STOP = "import sys; from tests.unkind.stops import Waker; Waker().stop(int(sys.argv[1]), 600)"
 SYNC = "import os, time; file = os.open('x', os.O_CREAT); began = time.monotonic(); os.{}(file); print(time.monotonic() - began)"
@@ -34,30 +33,23 @@ def running(*command: str) -> Generator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    latest = time.monotonic() + PROMPT_SECONDS
-    while not holds():
-        assert time.monotonic() < latest
-        time.sleep(0.01)
-
-
 @pytest.mark.stops_processes
 def test_a_process_goes_on_though_the_one_that_stopped_it_is_killed() -> None:
     with running(*SLEEP) as sleeping:
         assert sleeping.stdout is not None
         sleeping.stdout.readline()
         with running(sys.executable, "-c", STOP, str(sleeping.pid)) as stopping:
-            until(lambda: sleeping.pid not in find_running(os.getpid()))
+            wait_until(lambda: sleeping.pid not in find_running(os.getpid()))
             stopping.kill()
-            until(lambda: sleeping.pid in find_running(os.getpid()))
+            wait_until(lambda: sleeping.pid in find_running(os.getpid()))
 
 
 @pytest.mark.stops_processes
 def test_what_somebody_else_has_stopped_is_left_alone() -> None:
     with running(*SLEEP) as sleeping:
-        until(lambda: sleeping.pid in find_running(os.getpid()))
+        wait_until(lambda: sleeping.pid in find_running(os.getpid()))
         sleeping.send_signal(signal.SIGSTOP)
-        until(lambda: sleeping.pid not in find_running(os.getpid()))
+        wait_until(lambda: sleeping.pid not in find_running(os.getpid()))
         assert os.getpid() not in find_running(os.getpid())
         assert os.getpid() in find_running(os.getppid())
 
