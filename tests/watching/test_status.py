@@ -730,13 +730,13 @@ async def test_a_server_is_entered_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"app": []}, "TypeError: app must be a StatusApp, not of list"),
-        ({"host": None}, "TypeError: host must be a str, not of NoneType"),
+        ({"app": []}, "TypeError: app must be a StatusApp, not list"),
+        ({"host": None}, "TypeError: host must be a str, not NoneType"),
         ({"host": ""}, "ValueError: host must not be empty"),
-        ({"port": "80"}, "TypeError: port must be an int, not of str"),
-        ({"port": True}, "TypeError: port must be an int, not of bool"),
-        ({"port": -1}, "ValueError: port must be in 0..65535"),
-        ({"port": 65536}, "ValueError: port must be in 0..65535"),
+        ({"port": "80"}, "TypeError: port must be an int, not str"),
+        ({"port": True}, "TypeError: port must be an int, not bool"),
+        ({"port": -1}, "ValueError: port must be 0 to 65535"),
+        ({"port": 65536}, "ValueError: port must be 0 to 65535"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_opened(

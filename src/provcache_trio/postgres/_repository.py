@@ -11,7 +11,13 @@ import asyncpg
 import trio
 
 from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
-from provcache_trio._vocabulary.checks import check_bool, check_limit, check_moment
+from provcache_trio._vocabulary.checks import (
+    check_int,
+    check_moment,
+    check_seconds,
+    check_text,
+    check_type,
+)
 from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
 from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.opening import Opening
@@ -107,15 +113,15 @@ def open_postgres_repository(
         ImportError: ``bridge`` is "trio-asyncio", and that is not installed, or can't be
             imported by this Python.
     """
-    if not isinstance(dsn, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"dsn must be a str, not {type(dsn).__name__}")
+    check_text("dsn", dsn)
     if not dsn.startswith(("postgresql://", "postgres://")):
         raise ValueError("dsn must begin with postgresql://")
-    _check_count("write_connections", write_connections)
-    _check_seconds("connect_timeout_seconds", connect_timeout_seconds)
-    _check_seconds("command_timeout_seconds", command_timeout_seconds)
-    check_bool("create", create)
-    check_bool("pgbouncer", pgbouncer)
+    check_int("write_connections", write_connections, at_least=1, at_most=_MOST_CONNECTIONS)
+    check_timeout = partial(check_seconds, positive=True, at_most=_MOST_SECONDS)
+    check_timeout("connect_timeout_seconds", connect_timeout_seconds)
+    check_timeout("command_timeout_seconds", command_timeout_seconds)
+    check_type("create", create, bool)
+    check_type("pgbouncer", pgbouncer, bool)
     if bridge not in {"trio-asyncio", "thread"}:
         raise ValueError("bridge must be 'trio-asyncio' or 'thread'")
     connector = Connector(
@@ -336,8 +342,8 @@ class PostgresRepository:
             ValueError: ``now`` is naive, or ``limit`` is out of its range.
             EntryRejectedError: a constraint or a trigger that somebody added refused it.
         """
-        check_moment(now)
-        check_limit(limit)
+        check_moment("now", now)
+        check_int("limit", limit, at_least=1)
         moment = microseconds_of(now)
         return await self._run(
             self._writers,
@@ -423,20 +429,6 @@ class _Prepared(tuple["ProvcacheEntry", ...]):  # noqa: SLOT001  # a tuple can h
 
 
 # Annotated as object: callers may give what their annotations do not allow.
-
-
-def _check_count(name: str, value: object) -> None:
-    if type(value) is not int:
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 1 <= value <= _MOST_CONNECTIONS:
-        raise ValueError(f"{name} must be 1 to {_MOST_CONNECTIONS}")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if type(value) not in {int, float}:
-        raise TypeError(f"{name} must be an int or a float, not {type(value).__name__}")
-    if not 0 < cast("float", value) <= _MOST_SECONDS:
-        raise ValueError(f"{name} must be more than 0 and at most {_MOST_SECONDS}")
 
 
 def _checked_settings(settings: object) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from provcache_trio._vocabulary.checks import check_text
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
 
 if TYPE_CHECKING:
@@ -84,14 +85,13 @@ class Schema:
             or begins with ``pg_``, which PostgreSQL keeps for itself.
     """
 
-    def __init__(self, name: object) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"schema must be a str, not {type(name).__name__}")
+    def __init__(self, name: str) -> None:
+        check_text("schema", name)
         try:
             size = len(name.encode())
         except UnicodeEncodeError:
             raise ValueError("schema must not hold a lone surrogate") from None
-        if not 1 <= size <= _MOST_NAME_BYTES:
+        if size > _MOST_NAME_BYTES:
             raise ValueError(f"schema must be 1 to {_MOST_NAME_BYTES} bytes long")
         if "\0" in name:
             raise ValueError("schema must not hold NUL")
