@@ -18,7 +18,7 @@ from provcache_trio._vocabulary.checks import (
     check_text,
     check_type,
 )
-from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
+from provcache_trio._vocabulary.columns import blobs_of, entry_of, microseconds_of
 from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.opening import Opening
 
@@ -33,7 +33,6 @@ from ._rows import (
     UPSERT_CHANGES,
     arguments_of,
     check_entries,
-    entry_of,
     once_each,
     pack,
     refused_index,
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from provcache_trio._asyncio.bridge import Bridge
     from provcache_trio._vocabulary.entries import ProvcacheEntry
 
-    from ._rows import Packed
+    from ._rows import Slice
 
 T = TypeVar("T")
 
@@ -267,7 +266,7 @@ class PostgresRepository:
     async def _pack(self, entries: tuple[ProvcacheEntry, ...]) -> _Prepared:
         check_entries(entries)
         once = once_each(entries)
-        slices: list[Packed] = []
+        slices: list[Slice] = []
         for start in range(0, len(once), _ROWS_IN_SLICE):
             if start:
                 await trio.lowlevel.checkpoint()
@@ -298,7 +297,7 @@ class PostgresRepository:
         )
         found: dict[str, ProvcacheEntry] = {}
         for number, row in enumerate(rows, 1):
-            entry = entry_of(tuple(row))
+            entry = entry_of(tuple(row), _as_it_is)
             found[entry.veri_key] = entry
             if number % _ROWS_BETWEEN_CHECKPOINTS == 0:
                 await trio.lowlevel.checkpoint()
@@ -426,6 +425,10 @@ class _Prepared(tuple["ProvcacheEntry", ...]):  # noqa: SLOT001  # a tuple can h
         self.arguments = arguments
         self.rows = rows
         return self
+
+
+def _as_it_is(moment: datetime) -> datetime:
+    return moment
 
 
 # Annotated as object: callers may give what their annotations do not allow.
