@@ -121,8 +121,6 @@ def open_postgres_repository(
     check_timeout("command_timeout_seconds", command_timeout_seconds)
     check_type("create", create, bool)
     check_type("pgbouncer", pgbouncer, bool)
-    if bridge not in {"trio-asyncio", "thread"}:
-        raise ValueError("bridge must be 'trio-asyncio' or 'thread'")
     connector = Connector(
         dsn,
         schema=(named := Schema(schema)),
