@@ -1,4 +1,4 @@
-"""What the queue asks of the outside, and what it gives: five small protocols."""
+"""What the queue asks of the outside, and what it gives: six small protocols."""
 
 from __future__ import annotations
 
@@ -182,6 +182,19 @@ class Journal(Protocol[E]):
         Raises:
             JournalError: it could not be kept.
         """
+        ...
+
+
+class ObservedQueue(Protocol):
+    """What is asked of a queue to show how it is doing; a ``WriteBehindQueue`` has it."""
+
+    @property
+    def name(self) -> str:
+        """What the queue is called; of several that are shown, no two have the same name."""
+        ...
+
+    def metrics(self) -> WriteBehindMetrics:
+        """Return a snapshot; is called from whichever thread serves."""
         ...
 
 
