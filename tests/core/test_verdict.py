@@ -7,6 +7,7 @@ import trio
 
 from provcache_trio import (
     EntryRejectedError,
+    QueueClosedError,
     StoreError,
     StoreMisconfiguredError,
     StoreUnavailableError,
@@ -33,7 +34,12 @@ class Crash(BaseException):
         (EntryRejectedError("x"), Kind.REJECTED),
         (StoreError("x"), Kind.UNKNOWN),
         (ValueError("x"), Kind.UNKNOWN),
-        (trio.BrokenResourceError(), Kind.UNKNOWN),
+        (MemoryError(), Kind.UNAVAILABLE),
+        (trio.BrokenResourceError(), Kind.UNAVAILABLE),
+        (trio.BusyResourceError(), Kind.UNAVAILABLE),
+        (EOFError(), Kind.UNAVAILABLE),
+        (trio.ClosedResourceError(), Kind.MISCONFIGURED),
+        (QueueClosedError("x"), Kind.MISCONFIGURED),
         (KeyboardInterrupt(), Kind.UNAVAILABLE),
         (Crash("x"), Kind.CRASH),
         (SystemExit(), Kind.CRASH),

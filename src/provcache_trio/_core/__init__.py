@@ -17,6 +17,9 @@ Reading order is the order in which an entry travels; imports point down this li
     lanes           keys            the lines of all writers, and which of them a key belongs to
     line            batches         the open batch, the batches in line, the one being written
     batch           entries         one batch, from its first entry to its last settled one
+    progress        parts           what is left of a batch, and what becomes of what failed
+    doubt           evidence        whether an entry or the store is to blame for an unknown error
+    pace            too slow        how many entries are sent at once
     watch           trouble         whether the store is there, and whether it refuses everything
     backoff         waits           how long to wait before the next try
     lifetime        life            beginning and end of a queue

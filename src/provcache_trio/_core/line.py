@@ -14,7 +14,7 @@ from provcache_trio._vocabulary.entries import ProvcacheEntry, merge_or_replace
 from provcache_trio._vocabulary.metrics import FlushReason
 from provcache_trio._vocabulary.protocols import E
 
-from .batch import Batch, Bell, Part
+from .batch import Batch, Bell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .batch import Receipt
     from .ledger import Ledger
+    from .progress import Part
 
 
 class Line(Generic[E]):
@@ -158,7 +159,7 @@ class Line(Generic[E]):
                 # A later batch may hold a newer version of the key.
                 if self._sealed[key] is batch:
                     del self._sealed[key]
-        batch.parts.append(Part(tuple(batch.entries)))
+        batch.progress.begin(batch.entries)
         self.writing = batch
         self.batches.popleft()
         moved = len(batch.entries)
@@ -170,18 +171,18 @@ class Line(Generic[E]):
 
     def persisted(self, batch: Batch[E], part: Part, unchanged: int) -> None:
         """Settle the entries of ``part``, which the store has acknowledged."""
-        batch.parts.remove(part)
-        entries = batch.entries
-        if len(part.keys) == len(entries):
+        batch.progress.done(part)
+        entries, keys = batch.entries, part.keys
+        if len(keys) == len(entries):
             entries.clear()
         else:
-            for key in part.keys:
+            for key in keys:
                 del entries[key]
         if batch.receipts:
-            for key in part.keys:
+            for key in keys:
                 for receipt in batch.receipts.pop(key, ()):
                     receipt.known.set()
-        settled = len(part.keys)
+        settled = len(keys)
         ledger = self._ledger
         ledger.in_flight -= settled
         ledger.persisted += settled
@@ -257,7 +258,7 @@ class Line(Generic[E]):
     def _give_up(batch: Batch[E], error: Callable[[], ProvcacheError]) -> None:
         batch.entries.clear()
         batch.refused.clear()
-        batch.parts.clear()
+        batch.progress.parts.clear()
         for receipts in batch.receipts.values():
             for receipt in receipts:
                 receipt.error = receipt.error or error()

@@ -151,7 +151,7 @@ class Outbox(Generic[E]):
             letters = tuple(self.letters)
             if self._lifetime.forked:
                 await trio.sleep_forever()  # the parent's letters
-            failure = await result_of(lambda: _put(sink, letters), self._lifetime.scope)  # noqa: B023  # awaited before the next turn
+            failure = await result_of(lambda: _put(sink, letters), self._lifetime.scope, sink)  # noqa: B023  # awaited before the next turn
             if failure is None:
                 failures = 0
                 self._works()
