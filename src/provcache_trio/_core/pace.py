@@ -9,7 +9,8 @@ slowed too slow, several entries           slowed halve the part
 any    too slow, one entry                 same   wait, as in an outage
 any    a call failed for another reason    same   the row is broken
 slowed as many stored as may be sent       slowed twice as many may be sent, up to batch_size
-slowed as many stored as were too slow     full   all that fits may be sent
+slowed as many stored as were once too     full   all that fits may be sent
+       slow
 ====== =================================== ====== ==============================================
 """
 
@@ -34,21 +35,23 @@ class Pace:
         most: so many.
     """
 
-    __slots__ = ("_batch_size", "_in_a_row", "_reported", "_too_slow", "most")
+    __slots__ = ("_batch_size", "_in_a_row", "_largest", "_reported", "_smallest", "most")
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self.most: int = batch_size
         self._in_a_row = 0
-        self._too_slow: int | None = None  # so many were, last; None: the pace is full
+        self._largest = 0  # number of entries that was too slow since the pace was full
+        self._smallest = 0  # likewise
         self._reported = False  # in this slow period
 
     def was_too_slow(self, entries: int) -> bool:
         """Return whether to halve what was sent, after a call that was too slow."""
         self._in_a_row += 1
-        if entries == 1 or (self._too_slow is None and self._in_a_row < _ROW):
+        if entries == 1 or (not self._largest and self._in_a_row < _ROW):
             return False
-        self._too_slow = entries
+        self._largest = max(self._largest, entries)
+        self._smallest = entries
         self.most = (entries + 1) // 2
         return True
 
@@ -59,17 +62,16 @@ class Pace:
     def stored(self, entries: int) -> Sizes | None:
         """Note a call that succeeded; return sizes to be reported, once in a slow period."""
         self._in_a_row = 0
-        too_slow = self._too_slow
-        if too_slow is None:
+        if not self._largest:
             return None
         if entries >= self.most:
             self.most = min(2 * self.most, self._batch_size)
-        if entries >= too_slow:
-            self._too_slow = None
+        if entries >= self._largest:
+            self._largest = 0
             self.most = self._batch_size
             self._reported = False
             return None
         if self._reported:
             return None
         self._reported = True
-        return Sizes(works=entries, too_slow=too_slow)
+        return Sizes(works=entries, too_slow=self._smallest)
