@@ -510,7 +510,8 @@ class Model(trio.abc.Instrument):
             counts[f"{kind}, batch stored" if posted.stored else kind] += 1
             self._judge(posted)
         refusing = sum(outage.kind == "refusing" for outage in plan.outages)
-        if counts["rejected"] > (BLAMED_AFTER - 1) * refusing:
+        # A call of another lane that began before the outage may speak for the store once.
+        if counts["rejected"] > (BLAMED_AFTER - 1 + plan.options.writers) * refusing:
             self.broken.append(f"{counts['rejected']} good entries were dead-lettered as refused")
         at_work = plan.options.batch_size * plan.options.writers
         if counts["rejected, batch stored"] > at_work * refusing:
