@@ -19,5 +19,5 @@ def test_a_map_names_every_module_and_folder(folder: str) -> None:
     package = importlib.import_module(f"provcache_trio._cli.{folder}".rstrip("."))
     there = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
     there |= {f"{path.parent.name}/" for path in (ROOT / folder).glob("*/__init__.py")}
-    lines = re.findall(r"^    (\S.*?)(?:   .*)?$", package.__doc__ or "", re.MULTILINE)
+    lines = re.findall(r"^    (\S.*?)(?:  .*)?$", package.__doc__ or "", re.MULTILINE)
     assert sorted(name for line in lines for name in line.split(", ")) == sorted(there)

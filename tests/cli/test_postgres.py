@@ -171,11 +171,15 @@ def test_a_demo_without_any_server_tells_what_to_install(
 def test_a_signal_ends_the_demo_and_its_server(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "provcache_trio", "demo", "--to", "postgres"]
     with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, text=True, env={"TMPDIR": str(tmp_path)}
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"TMPDIR": str(tmp_path)},
     ) as process:
         assert process.stdout is not None
-        while "persisted" not in process.stdout.readline():
-            pass
+        assert process.stderr is not None
+        assert any(" persisted " in told for told in process.stderr)
         process.send_signal(signal.SIGTERM)
         rest = process.stdout.read()
     assert process.returncode == 128 + signal.SIGTERM

@@ -27,8 +27,8 @@ from provcache_trio.testing import MemoryRepository
 
 from tests.support.disks import ModelDisk
 from tests.support.items import Item, items
-from tests.support.journals import in_virtual_thread, journal_on
 from tests.support.machine import EveryStep
+from tests.support.model_journals import in_virtual_thread, journal_on
 from tests.support.scopes import Canceller, Program
 
 if TYPE_CHECKING:

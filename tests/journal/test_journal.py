@@ -34,7 +34,7 @@ from tests.support.disks import PATH, ModelDisk
 from tests.support.entries import entry, key_of
 from tests.support.files import mode_of
 from tests.support.items import Item, assert_settled, balance, items
-from tests.support.journals import in_virtual_thread, journal_on
+from tests.support.model_journals import in_virtual_thread, journal_on
 from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:

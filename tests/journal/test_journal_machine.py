@@ -36,8 +36,8 @@ from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.disks import PATH, ModelDisk, no_fault
 from tests.support.items import Item, balance
-from tests.support.journals import DISK_SECONDS, INTERVAL, in_virtual_thread
 from tests.support.machine import TrioMachine, in_loop
+from tests.support.model_journals import DISK_SECONDS, INTERVAL, in_virtual_thread
 
 if TYPE_CHECKING:
     from provcache_trio import WriteBehindQueue

@@ -124,6 +124,30 @@ async def test_a_producer_that_waits_for_room_is_linked_too(
 
 
 @pytest.mark.one_lane
+async def test_producers_of_a_batch_that_joined_another_are_linked_too(
+    sdk: Sdk, autojump_clock: MockClock
+) -> None:
+    store = MemoryRepository[Item]()
+    store.stall()
+    spans: list[int] = []
+    async with (
+        open_write_behind_queue(store, telemetry=sdk.telemetry) as queue,
+        trio.open_nursery() as nursery,
+    ):
+        for key in "abc":
+            with sdk.tracer.start_as_current_span(key) as span:
+                spans.append(span.get_span_context().span_id)
+                await queue.enqueue(Item(key))
+            nursery.start_soon(queue.flush)
+            await trio.sleep(0.001)
+        store.resume()
+    assert [[link.context.span_id for link in one.links] for one in sdk.flushes()] == [
+        spans[:1],
+        spans[1:],
+    ]
+
+
+@pytest.mark.one_lane
 async def test_a_span_keeps_as_many_links_as_spans_do(sdk: Sdk, autojump_clock: MockClock) -> None:
     store = MemoryRepository[Item]()
     async with open_write_behind_queue(store, telemetry=sdk.telemetry) as queue:
@@ -293,6 +317,7 @@ async def test_every_instrument_tells_what_metrics_tells(
             assert {key: one.value for key, one in sdk.points(prefix + name).items()} == {
                 ("q",): value
             }
+        assert sdk.points(f"{prefix}call_age")["q",].value == metrics.call_seconds
         assert {key[1]: one.value for key, one in sdk.points(f"{prefix}state").items()} == {
             state: int(state is QueueState.WAITING) for state in QueueState
         }
@@ -306,7 +331,7 @@ async def test_every_instrument_tells_what_metrics_tells(
         assert {key[1]: one.value for key, one in sdk.points(f"{prefix}flushes").items()} == {
             "full": metrics.flushes_full,
             "due": metrics.flushes_due,
-            "flush": metrics.flushes_requested,
+            "requested": metrics.flushes_requested,
             "drain": 0,
         }
         for name, told in (

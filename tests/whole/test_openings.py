@@ -69,7 +69,7 @@ async def test_it_is_entered_once(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OPENINGS)
-async def test_who_forgets_async_with_is_told_so(name: str, tmp_path: Path) -> None:
+def test_who_forgets_async_with_is_told_so(name: str, tmp_path: Path) -> None:
     opening: Any = OPENINGS[name](tmp_path)
     message = rf"^a [a-z ]+ is opened by 'async with {name}\(\.\.\.\) as it:'; .* it\.enqueue$"
     with pytest.raises(AttributeError, match=message) as caught:
@@ -112,7 +112,7 @@ async def leave_in_another_task(opening: Manager) -> None:
         except Exception as error:  # noqa: BLE001  # handed on
             raised.append(error)
 
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # a task of its own
         nursery.start_soon(leave, name="stranger")
     if raised:
         raise raised[0]

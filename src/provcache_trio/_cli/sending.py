@@ -119,7 +119,9 @@ class Resending(Job):
                 if reason := refusals.get(id(one.entry)):
                     self.refused += 1
                     progress.tell(f"{one.label} was refused, and stays: {reason}")
-            await self.settle([one.number for one in sent if id(one.entry) not in left], remove)
+            stored = [one.number for one in sent if id(one.entry) not in left]
+            with trio.move_on_after(_REMOVAL_SECONDS, shield=True):
+                await self.settle(stored, remove)
 
     async def settle(self, stored: Sequence[int], remove: Remove) -> None:
         """Count what was stored, and remove it."""
@@ -127,8 +129,7 @@ class Resending(Job):
             return
         self.stored += len(stored)
         place, self.place = self.place, str(self.path)
-        with trio.move_on_after(_REMOVAL_SECONDS, shield=True):
-            await remove(stored)
+        await remove(stored)
         self.place = place
 
 

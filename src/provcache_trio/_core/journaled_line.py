@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Generic
 
-from provcache_trio._vocabulary.metrics import FlushReason
 from provcache_trio._vocabulary.protocols import E
 
 from .batch import Bell, Place
@@ -17,14 +17,36 @@ if TYPE_CHECKING:
     from .ledger import Ledger
 
 
-class Notes:
-    """What is to be told to the journal; written down by lines and outbox, in their steps."""
+class Notes(Generic[E]):
+    """What the recorder has to write; written down by lines and outbox, in their steps."""
 
-    __slots__ = ("bell", "settled")
+    __slots__ = ("_numbers", "bell", "marked", "settled")
 
     def __init__(self) -> None:
         self.settled: list[int] = []  # numbers
+        # Batches with unsafe entries. Not looked for: thousands may be in line.
+        self.marked: list[Batch[E]] = []
+        self._numbers = count(1)
         self.bell: Bell = Bell()  # there is something to do
+
+    def opened(self, batch: Batch[E]) -> None:
+        """Number a new batch."""
+        batch.journaled.number = next(self._numbers)
+        self.bell.ring()
+
+    def mark(self, batch: Batch[E], key: Hashable) -> None:
+        """Note that the entry of ``key`` has to be written."""
+        unsafe = batch.journaled.unsafe
+        if not unsafe:
+            self.marked.append(batch)
+        unsafe[key] = None
+
+    def absorb(self, head: Batch[E], batch: Batch[E]) -> None:
+        """Note for ``head`` what was noted for ``batch``, whose entries it has taken over."""
+        for key in batch.journaled.unsafe:
+            self.mark(head, key)
+        batch.journaled.unsafe.clear()  # else they would be written twice
+        head.journaled.places.update(batch.journaled.places)
 
     def settle(self, places: Iterable[Place]) -> None:
         """Note that the entries of these places are settled."""
@@ -35,18 +57,20 @@ class Notes:
 
     def settle_keys(self, batch: Batch[E], keys: Iterable[Hashable]) -> None:
         """Note that these entries of ``batch`` are settled."""
-        if batch.unsafe:
+        unsafe, places = batch.journaled.unsafe, batch.journaled.places
+        if unsafe:
             for key in keys:
-                batch.unsafe.pop(key, None)
-        if batch.places:
-            self.settle([batch.places.pop(key) for key in keys if key in batch.places])
+                unsafe.pop(key, None)
+        if places:
+            self.settle([places.pop(key) for key in keys if key in places])
 
     @staticmethod
     def hand_over(batch: Batch[E], key: Hashable) -> Place:
         """Return the place of an entry that leaves ``batch`` without being settled."""
-        place = batch.places.pop(key, None) or Place()
-        place.unsafe = key in batch.unsafe
-        batch.unsafe.pop(key, None)
+        unsafe = batch.journaled.unsafe
+        place = batch.journaled.places.pop(key, None) or Place()
+        place.unsafe = key in unsafe
+        unsafe.pop(key, None)
         return place
 
 
@@ -67,7 +91,7 @@ class JournaledLine(Line[E]):
         merge: Callable[[E, E], E] | None,
         ledger: Ledger,
         clock: Callable[[], float],
-        notes: Notes,
+        notes: Notes[E],
         marks: bool,
     ) -> None:
         super().__init__(
@@ -80,12 +104,21 @@ class JournaledLine(Line[E]):
         """See ``Line.accept``."""
         batch = super().accept(key, entry, most)
         if batch is not None and self._marks:
-            batch.unsafe[key] = None
+            # ``Notes.mark``, inlined: this is the hot path.
+            unsafe = batch.journaled.unsafe
+            if not unsafe:
+                self._notes.marked.append(batch)
+            unsafe[key] = None
         return batch
 
     def _open_batch(self) -> Batch[E]:
-        self._notes.bell.ring()
-        return super()._open_batch()
+        batch = super()._open_batch()
+        self._notes.opened(batch)
+        return batch
+
+    def _absorb(self, head: Batch[E], batch: Batch[E]) -> None:
+        super()._absorb(head, batch)
+        self._notes.absorb(head, batch)
 
     def persisted(self, batch: Batch[E], part: Part, unchanged: int) -> None:
         """See ``Line.persisted``."""
@@ -97,15 +130,6 @@ class JournaledLine(Line[E]):
         if self.writing is not None:
             yield self.writing
         yield from self.batches
-
-    def holder(self, key: Hashable) -> Batch[E] | None:
-        """Return the batch in line whose entry a new version of ``key`` would replace."""
-        if not self._coalesce:
-            return None
-        batch = self.open
-        if batch is not None and key in batch.entries:
-            return batch
-        return self._sealed.get(key)
 
     def recover(self, key: Hashable, entry: E) -> Batch[E]:
         """Take over an entry from the journal, as ``accept`` would accept it."""
@@ -122,6 +146,4 @@ class JournaledLine(Line[E]):
         batch.entries[key] = entry
         ledger.recovered += 1
         ledger.depth += 1
-        if len(batch.entries) == self._batch_size:
-            self.hurry(batch, FlushReason.FULL)
         return batch

@@ -40,7 +40,7 @@ class Outbox(Generic[E]):
         sink: DeadLetterSink[E] | None,
         lifetime: Lifetime,
         watch: StoreWatch,
-        notes: Notes | None = None,
+        notes: Notes[E] | None = None,
     ) -> None:
         self._sink = sink
         self._notes = notes
@@ -48,14 +48,18 @@ class Outbox(Generic[E]):
         self._watch = watch
         self._backoff = Backoff(lifetime)
         self._bell = Bell()  # letters wait
-        self._changed = trio.Event()  # letters were taken, or the sink began to fail
+        self._changed = trio.Event()  # a call of the sink is over, or the queue
         self.letters: list[DeadLetter[E]] = []
         self.places: list[Place] = []  # of each letter, with a journal
         self._opened_at: list[float] = []  # on trio's clock, when their batches were opened
         self._oldest: float | None = None  # of these, which for several lanes are in no order
         self.failing: bool = False  # the sink's last call failed
         self.blocked: int = 0  # writers that wait for room
-        self.undelivered: tuple[E, ...] = ()  # handed back at the end, the line's included
+        # Letters are numbered from 1 in the order in which they come, which is also that in
+        # which they go.
+        self.posted: int = 0  # number of the last one that came
+        self._tried: int = 0  # of the last one that the sink took, or failed to take
+        self._is_over = False  # what is left was handed back
 
     def oldest(self) -> float | None:
         """Return when the oldest batch of a letter was opened; from any thread."""
@@ -76,8 +80,21 @@ class Outbox(Generic[E]):
                     await self._changed.wait()
                 finally:
                     self.blocked -= 1
-        while self.letters and not self.failing:
+        last = self.posted
+        for fate in batch.fates:
+            fate.letters = last
+        while self._tried < last and not self.failing:
             await self._changed.wait()
+
+    async def wait_for(self, number: int) -> bool:
+        """Wait until the sink has, or has failed to take, every letter up to ``number``.
+
+        Returns:
+            Whether that happened before what was left was handed back.
+        """
+        while self._tried < number and not self._is_over:
+            await self._changed.wait()
+        return self._tried >= number
 
     def _take_over(self, batch: Batch[E]) -> None:
         """Move refused entries from ``batch`` to here, in one step, as far as they fit."""
@@ -111,7 +128,9 @@ class Outbox(Generic[E]):
         self._opened_at += [batch.opened_at] * len(posted)
         self._oldest = min(self._opened_at, default=None)
         self.letters += posted
+        self.posted += len(posted)
         if self._sink is None:
+            self._tried = self.posted
             self._settle(posted)
         else:
             self._bell.ring()
@@ -148,19 +167,20 @@ class Outbox(Generic[E]):
         while True:
             while not self.letters:
                 await self._bell.wait()
-            letters = tuple(self.letters)
+            letters, last = tuple(self.letters), self.posted
             if self._lifetime.forked:
                 await trio.sleep_forever()  # the parent's letters
             failure = await result_of(lambda: _put(sink, letters), self._lifetime.scope)  # noqa: B023  # awaited before the next turn
+            self._tried = last
             if failure is None:
                 failures = 0
                 self._works()
                 self._settle(letters)
-                self._wake_writers()
+                self._wake()
             else:
                 failures += 1
                 self._fails(failure)
-                self._wake_writers()
+                self._wake()
                 await self._backoff.wait(failures)
 
     def _fails(self, failure: Failure) -> None:
@@ -180,7 +200,7 @@ class Outbox(Generic[E]):
             self.failing = False
             self._lifetime.log(logging.INFO, "dead letter sink works again")
 
-    def _wake_writers(self) -> None:
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
@@ -197,6 +217,8 @@ class Outbox(Generic[E]):
         ledger = self._lifetime.ledger
         ledger.in_flight -= moved
         ledger.abandoned += moved
+        self._is_over = True
+        self._wake()
         return given_up
 
 

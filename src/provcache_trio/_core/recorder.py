@@ -1,4 +1,4 @@
-"""The recorder: the task that keeps the journal, and replays what a dead process left.
+"""The recorder: the task that keeps the journal, once it has replayed what a dead process left.
 
 Accepting an entry only marks it. Everything here that changes something does so in one
 synchronous step, before or after a call of the journal, whose calls come one at a time.
@@ -17,9 +17,10 @@ from provcache_trio._vocabulary.errors import JournalError, QueueClosedError
 from provcache_trio._vocabulary.protocols import E
 
 from .batch import Place
+from .replay import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from provcache_trio._vocabulary.protocols import Journal
 
@@ -43,37 +44,30 @@ class Recorder(Generic[E]):
         lines: Sequence[JournaledLine[E]],
         outbox: Outbox[E],
         room: WaitingRoom[E],
-        notes: Notes,
+        notes: Notes[E],
         lifetime: Lifetime,
         *,
         key: Callable[[E], Hashable],
     ) -> None:
         self._journal = journal
-        self._lanes = lanes
-        self._lines = lines  # the same, with a journal
+        self._lines = lines
         self._outbox = outbox
         self._room = room
         self._notes = notes
         self._lifetime = lifetime
-        self._key = key
         self.always: bool = journal.always
-        self.recovering: bool = journal.holds_entries
         self.durable: bool = True
         self.kept: bool = False  # at the end: the journal holds everything that is left
-        self._replayed = 0  # number of the last entry that was taken over
-        self._stuck: list[int] = []  # numbers of replayed entries that have no key
+        self.replay: Replay[E] = Replay(
+            journal, lanes, lines, room, notes, lifetime, key=key, fail=self._fail
+        )
         self._calling = False  # the end of a call was not seen yet
         self._group: list[Producer[E]] = []  # whose entries are being written
         # Something since it was empty, or damage that is to go away.
-        self._written = journal.holds_entries or journal.overgrown
+        self._written = lifetime.recovering or journal.overgrown
         self._finished = False
-        room.serve(notes.bell, always=self.always)
-        self._hold()
-
-    def _hold(self) -> None:
-        """Nobody is let in at once while older entries are to come, or the disk comes first."""
-        self.holds: bool = self.recovering or self.always
-        self._room.held = self.holds
+        if lifetime.recovering or self.always:
+            room.close_door()
 
     async def run(self) -> None:
         """Keep the journal for as long as the queue lives."""
@@ -83,61 +77,12 @@ class Recorder(Generic[E]):
         for producer in self._group:
             self._room.dismiss(producer, JournalError("the queue's journal task crashed"))
         self._group = []
-        while self.recovering:
-            await self._replay()
+        while self._lifetime.recovering:
+            if self._notes.settled and self.durable:
+                await self._write([])
+            await self.replay.go_on()
         while True:
             await (self._commit() if self.always else self._sync_after_interval())
-
-    # Replay
-
-    async def _replay(self) -> None:
-        lifetime = self._lifetime
-        while self._stuck:
-            await self._set_aside(self._stuck[0])
-        if self._notes.settled and self.durable:
-            await self._write([])
-        room = lifetime.options.queue_capacity - lifetime.ledger.depth
-        if room <= 0 or lifetime.closing.is_set():
-            self._room.hurry()
-            await self._notes.bell.wait()
-            return
-        most = min(room, lifetime.options.batch_size)
-        try:
-            page = await self._journal.replay(self._replayed, most)
-        except JournalError as error:
-            self._fail(error)
-            await trio.sleep(self._journal.sync_interval_seconds)
-            return
-        if lifetime.closing.is_set():
-            return
-        self._take_over(page)
-        if not page:
-            self.recovering = False
-            self._hold()
-            self._room.let_in()
-
-    def _take_over(self, page: Sequence[tuple[int, E]]) -> None:
-        for number, entry in page:
-            try:
-                key = self._key(entry)
-                batch = self._lines[self._lanes.number_of(key)].recover(key, entry)
-            except Exception:  # noqa: BLE001  # whatever the user's key or merge raised
-                self._stuck.append(number)
-            else:
-                batch.places.setdefault(key, Place()).numbers.append(number)
-            self._replayed = number  # not before: what crashes us is asked for again
-
-    async def _set_aside(self, number: int) -> None:
-        try:
-            await self._journal.set_aside(number)
-        except JournalError as error:
-            self._fail(error)
-            await trio.sleep(self._journal.sync_interval_seconds)
-            return
-        self._stuck.remove(number)
-        self._lifetime.log(
-            logging.ERROR, "record %d of the journal has no key, and is set aside", number
-        )
 
     # "interval"
 
@@ -170,7 +115,7 @@ class Recorder(Generic[E]):
         lifetime, deadline = self._lifetime, math.inf
         while True:
             room = lifetime.options.queue_capacity - lifetime.ledger.depth
-            group = self._room.take(min(room, _MOST_IN_A_GROUP), self._holder)
+            group = self._room.take(min(room, _MOST_IN_A_GROUP))
             if group or lifetime.clock() >= deadline:
                 return group
             if self._room.producers:
@@ -179,9 +124,6 @@ class Recorder(Generic[E]):
                 deadline = min(deadline, lifetime.clock() + self._journal.sync_interval_seconds)
             with trio.move_on_at(deadline):
                 await self._notes.bell.wait()
-
-    def _holder(self, key: Hashable) -> Batch[E] | None:
-        return self._lines[self._lanes.number_of(key)].holder(key)
 
     def _accept(self, producer: Producer[E], item: _Item[E]) -> None:
         if self._lifetime.closing.is_set():
@@ -192,7 +134,7 @@ class Recorder(Generic[E]):
             batch = self._room.admit(producer)
         if batch is None:
             self._notes.settle([item.place])
-        elif (place := batch.places.setdefault(item.key, item.place)) is not item.place:
+        elif (place := batch.journaled.places.setdefault(item.key, item.place)) is not item.place:
             place.numbers += item.place.numbers
 
     # Both
@@ -204,13 +146,17 @@ class Recorder(Generic[E]):
             if everything or place.unsafe:
                 place.unsafe = False
                 items.append(_Item(letter.key, letter.entry, place))
-        for batch in chain.from_iterable(line.unsettled() for line in self._lines):
-            keys = (*batch.refused, *batch.entries) if everything else tuple(batch.unsafe)
-            batch.unsafe.clear()
-            for key in keys:
+        marked, self._notes.marked = self._notes.marked, []
+        batches: Iterable[Batch[E]] = sorted(marked, key=_number)
+        if everything:
+            batches = chain.from_iterable(line.unsettled() for line in self._lines)
+        for batch in batches:
+            unsafe, places = batch.journaled.unsafe, batch.journaled.places
+            for key in (*batch.refused, *batch.entries) if everything else tuple(unsafe):
                 refusal = batch.refused.get(key)
                 entry = batch.entries[key] if refusal is None else refusal.entry
-                items.append(_Item(key, entry, batch.places.setdefault(key, Place())))
+                items.append(_Item(key, entry, places.setdefault(key, Place())))
+            unsafe.clear()
         return items
 
     def _places(self) -> Iterator[Place]:
@@ -218,13 +164,13 @@ class Recorder(Generic[E]):
         yield from self._outbox.places
         for line in self._lines:
             for batch in line.unsettled():
-                yield from batch.places.values()
+                yield from batch.journaled.places.values()
 
     async def _write(self, brought: Sequence[_Item[E]]) -> JournalError | None:
         """Write what has to be written, and ``brought``; return why it could not be."""
         if self._lifetime.forked:
             await trio.sleep_forever()  # the parent keeps the journal
-        anew = not self.recovering and (not self.durable or self._journal.overgrown)
+        anew = not self._lifetime.recovering and (not self.durable or self._journal.overgrown)
         items = [*self._collect(everything=anew), *brought]
         settled, self._notes.settled = self._notes.settled, []
         if not (items or settled or anew):
@@ -272,7 +218,7 @@ class Recorder(Generic[E]):
             )
 
     def _works(self) -> None:
-        if not self.durable and not self.recovering:
+        if not self.durable and not self._lifetime.recovering:
             self.durable = True
             self._lifetime.log(logging.INFO, "journal works again")
 
@@ -293,7 +239,7 @@ class Recorder(Generic[E]):
 
     async def _write_last(self) -> bool:
         ledger = self._lifetime.ledger
-        if self.recovering or ledger.depth or ledger.in_flight:
+        if self._lifetime.recovering or ledger.depth or ledger.in_flight:
             # The first failure may be of the file, which the second one writes anew.
             written = await self._write([]) is None or await self._write([]) is None
             return written and not any(place.refused for place in self._places())
@@ -302,7 +248,13 @@ class Recorder(Generic[E]):
                 await self._journal.rewrite([])
             except JournalError as error:  # what is settled will be written once more
                 self._lifetime.log(logging.WARNING, "the journal could not be emptied: %s", error)
+            else:
+                self._works()
         return True
+
+
+def _number(batch: Batch[E]) -> int:
+    return batch.journaled.number
 
 
 class _Item(NamedTuple, Generic[E]):

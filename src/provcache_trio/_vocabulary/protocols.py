@@ -1,4 +1,4 @@
-"""What the queue asks of the outside, and what it gives: five small protocols."""
+"""What the queue asks of the outside, and what it gives: six small protocols."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Repository(Protocol[E_contra]):
     call of ``upsert_many`` is under way, it is given what is likely to come next, and
     returns the same entries as a sequence that ``upsert_many`` will take faster, having
     encoded them, say. That sequence comes back if nothing changed until then, and otherwise
-    is forgotten. An exception has no consequence: ``upsert_many`` is called all the same.
+    is forgotten. An exception has no consequence: ``upsert_many`` is called all the same. A call
+    that is still running when the writer is free is cancelled; after three of these in a row it
+    is not called again.
     """
 
     async def upsert_many(self, entries: Sequence[E_contra], /) -> int:
@@ -105,6 +107,9 @@ class Journal(Protocol[E]):
     It gives each entry a number, 1 or more and ascending. One queue uses it, once, and makes
     one call at a time. A call is as good as done or has to raise ``JournalError``; cancelled,
     it goes on to its end and returns.
+
+    If it has an attribute ``entries_to_replay``, the number of entries that it held when it was
+    opened, the log can say at the end how many were not replayed.
     """
 
     @property
@@ -177,6 +182,19 @@ class Journal(Protocol[E]):
         Raises:
             JournalError: it could not be kept.
         """
+        ...
+
+
+class ObservedQueue(Protocol):
+    """What is asked of a queue to show how it is doing; a ``WriteBehindQueue`` has it."""
+
+    @property
+    def name(self) -> str:
+        """What the queue is called; of several that are shown, no two have the same name."""
+        ...
+
+    def metrics(self) -> WriteBehindMetrics:
+        """Return a snapshot; is called from whichever thread serves."""
         ...
 
 

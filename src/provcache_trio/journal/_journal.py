@@ -158,6 +158,7 @@ class _Opening(Opening["FileJournal[E]"], Generic[E]):
             self._end()
             raise
         self._journal.holds_entries = findings.entries > 0
+        self._journal.entries_to_replay = findings.entries
         _report(self._path, findings)
         return self._journal
 
@@ -240,6 +241,7 @@ class FileJournal(Generic[E]):
         self._served: list[tuple[int, E]] = []  # and perhaps not taken over yet
         self._gone: list[int] = []  # set aside, so not to be replayed again
         self.holds_entries: bool = False
+        self.entries_to_replay: int = 0  # that are of its type, as far as is known
 
     @property
     def always(self) -> bool:
@@ -315,6 +317,7 @@ class FileJournal(Generic[E]):
             return number, self._packer.unpack(document)
         except Exception as error:  # noqa: BLE001  # some of it is somebody's type
             self._set_aside(number)
+            self.entries_to_replay -= 1
             log(  # the traceback may quote the entry
                 logging.ERROR,
                 "journal: record %d is no entry of its type (%s), and is set aside",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provcache_trio._disk.sqlite_connection import Application, SQLiteConnection, number_of
+from provcache_trio._vocabulary.columns import entry_of, moment_of
 from provcache_trio._vocabulary.errors import EntryRejectedError
 
 from ._rows import (
@@ -17,8 +18,7 @@ from ._rows import (
     SCHEMA_VERSION,
     SELECT,
     UPSERT,
-    entry_of,
-    row_of,
+    cells_of,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from provcache_trio._vocabulary.entries import ProvcacheEntry
 
-    from ._rows import Row
+    from ._rows import Cells
 
 
 class SQLiteFile(SQLiteConnection):
@@ -46,11 +46,11 @@ class SQLiteFile(SQLiteConnection):
         """Store every entry, or none; return how many rows were added or changed."""
         index: int | None = None
 
-        def rows() -> Iterator[Row]:
+        def rows() -> Iterator[Cells]:
             nonlocal index
             for index, entry in enumerate(entries):  # noqa: B007  # used when a row is refused
                 self._raise_if_stopped()
-                yield row_of(entry)
+                yield cells_of(entry)
 
         try:
             with self._transaction("BEGIN IMMEDIATE") as connection:
@@ -69,7 +69,7 @@ class SQLiteFile(SQLiteConnection):
                 self._raise_if_stopped()
                 row = connection.execute(SELECT, (blob,)).fetchone()
                 if row is not None:
-                    found[key] = entry_of(row)
+                    found[key] = entry_of(row, moment_of)
         return found
 
     def count(self) -> int:
