@@ -98,6 +98,8 @@ class Calls:
         self._alarm.deadline = at
         self._alarm_is_set = at < math.inf
 
+    # Protected: Ctrl-C is for the main task, and would end the tasks beside this one.
+    @trio.lowlevel.enable_ki_protection
     async def watch(self) -> None:
         """Log what takes too long, for as long as the queue lives."""
         while True:
