@@ -51,7 +51,7 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from ._vocabulary.metrics import Histogram, QueueState, WriteBehindMetrics
+from ._vocabulary.metrics import FLUSHES, Histogram, QueueState, WriteBehindMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -75,12 +75,6 @@ _OUTCOMES: Final = {
     "failed": "total_failed",
     "coalesced": "total_coalesced",
     "abandoned": "total_abandoned",
-}
-_REASONS: Final = {
-    "full": "flushes_full",
-    "due": "flushes_due",
-    "flush": "flushes_requested",
-    "drain": "flushes_drain",
 }
 
 
@@ -137,7 +131,7 @@ class OpenTelemetry:
         ):
             meter.create_observable_gauge(_PREFIX + name, [self._gauge(field)], unit)
         meter.create_observable_gauge(f"{_PREFIX}state", [self._states])
-        entries, flushes = self._counter("outcome", _OUTCOMES), self._counter("reason", _REASONS)
+        entries, flushes = self._counter("outcome", _OUTCOMES), self._counter("reason", FLUSHES)
         meter.create_observable_counter(f"{_PREFIX}entries", [entries], "{entry}")
         meter.create_observable_counter(f"{_PREFIX}flushes", [flushes], "{batch}")
 
@@ -157,7 +151,7 @@ class OpenTelemetry:
         left = tuple(one for one in open_[queue] if one != metrics)
         sums = {
             field: before.get(field, 0) + getattr(last, field)
-            for field in (*_OUTCOMES.values(), *_REASONS.values())
+            for field in (*_OUTCOMES.values(), *FLUSHES.values())
         }
         self._queues = _Queues({**open_, queue: left}, {**past, queue: sums})
 

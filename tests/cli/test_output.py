@@ -40,6 +40,7 @@ from tests.cli.support import (
     stored,
 )
 from tests.support.installed import install
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -468,6 +469,20 @@ def test_a_summary_that_nobody_wanted_is_no_failure(code: int | None, is_failure
     results.trouble = None if code is None else OSError(code, os.strerror(code))
     with pytest.raises(OutputError) if is_failure else nullcontext():
         results.check()
+
+
+async def test_what_is_added_while_something_is_written_is_written_by_the_same_flush() -> None:
+    with full_pipe() as (reader, file):
+        stream = Stream(file)
+        stream.add("first\n")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.flush)
+            await until(lambda: stream.is_idle)  # its thread waits with what was there
+            stream.add("second\n")
+            seen = await trio.to_thread.run_sync(drained, reader, b"first\n")
+        assert stream.is_idle
+        seen += b"" if b"second\n" in seen else drained(reader, b"second\n")
+    assert seen == b"first\nsecond\n"
 
 
 # Narrow terminals

@@ -331,7 +331,7 @@ async def test_every_instrument_tells_what_metrics_tells(
         assert {key[1]: one.value for key, one in sdk.points(f"{prefix}flushes").items()} == {
             "full": metrics.flushes_full,
             "due": metrics.flushes_due,
-            "flush": metrics.flushes_requested,
+            "requested": metrics.flushes_requested,
             "drain": 0,
         }
         for name, told in (

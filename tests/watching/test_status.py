@@ -481,14 +481,27 @@ async def test_queues_come_and_go_while_it_runs(some_metrics: WriteBehindMetrics
     app = StatusApp(one)
     app.add(two)
     assert await names() == ["one", "two"]
-    with pytest.raises(ValueError, match="there is a queue 'one' already"):
-        app.add(Still("one", some_metrics))
+    namesake = Still("one", some_metrics)
+    with pytest.raises(ValueError, match="there is another queue 'one' already"):
+        app.add(namesake)
+    app.remove(namesake)  # was never there
+    app.add(one)  # once more is no other
+    assert await names() == ["one", "two"]
+    app.remove(one)
     app.remove(one)
     assert await names() == ["two"]
-    with pytest.raises(ValueError, match="queue 'one' is not here"):
-        app.remove(one)
-    app.add(one)
+    app.add(namesake)
     assert await names() == ["two", "one"]
+
+
+async def test_a_queue_that_is_added_again_gets_another_count_of_dead_letters(
+    some_metrics: WriteBehindMetrics,
+) -> None:
+    one = Still("one", some_metrics)
+    app = StatusApp(one)
+    app.add(one, dead_letters=lambda: 7)
+    (report,) = json.loads((await ask(app, "/status.json")).body)["queues"]
+    assert report["dead_letters"] == 7
 
 
 async def test_a_server_s_start_and_end_are_agreed_to() -> None:
@@ -583,7 +596,7 @@ def configured() -> Config:
 
 async def test_it_is_mounted_in_a_server_on_trio(store: MemoryRepository[Item]) -> None:
     async with open_write_behind_queue(store) as queue:
-        app: Any = TrioDispatcherMiddleware({"/internal/queue": StatusApp(queue)})  # type: ignore[dict-item]
+        app: Any = TrioDispatcherMiddleware({"/internal/queue": StatusApp(queue)})
         done = trio.Event()
         async with trio.open_nursery() as nursery:
             serve = partial(hypercorn.trio.serve, app, configured(), shutdown_trigger=done.wait)
@@ -730,13 +743,13 @@ async def test_a_server_is_entered_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"app": []}, "TypeError: app must be a StatusApp, not of list"),
-        ({"host": None}, "TypeError: host must be a str, not of NoneType"),
+        ({"app": []}, "TypeError: app must be a StatusApp, not list"),
+        ({"host": None}, "TypeError: host must be a str, not NoneType"),
         ({"host": ""}, "ValueError: host must not be empty"),
-        ({"port": "80"}, "TypeError: port must be an int, not of str"),
-        ({"port": True}, "TypeError: port must be an int, not of bool"),
-        ({"port": -1}, "ValueError: port must be in 0..65535"),
-        ({"port": 65536}, "ValueError: port must be in 0..65535"),
+        ({"port": "80"}, "TypeError: port must be an int, not str"),
+        ({"port": True}, "TypeError: port must be an int, not bool"),
+        ({"port": -1}, "ValueError: port must be 0 to 65535"),
+        ({"port": 65536}, "ValueError: port must be 0 to 65535"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_opened(

@@ -35,7 +35,7 @@ from tests.support.sdk import Sdk, sdk
 from tests.support.servers import postgres, run_sql, unused_schema
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Generator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -113,12 +113,15 @@ class Told(logging.Handler):
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+def told() -> Generator[Told]:
     told = Told()
     logger = logging.getLogger("provcache_trio")
-    monkeypatch.setattr(logger, "handlers", [told])
-    monkeypatch.setattr(logger, "level", logging.DEBUG)
-    return told
+    logger.addHandler(told)
+    logger.setLevel(logging.DEBUG)
+    yield told
+    # Not by monkeypatch: loggers remember what they let through, until this is called.
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(told)
 
 
 class Crash(BaseException):

@@ -84,7 +84,7 @@ class TrioAsyncioBridge:
                 async with trio_asyncio.open_loop() as self._loop:
                     loop = self._loop
                     # By default, the loop ends with the first exception that nobody awaits;
-                    # asyncpg leaves some behind when connections break.
+                    # drivers leave some behind when connections break.
                     loop.set_exception_handler(lambda _loop, _context: None)
                     loop.set_default_executor(_Executor())
                     self._begun.set()

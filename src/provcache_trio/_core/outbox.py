@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.protocols import DeadLetterSink
 
     from .batch import Batch, Place
+    from .calls import WatchedSink
     from .journaled_line import Notes
     from .lifetime import Lifetime
     from .watch import StoreWatch
@@ -166,7 +167,7 @@ class Outbox(Generic[E]):
             )
         self._lifetime.note_settled()
 
-    async def run(self, sink: DeadLetterSink[E]) -> None:
+    async def run(self, sink: WatchedSink[E]) -> None:
         """Give ``sink`` its letters, oldest first, for as long as the queue lives."""
         failures = 0
         while True:
@@ -175,7 +176,7 @@ class Outbox(Generic[E]):
             letters, last = tuple(self.letters), self.posted
             if self._lifetime.forked:
                 await trio.sleep_forever()  # the parent's letters
-            failure = await result_of(lambda: _put(sink, letters), self._lifetime.scope)  # noqa: B023  # awaited before the next turn
+            failure = await self._put(sink, letters)
             self._tried = last
             if failure is None:
                 failures = 0
@@ -190,6 +191,13 @@ class Outbox(Generic[E]):
                 self._fails(failure)
                 self._wake()
                 await self._backoff.wait(failures)
+
+    async def _put(self, sink: WatchedSink[E], letters: Sequence[DeadLetter[E]]) -> Failure | None:
+        async def put() -> None:
+            with trio.fail_after(_SINK_TIMEOUT_SECONDS):
+                await sink.put_many(letters)
+
+        return await result_of(put, self._lifetime.scope, sink.watched)
 
     def _put_by(self, position: int, failure: Failure) -> None:
         """Keep a letter beside the others: the sink has said that it will never take it."""
@@ -264,8 +272,3 @@ def _unfit_one(failure: Failure, count: int) -> int | None:
         return None
     position = 0 if count == 1 else failure.position
     return position if position is not None and 0 <= position < count else None
-
-
-async def _put(sink: DeadLetterSink[E], letters: Sequence[DeadLetter[E]]) -> None:
-    with trio.fail_after(_SINK_TIMEOUT_SECONDS):
-        await sink.put_many(letters)

@@ -48,8 +48,12 @@ class FlushReason(enum.StrEnum):
 
     FULL = "full"
     DUE = "due"
-    REQUESTED = "flush"
+    REQUESTED = "requested"
     DRAIN = "drain"
+
+
+# By reason: the field of ``WriteBehindMetrics`` in which batches are counted.
+FLUSHES: Final = {reason.value: f"flushes_{reason}" for reason in FlushReason}
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What the queue asks of the outside, and what it gives: five small protocols."""
+"""What the queue asks of the outside, and what it gives: six small protocols."""
 
 from __future__ import annotations
 
@@ -47,12 +47,18 @@ class Repository(Protocol[E_contra]):
 
         Raises:
             StoreUnavailableError: can't be reached, locked, or outcome unknown: the queue
-                keeps the batch and tries again without end. ``OSError``,
-                ``TimeoutError`` and ``trio.TooSlowError`` mean the same.
-            StoreMisconfiguredError: the same, but a person is needed.
-            TransientStoreError: rolled back; tried again up to ``max_retries`` times.
+                keeps the batch and tries again without end. ``OSError``, ``EOFError``,
+                ``trio.BrokenResourceError`` and ``trio.BusyResourceError`` mean the same.
+                With ``too_slow=True`` the store was at work when time ran out: after three
+                in a row fewer entries are sent at once. A bare ``TimeoutError``,
+                ``trio.TooSlowError`` and ``MemoryError`` mean that.
+            StoreMisconfiguredError: the same as unavailable, but a person is needed; so does
+                ``trio.ClosedResourceError``.
+            TransientStoreError: rolled back; tried again up to ``max_retries`` times, then
+                halved. An entry whose own retries are used up is dead-lettered.
             EntryRejectedError: one entry can't be stored; it is isolated and dead-lettered.
-            Exception: unknown; tried again up to ``max_retries`` times, then isolated.
+            Exception: unknown; tried again once, then halved. What fails alone is
+                dead-lettered once there is evidence against it rather than the store.
         """
         ...
 
@@ -192,6 +198,19 @@ class Journal(Protocol[E]):
         Raises:
             JournalError: it could not be kept.
         """
+        ...
+
+
+class ObservedQueue(Protocol):
+    """What is asked of a queue to show how it is doing; a ``WriteBehindQueue`` has it."""
+
+    @property
+    def name(self) -> str:
+        """What the queue is called; of several that are shown, no two have the same name."""
+        ...
+
+    def metrics(self) -> WriteBehindMetrics:
+        """Return a snapshot; is called from whichever thread serves."""
         ...
 
 

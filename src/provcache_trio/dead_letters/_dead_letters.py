@@ -12,7 +12,7 @@ import msgspec
 from provcache_trio._disk.documents import check_evolution
 from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
-from provcache_trio._vocabulary.checks import check_bool
+from provcache_trio._vocabulary.checks import check_type
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.log import log
@@ -143,8 +143,8 @@ def open_dead_letters(
     """
     _check_number("max_letters", max_letters, at_least=1)
     _check_number("max_bytes", max_bytes, at_least=1)
-    check_bool("create", create)
-    check_bool("read_only", read_only)
+    check_type("create", create, bool)
+    check_type("read_only", read_only, bool)
     packer = Packer(
         cast("type[E]", ProvcacheEntry if entry_type is None else entry_type),
         upgrade=upgrade,

@@ -12,6 +12,7 @@ from provcache_trio._disk.sqlite_connection import (
     SQLiteConnection,
     number_of,
 )
+from provcache_trio._vocabulary.columns import entry_of, moment_of
 from provcache_trio._vocabulary.errors import EntryRejectedError, StoreUnavailableError
 
 from ._rows import (
@@ -24,8 +25,7 @@ from ._rows import (
     SCHEMA_VERSION,
     SELECT,
     UPSERT,
-    entry_of,
-    row_of,
+    cells_of,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from provcache_trio._vocabulary.entries import ProvcacheEntry
 
-    from ._rows import Row
+    from ._rows import Cells
 
 
 _SMALL_STEP: Final = 64  # entries that are deleted at once on a full disk
@@ -57,11 +57,11 @@ class SQLiteFile(SQLiteConnection):
         """Store every entry, or none; return how many rows were added or changed."""
         index: int | None = None
 
-        def rows() -> Iterator[Row]:
+        def rows() -> Iterator[Cells]:
             nonlocal index
             for index, entry in enumerate(entries):  # noqa: B007  # used when a row is refused
                 self._raise_if_stopped()
-                yield row_of(entry)
+                yield cells_of(entry)
 
         try:
             with self._transaction("BEGIN IMMEDIATE") as connection:
@@ -80,7 +80,7 @@ class SQLiteFile(SQLiteConnection):
                 self._raise_if_stopped()
                 row = connection.execute(SELECT, (blob,)).fetchone()
                 if row is not None:
-                    found[key] = entry_of(row)
+                    found[key] = entry_of(row, moment_of)
         return found
 
     def count(self) -> int:

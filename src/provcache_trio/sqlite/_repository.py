@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
-from provcache_trio._vocabulary.checks import check_bool, check_limit, check_moment
+from provcache_trio._vocabulary.checks import check_int, check_moment, check_type
 from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
 from provcache_trio._vocabulary.opening import Opening
 
@@ -45,7 +45,7 @@ def open_sqlite_repository(
             ``create`` is no bool.
         ValueError: ``path`` is empty, ``":memory:"``, or holds NUL.
     """
-    check_bool("create", create)
+    check_type("create", create, bool)
     return _Opening(SQLiteFile(absolute(path), create=create))
 
 
@@ -150,8 +150,8 @@ class SQLiteRepository:
             ValueError: ``now`` is naive, or ``limit`` is out of its range.
             EntryRejectedError: a trigger that somebody added refused it.
         """
-        check_moment(now)
-        check_limit(limit)
+        check_moment("now", now)
+        check_int("limit", limit, at_least=1)
         return await self._calls.run(self._file.delete_expired, microseconds_of(now), limit)
 
     async def check(self) -> None:
