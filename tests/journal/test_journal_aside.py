@@ -294,3 +294,14 @@ async def test_one_damaged_beginning_does_no_harm_as_there_are_two(path: Path, a
         await journal.tidy()
         assert journal.tidy_at == math.inf
     assert bytes_of(path).startswith(b"provcache journal\n")
+
+
+async def test_a_type_with_a_long_name_is_known_by_its_beginning_and_a_hash(path: Path) -> None:
+    long, other = (type(f"{'Long' * 500}{n}", (Renamed,), {}) for n in range(2))
+    async with open_journal(path, entry_type=long):
+        pass
+    async with open_journal(path, entry_type=long):
+        pass
+    with pytest.raises(JournalError, match="aliases="):
+        async with open_journal(path, entry_type=other):
+            pass

@@ -539,6 +539,21 @@ def test_what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal(
     assert disk.durable_names[f"{PATH}.set-aside"].synced.endswith(b"torn")
 
 
+def test_after_a_sync_failed_nothing_is_written_to_that_file() -> None:
+    disk = ModelDisk()
+    file = open_file(disk)
+    file.append([(b"1", ())], ())
+    before = disk.names[PATH]
+    disk.fault = fail_at(disk.operations + 2, names=("sync",))
+    with pytest.raises(JournalError, match="Input/output error"):
+        file.append([(b"2", ())], ())
+    written = bytes(before.data)
+    file.append([(b"3", ())], ())
+    assert disk.names[PATH] is not before
+    assert bytes(before.data) == written
+    assert left_on(disk.cut_power(dice(0))) == [b"1", b"3"]
+
+
 def test_a_rewrite_that_fails_leaves_no_file_behind() -> None:
     disk = ModelDisk()
     file = open_file(disk)

@@ -8,15 +8,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import pytest
+import trio
 
 from provcache_trio import JournalError
 from provcache_trio.journal._file import JournalFile, NoRoomError
 from provcache_trio.journal._replay import Replay
 
 from tests.support.disks import BLOCK_BYTES, PATH, ModelDisk, fail_at
+from tests.support.items import Item
+from tests.support.model_journals import in_virtual_thread, journal_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trio.testing import MockClock
 
 BIG: Final = b"b" * 1000
 ASIDE: Final = f"{PATH}.set-aside"
@@ -281,6 +286,118 @@ def test_it_is_overgrown_before_it_is_four_times_as_large_as_what_is_live() -> N
             file.compact()
             assert len(disk.names[PATH].data) <= live * 1.01 + 1000
     assert len(disk.names[PATH].data) <= 1000
+
+
+def test_what_can_not_be_noted_is_no_reason_to_stop() -> None:
+    disk = ModelDisk()
+
+    def fail(_: str) -> int:
+        raise OSError(errno.EMFILE, "as the test asked")
+
+    disk.open_note = fail  # type: ignore[method-assign]
+    file = open_file(disk)
+    file.forget([file.append([(BIG, ())], ())])
+    file.compact()
+    assert left_after_a_kill(disk) == {}
+
+
+def test_a_replay_goes_on_though_the_file_is_written_anew_meanwhile() -> None:
+    disk = ModelDisk()
+    file = open_file(disk)
+    file.append([(b"%d" % number, ()) for number in range(1, 8)], ())
+    file.close()
+    file.open()
+    replay = Replay(file)
+    assert replay.next(0, 2) == [(1, b"1"), (2, b"2")]
+    file.append([(b"new", ())], [1, 4])  # new: of this life, so it is not replayed
+    file.compact()
+    assert replay.next(2, 2) == [(3, b"3"), (5, b"5")]
+    assert replay.next(5, 5) == [(6, b"6"), (7, b"7")]
+    assert replay.next(7, 5) == []
+
+
+def test_what_can_not_be_read_back_has_to_be_written_out_of_memory() -> None:
+    disk = ModelDisk()
+    file = open_file(disk)
+    file.append([(b"first", ()), (b"second", ())], ())
+    data = disk.names[PATH].data
+    at = data.index(b"second")
+    data[at : at + 6] = b"SECOND"
+    with pytest.raises(JournalError, match="can't be read back; look at the disk"):
+        file.compact()
+    assert not file.legible
+    file.rewrite([b"first", b"second"])
+    assert file.legible
+    assert list(left_after_a_kill(disk).values()) == [b"first", b"second"]
+
+
+def test_an_empty_file_that_is_only_looked_at_stays_so() -> None:
+    disk = ModelDisk()
+    disk.close(disk.open_note(PATH))
+    file = JournalFile(PATH, entry_type=None, disk=disk, read_only=True)
+    assert file.open().entries == 0
+    assert disk.names[PATH].data == b""
+
+
+def test_a_file_that_is_emptied_while_it_is_looked_at_is_looked_at_again() -> None:
+    disk = ModelDisk()
+    owner = open_file(disk)
+    number = owner.append([(BIG, ())], ())
+
+    class Looking(ModelDisk):
+        """Has the owner empty the file between two looks."""
+
+        def read(self, descriptor: int, count: int, at: int) -> bytes:
+            if owner.last == number and at > 100:
+                owner.forget([number])
+                owner.compact()
+                owner.append([(b"small", ())], ())
+            return super().read(descriptor, count, at)
+
+    looking = Looking()
+    looking.names = disk.names
+    file = JournalFile(PATH, entry_type=None, disk=looking, read_only=True)
+    findings = file.open()
+    assert findings.flawless
+    assert findings.entries == 1
+
+
+def test_what_is_no_record_of_what_was_set_aside_is_passed_over() -> None:
+    disk, _ = damaged_and_full()
+    disk.foreign = 0
+    open_file(disk)
+    disk.names[ASIDE].data += b"garbage"
+    assert len(aside_in(disk)) == 2
+    open_file(disk)
+    assert len(aside_in(disk)) == 2
+
+
+async def test_what_can_not_be_made_smaller_is_tried_less_and_less_often_and_logged_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("provcache_trio.journal._journal.in_thread", in_virtual_thread)
+    monkeypatch.setattr("provcache_trio.journal._file._GROWTH_BYTES", 1000)
+    disk = ModelDisk(10 * BLOCK_BYTES)
+    _, journal = journal_on(disk, always=False)
+    assert journal.entry_type is Item
+    entries = [(Item(f"{number} {'x' * 500}"), ()) for number in range(40)]
+    numbers = await journal.append(entries, ())
+    await journal.append([], [number for number in numbers[:-1] if number is not None])
+    disk.fill_up()
+    waits: list[float] = []
+    for _ in range(10):
+        assert journal.overgrown
+        await journal.tidy()
+        assert not journal.overgrown
+        waits.append(journal.tidy_at - trio.current_time())
+        await trio.sleep_until(journal.tidy_at)
+    assert waits[0] < 1
+    assert waits[-1] == 30
+    assert caplog.text.count("stays in the journal for now") == 1
+    disk.foreign = 0
+    await journal.tidy()
+    assert not journal.overgrown
+    assert len(disk.names[PATH].data) < 1200
 
 
 class Life:

@@ -782,7 +782,7 @@ JOURNAL = (
     ),
     mutant(
         "a file whose sync failed is trusted again",
-        "journal/journal_file::when_any_one_operation_fails_the_next_file_is_good",
+        "journal/journal_file::after_a_sync_failed_nothing_is_written_to_that_file",
         (
             "journal/_file.py",
             "        self.trusted = False  # until it is synced\n",

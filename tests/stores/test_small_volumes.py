@@ -19,13 +19,14 @@ from provcache_trio import (
     StoreMisconfiguredError,
     StoreUnavailableError,
 )
+from provcache_trio._disk import sqlite_connection as _sqlite_connection
 from provcache_trio.dead_letters import (
     StoredLetter,
     UnreadableLetter,
     _file as _dead_letters_file,
     open_dead_letters,
 )
-from provcache_trio.sqlite import open_sqlite_repository
+from provcache_trio.sqlite import _file as _sqlite_file, open_sqlite_repository
 
 from tests.support.disks import can_mount, small_volume
 from tests.support.entries import NOW, entry, key_of
@@ -296,6 +297,31 @@ async def test_to_delete_on_a_full_volume_takes_as_much_room_as_is_said(volume: 
         assert await store.delete_expired(later, 3000) == 3000
 
 
+@needs_mount
+async def test_what_could_be_deleted_on_a_full_volume_is_counted(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = volume / "cache.db"
+    async with open_sqlite_repository(path) as store:
+        await store.upsert_many([entry(n) for n in range(500)])
+    fill(volume, but_kib=1024)
+    # Somebody else takes the rest after the first step.
+    monkeypatch.setattr(_sqlite_file.SQLiteFile, "_start_log_over", lambda _: fill(volume))
+    monkeypatch.setattr(_sqlite_file, "_SMALL_STEP", 16)
+    delete = _sqlite_file.SQLiteFile._delete_expired
+
+    def only_few(file: _sqlite_file.SQLiteFile, microseconds: int, limit: int) -> int:
+        if limit > 16:
+            raise StoreUnavailableError("full", error_class="SQLITE_FULL")
+        return delete(file, microseconds, limit)
+
+    monkeypatch.setattr(_sqlite_file.SQLiteFile, "_delete_expired", only_few)
+    async with open_sqlite_repository(path) as store:
+        deleted = await store.delete_expired(NOW + timedelta(days=400), 500)
+        assert 0 < deleted < 500
+        assert await store.count() == 500 - deleted
+
+
 async def test_what_else_keeps_entries_from_being_deleted_is_said_as_it_is(
     tmp_path: Path,
 ) -> None:
@@ -427,3 +453,38 @@ async def test_a_lock_is_put_beside_no_file_of_another_version(tmp_path: Path) -
         async with open_dead_letters(tmp_path / "dead.db", create=False):
             pass
     assert names(tmp_path) == set()
+
+
+async def test_a_file_that_is_replaced_by_somebody_elses_after_it_was_looked_at_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "theirs.db"
+    run(path, "CREATE TABLE theirs (x)")
+    monkeypatch.setattr(_sqlite_connection, "raise_if_foreign", lambda *_: None)
+    async with open_sqlite_repository(path) as store:
+        with pytest.raises(StoreMisconfiguredError, match="database of another application"):
+            await store.count()
+
+
+async def test_what_keeps_letters_from_being_read_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "dead.db"
+    await put_some(path, 50)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        for read_only in (True, False):
+            with pytest.raises(StoreUnavailableError, match="SQLITE_BUSY"):
+                async with open_dead_letters(path, read_only=read_only):
+                    pass
+
+
+async def test_a_file_that_can_not_be_kept_private_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_: str) -> None:
+        raise PermissionError(13, "denied")
+
+    monkeypatch.setattr(_dead_letters_file, "_keep_private", denied)
+    with pytest.raises(StoreMisconfiguredError, match="can't be kept private: Permission denied"):
+        async with open_dead_letters(tmp_path / "dead.db"):
+            pass

@@ -268,7 +268,7 @@ class FileJournal(Generic[E]):
         self._always = always
         self._sync_interval_seconds = sync_interval_seconds
         self._attached = False
-        self._replay_from: Replay | None = None
+        self._replay_from: Replay  # once it was begun
         self._served = (0, 0)  # number of the last entry that was returned, and that was read
         self._gone: set[int] = set()  # set aside, so not to be replayed again
         self._unread: set[int] = set()  # can't be used, and there was no room to set them aside
@@ -395,8 +395,6 @@ class FileJournal(Generic[E]):
 
     def _replay(self, after: int, most: int) -> list[tuple[int, E]]:
         replay = self._replay_from
-        if replay is None:
-            return []
         returned, read = self._served
         if after == returned:  # what could not be read since is not read again
             after = read

@@ -110,20 +110,21 @@ class SQLiteFile(SQLiteConnection):
             if error.error_class not in FULL:
                 raise
         step, deleted = _SMALL_STEP, 0
-        while deleted < limit:
+        while step:
             try:
                 some = self._delete_expired(microseconds, min(step, limit - deleted))
-            except StoreUnavailableError as error:
-                if error.error_class not in FULL:
-                    raise
-                if step == 1:
-                    return self._raise_unless(deleted)
-                step = max(1, step // 4)
-                continue
-            deleted += some
-            if not some:
-                break
-            self._start_log_over()
+            except StoreUnavailableError:
+                step //= 4
+            else:
+                deleted += some
+                if some < step:
+                    return deleted
+                self._start_log_over()
+        if not deleted:
+            raise StoreUnavailableError(
+                f"the disk is full: to delete expired entries takes {_ROOM} of room there",
+                error_class="SQLITE_FULL",
+            )
         return deleted
 
     def _delete_expired(self, microseconds: int, limit: int) -> int:
@@ -134,15 +135,6 @@ class SQLiteFile(SQLiteConnection):
         """Move what is in the -wal file to its place, so that its room can be used again."""
         with suppress(sqlite3.Error):  # somebody reads
             self._connected().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-
-    @staticmethod
-    def _raise_unless(deleted: int) -> int:
-        if deleted:
-            return deleted
-        raise StoreUnavailableError(
-            f"the disk is full: to delete expired entries takes {_ROOM} of room there",
-            error_class="SQLITE_FULL",
-        )
 
     def check(self) -> None:
         """Return if entries could be written now."""
