@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from provcache_trio import WriteBehindOptions, open_write_behind_queue
+from provcache_trio import DrainTimeoutError, WriteBehindOptions, open_write_behind_queue
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.items import Item, assert_settled, items
@@ -32,11 +32,13 @@ class Watched(MemoryJournal[Item]):
     def __init__(self) -> None:
         super().__init__()
         self.appended: list[Item] = []
+        self.longest = 0  # of what one call wrote
 
     async def append(
         self, entries: Sequence[tuple[Item, Sequence[int]]], settled: Sequence[int], /
     ) -> Sequence[int | None]:
         self.appended += [entry for entry, _ in entries]
+        self.longest = max(self.longest, len(entries))
         return await super().append(entries, settled)
 
 
@@ -111,6 +113,47 @@ async def test_what_is_settled_while_the_journal_is_rewritten_leaves_it_all_the_
         journal.waits.set()
         await trio.sleep(1)
         assert held(journal) == []
+
+
+async def test_what_a_rewrite_can_not_write_is_not_said_to_be_durable(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    class Forgetful(MemoryJournal[Item]):
+        """Can't write what it has written before."""
+
+        async def rewrite(self, entries: Sequence[Item], /) -> Sequence[int | None]:
+            await super().rewrite([])
+            return [None for _ in entries]
+
+    store.down()
+    journal = Forgetful()
+    options = WriteBehindOptions(flush_interval_seconds=0, drain_timeout_seconds=0)
+    with pytest.raises(DrainTimeoutError):
+        async with open_write_behind_queue(store, options, journal=journal) as queue:
+            await queue.enqueue(Item("a"))
+            await trio.sleep(1)
+            assert queue.metrics().durable
+            journal.shrinks = True
+            await queue.enqueue(Item("b"))
+            await trio.sleep(0.2)
+            journal.shrinks = False
+            await trio.sleep(1)
+            assert not queue.metrics().durable
+
+
+async def test_a_large_batch_is_written_in_several_calls(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.stall()
+    journal = Watched()
+    options = WriteBehindOptions(batch_size=2000, flush_interval_seconds=60)
+    async with open_write_behind_queue(store, options, journal=journal) as queue:
+        await queue.enqueue_many(Item(str(number)) for number in range(1800))
+        await trio.sleep(1)
+        assert len(held(journal)) == 1800
+        assert journal.longest <= 500
+        assert queue.metrics().durable
+        store.resume()
 
 
 # Batches that join

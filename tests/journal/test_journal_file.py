@@ -53,7 +53,7 @@ def open_file(disk: ModelDisk, entry_type: str = "Item") -> JournalFile:
 
 def replayed(file: JournalFile, most: int = 2) -> dict[int, bytes]:
     replay, found, after = Replay(file), dict[int, bytes](), 0
-    while page := file.next_page(replay, after, most):
+    while page := replay.next(after, most):
         found |= page
         after = page[-1][0]
     return found
@@ -662,7 +662,7 @@ def test_a_large_journal_is_opened_and_replayed_in_little_memory(tmp_path: Path)
     try:
         file.open()
         replay, count, after = Replay(file), 0, 0
-        while page := file.next_page(replay, after, 500):
+        while page := replay.next(after, 500):
             count, after = count + len(page), page[-1][0]
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -12,7 +12,7 @@ from .batch import Bell, Place
 from .line import Line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable
 
     from .batch import Batch
     from .ledger import Ledger
@@ -167,12 +167,6 @@ class JournaledLine(Line[E]):
         """See ``Line.persisted``."""
         super().persisted(batch, part, unchanged)
         self._notes.settle_keys(batch, part.keys)
-
-    def unsettled(self) -> Iterator[Batch[E]]:
-        """Yield every batch with entries that are not settled, oldest first."""
-        if self.writing is not None:
-            yield self.writing
-        yield from self.batches
 
     def recover(self, key: Hashable, entry: E) -> Batch[E]:
         """Take over an entry from the journal, as ``accept`` would accept it."""

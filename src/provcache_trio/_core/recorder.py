@@ -292,9 +292,7 @@ class Recorder(Generic[E]):
 
     def _report_refused(self, refused: Sequence[_Item[E]]) -> None:
         """Log the first of them: with the wrong ``entry_type`` there may be one in each interval."""
-        for item in refused:
-            if not item.place.gone:
-                self._notes.refused[item.place] = None
+        self._notes.refused.update((item.place, None) for item in refused if not item.place.gone)
         key, more = refused[0].key, len(refused) - 1
         self._lifetime.log(
             logging.ERROR,

@@ -21,7 +21,7 @@ def name_of(entry_type: object) -> str:
     """Return what files call the type of their entries."""
     if entry_type is ProvcacheEntry:
         return "provcache_trio.ProvcacheEntry"
-    if get_origin(entry_type) is None and hasattr(entry_type, "__qualname__"):
+    if isinstance(entry_type, type) and get_origin(entry_type) is None:
         name = f"{entry_type.__module__}.{entry_type.__qualname__}"
     else:
         name = repr(entry_type)

@@ -47,14 +47,12 @@ if TYPE_CHECKING:
     from ._aside import Kept, Why
     from ._disk import Disk, Identity
     from ._records import Damage
-    from ._replay import Replay
 
 _NONE: Final = -1  # no descriptor
 _GROWTH_BYTES: Final = 3 * 1024 * 1024
 _ALMOST_FULL_BYTES: Final = 4 * 1024 * 1024
 _MOST_DAMAGE_IN_MEMORY: Final = 16 * 1024 * 1024
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_MOST_LOOKS: Final = 3
 
 _ADVICE: Final = {
     errno.ENOSPC: "; it goes on by itself once there is room on its volume",
@@ -140,7 +138,7 @@ class JournalFile:
 
     def raise_if_foreign(self) -> None:
         """Look whether the file is a journal, empty, or not there; change nothing."""
-        with self._reported("can't be opened"):
+        with self.reported("can't be opened"):
             if self._disk.identity(self.path) is None:
                 return
             descriptor = self._disk.open(self.path, read_only=True)
@@ -156,7 +154,7 @@ class JournalFile:
 
         A file that is there is not changed unless there is room, nor if it can't be used.
         """
-        with self._reported("can't be opened"):
+        with self.reported("can't be opened"):
             self._home = self._disk.identity(self._directory)
             self._identity = self._disk.identity(self.path)
             if self._identity is None:
@@ -235,12 +233,10 @@ class JournalFile:
         self._beginning = beginning
 
     def _look(self) -> Findings:
-        """Scan a file that somebody else may be writing; what looks wrong is looked at again."""
+        """Scan a file that somebody else may be writing, or cutting off."""
         findings = self._scan()
-        for _ in range(_MOST_LOOKS):
-            if findings.flawless or self._disk.size(self._descriptor) >= self._end:
-                break
-            findings = self._scan()
+        if not findings.flawless and self._disk.size(self._descriptor) < self._end:
+            findings = self._scan()  # its owner has just emptied it
         return findings
 
     def _scan(self) -> Findings:
@@ -284,7 +280,7 @@ class JournalFile:
     def set_aside(self, numbers: Collection[int]) -> None:
         """Keep a copy of entries that nobody can use; ``forget`` is another step."""
         about = self._about("entry")
-        with self._reported("can't set a record aside"):
+        with self.reported("can't set a record aside"):
             self._aside.add(
                 raw
                 for number, document in self.live_entries()
@@ -298,12 +294,12 @@ class JournalFile:
 
     def what_was_set_aside(self) -> Iterator[Kept]:
         """Yield what was ever set aside."""
-        with self._reported("can't be restored from"):
+        with self.reported("can't be restored from"):
             yield from self._aside.read()
 
     def keep_aside(self, records: Sequence[bytes]) -> None:
         """Keep these of what was set aside, and nothing else."""
-        with self._reported("can't be restored from"):
+        with self.reported("can't be restored from"):
             self._aside.replace(records)
 
     def _about(self, why: Why) -> About:
@@ -334,11 +330,6 @@ class JournalFile:
             if piece.number in sizes and piece.number > last:
                 last = piece.number
                 yield last, document_in(piece)
-
-    def next_page(self, replay: Replay, after: int, most: int) -> list[tuple[int, bytes]]:
-        """Return the next page of ``replay``."""
-        with self._reported("can't be read"):
-            return replay.next(after, most)
 
     def _pieces(self) -> Iterator[Record | Damage]:
         position, end = self._begins_with, self._end
@@ -377,7 +368,7 @@ class JournalFile:
         if settled:
             data.append(pack_settled(number, settled, salt))
             number += 2
-        with self._reported("can't be written"):
+        with self.reported("can't be written"):
             self._extend(b"".join(data))
         if not data:  # it was only to be seen whether it works
             return first
@@ -427,7 +418,7 @@ class JournalFile:
         if not self._live.sizes:
             self._empty()
             return
-        with self._reported("can't be written anew"):
+        with self.reported("can't be written anew"):
             if self._disk.free(self._directory) < self._live.bytes:
                 raise OSError(errno.ENOSPC, "")  # without taking what room there is from others
             self._set_damage_aside()
@@ -446,13 +437,13 @@ class JournalFile:
         if not documents and not keeping:
             self._empty()
             return self.last + 1
-        with self._reported("can't be written anew"):
+        with self.reported("can't be written anew"):
             self._set_damage_aside()
             return self._renew(documents, keeping)
 
     def _empty(self) -> None:
         """Hold nothing. It needs no room, unless the file is not there or failed before."""
-        with self._reported("can't be emptied"):
+        with self.reported("can't be emptied"):
             homeless = self._keep_damage_in_memory()
             try:
                 if self.trusted and self._sound and self._is_in_place():
@@ -567,7 +558,8 @@ class JournalFile:
         self._home = None  # whoever owns it next has it to itself
 
     @contextmanager
-    def _reported(self, what: str) -> Generator[None]:
+    def reported(self, what: str) -> Generator[None]:
+        """Raise ``JournalError`` instead of ``OSError``, and say what of the journal failed."""
         try:
             yield
         except OSError as error:

@@ -399,9 +399,10 @@ class FileJournal(Generic[E]):
         if after == returned:  # what could not be read since is not read again
             after = read
         found: list[tuple[int, E]] = []
-        while not found and (page := self._file.next_page(replay, after, most)):
-            found = self._unpacked(page)
-            after = page[-1][0]
+        with self._file.reported("can't be read"):
+            while not found and (page := replay.next(after, most)):
+                found = self._unpacked(page)
+                after = page[-1][0]
         self._served = (found[-1][0] if found else after, after)
         return found
 
