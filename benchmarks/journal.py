@@ -74,7 +74,7 @@ def run(*, quick: bool) -> Findings:
         return Findings(
             figures=[
                 *(absolute(PART, name, [s * 1e6 for s in seconds[name]], "us") for name in cases),
-                ratio(PART, f"time of {INTERVAL}", seconds, INTERVAL, WITHOUT, bar=2.0),
+                ratio(PART, f"time of {INTERVAL}", seconds, INTERVAL, WITHOUT, bar=1.5),
                 ratio(PART, f"rate of {MANY}", rates, MANY, ONE, bar=10.0, better="more"),
                 ratio(PART, f"rate of {MANY}", rates, MANY, BARE, better="more"),
                 ratio(

@@ -228,8 +228,8 @@ def test_lines_of_the_core_are_counted_and_no_others() -> None:
         for place in places:
             assert place.gone
 
-    notes, places = Notes[Item](), [Place() for _ in range(1000)]
-    for what, least, most in ((settle_places, 2000, 4000), (look_at_places, 0, 0)):
+    notes, places = Notes[Item](lambda: 0.0), [Place() for _ in range(1000)]
+    for what, least, most in ((settle_places, 2000, 6000), (look_at_places, 0, 0)):
         counter = Counter()
         before = sys.gettrace()
         sys.settrace(counter.trace)

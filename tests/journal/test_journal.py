@@ -27,7 +27,7 @@ from provcache_trio import (
 from provcache_trio.journal import FileJournal, open_journal
 from provcache_trio.journal._disk import Disk
 from provcache_trio.journal._file import JournalFile
-from provcache_trio.journal._records import Kind, pack
+from provcache_trio.journal._records import Beginning, Kind, pack, read_beginning
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.disks import PATH, ModelDisk
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 SOON: Final = WriteBehindOptions(drain_timeout_seconds=0.05)  # where nothing can be written
 IN_TIME: Final = WriteBehindOptions(drain_timeout_seconds=HANG_SECONDS)
 NO_INTS: Final[list[Any]] = [[1, "two", 3], ["one"]]
-EMPTY_BYTES: Final = 150  # a journal without entries is smaller, and one with entries larger
+EMPTY_BYTES: Final = 330  # a journal without entries is smaller, and one with entries larger
 
 
 @pytest.fixture
@@ -666,12 +666,13 @@ async def test_an_entry_that_json_does_not_hold_is_logged_by_its_key_and_written
     ):
         await queue.enqueue(NO_INTS[0])
         await until(lambda: "can't be written to the journal" in caplog.text)
-        assert queue.metrics().durable
-        remove(path)
+        assert not queue.metrics().durable
+        assert caplog.text.count("can't be written to the journal") == 1
         await queue.enqueue(NO_INTS[1])
-        await until(lambda: caplog.text.count("can't be written to the journal") >= 3)
+        await until(lambda: caplog.text.count("can't be written to the journal") == 2)
         store.up()
         await queue.flush()
+        assert queue.metrics().durable
     assert store.rows == {3: NO_INTS[0], 1: NO_INTS[1]}
 
 
@@ -1074,7 +1075,7 @@ async def test_a_crash_in_the_middle_of_a_record_is_told_and_kept_and_costs_noth
     assert len(store.rows) == 3
     (record,) = [record for record in caplog.records if "are no record" in record.message]
     assert record.levelname == "WARNING"
-    assert bytes_of(path.with_name("journal.set-aside")) == b"\xf7pvj and something"
+    assert bytes_of(path.with_name("journal.set-aside")).endswith(b"\xf7pvj and something")
 
 
 def cut_off(path: Path, data: bytes) -> None:
@@ -1092,12 +1093,18 @@ async def test_a_record_that_is_damaged_is_told_by_number_and_kept_and_costs_not
         await until(lambda: not queue.metrics().recovering)
         overwrite(path, b"x", b"x")
     assert set(store.rows) == {"first", "third"}
-    assert "records 3 to 3 are missing" in caplog.text
+    assert "records 2 to 2 are missing" in caplog.text
     assert b"SECOND" in bytes_of(path.with_name("journal.set-aside"))
     caplog.clear()
     async with queue_with_journal(path, store):
         pass
     assert not caplog.records
+
+
+def salt_of(path: Path) -> int:
+    found = read_beginning(path.read_bytes())
+    assert found is not None
+    return msgspec.json.decode(found[0], type=Beginning).salt
 
 
 def overwrite(path: Path, old: bytes, new: bytes) -> None:
@@ -1127,7 +1134,7 @@ async def test_an_entry_that_can_not_be_read_is_set_aside_and_stops_nothing(
     ):
         await until(lambda: not queue.metrics().recovering)
     assert set(store.rows) == {"a", "b"}
-    assert "record 3 is no entry of its type" in caplog.text
+    assert "record 2 is no entry of its type" in caplog.text
     assert b"bad" in bytes_of(path.with_name("journal.set-aside"))
     assert "bad" not in caplog.text
     assert size_of(path) < EMPTY_BYTES
@@ -1138,7 +1145,7 @@ async def test_what_can_not_be_set_aside_yet_costs_nothing_else_of_its_page(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await leave_behind(path, items(["a", "bad", "b", "bad", "c"]))
-    create, failures = Disk.create, 3
+    create, failures = Disk.create, 1
 
     def fails_at_first(disk: Disk, name: str) -> int:
         nonlocal failures
@@ -1222,11 +1229,13 @@ async def test_an_entry_that_is_too_deep_is_set_aside_and_stops_nothing(
     before = items(["a", "deep", "b"])
     await leave_behind(path, before)
     deep = b'{"veri_key":"deep","more":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"
-    overwrite(path, pack(Kind.ENTRY, 3, msgspec.json.encode(before[1])), pack(Kind.ENTRY, 3, deep))
+    salt = salt_of(path)
+    old = pack(Kind.ENTRY, 2, msgspec.json.encode(before[1]), salt)
+    overwrite(path, old, pack(Kind.ENTRY, 2, deep, salt))
     async with queue_with_journal(path, store) as queue:
         await until(lambda: not queue.metrics().recovering)
     assert set(store.rows) == {"a", "b"}
-    assert "record 3 is no entry of its type" in caplog.text
+    assert "record 2 is no entry of its type" in caplog.text
     assert deep in bytes_of(path.with_name("journal.set-aside"))
 
 
@@ -1251,7 +1260,7 @@ async def test_an_entry_that_has_no_key_is_set_aside_and_stops_nothing(
         await until(lambda: not queue.metrics().recovering)
         await until(lambda: queue.metrics().durable)
     assert set(store.rows) == {"a", "b"}
-    assert "record 3 of the journal has no key" in caplog.text
+    assert "record 2 of the journal has no key" in caplog.text
     assert b"bad" in bytes_of(path.with_name("journal.set-aside"))
     assert size_of(path) < EMPTY_BYTES
 
@@ -1273,7 +1282,7 @@ async def test_an_entry_whose_key_can_not_be_hashed_is_set_aside_and_stops_nothi
     ):
         await until(lambda: not queue.metrics().recovering)
     assert store.calls == [(Item("a"),)]
-    assert "record 2 of the journal has no key" in caplog.text
+    assert "record 1 of the journal has no key" in caplog.text
 
 
 async def test_a_journal_that_can_not_be_read_is_read_once_it_can(

@@ -735,8 +735,8 @@ JOURNAL = (
         "core/recorder::what_is_settled_while_the_journal_is_rewritten_leaves_it_all_the_same",
         (
             "_core/recorder.py",
-            "            if place.gone:\n",
-            "            if place.gone and not anew:\n",
+            '            self._note(place, cast("E", place.entry), number)\n',
+            "            place.numbers = [number]\n",
         ),
     ),
     mutant(
@@ -751,7 +751,11 @@ JOURNAL = (
     mutant(
         "what joined another batch is never written",
         "core/recorder::what_joined_another_batch_before_it_was_written_is_written_all_the_same",
-        ("_core/journaled_line.py", "            self.mark(head, key)\n", "            pass\n"),
+        (
+            "_core/journaled_line.py",
+            "        unsafe.update(batch.journaled.unsafe)\n",
+            "        unsafe.update()\n",
+        ),
     ),
     mutant(
         "what joined another batch is written twice",
@@ -765,15 +769,15 @@ JOURNAL = (
     mutant(
         "batches are written in the order in which they were marked",
         "core/recorder::versions_are_written_in_the_order_of_their_batches",
-        ("_core/recorder.py", "sorted(marked, key=_number)", "list(marked)"),
+        ("_core/recorder.py", "sorted(notes.marked, key=_number)", "notes.marked"),
     ),
     mutant(
         "the journal answers before it has synced",
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
             "journal/_file.py",
-            'b"".join(data))\n                self._disk.sync(descriptor)\n',
-            'b"".join(data))\n',
+            "        self._disk.sync(self._descriptor)\n        self.trusted = True\n        self._end +=",
+            "        self.trusted = True\n        self._end +=",
         ),
     ),
     mutant(
@@ -781,17 +785,17 @@ JOURNAL = (
         "journal/journal_file::when_any_one_operation_fails_the_next_file_is_good",
         (
             "journal/_file.py",
-            "        except BaseException:\n            self._trusted = False\n            raise\n",
-            "        except BaseException:\n            raise\n",
+            "        self.trusted = False  # until it is synced\n",
+            "",
         ),
     ),
     mutant(
         "a new file takes the place of the old one before it is synced",
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
-            "journal/_file.py",
-            "documents)\n                self._disk.sync(descriptor)\n",
-            "documents)\n",
+            "journal/_new_file.py",
+            "        self._write()\n        self._disk.sync(self._descriptor)\n",
+            "        self._write()\n",
         ),
     ),
     mutant(
@@ -799,17 +803,17 @@ JOURNAL = (
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
             "journal/_file.py",
-            "            self._disk.sync_directory(self._directory)\n            self._trusted",
-            "            self._trusted",
+            "        self._disk.sync_directory(self._directory)\n        self.trusted",
+            "        self.trusted",
         ),
     ),
     mutant(
         "the name of what was set aside is not synced",
         "journal/journal_file::what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal",
         (
-            "journal/_file.py",
-            "                self._disk.sync_directory(self._directory)\n        finally",
-            "                pass\n        finally",
+            "journal/_aside.py",
+            "        if is_new:\n            self._sync_directory()\n",
+            "",
         ),
     ),
     mutant(
@@ -817,10 +821,8 @@ JOURNAL = (
         "journal/journal::what_can_not_be_set_aside_yet_costs_nothing_else_of_its_page",
         (
             "journal/_journal.py",
-            "found = self._unpacked(self._page[0])\n                self._page.popleft()\n",
-            "page, self._page = self._page, deque()\n"
-            "                found = self._unpacked(page.popleft())\n"
-            "                self._page = page\n",
+            "        return found\n\n    def _report_unread",
+            "        return [] if unread else found\n\n    def _report_unread",
         ),
     ),
     mutant(
@@ -847,36 +849,40 @@ JOURNAL = (
         "journal/journal::what_json_does_not_hold_is_not_said_to_stay_in_the_journal",
         (
             "_core/recorder.py",
-            "return written and not any(place.refused for place in self._places())",
+            "return written and not self._notes.refused",
             "return written",
         ),
     ),
     mutant(
         "a journal that was removed is written on",
         "journal/journal::a_journal_that_was_removed_is_made_anew",
-        ("journal/_file.py", "                self._raise_if_replaced()\n", ""),
+        ("journal/_file.py", "        self._raise_if_replaced()\n", ""),
     ),
     mutant(
         "a payload is not checked",
         "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
         (
             "journal/_records.py",
-            "        if crc32(payload, crc32(_COVERED.pack(kind, length, number))) != checksum:\n",
+            "        if crc32(payload, crc32(_COVERED.pack(kind, length, number), self._salt)) != checksum:\n",
             "        if not checksum:\n",
         ),
     ),
     mutant(
         "missing numbers are not told",
         "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
-        ("journal/_file.py", "missing.append((expected, piece.number - 1))", "pass"),
+        (
+            "journal/_scan.py",
+            "self.missing += self._expected.between(self.last, number)",
+            "pass",
+        ),
     ),
     mutant(
         "what is missing at the end is not told",
         "journal/journal_file::every_truncation_is_noticed",
         (
-            "journal/_file.py",
-            "            missing.append((expected, noted))\n",
-            "            pass\n",
+            "journal/_scan.py",
+            "        last = max(self.last, noted, self._expected.last)\n",
+            "        last = max(self.last, self._expected.last)\n",
         ),
     ),
     mutant(
@@ -884,8 +890,8 @@ JOURNAL = (
         "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
         (
             "journal/_records.py",
-            "pack(Kind.SETTLED, number + 1, payload)",
-            'pack(Kind.SETTLED, number + 1, b"[]")',
+            "pack(Kind.SETTLED, number + 1, payload, salt)",
+            'pack(Kind.SETTLED, number + 1, b"[]", salt)',
         ),
     ),
     mutant(
@@ -904,9 +910,118 @@ JOURNAL = (
         ("_core/journaled_line.py", "            self.settled += place.numbers\n", ""),
     ),
     mutant(
+        "an append that does not fit is not cut back",
+        "journal/journal_room::an_append_that_does_not_fit_is_cut_back_and_a_smaller_one_fits",
+        (
+            "journal/_file.py",
+            "            self._disk.truncate(self._descriptor, self._end)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a journal that holds nothing is written before it is emptied",
+        "journal/journal_full::a_volume_that_fills_at_any_point_costs_nothing_that_was_acknowledged",
+        (
+            "_core/recorder.py",
+            "        helps = not (heals and self._notes.held)\n",
+            "        helps = not heals\n",
+        ),
+    ),
+    mutant(
+        "a file is emptied, and its note stays",
+        "journal/journal_room::on_a_disk_of_any_size_that_others_fill_nothing_acknowledged_is_lost",
+        (
+            "journal/_file.py",
+            "        self._note.wipe()  # else what is gone would be missed\n",
+            "",
+        ),
+    ),
+    mutant(
+        "an emptied file does not say at which number it goes on",
+        "journal/journal_room::once_nothing_is_live_a_full_journal_is_emptied_without_any_room",
+        ("journal/_file.py", "if self._bare and (entries or settled) else []", "if False else []"),
+    ),
+    mutant(
+        "a new file is begun though it does not fit",
+        "journal/journal_room::a_new_file_that_does_not_fit_takes_no_room_from_others",
+        (
+            "journal/_file.py",
+            "            if self._disk.free(self._directory) < self._live.bytes:\n",
+            "            if False:\n",
+        ),
+    ),
+    mutant(
+        "damage is set aside at every start",
+        "journal/journal_room::damage_is_set_aside_once_however_often_the_file_is_opened",
+        ("journal/_aside.py", "if hashlib.sha256(raw).digest() not in known)", "if raw)"),
+    ),
+    mutant(
+        "a lock is put beside a file that is somebody else's",
+        "journal/journal_aside::a_file_that_is_no_journal_is_left_as_it_is",
+        ("journal/_journal.py", "        self._file.raise_if_foreign()\n", ""),
+    ),
+    mutant(
+        "records of other files are read",
+        "journal/journal_file::a_record_of_another_file_is_damage",
+        ("journal/_records.py", "return crc32(self.identity.encode())", "return 0"),
+    ),
+    mutant(
+        "upgrade is not asked",
+        "journal/journal_aside::a_renamed_type_is_refused_until_its_former_name_is_given",
+        ("_disk/documents.py", "    if upgrade is None:\n", "    if inside is None:\n"),
+    ),
+    mutant(
+        "a sync that takes too long is no reason for doubt",
+        "journal/journal_full::durable_is_false_while_a_sync_takes_too_long",
+        ("_core/durability.py", "now - began_at > _LONGEST_WRITE_SECONDS", "now < began_at"),
+    ),
+    mutant(
+        "what waits behind a slow write is called durable",
+        "journal/journal_full::durable_is_false_while_a_sync_takes_too_long",
+        ("_core/durability.py", "        return marked_at is None or", "        return True or"),
+    ),
+    mutant(
+        "what can't be written is called durable",
+        "journal/journal::an_entry_that_json_does_not_hold_is_logged_by_its_key_and_written",
+        ("_core/durability.py", "is not None or self._notes.refused:", "is not None:"),
+    ),
+    mutant(
+        "what fails is tried again at once, without end",
+        "journal/journal_full::what_fails_is_tried_again_less_and_less_often_and_then_once_a_second",
+        ("_core/durability.py", "+ min(pause, longest)", "+ min(pause, 0.0)"),
+    ),
+    mutant(
+        "what could not be written is forgotten",
+        "journal/journal::interval_goes_on_while_the_disk_fails_and_says_so_and_heals",
+        (
+            "_core/recorder.py",
+            "            self._again = self._in_call + self._again\n            self._durability.fail(error)\n            return error\n        self._calling = False\n        self._note_all",
+            "            self._durability.fail(error)\n            return error\n        self._calling = False\n        self._note_all",
+        ),
+    ),
+    mutant(
+        "a letter that never fits holds up the exit",
+        "core/unfit_letters::a_letter_that_never_fits_stays_beside_the_others_and_is_handed_back",
+        ("_core/lifetime.py", "ledger.in_flight == self.unfit", "ledger.in_flight == 0"),
+    ),
+    mutant(
+        "a database of somebody else gets files beside it",
+        "stores/small_volumes::a_database_of_somebody_else_is_left_as_it_is",
+        (
+            "_disk/sqlite_connection.py",
+            "    is_blank = not (application or version) and pages <= 1\n",
+            "    is_blank = True\n",
+        ),
+        (
+            "_disk/sqlite_connection.py",
+            'if not is_blank or _application_in_log(f"{path}-wal") not in {None, ours.application_id}:',
+            "if not is_blank:",
+        ),
+    ),
+    mutant(
         "what was settled while it was written stays in the journal",
         "journal/journal::what_is_settled_while_it_is_written_leaves_the_journal_all_the_same",
-        ("_core/recorder.py", "            if place.gone:\n", "            if False:\n"),
+        ("_core/recorder.py", "        if place.gone:\n", "        if False:\n"),
     ),
     mutant(
         "a dead letter leaves the journal before the sink has it",
@@ -1249,15 +1364,6 @@ GROWTH = (
             "            if self in waiting:\n"
             "                waiting.remove(self)\n"
             "                self.register.pop(self)\n",
-        ),
-    ),
-    mutant(
-        "the journal's task looks at every batch in line",
-        "core/growth::one_of_many_costs_no_more_than_one_of_few[flush_each_with_a_journal]",
-        (
-            "_core/recorder.py",
-            "        if everything:\n            batches = chain",
-            "        if marked:\n            batches = chain",
         ),
     ),
 )

@@ -38,5 +38,5 @@ def journal_on(disk: ModelDisk, *, always: bool) -> tuple[JournalFile, FileJourn
     file = JournalFile(PATH, entry_type="Item", disk=disk)
     findings = file.open()
     journal = FileJournal(file, Packer(Item), always=always, sync_interval_seconds=INTERVAL)
-    journal.holds_entries = findings.entries > 0
+    journal.begin(findings)
     return file, journal

@@ -10,6 +10,7 @@ Reading order is the order in which an entry travels; imports point down this li
     queue           accept          WriteBehindQueue: one synchronous step per entry
     recorder        on disk         the journal's task
     replay          after a crash   what a dead process left in the journal, page by page
+    durability      the truth       whether what is accepted would survive a crash
     waiting_room    no room         producers that wait, first come, first served
     supervisor      crashes         restarts the tasks below, or gives up
     batcher         full or due     hands the head of the line to the writer

@@ -172,7 +172,7 @@ def assemble(setup: Setup[E]) -> Assembly[E]:
         room = WaitingRoom(lanes, lifetime, calls)
         outbox = Outbox(setup.dead_letters, lifetime, watch)
     else:
-        notes = Notes[E]()
+        notes = Notes[E](lifetime.clock)
         lines = [
             _journaled_line(setup, lifetime, journal, notes) for _ in range(setup.options.writers)
         ]

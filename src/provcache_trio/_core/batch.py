@@ -71,12 +71,12 @@ class Fate:
 class Place:
     """Where a journal holds one entry that is not settled."""
 
-    __slots__ = ("gone", "numbers", "refused", "unsafe")
+    __slots__ = ("entry", "gone", "numbers", "unsafe")
 
     def __init__(self) -> None:
         self.numbers: list[int] = []  # of its records; several make one by merging
         self.gone: bool = False  # the entry is settled
-        self.refused: bool = False  # the journal can't hold its newest version
+        self.entry: object = None  # as the journal holds it
         self.unsafe: bool = False  # of a dead letter: it has to be written
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Generic
 
@@ -19,41 +20,83 @@ if TYPE_CHECKING:
 
 
 class Notes(Generic[E]):
-    """What the recorder has to write; written down by lines and outbox, in their steps."""
+    """What the recorder has to write; written down by lines and outbox, in their steps.
 
-    __slots__ = ("_numbers", "bell", "marked", "settled")
+    Attributes:
+        settled: numbers of records whose entries are settled.
+        marked: batches with unsafe entries. Not looked for: thousands may be in line.
+        displaced: how many of them stand behind younger ones, which have to be written later, as
+            they may hold newer versions of the same keys.
+        marked_at: when the first of them was marked since the recorder began to write.
+        held: the places of all that the journal holds and that is not settled.
+        refused: the places of what it can't hold.
+        bell: there is something to do.
+    """
 
-    def __init__(self) -> None:
-        self.settled: list[int] = []  # numbers
-        # Batches with unsafe entries. Not looked for: thousands may be in line.
-        self.marked: list[Batch[E]] = []
+    __slots__ = (
+        "_clock",
+        "_numbers",
+        "bell",
+        "displaced",
+        "held",
+        "marked",
+        "marked_at",
+        "refused",
+        "settled",
+    )
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._numbers = count(1)
-        self.bell: Bell = Bell()  # there is something to do
+        self.settled: list[int] = []
+        self.marked: deque[Batch[E]] = deque()
+        self.displaced: int = 0
+        self.marked_at: float | None = None
+        self.held: dict[Place, None] = {}
+        self.refused: dict[Place, None] = {}
+        self.bell: Bell = Bell()
 
     def opened(self, batch: Batch[E]) -> None:
         """Number a new batch."""
         batch.journaled.number = next(self._numbers)
         self.bell.ring()
 
-    def mark(self, batch: Batch[E], key: Hashable) -> None:
-        """Note that the entry of ``key`` has to be written."""
-        unsafe = batch.journaled.unsafe
-        if not unsafe:
-            self.marked.append(batch)
-        unsafe[key] = None
+    def mark(self, batch: Batch[E]) -> None:
+        """Note that ``batch`` has an unsafe entry, the first one since they were written."""
+        marked = self.marked
+        if marked and marked[-1].journaled.number > batch.journaled.number:
+            self.displaced += 1
+        marked.append(batch)
+        self.note_time()
+
+    def note_time(self) -> None:
+        """Note when the first batch was marked."""
+        if self.marked_at is None:
+            self.marked_at = self._clock()
+            self.bell.ring()
 
     def absorb(self, head: Batch[E], batch: Batch[E]) -> None:
         """Note for ``head`` what was noted for ``batch``, whose entries it has taken over."""
-        for key in batch.journaled.unsafe:
-            self.mark(head, key)
+        unsafe = head.journaled.unsafe
+        if batch.journaled.unsafe and not unsafe:
+            self.mark(head)
+        unsafe.update(batch.journaled.unsafe)
         batch.journaled.unsafe.clear()  # else they would be written twice
         head.journaled.places.update(batch.journaled.places)
+
+    def hold(self, place: Place, entry: E) -> None:
+        """Note what the journal holds at ``place``."""
+        place.entry = entry
+        self.held[place] = None
 
     def settle(self, places: Iterable[Place]) -> None:
         """Note that the entries of these places are settled."""
         for place in places:
             place.gone = True
             self.settled += place.numbers
+            self.held.pop(place, None)
+            if self.refused:
+                self.refused.pop(place, None)
         self.bell.ring()
 
     def settle_keys(self, batch: Batch[E], keys: Iterable[Hashable]) -> None:
@@ -105,10 +148,9 @@ class JournaledLine(Line[E]):
         """See ``Line.accept``."""
         batch = super().accept(key, entry, most)
         if batch is not None and self._marks:
-            # ``Notes.mark``, inlined: this is the hot path.
             unsafe = batch.journaled.unsafe
             if not unsafe:
-                self._notes.marked.append(batch)
+                self._notes.mark(batch)
             unsafe[key] = None
         return batch
 

@@ -42,6 +42,7 @@ class Lifetime:
         "scope",
         "telemetry",
         "undelivered",
+        "unfit",
         "wall_clock",
     )
 
@@ -67,6 +68,7 @@ class Lifetime:
         self.owner: int = threading.get_ident()
         self.forked: bool = False
         self.recovering: bool = recovering  # a journal has entries that were not replayed
+        self.unfit: int = 0  # letters that the sink will never take: nothing waits for them
         self.closing: trio.Event = trio.Event()  # no more entries are accepted
         # ... and everything accepted is settled, and everything that a journal held.
         self.drained: trio.Event = trio.Event()
@@ -100,7 +102,7 @@ class Lifetime:
             self.closing.is_set()
             and not self.recovering
             and ledger.depth == 0
-            and ledger.in_flight == 0
+            and ledger.in_flight == self.unfit
         ):
             self.drained.set()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Generic
 
 import trio
 
+from provcache_trio._vocabulary.failures import Kind
 from provcache_trio._vocabulary.protocols import DeadLetter, E
 
 from .backoff import Backoff
@@ -15,7 +16,7 @@ from .batch import Bell
 from .verdict import result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from provcache_trio._vocabulary.failures import Failure
     from provcache_trio._vocabulary.protocols import DeadLetterSink
@@ -52,6 +53,10 @@ class Outbox(Generic[E]):
         self._changed = trio.Event()  # a call of the sink is over, or the queue
         self.letters: list[DeadLetter[E]] = []
         self.places: list[Place] = []  # of each letter, with a journal
+        # Those that the sink can never take, and when their batches were opened. They are in
+        # nobody's way, and handed back at the end.
+        self._unfit: list[tuple[float, DeadLetter[E]]] = []
+        self._unfit_places: list[Place] = []
         self._opened_at: list[float] = []  # on trio's clock, when their batches were opened
         self._oldest: float | None = None  # of these, which for several lanes are in no order
         self.failing: bool = False  # the sink's last call failed
@@ -178,6 +183,9 @@ class Outbox(Generic[E]):
                 self._works()
                 self._settle(letters)
                 self._wake()
+            elif (position := _unfit_one(failure, len(letters))) is not None:
+                self._put_by(position, failure)
+                self._wake()
             else:
                 failures += 1
                 self._fails(failure)
@@ -190,6 +198,30 @@ class Outbox(Generic[E]):
                 await sink.put_many(letters)
 
         return await result_of(put, self._lifetime.scope, sink.watched)
+
+    def _put_by(self, position: int, failure: Failure) -> None:
+        """Keep a letter beside the others: the sink has said that it will never take it."""
+        letter = self.letters.pop(position)
+        self._unfit.append((self._opened_at.pop(position), letter))
+        self._oldest = min(self._opened_at, default=None)
+        if self._notes is not None:
+            self._unfit_places.append(self.places.pop(position))
+        self._lifetime.unfit += 1
+        self._lifetime.log(
+            logging.ERROR,
+            "the dead letter sink can never take a letter, which is kept until the queue ends: %s (%s)",
+            letter.key,
+            failure.described(),
+            key=letter.key,
+            error_class=failure.error_class,
+        )
+        self._lifetime.note_settled()
+
+    def journaled(self) -> Iterator[tuple[DeadLetter[E], Place]]:
+        """Yield every letter that is here, and its place in the journal."""
+        yield from zip(self.letters, self.places, strict=True)
+        for (_, letter), place in zip(self._unfit, self._unfit_places, strict=True):
+            yield letter, place
 
     def _fails(self, failure: Failure) -> None:
         self._watch.note(failure)
@@ -217,7 +249,11 @@ class Outbox(Generic[E]):
         given_up = [
             (at, [letter.entry]) for at, letter in zip(self._opened_at, self.letters, strict=True)
         ]
+        given_up += [(at, [letter.entry]) for at, letter in self._unfit]
         moved = len(given_up)
+        self._unfit.clear()
+        self._unfit_places.clear()
+        self._lifetime.unfit = 0
         self.letters.clear()
         self.places.clear()
         self._opened_at.clear()
@@ -228,3 +264,11 @@ class Outbox(Generic[E]):
         self._is_over = True
         self._wake()
         return given_up
+
+
+def _unfit_one(failure: Failure, count: int) -> int | None:
+    """Return which of ``count`` letters the sink will never take, if it has said so."""
+    if failure.kind is not Kind.REJECTED:
+        return None
+    position = 0 if count == 1 else failure.position
+    return position if position is not None and 0 <= position < count else None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.protocols import Journal
 
     from .batch import Fate
+    from .durability import Durability
     from .journaled_line import JournaledLine, Notes
     from .lanes import Lanes
     from .lifetime import Lifetime
@@ -54,7 +55,7 @@ class Replay(Generic[E]):
         lifetime: Lifetime,
         *,
         key: Callable[[E], Hashable],
-        fail: Callable[[JournalError], None],
+        durability: Durability[E],
     ) -> None:
         self._journal = journal
         self._lanes = lanes
@@ -63,7 +64,7 @@ class Replay(Generic[E]):
         self._notes = notes
         self._lifetime = lifetime
         self._key = key
-        self._fail = fail
+        self._durability = durability
         self._last = 0  # number of the last entry that was read
         self._page: deque[tuple[int, E]] = deque()  # of what was read, not taken over yet
         self._keyless: deque[int] = deque()  # numbers of entries that are to be set aside
@@ -108,8 +109,7 @@ class Replay(Generic[E]):
         try:
             page = await self._journal.replay(self._last, min(room, lifetime.options.batch_size))
         except JournalError as error:
-            self._fail(error)
-            await trio.sleep(self._journal.sync_interval_seconds)
+            await self._pause_after(error)
             return False
         # The journal finishes a call that is cancelled. Then the queue is over, and what it
         # read stays there.
@@ -153,7 +153,9 @@ class Replay(Generic[E]):
                 error_class=type(error).__qualname__,
             )
             return False
-        batch.journaled.places.setdefault(key, Place()).numbers.append(number)
+        place = batch.journaled.places.setdefault(key, Place())
+        place.numbers.append(number)
+        self._notes.hold(place, batch.entries[key])
         self._taken += 1
         return True
 
@@ -161,14 +163,17 @@ class Replay(Generic[E]):
         try:
             await self._journal.set_aside(number)
         except JournalError as error:
-            self._fail(error)
-            await trio.sleep(self._journal.sync_interval_seconds)
+            await self._pause_after(error)
             return
         self._keyless.popleft()
         self._taken += 1
         self._lifetime.log(
             logging.ERROR, "record %d of the journal has no key, and is set aside", number
         )
+
+    async def _pause_after(self, error: JournalError) -> None:
+        self._durability.fail(error)
+        await trio.sleep_until(self._durability.retry_at)
 
     def _end(self) -> None:
         lifetime = self._lifetime

@@ -103,12 +103,22 @@ class DeadLetterSink(Protocol[E_contra]):
 
         Args:
             letters: at least one letter, oldest first.
+
+        Raises:
+            EntryRejectedError: the letter at ``index`` can never be taken. It is logged, not
+                sent again, and handed back when the queue ends; the others come again.
+            Exception: anything else: all come again.
         """
         ...
 
 
 class Journal(Protocol[E]):
     """What keeps accepted entries on disk; ``provcache_trio.journal.open_journal`` opens one.
+
+    A journal may have more than this. ``heals: bool`` says that ``append`` works again by itself
+    after it failed, so that nothing has to be written anew. ``async def tidy(self)`` makes it
+    smaller by itself and is called instead of ``rewrite`` when it is overgrown; ``tidy_at: float``
+    is when to look again, on trio's clock. ``entries_to_replay: int`` counts those.
 
     It gives each entry a number, 1 or more and ascending. One queue uses it, once, and makes
     one call at a time. A call is as good as done or has to raise ``JournalError``; cancelled,

@@ -135,7 +135,8 @@ class SQLiteRepository:
     async def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete the entries whose ``expires_at`` has come, those that expired first first.
 
-        Other writers wait meanwhile, so a large table is better cleaned in several calls.
+        Other writers wait meanwhile, so a large table is better cleaned in several calls. On a
+        full disk it deletes in small steps, as far as there is any room.
 
         Args:
             now: aware; an entry that expires at this very instant has expired.
