@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -327,6 +328,104 @@ async def test_a_lane_that_is_stuck_is_older_than_a_younger_lanes_letter(
             assert sink.letters == []
             assert queue.metrics().oldest_pending_seconds == pytest.approx(110)
     assert caught.value.undelivered == queue.undelivered == (old, young)
+
+
+class Table:
+    """A repository that refuses every row until a person mends its table."""
+
+    def __init__(self) -> None:
+        self.broken = True
+        self.rows: dict[str, Item] = {}
+        self.slow: set[str] = set()
+
+    async def upsert_many(self, entries: Sequence[Item], /) -> int:
+        broken = self.broken
+        if self.slow.intersection(item.veri_key for item in entries):
+            await trio.sleep(60)
+        await trio.sleep(0.01)
+        if broken:
+            raise EntryRejectedError("no such column", index=0, sqlstate="23502")
+        self.rows.update((item.veri_key, item) for item in entries)
+        return len(entries)
+
+
+def of_lane(queue: WriteBehindQueue[Item], lane: int, many: int) -> list[Item]:
+    lines = queue._lanes.lines
+    found = [item for item in items(range(1000)) if queue._lanes.of(item.veri_key) is lines[lane]]
+    return found[:many]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_what_one_lane_refused_under_suspicion_is_stored_whichever_lane_proves_the_store(
+    seed: int, autojump_clock: MockClock
+) -> None:
+    random.seed(seed)  # which lane is the first to get through
+    table = Table()
+    async with open_write_behind_queue(table, WriteBehindOptions(writers=2)) as queue:
+        await queue.enqueue_many(of_lane(queue, 0, 30))
+        await trio.sleep(100)
+        await queue.enqueue_many(of_lane(queue, 1, 1))
+        await trio.sleep(100)
+        assert queue.metrics().state is QueueState.WAITING
+        table.broken = False
+        await trio.sleep(1000)
+        assert queue.metrics().state is QueueState.RUNNING
+    assert_settled(queue, persisted=31, failed=0)
+
+
+async def test_a_slow_call_that_began_before_the_store_broke_is_no_proof(
+    autojump_clock: MockClock,
+) -> None:
+    table = Table()
+    table.broken = False
+    async with open_write_behind_queue(table, WriteBehindOptions(writers=2)) as queue:
+        (slow,) = of_lane(queue, 1, 1)
+        table.slow.add(slow.veri_key)
+        await queue.enqueue(slow)
+        await trio.sleep(1)
+        table.broken = True
+        await queue.enqueue_many(of_lane(queue, 0, 40))
+        await trio.sleep(600)
+        assert slow.veri_key in table.rows
+        assert queue.metrics().state is QueueState.WAITING
+        assert queue.metrics().total_failed == 0
+        table.broken = False
+        await queue.flush()
+    assert_settled(queue, persisted=41, failed=0)
+
+
+async def test_a_batch_of_only_bad_entries_is_refused_for_good_once_another_lane_is_proof(
+    autojump_clock: MockClock,
+) -> None:
+    store = MemoryRepository[Item]()
+    async with open_write_behind_queue(store, WriteBehindOptions(writers=2)) as queue:
+        bad = of_lane(queue, 0, 45)
+        store.reject(*(item.veri_key for item in bad))
+        await queue.enqueue_many(bad)
+        await trio.sleep(100)
+        assert queue.metrics().state is QueueState.WAITING
+        for item in of_lane(queue, 1, 5):
+            await queue.persist(item)
+            await trio.sleep(100)
+        assert queue.metrics().state is QueueState.RUNNING
+        assert queue.metrics().total_failed == 45
+    assert_settled(queue, persisted=5, failed=45)
+
+
+async def test_another_lane_s_success_does_not_condemn_what_fails_for_an_unknown_reason(
+    store: Picky, autojump_clock: MockClock
+) -> None:
+    options = WriteBehindOptions(writers=2, max_retries=None, flush_interval_seconds=0)
+    async with open_write_behind_queue(store, options) as queue:
+        broken, good = of_lane(queue, 0, 2), of_lane(queue, 1, 30)
+        store.failing.update((item.veri_key, RuntimeError("odd")) for item in broken)
+        await queue.enqueue_many(broken)
+        for item in good:
+            await queue.persist(item)
+            await trio.sleep(10)
+        assert queue.metrics().total_failed == 0
+        store.mend()
+    assert_settled(queue, persisted=32, failed=0)
 
 
 async def test_a_lane_without_refusals_does_not_wait_for_another_lanes_letters(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import trio
 
 from provcache_trio import (
     EntryRejectedError,
+    QueueClosedError,
     StoreError,
     StoreMisconfiguredError,
     StoreUnavailableError,
@@ -33,7 +36,12 @@ class Crash(BaseException):
         (EntryRejectedError("x"), Kind.REJECTED),
         (StoreError("x"), Kind.UNKNOWN),
         (ValueError("x"), Kind.UNKNOWN),
-        (trio.BrokenResourceError(), Kind.UNKNOWN),
+        (MemoryError(), Kind.UNAVAILABLE),
+        (trio.BrokenResourceError(), Kind.UNAVAILABLE),
+        (trio.BusyResourceError(), Kind.UNAVAILABLE),
+        (EOFError(), Kind.UNAVAILABLE),
+        (trio.ClosedResourceError(), Kind.MISCONFIGURED),
+        (QueueClosedError("x"), Kind.MISCONFIGURED),
         (KeyboardInterrupt(), Kind.UNAVAILABLE),
         (Crash("x"), Kind.CRASH),
         (SystemExit(), Kind.CRASH),
@@ -42,6 +50,79 @@ class Crash(BaseException):
 )
 def test_each_error_means_one_thing(error: BaseException, kind: Kind) -> None:
     assert classify(error).kind is kind
+
+
+class SlowError(StoreUnavailableError):
+    """Does not call its base."""
+
+    def __init__(self) -> None:
+        self.too_slow = True
+
+
+@pytest.mark.parametrize(
+    ("error", "too_slow"),
+    [
+        (StoreUnavailableError("x"), False),
+        (StoreUnavailableError("x", too_slow=True), True),
+        (SlowError(), True),
+        (StoreMisconfiguredError("x", too_slow=True), False),
+        (TimeoutError(), True),
+        (TimeoutError(110, "the network's"), False),
+        (trio.TooSlowError(), True),
+        (MemoryError(), True),
+        (OSError("x"), False),
+        (ExceptionGroup("g", [TimeoutError(), trio.TooSlowError()]), True),
+        (ExceptionGroup("g", [TimeoutError(), OSError()]), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_a_store_that_was_at_work_was_too_slow(error: Exception, too_slow: bool) -> None:
+    assert classify(error).too_slow is too_slow
+
+
+def test_only_a_closed_store_was_closed() -> None:
+    assert classify(trio.ClosedResourceError()).closed
+    assert classify(QueueClosedError("x")).closed
+    assert not classify(StoreMisconfiguredError("x")).closed
+
+
+class Owner:
+    """A repository whose errors come out of the standard library."""
+
+    async def through_a_library(self) -> None:  # noqa: ASYNC124  # raises
+        json.loads("not JSON")
+
+    async def by_itself(self) -> None:  # noqa: ASYNC124  # raises
+        raise KeyError("a secret")
+
+    async def in_a_group(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.by_itself)
+
+
+@pytest.mark.parametrize("method", ["through_a_library", "by_itself", "in_a_group"])
+async def test_an_unknown_error_is_located_in_the_repository_s_own_code(method: str) -> None:
+    owner = Owner()
+    with trio.CancelScope() as scope:
+        failure = await result_of(getattr(owner, method), scope, owner)
+    assert isinstance(failure, Failure)
+    own = Owner.by_itself if method == "in_a_group" else getattr(Owner, method)
+    assert failure.where == f"{__file__}:{own.__code__.co_firstlineno + 1}"
+    assert failure.described() == f"{failure.error_class} at {failure.where}"
+    assert "secret" not in failure.described()
+    assert __file__ not in str(failure.rejection())
+
+
+async def test_the_place_of_an_error_whose_owner_was_not_running_is_the_code_that_was() -> None:
+    with trio.CancelScope() as scope:
+        failure = await result_of(Owner().by_itself, scope, owner=json.JSONDecoder())
+    assert isinstance(failure, Failure)
+    assert failure.where == f"{__file__}:{Owner.by_itself.__code__.co_firstlineno + 1}"
+
+
+def test_only_an_unknown_error_has_a_place() -> None:
+    assert classify(OSError()).where is None
+    assert classify(KeyError()).where is None  # it was never raised
 
 
 REJECTED, TRANSIENT, UNKNOWN = EntryRejectedError("r"), TransientStoreError("t"), KeyError("u")

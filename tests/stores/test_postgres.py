@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
@@ -21,7 +22,7 @@ from provcache_trio import (
 )
 from provcache_trio.postgres import _schema as schema_module, open_postgres_repository
 from provcache_trio.postgres._rows import UPSERT_CHANGES, arguments_of, pack
-from provcache_trio.postgres._session import Connector
+from provcache_trio.postgres._session import Connector, Session
 from provcache_trio.testing import MemoryDeadLetters
 
 from tests.support.bridges import Client, each_bridge, somebody
@@ -42,7 +43,7 @@ from tests.support.postgres import (
 )
 from tests.support.programs import ROOT
 from tests.support.servers import QUIET, postgres, unused_schema
-from tests.support.waiting import until
+from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -653,6 +654,168 @@ async def works(call: Awaitable[object]) -> bool:
     except StoreUnavailableError:
         return False
     return True
+
+
+async def sleep_in_a_trigger(somebody: Client, schema: str) -> None:
+    await somebody.execute(
+        f"CREATE FUNCTION {quoted(schema)}.slow() RETURNS trigger LANGUAGE plpgsql AS $$"
+        " BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$;"
+        f" CREATE TRIGGER slow BEFORE INSERT ON {quoted(schema)}.entries FOR EACH ROW"
+        f" EXECUTE FUNCTION {quoted(schema)}.slow()"
+    )
+
+
+NO_SERVER_LIMITS = {"statement_timeout": "0", "lock_timeout": "0"}
+
+
+@each_bridge
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [({}, {"sqlstate": "57014"}), (NO_SERVER_LIMITS, {"error_class": "TimeoutError"})],
+    ids=["the server's limit", "the client's"],
+)
+async def test_a_statement_that_is_at_work_when_our_limit_is_up_was_too_slow(
+    store: PostgresRepository,
+    schema: str,
+    somebody: Client,
+    bridge: BridgeKind,
+    settings: dict[str, str],
+    found: dict[str, str],
+) -> None:
+    await sleep_in_a_trigger(somebody, schema)
+    async with open_postgres_repository(
+        postgres().dsn,
+        schema=schema,
+        command_timeout_seconds=0.4,
+        server_settings=settings,
+        bridge=bridge,
+    ) as other:
+        with raises(StoreUnavailableError, too_slow=True, **found):
+            await other.upsert_many([row(number) for number in range(100)])
+        assert await other.upsert_many([row(0)]) == 1
+
+
+async def test_a_batch_that_is_too_slow_for_its_limit_is_stored_in_parts(
+    store: PostgresRepository, schema: str, somebody: Client
+) -> None:
+    await sleep_in_a_trigger(somebody, schema)
+    async with open_postgres_repository(
+        postgres().dsn, schema=schema, command_timeout_seconds=0.6
+    ) as other:
+        async with open_write_behind_queue(other) as queue:
+            await queue.enqueue_many([row(number) for number in range(60)])
+            with trio.fail_after(HANG_SECONDS):
+                await queue.flush()
+        assert queue.metrics().total_failed == 0
+    assert await store.count() == 60
+
+
+@each_bridge
+async def test_neither_a_lock_nor_an_administrator_makes_a_statement_too_slow(
+    store: PostgresRepository, schema: str, table: str, somebody: Client, bridge: BridgeKind
+) -> None:
+    async with open_postgres_repository(
+        postgres().dsn,
+        schema=schema,
+        server_settings={"application_name": schema},
+        command_timeout_seconds=2,
+        bridge=bridge,
+    ) as other:
+        await other.check()
+        await somebody.execute(f"BEGIN; LOCK TABLE {table}")
+        with raises(StoreUnavailableError, sqlstate="55P03", too_slow=False):
+            await other.upsert_many([row(0)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upsert_that_is_cancelled, other)
+            # The server does not say when: it is asked.
+            while not await connections(somebody, schema, "wait_event_type = 'Lock'"):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            cancel = (
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
+            )
+            await somebody.fetch(cancel, schema)
+        await somebody.execute("ROLLBACK")
+
+
+async def upsert_that_is_cancelled(store: PostgresRepository) -> None:
+    with raises(StoreUnavailableError, sqlstate="57014", too_slow=False):
+        await store.upsert_many([row(0)])
+
+
+class Silent:
+    """A connection that is lost, or makes others wait; asyncpg's interface as far as it is used."""
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109, ASYNC124  # asyncpg's
+        """Be closed."""
+
+    def is_closed(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), TimeoutError(110, "timed out")])
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_client_s_timeout_counts_only_once_a_fresh_connection_is_answered(
+    error: TimeoutError, answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Silent] = []
+
+    async def connect(_: Connector, **__: object) -> Silent:  # noqa: ASYNC124
+        if made and not answered:
+            raise TimeoutError
+        made.append(Silent())
+        return made[-1]
+
+    async def statement(_: object) -> None:  # noqa: ASYNC124
+        raise error
+
+    monkeypatch.setattr(Connector, "connect", connect)
+    session = Session(connector_for(postgres_url="postgresql://x"), {})
+    with pytest.raises(StoreUnavailableError) as caught:
+        asyncio.run(session.run(statement))
+    assert caught.value.too_slow is (answered and error.errno is None)
+    assert session.connected is caught.value.too_slow
+
+
+def connector_for(postgres_url: str) -> Connector:
+    return Connector(
+        postgres_url,
+        schema=schema_module.Schema("provcache"),
+        create=False,
+        connect_timeout_seconds=1,
+        command_timeout_seconds=1,
+        server_settings={},
+        pgbouncer=False,
+    )
+
+
+async def partition(somebody: Client, schema: str) -> None:
+    """Replace the table by a partitioned one, which has a place for half of the keys."""
+    within = quoted(schema)
+    await somebody.execute(
+        f"ALTER TABLE {within}.entries RENAME TO before;"
+        f" CREATE TABLE {within}.entries (LIKE {within}.before INCLUDING ALL)"
+        " PARTITION BY RANGE (veri_key);"
+        f' CREATE TABLE {within}."of 2026" PARTITION OF {within}.entries'
+        " FOR VALUES FROM ('\\x00') TO ('\\x80');"
+        f" ALTER TABLE {within}.entries ADD CONSTRAINT few CHECK (hit_count < {POISON})"
+    )
+
+
+async def test_a_missing_partition_needs_a_person_and_no_entry_is_refused(
+    store: PostgresRepository, schema: str, somebody: Client
+) -> None:
+    await partition(somebody, schema)
+    with raises(StoreMisconfiguredError, sqlstate="23514"):
+        await store.upsert_many([row(0), entry(veri_key=f"sha256:{'f' * 64}")])
+    assert await store.upsert_many([row(0)]) == 1
+
+
+async def test_a_constraint_of_a_partition_tells_which_entry_it_refused(
+    store: PostgresRepository, schema: str, somebody: Client
+) -> None:
+    await partition(somebody, schema)
+    with raises(EntryRejectedError, index=1, sqlstate="23514", constraint="few", table="of 2026"):
+        await store.upsert_many([row(0), row(1, hit_count=POISON)])
 
 
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"

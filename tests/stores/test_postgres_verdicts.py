@@ -31,6 +31,12 @@ def no_ids_left(function: str) -> asyncpg.PostgresError:
     return error
 
 
+def no_partition() -> asyncpg.PostgresError:
+    error = exceptions.CheckViolationError("x")
+    error.server_source_function = "ExecFindPartition"
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "meaning", "keep"),
     [
@@ -55,6 +61,7 @@ def no_ids_left(function: str) -> asyncpg.PostgresError:
         (exceptions.ProgramLimitExceededError("x"), EntryRejectedError, True),
         (no_ids_left("GetNewTransactionId"), StoreMisconfiguredError, False),
         (no_ids_left("GetNewMultiXactId"), StoreMisconfiguredError, False),
+        (no_partition(), StoreMisconfiguredError, True),
         (exceptions.SequenceGeneratorLimitExceededError("x"), StoreMisconfiguredError, False),
         (exceptions.ObjectNotInPrerequisiteStateError("x"), StoreMisconfiguredError, False),
         (exceptions.InternalServerError("x"), StoreError, False),

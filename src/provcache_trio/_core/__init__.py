@@ -20,6 +20,9 @@ Reading order is the order in which an entry travels; imports point down this li
     line            batches         the open batch, the batches in line, the one being written
     calls           foreign code    how long a call takes, and who calls the queue from inside one
     batch           entries         one batch, from its first entry to its last settled one
+    progress        parts           what is left of a batch, and what becomes of what failed
+    doubt           evidence        whether an entry or the store is to blame for an unknown error
+    pace            too slow        how many entries are sent at once
     watch           trouble         whether the store is there, and whether it refuses everything
     backoff         waits           how long to wait before the next try
     lifetime        life            beginning and end of a queue

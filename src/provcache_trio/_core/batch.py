@@ -9,13 +9,15 @@ import trio
 
 from provcache_trio._vocabulary.protocols import E
 
+from .progress import Progress
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from provcache_trio._vocabulary.errors import ProvcacheError
-    from provcache_trio._vocabulary.failures import Failure
     from provcache_trio._vocabulary.metrics import FlushReason
 
+    from .progress import Refusal
 
 _MOST_PRODUCERS: Final = 128  # links that a span keeps, by default
 
@@ -66,34 +68,6 @@ class Fate:
         self.letters: int = 0  # number of the last letter among them
 
 
-class Part:
-    """Keys of a batch that go to the store in one call."""
-
-    __slots__ = ("isolating", "keys", "retries", "tries")
-
-    def __init__(
-        self, keys: tuple[Hashable, ...], *, tries: int = 0, isolating: bool = False
-    ) -> None:
-        self.keys: tuple[Hashable, ...] = keys
-        self.tries: int = tries  # calls that included these keys
-        self.retries: int = 0  # of max_retries, used up by this part
-        self.isolating: bool = isolating  # max_retries is used up for unknown errors: halve
-
-    def without(self, index: int) -> Part:
-        """Return the rest, to be tried next."""
-        return Part(
-            self.keys[:index] + self.keys[index + 1 :], tries=self.tries, isolating=self.isolating
-        )
-
-    def halves(self, *, isolating: bool) -> tuple[Part, Part]:
-        """Return both halves; each has retries of its own for transient errors."""
-        middle = len(self.keys) // 2
-        return (
-            Part(self.keys[:middle], tries=self.tries, isolating=isolating),
-            Part(self.keys[middle:], tries=self.tries, isolating=isolating),
-        )
-
-
 class Place:
     """Where a journal holds one entry that is not settled."""
 
@@ -122,17 +96,6 @@ class Journaled:
         self.number: int = 0  # batches are numbered in the order in which they are opened
 
 
-class Refusal(Generic[E]):
-    """An entry that the store refused while the verdict on its batch is open."""
-
-    __slots__ = ("entry", "failure", "tries")
-
-    def __init__(self, entry: E, failure: Failure, tries: int) -> None:
-        self.entry = entry
-        self.failure = failure
-        self.tries = tries
-
-
 class Batch(Generic[E]):
     """Lives from its first accepted entry to its last settled one, and owns them all.
 
@@ -145,14 +108,11 @@ class Batch(Generic[E]):
         "fates",
         "journaled",
         "opened_at",
-        "parts",
         "prepared",
         "producers",
+        "progress",
         "receipts",
         "refused",
-        "suspect",
-        "tries",
-        "vindicated",
     )
 
     def __init__(self, opened_at: float) -> None:
@@ -165,13 +125,9 @@ class Batch(Generic[E]):
         self.prepared: tuple[tuple[E, ...], Sequence[E]] = (), ()
         self.fates: list[Fate] = [Fate()]  # its own first, then of batches that joined it
         self.journaled: Journaled = Journaled()
-        # The rest is the writer's progress. It is kept here so that a writer which crashed
-        # goes on where it was.
-        self.parts: list[Part] = []  # a stack: what is still to be tried
+        # The writer's: what is left to do, once it has it, and what the store refused.
+        self.progress: Progress = Progress()
         self.refused: dict[Hashable, Refusal[E]] = {}
-        self.tries: dict[Hashable, int] = {}  # calls that included it before it was put back
-        self.suspect: bool = False  # refusals came while the store looked misconfigured
-        self.vindicated: bool = False  # something of it was persisted: refuse for good
 
     def note_producer(self, producer: Hashable | None) -> None:
         """Note who brought an entry, as telemetry knows it; the first ones are enough."""
@@ -186,9 +142,9 @@ class Batch(Generic[E]):
         for producer in batch.producers:
             self.note_producer(producer)
 
-    def to_send(self, part: Part) -> Sequence[E]:
-        """Return the entries of ``part``, prepared if they were and none was replaced since."""
-        entries = tuple(map(self.entries.__getitem__, part.keys))
+    def to_send(self, keys: Sequence[Hashable]) -> Sequence[E]:
+        """Return the entries of ``keys``, prepared if they were and none was replaced since."""
+        entries = tuple(map(self.entries.__getitem__, keys))
         before, prepared = self.prepared
         if len(entries) == len(before) and all(map(is_, entries, before)):
             return prepared

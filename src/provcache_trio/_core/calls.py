@@ -141,25 +141,25 @@ class WatchedRepository(Generic[E]):
     """A repository whose calls are known."""
 
     def __init__(self, repository: Repository[E], calls: Calls) -> None:
-        self._repository = repository
+        self.watched: Repository[E] = repository
         self._calls = calls
         self._name = f"{type(repository).__qualname__}.upsert_many"
 
     async def upsert_many(self, entries: Sequence[E], /) -> int:
         """See ``Repository.upsert_many``."""
         with Call(self._calls, self._name):
-            return await self._repository.upsert_many(entries)
+            return await self.watched.upsert_many(entries)
 
 
 class WatchedSink(Generic[E]):
     """A dead letter sink whose calls are known."""
 
     def __init__(self, sink: DeadLetterSink[E], calls: Calls) -> None:
-        self._sink = sink
+        self.watched: DeadLetterSink[E] = sink
         self._calls = calls
         self._name = f"{type(sink).__qualname__}.put_many"
 
     async def put_many(self, letters: Sequence[DeadLetter[E]], /) -> None:
         """See ``DeadLetterSink.put_many``."""
         with Call(self._calls, self._name, of_store=False):
-            await self._sink.put_many(letters)
+            await self.watched.put_many(letters)

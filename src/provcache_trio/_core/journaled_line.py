@@ -13,8 +13,9 @@ from .line import Line
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
-    from .batch import Batch, Part
+    from .batch import Batch
     from .ledger import Ledger
+    from .progress import Part
 
 
 class Notes(Generic[E]):

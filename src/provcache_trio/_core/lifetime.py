@@ -104,6 +104,10 @@ class Lifetime:
         ):
             self.drained.set()
 
+    def end_drain(self) -> None:
+        """End the drain as if its time were up: the store was closed, so nothing more helps."""
+        self.drained.set()
+
     def log(self, level: int, message: str, *args: object, **fields: object) -> None:
         """Log with the queue's name in front, and ``fields`` on the record."""
         log(level, f"%s: {message}", self.name, *args, queue=self.name, **fields)

@@ -14,7 +14,7 @@ from provcache_trio._vocabulary.entries import ProvcacheEntry, merge_or_replace
 from provcache_trio._vocabulary.metrics import FlushReason
 from provcache_trio._vocabulary.protocols import E
 
-from .batch import Batch, Bell, Part
+from .batch import Batch, Bell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .batch import Fate, Receipt
     from .ledger import Ledger
+    from .progress import Part
 
 
 class Line(Generic[E]):
@@ -167,7 +168,7 @@ class Line(Generic[E]):
         else:
             self._unlist(batch)
             self._join(batch)
-        batch.parts.append(Part(tuple(batch.entries)))
+        batch.progress.begin(batch.entries)
         self.writing = batch
         moved = len(batch.entries)
         ledger = self._ledger
@@ -209,18 +210,18 @@ class Line(Generic[E]):
 
     def persisted(self, batch: Batch[E], part: Part, unchanged: int) -> None:
         """Settle the entries of ``part``, which the store has acknowledged."""
-        batch.parts.remove(part)
-        entries = batch.entries
-        if len(part.keys) == len(entries):
+        batch.progress.done(part)
+        entries, keys = batch.entries, part.keys
+        if len(keys) == len(entries):
             entries.clear()
         else:
-            for key in part.keys:
+            for key in keys:
                 del entries[key]
         if batch.receipts:
-            for key in part.keys:
+            for key in keys:
                 for receipt in batch.receipts.pop(key, ()):
                     receipt.known.set()
-        settled = len(part.keys)
+        settled = len(keys)
         ledger = self._ledger
         ledger.in_flight -= settled
         ledger.persisted += settled
@@ -302,7 +303,7 @@ class Line(Generic[E]):
     def _give_up(batch: Batch[E], error: Callable[[], ProvcacheError]) -> None:
         batch.entries.clear()
         batch.refused.clear()
-        batch.parts.clear()
+        batch.progress.parts.clear()
         for receipts in batch.receipts.values():
             for receipt in receipts:
                 receipt.error = receipt.error or error()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.protocols import DeadLetterSink
 
     from .batch import Batch, Place
+    from .calls import WatchedSink
     from .journaled_line import Notes
     from .lifetime import Lifetime
     from .watch import StoreWatch
@@ -161,7 +162,7 @@ class Outbox(Generic[E]):
             )
         self._lifetime.note_settled()
 
-    async def run(self, sink: DeadLetterSink[E]) -> None:
+    async def run(self, sink: WatchedSink[E]) -> None:
         """Give ``sink`` its letters, oldest first, for as long as the queue lives."""
         failures = 0
         while True:
@@ -170,7 +171,7 @@ class Outbox(Generic[E]):
             letters, last = tuple(self.letters), self.posted
             if self._lifetime.forked:
                 await trio.sleep_forever()  # the parent's letters
-            failure = await result_of(lambda: _put(sink, letters), self._lifetime.scope)  # noqa: B023  # awaited before the next turn
+            failure = await self._put(sink, letters)
             self._tried = last
             if failure is None:
                 failures = 0
@@ -182,6 +183,13 @@ class Outbox(Generic[E]):
                 self._fails(failure)
                 self._wake()
                 await self._backoff.wait(failures)
+
+    async def _put(self, sink: WatchedSink[E], letters: Sequence[DeadLetter[E]]) -> Failure | None:
+        async def put() -> None:
+            with trio.fail_after(_SINK_TIMEOUT_SECONDS):
+                await sink.put_many(letters)
+
+        return await result_of(put, self._lifetime.scope, sink.watched)
 
     def _fails(self, failure: Failure) -> None:
         self._watch.note(failure)
@@ -220,8 +228,3 @@ class Outbox(Generic[E]):
         self._is_over = True
         self._wake()
         return given_up
-
-
-async def _put(sink: DeadLetterSink[E], letters: Sequence[DeadLetter[E]]) -> None:
-    with trio.fail_after(_SINK_TIMEOUT_SECONDS):
-        await sink.put_many(letters)

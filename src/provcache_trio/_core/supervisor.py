@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 from provcache_trio._vocabulary.failures import leaves_of
+from provcache_trio._vocabulary.log import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -72,7 +73,7 @@ class Supervisor:
             "%s crashed: %s\n%s",
             task.name,
             classes,
-            frames,
+            Lines(frames),
             task=task.name,
             error_class=classes,
         )

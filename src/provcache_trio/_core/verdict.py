@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import trio
 
@@ -21,48 +21,77 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_OUR_CODE: Final = __name__.rpartition(".")[0]
 
-_KINDS: Final[tuple[tuple[type[BaseException], Kind], ...]] = (
-    (StoreMisconfiguredError, Kind.MISCONFIGURED),
-    (StoreUnavailableError, Kind.UNAVAILABLE),
-    (OSError, Kind.UNAVAILABLE),  # TimeoutError is one
-    (trio.TooSlowError, Kind.UNAVAILABLE),
-    (TransientStoreError, Kind.TRANSIENT),
-    (EntryRejectedError, Kind.REJECTED),
-    (Exception, Kind.UNKNOWN),
-    (KeyboardInterrupt, Kind.UNAVAILABLE),  # it cut the call short: outcome unknown
-    # Ours is not: the writer lets that one pass. A repository that cancels itself (asyncio
-    # bridges can) must not end the writer as if the queue had been told to stop.
-    (trio.Cancelled, Kind.UNKNOWN),
+
+class Verdict(NamedTuple):
+    """What an exception means; of several, the lowest decides."""
+
+    kind: Kind
+    too_slow: bool = False  # the store was at work when time, or memory, ran out
+    closed: bool = False  # the store was closed
+
+
+_CRASH: Final = Verdict(Kind.CRASH)
+_PERSON: Final = Verdict(Kind.MISCONFIGURED)
+_AWAY: Final = Verdict(Kind.UNAVAILABLE)
+_TOO_SLOW: Final = Verdict(Kind.UNAVAILABLE, too_slow=True)
+
+# The first class that an exception is an instance of decides.
+VERDICTS: Final[tuple[tuple[type[BaseException], Verdict], ...]] = (
+    (StoreMisconfiguredError, _PERSON),
+    (StoreUnavailableError, _AWAY),  # or too slow, as it says itself
+    (TimeoutError, _TOO_SLOW),  # unless it has an errno: then it is the network's
+    (OSError, _AWAY),
+    (trio.TooSlowError, _TOO_SLOW),
+    (MemoryError, _TOO_SLOW),
+    # What a closed store raises, and a closed queue that serves as the store of another.
+    (trio.ClosedResourceError, Verdict(Kind.MISCONFIGURED, closed=True)),
+    (trio.BrokenResourceError, _AWAY),
+    (trio.BusyResourceError, _AWAY),
+    (EOFError, _AWAY),
+    (TransientStoreError, Verdict(Kind.TRANSIENT)),
+    (EntryRejectedError, Verdict(Kind.REJECTED)),
+    (Exception, Verdict(Kind.UNKNOWN)),
+    # An interrupt cut the call short: the outcome is unknown.
+    (KeyboardInterrupt, _AWAY),
+    # Raised by the repository itself; our own Cancelled is re-raised in ``result_of``. A
+    # repository that cancels itself (asyncio bridges can) must not end the writer as if the
+    # queue had been told to stop.
+    (trio.Cancelled, Verdict(Kind.UNKNOWN)),
 )
 
 
-def classify(error: BaseException) -> Failure:
-    """Say what ``error`` means."""
-    kind, decisive = min(
-        ((_kind_of(leaf), leaf) for leaf in leaves_of(error)), key=lambda ranked: ranked[0]
+def classify(error: BaseException, owner: object = None) -> Failure:
+    """Return what ``error``, raised by a method of ``owner``, means."""
+    verdict, decisive = min(
+        ((_verdict_on(leaf), leaf) for leaf in leaves_of(error)), key=lambda ranked: ranked[0]
     )
-    if isinstance(decisive, (StoreError, EntryRejectedError)):
-        return Failure(
-            kind=kind,
-            error=decisive,
-            error_class=decisive.error_class or type(decisive).__qualname__,
-            sqlstate=decisive.sqlstate,
-            constraint=decisive.constraint,
-            position=decisive.index if isinstance(decisive, EntryRejectedError) else None,
-        )
-    return Failure(
-        kind=kind,
+    failure = Failure(
+        kind=verdict.kind,
         error=decisive,
         error_class=type(decisive).__qualname__,
         sqlstate=None,
         constraint=None,
         position=None,
+        too_slow=verdict.too_slow,
+        closed=verdict.closed,
+        where=_place_in(owner, decisive) if verdict.kind is Kind.UNKNOWN else None,
+    )
+    if not isinstance(decisive, (StoreError, EntryRejectedError)):
+        return failure
+    return failure._replace(
+        error_class=decisive.error_class or failure.error_class,
+        sqlstate=decisive.sqlstate,
+        constraint=decisive.constraint,
+        position=decisive.index if isinstance(decisive, EntryRejectedError) else None,
     )
 
 
-async def result_of(call: Callable[[], Awaitable[T]], scope: trio.CancelScope) -> T | Failure:
-    """Await foreign code and return its result or what its exception means.
+async def result_of(
+    call: Callable[[], Awaitable[T]], scope: trio.CancelScope, owner: object = None
+) -> T | Failure:
+    """Await foreign code, a method of ``owner``; return its result or what it raised means.
 
     A KeyboardInterrupt that a task of its own has caught is handed on to the main task.
 
@@ -79,14 +108,40 @@ async def result_of(call: Callable[[], Awaitable[T]], scope: trio.CancelScope) -
             signal.raise_signal(signal.SIGINT)
         if scope.cancel_called:
             await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC102  # only to raise
-        failure = classify(error)
+        failure = classify(error, owner)
         if failure.kind is Kind.CRASH:
             raise
         return failure  # noqa: ASYNC104
 
 
-def _kind_of(leaf: BaseException) -> Kind:
-    for cls, kind in _KINDS:
+def _verdict_on(leaf: BaseException) -> Verdict:
+    for cls, verdict in VERDICTS:
         if isinstance(leaf, cls):
-            return kind
-    return Kind.CRASH
+            if cls is StoreUnavailableError and getattr(leaf, "too_slow", False) is True:
+                return _TOO_SLOW
+            # ETIMEDOUT of a connection that was lost, or never made.
+            if cls is TimeoutError and getattr(leaf, "errno", None) is not None:
+                return _AWAY
+            return verdict
+    return _CRASH
+
+
+def _place_in(owner: object, error: BaseException) -> str | None:
+    """Return file and line of the innermost frame of the owner's own code.
+
+    That is code of the package that its class comes from; if none of it was running, the
+    outermost code that is not ours.
+    """
+    package = type(owner).__module__.partition(".")[0]
+    outermost: str | None = None
+    innermost: str | None = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get("__name__", ""))
+        if not module.startswith(_OUR_CODE):
+            place = f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+            outermost = outermost or place
+            if module.partition(".")[0] == package:
+                innermost = place
+        traceback = traceback.tb_next
+    return innermost or outermost

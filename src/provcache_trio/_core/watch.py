@@ -1,8 +1,36 @@
-"""What is known of the store's health, and the log lines about its changes."""
+"""The watch over the store: one for all lanes, none of which writes its fields.
+
+A *proof* is a call that changed at least one row. Calls are numbered when they begin. A *run*
+is the refusals in a row in batches of which nothing was stored.
+
+========== =========================== ========== ============================================
+state      event                       next       action
+========== =========================== ========== ============================================
+trusting   refusal, fewer than 20      trusting   its call joins the run
+trusting   refusal, the 20th           suspecting new epoch; the last call begun is noted;
+                                                  hold this lane; one line for a person
+trusting   proof by call c             trusting   what began before c leaves the run
+suspecting refusal                     suspecting hold this lane
+suspecting proof by a call that began  suspecting none: the store was another then
+           before the suspicion
+suspecting proof by a later call       trusting   new epoch; empty run; release and wake every
+                                                  held lane, whichever lane the proof is of
+any        a lane finds no store       same       it waits
+any        an answer in a lane         same       it waits no more; the other lanes that wait
+                                                  are woken
+any        a lane waits only for       same       it waits
+           entries in doubt
+any        a lane finishes its batch   same       it is not held, does not wait, has no doubts
+========== =========================== ========== ============================================
+
+A refusal is an entry that the store refused, or that failed alone for an unknown reason: the
+first time only. A second try under the table of ``progress`` does not count.
+"""
 
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from provcache_trio._vocabulary.failures import Kind
@@ -15,35 +43,74 @@ if TYPE_CHECKING:
     from .lifetime import Lifetime
 
 _REFUSALS_THAT_BLAME_THE_STORE: Final = 20
+_FLAPPING_SECONDS: Final = 60
 
 
 class StoreWatch:
-    """Tells an outage, and a store that refuses everything, from single bad entries.
+    """Distinguishes an outage, and a store that refuses everything, from single bad entries.
 
-    Lanes are known by their backoff. An outage is over once every lane has seen its end, and
-    the first that does wakes the others.
+    Lanes are known by their backoff.
+
+    Attributes:
+        suspecting: so many refusals came in a row that the store is to blame.
+        epoch: rises with each change of ``suspecting``.
+        last_error: the last error of the store or the sink.
     """
 
-    __slots__ = ("_lifetime", "_refused_in_a_row", "_waiting", "last_error")
+    __slots__ = (
+        "_calls",
+        "_doubts",
+        "_doubts_reported",
+        "_flapped_at",
+        "_held",
+        "_lifetime",
+        "_run",
+        "_suspected_at",
+        "_waiting",
+        "epoch",
+        "last_error",
+        "suspecting",
+    )
 
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
         self.last_error: LastError | None = None
-        self._waiting: dict[Backoff, Kind] = {}  # why lanes wait: MISCONFIGURED or UNAVAILABLE
-        self._refused_in_a_row = 0  # entries, across batches, since one was persisted
+        self.suspecting: bool = False
+        self.epoch: int = 0
+        self._calls = 0
+        self._suspected_at = 0  # the last call that had begun
+        self._run: list[int] = []  # calls that refused
+        self._held: set[Backoff] = set()
+        self._waiting: dict[Backoff, Kind] = {}  # why each lane waits
+        self._doubts: dict[Backoff, int] = {}  # entries in doubt, of lanes that have some
+        self._doubts_reported = False
+        self._flapped_at = -inf
+
+    # What is known
 
     @property
     def trouble(self) -> Kind | None:
-        """Why the queue waits: MISCONFIGURED, which is for a person, or UNAVAILABLE."""
-        kinds = self._waiting.values()
-        if Kind.MISCONFIGURED in kinds:
+        """Why the queue waits: MISCONFIGURED, which is for a person, UNAVAILABLE or UNKNOWN."""
+        if self._held:
             return Kind.MISCONFIGURED
-        return Kind.UNAVAILABLE if kinds else None
+        return min(self._waiting.values(), default=None)
 
     @property
-    def refuses_everything(self) -> bool:
-        """Whether so many entries in a row were refused that the store is to blame."""
-        return self._refused_in_a_row >= _REFUSALS_THAT_BLAME_THE_STORE
+    def flaps(self) -> bool:
+        """Whether what failed for an unknown reason went through as it was a moment ago."""
+        return self._lifetime.clock() - self._flapped_at < _FLAPPING_SECONDS
+
+    @property
+    def one_in_doubt(self) -> bool:
+        """Whether one entry is in doubt in all lanes together."""
+        return sum(self._doubts.values()) == 1
+
+    # Events
+
+    def begin(self) -> int:
+        """Return the number of a call that begins."""
+        self._calls += 1
+        return self._calls
 
     def note(self, failure: Failure) -> None:
         """Remember ``failure`` as the last error."""
@@ -53,10 +120,91 @@ class StoreWatch:
             at=self._lifetime.now(),
         )
 
+    def refused(self, lane: Backoff, call: int, failure: Failure, *, counts: bool) -> None:
+        """Note an entry that ``call`` refused; ``counts``: it may belong to a run."""
+        if counts and not self.suspecting:
+            self._run.append(call)
+            if len(self._run) >= _REFUSALS_THAT_BLAME_THE_STORE:
+                self._turn(suspecting=True)
+        if self.suspecting:
+            self.hold(lane, failure)
+
+    def hold(self, lane: Backoff, failure: Failure) -> None:
+        """Hold ``lane`` until the store is proved well."""
+        before = self.trouble
+        self._held.add(lane)
+        self._report_change(before, failure._replace(kind=Kind.MISCONFIGURED))
+
+    def proved(self, lane: Backoff, call: int) -> None:
+        """Note that ``call`` of ``lane`` changed something."""
+        if not self.suspecting:
+            if self._run:
+                self._run = [refusal for refusal in self._run if refusal >= call]
+        elif call > self._suspected_at:
+            self._turn(suspecting=False)
+        self.answered(lane)
+
+    def _turn(self, *, suspecting: bool) -> None:
+        self.suspecting = suspecting
+        self.epoch += 1
+        self._run.clear()
+        self._suspected_at = self._calls
+        if not suspecting:
+            released = tuple(self._held)
+            self._held.clear()
+            for lane in released:
+                lane.cut()
+            self._report_end(wake=True, had=bool(released))
+
     def lost(self, lane: Backoff, failure: Failure) -> None:
-        """The store can't be reached, or needs a person: one line per change."""
+        """Note that ``lane`` can't reach the store, or that it needs a person."""
         before = self.trouble
         self._waiting[lane] = failure.kind
+        self._report_change(before, failure)
+
+    def answered(self, lane: Backoff) -> None:
+        """Note that the store answered, if only to refuse or to roll back."""
+        kind = self._waiting.pop(lane, None)
+        if kind is not None:
+            self._report_end(wake=kind is not Kind.UNKNOWN, had=kind is not Kind.UNKNOWN)
+
+    def doubts(self, lane: Backoff, entries: int) -> None:
+        """Note how many entries of ``lane`` are in doubt."""
+        if entries:
+            self._doubts[lane] = entries
+        elif self._doubts.pop(lane, None) and not self._doubts:
+            self._doubts_reported = False
+
+    def waits_in_doubt(self, lane: Backoff, failure: Failure) -> None:
+        """Note that ``lane`` has nothing to do but to try again what is in doubt."""
+        self._waiting[lane] = Kind.UNKNOWN
+        several = sum(self._doubts.values())
+        if several > 1 and not self._doubts_reported:
+            self._doubts_reported = True
+            self._lifetime.log(
+                logging.ERROR,
+                "%d entries fail alone for an unknown reason, and are kept: %s",
+                several,
+                failure.described(),
+                count=several,
+                error_class=failure.error_class,
+            )
+
+    def went_through(self) -> None:
+        """Note that what had failed for an unknown reason was stored as it was."""
+        self._flapped_at = self._lifetime.clock()
+
+    def finished(self, lane: Backoff) -> None:
+        """Note that ``lane`` has nothing left of its batch."""
+        kind = self._waiting.pop(lane, None)
+        self.doubts(lane, 0)
+        held = lane in self._held
+        self._held.discard(lane)
+        self._report_end(wake=False, had=held or kind not in {None, Kind.UNKNOWN})
+
+    # Log lines: one per change
+
+    def _report_change(self, before: Kind | None, failure: Failure) -> None:
         if self.trouble == before:
             return
         misconfigured = failure.kind == Kind.MISCONFIGURED
@@ -69,26 +217,10 @@ class StoreWatch:
             sqlstate=failure.sqlstate,
         )
 
-    def refused(self, lane: Backoff, failure: Failure) -> None:
-        """One more entry was refused: too many in a row mean a misconfigured store."""
-        self._refused_in_a_row += 1
-        if self.refuses_everything:
-            self.lost(lane, failure._replace(kind=Kind.MISCONFIGURED))
-
-    def answered(self, lane: Backoff) -> None:
-        """The store answered, if only to refuse or to roll back."""
-        if not self.refuses_everything:
-            self._found(lane)
-
-    def persisted(self, lane: Backoff) -> None:
-        """The store took something."""
-        self._refused_in_a_row = 0
-        self._found(lane)
-
-    def _found(self, lane: Backoff) -> None:
-        if self._waiting.pop(lane, None) is None:
-            return
-        for other in self._waiting:
-            other.cut()
-        if not self._waiting:
+    def _report_end(self, *, wake: bool, had: bool) -> None:
+        if wake:
+            for lane, kind in self._waiting.items():
+                if kind is not Kind.UNKNOWN:
+                    lane.cut()
+        if had and self.trouble in {None, Kind.UNKNOWN}:
             self._lifetime.log(logging.INFO, "store found again")

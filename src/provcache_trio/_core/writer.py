@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Final, Generic
 
 import trio
 
@@ -13,32 +13,40 @@ from provcache_trio._vocabulary.metrics import FlushReason
 from provcache_trio._vocabulary.protocols import E
 
 from .backoff import Backoff
-from .batch import Part, Refusal
+from .doubt import Case, Doubt
+from .pace import Pace
+from .progress import Refusal
 from .verdict import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from provcache_trio._vocabulary.protocols import Repository
     from provcache_trio._vocabulary.telemetry import FlushTelemetry
 
     from .batch import Batch
+    from .calls import WatchedRepository
     from .lifetime import Lifetime
     from .line import Line
     from .outbox import Outbox
+    from .pace import Sizes
+    from .progress import Part, Progress
     from .watch import StoreWatch
+
+
+_CLOSED_FOR_GOOD: Final = 2  # calls in a row, while draining
 
 
 class Writer(Generic[E]):
     """Writes one line's batches, one at a time, in order.
 
     What is left to do with a batch is kept on the batch, so a writer that crashed and was
-    restarted goes on with the call that it could not finish.
+    restarted goes on with the call that it could not finish. The rules are in the tables of
+    ``progress``, ``doubt``, ``pace`` and ``watch``; here they are carried out.
     """
 
     def __init__(
         self,
-        repository: Repository[E],
+        repository: WatchedRepository[E],
         line: Line[E],
         outbox: Outbox[E],
         watch: StoreWatch,
@@ -54,6 +62,9 @@ class Writer(Generic[E]):
         self._lane = lane
         self._flush: FlushTelemetry | None = None  # of the batch that is being written
         self._failures = 0  # calls in a row that found no working store
+        self._closed = 0  # calls in a row that found it closed
+        self._last_stored = 0  # the number of the last call that changed something
+        self._pace = Pace(lifetime.options.batch_size)
         self.backoff = Backoff(lifetime)
 
     async def run(self, channel: trio.MemoryReceiveChannel[Batch[E]]) -> None:
@@ -74,65 +85,84 @@ class Writer(Generic[E]):
         return telemetry.flush(self._lifetime.name, reason, batch.unsettled(), batch.producers)
 
     async def _write(self, batch: Batch[E]) -> None:
-        while batch.parts or self._reconsider(batch):
-            # A store that refuses everything is probed far from the entries it refused (see
-            # ``_isolate``), to learn soon whether it is the store or a run of bad entries.
-            part = batch.parts[0 if self._watch.refuses_everything else -1]
-            await self._try(batch, part)
+        progress = batch.progress
+        while True:
+            part = progress.next(self._pace.most, suspecting=self._watch.suspecting)
+            if part is not None:
+                await self._try(batch, progress, part)
+            elif not (self._put_back(batch, progress) or await self._next_round(progress)):
+                break
+        self._watch.finished(self.backoff)
         if self._flush is not None:
             self._flush.refused(len(batch.refused))
         await self._outbox.post(batch)
         self._line.finish(batch)
         self._lifetime.note_settled()
 
-    def _reconsider(self, batch: Batch[E]) -> bool:
-        """Put refused entries back if the refusals may say more about the store than them."""
-        if not batch.refused or batch.vindicated or not self._watch.refuses_everything:
-            return False
-        self._put_back(batch)
-        return True
+    # When nothing is left to be tried
 
-    def _put_back(self, batch: Batch[E]) -> None:
-        keys = tuple(batch.refused)
+    def _put_back(self, batch: Batch[E], progress: Progress) -> bool:
+        """Put refused entries back if the refusals may say more about the store than them."""
+        suspecting = self._watch.suspecting
+        keys = progress.to_try_again(
+            batch.refused.items(), suspecting=suspecting, epoch=self._watch.epoch
+        )
+        if not keys:
+            return False
         for key in keys:
             refusal = batch.refused.pop(key)
             batch.entries[key] = refusal.entry
-            batch.tries[key] = refusal.tries
-        batch.parts.append(Part(keys))
-        self._lifetime.ledger.retries += len(keys)
+            progress.tries[key] = refusal.tries
+        progress.put_back(keys)
+        # Under suspicion each failure waits, so what is in doubt needs no wait of its own.
+        rest = progress.begin_round() if suspecting else 0
+        self._lifetime.ledger.retries += len(keys) + rest
+        return True
 
-    async def _try(self, batch: Batch[E], part: Part) -> None:
+    async def _next_round(self, progress: Progress) -> bool:
+        """Wait, then try what is in doubt again; return whether there is anything."""
+        if not progress.doubtful:
+            return False
+        if progress.last_unknown is not None:  # there was one, or nothing would be in doubt
+            self._watch.waits_in_doubt(self.backoff, progress.last_unknown)
+        progress.rounds += 1
+        await self.backoff.wait(progress.rounds)
+        self._lifetime.ledger.retries += progress.begin_round()
+        return True
+
+    # One call
+
+    async def _try(self, batch: Batch[E], progress: Progress, part: Part) -> None:
         if self._lifetime.forked:
             await trio.sleep_forever()  # the parent writes this batch
-        entries = batch.to_send(part)
+        entries = batch.to_send(part.keys)
         part.tries += 1
+        call = self._watch.begin()
         began_at = self._lifetime.clock()
         result = await result_of(
-            lambda: self._repository.upsert_many(entries), self._lifetime.scope
+            lambda: self._repository.upsert_many(entries),
+            self._lifetime.scope,
+            self._repository.watched,
         )
         if not isinstance(result, Failure):
-            self._persisted(batch, part, result)
+            self._persisted(batch, progress, part, call, result)
             self._measure(batch, len(entries), began_at, None)
             return
         self._measure(batch, len(entries), began_at, result)
         self._watch.note(result)
-        if result.kind in (Kind.MISCONFIGURED, Kind.UNAVAILABLE):
-            self._watch.lost(self.backoff, result)
-            self._failures += 1
-            await self._retry(part, self._failures)
-            return
-        retries = result.kind is not Kind.REJECTED and self._may_retry(part, result.kind)
-        # Something unknown that goes on is taken for the entries' fault, so for an answer.
-        if result.kind is not Kind.UNKNOWN or not retries:
-            self._watch.answered(self.backoff)
-            if not self._watch.refuses_everything:
-                self._failures = 0
-        if retries:
-            part.retries += 1
-            self._log_retry(part, result)
-            await self._retry(part, part.retries)
-        else:
-            await self._isolate(batch, part, result)
+        if not result.too_slow:
+            self._pace.failed_otherwise()
+        if not result.closed:
+            self._closed = 0
+        match result.kind:
+            case Kind.UNKNOWN:
+                await self._unknown(batch, progress, part, call, result)
+            case Kind.TRANSIENT:
+                await self._rolled_back(batch, progress, part, call, result)
+            case Kind.REJECTED:
+                await self._rejected(batch, progress, part, call, result)
+            case _:
+                await self._unavailable(progress, part, result)
 
     def _measure(
         self, batch: Batch[E], entries: int, began_at: float, failure: Failure | None
@@ -146,32 +176,189 @@ class Writer(Generic[E]):
         if self._flush is not None:
             self._flush.called(entries=entries, seconds=seconds, age_seconds=age, failure=failure)
 
-    def _persisted(self, batch: Batch[E], part: Part, changed: object) -> None:
+    def _persisted(
+        self, batch: Batch[E], progress: Progress, part: Part, call: int, changed: object
+    ) -> None:
         written = len(part.keys)
         if type(changed) is not int or not 0 <= changed <= written:
             changed = written  # the rows are stored, whatever the repository says of them
         self._line.persisted(batch, part, written - changed)
         if changed:
-            self._watch.persisted(self.backoff)
-            self._vindicate(batch)
+            progress.stored = True
+            self._last_stored = call
+            self._watch.proved(self.backoff, call)
         else:  # nothing had to be written: no proof that it would be
             self._watch.answered(self.backoff)
-        self._failures = 0
+        self._failures = self._closed = 0
+        if part.failed_unknown:
+            progress.narrowed.clear()
+            self._watch.went_through()
+        if part is progress.singled_out:
+            progress.believes_hints = False
+        if progress.doubts or part.failed_unknown:
+            self._watch.doubts(self.backoff, len(progress.doubts))
+        sizes = self._pace.stored(written)
+        if sizes is not None:
+            self._log_sizes(sizes)
         self._lifetime.note_persisted(self._lane)
         self._lifetime.log(logging.DEBUG, "batch persisted: %d entries", written, count=written)
 
-    def _vindicate(self, batch: Batch[E]) -> None:
-        """The store takes entries of this batch: what it refuses of it is their own fault."""
-        if not batch.vindicated:
-            batch.vindicated = True
-            if batch.suspect and batch.refused:
-                self._put_back(batch)  # refused under suspicion: once more, now for good
+    # The store is away
 
-    def _may_retry(self, part: Part, kind: Kind) -> bool:
-        if kind is Kind.UNKNOWN and part.isolating:
-            return False
+    async def _unavailable(self, progress: Progress, part: Part, failure: Failure) -> None:
+        if failure.closed:
+            self._closed += 1
+            if self._closed >= _CLOSED_FOR_GOOD and self._lifetime.closing.is_set():
+                self._lifetime.end_drain()
+        if failure.too_slow and self._pace.was_too_slow(len(part.keys)):
+            progress.halve(part)
+            return
+        self._watch.lost(self.backoff, failure)
+        self._failures += 1
+        await self._retry(part, self._failures)
+
+    # It answered
+
+    async def _rolled_back(
+        self, batch: Batch[E], progress: Progress, part: Part, call: int, failure: Failure
+    ) -> None:
+        self._answered()
         most = self._lifetime.options.max_retries
-        return most is None or part.retries < most
+        if most is None or part.retries < most:
+            part.retries += 1
+            self._log_retry(part, failure)
+            await self._retry(part, part.retries)
+        elif len(part.keys) > 1:
+            progress.halve(part)
+            await self._wait_under_suspicion(failure)
+        else:
+            await self._refuse(batch, progress, part, call, failure)
+
+    async def _rejected(
+        self, batch: Batch[E], progress: Progress, part: Part, call: int, failure: Failure
+    ) -> None:
+        self._answered()
+        index, several = failure.position, len(part.keys)
+        if several == 1:
+            await self._refuse(batch, progress, part, call, failure)
+            return
+        believed = progress.believes_hints and not self._watch.suspecting
+        if believed and type(index) is int and 0 <= index < several:
+            progress.single_out(part, index)
+        else:
+            progress.halve(part)
+        await self._wait_under_suspicion(failure)
+
+    def _answered(self) -> None:
+        self._watch.answered(self.backoff)
+        if not self._watch.suspecting:
+            self._failures = 0
+
+    async def _refuse(
+        self,
+        batch: Batch[E],
+        progress: Progress,
+        part: Part,
+        call: int,
+        failure: Failure,
+        *,
+        condemned: bool = False,
+    ) -> None:
+        """Take an entry out of the batch; condemned: it was counted when it first failed alone."""
+        watch = self._watch
+        (key,) = part.keys
+        if not condemned:
+            counts = not progress.stored and key not in progress.second
+            watch.refused(self.backoff, call, failure, counts=counts)
+        unsure = watch.suspecting and not progress.stored
+        progress.done(part)
+        batch.refused[key] = Refusal(
+            batch.entries.pop(key),
+            failure,
+            part.tries + progress.tries.get(key, 0),
+            epoch=watch.epoch,
+            suspected=watch.suspecting,
+            proven=progress.stored,
+            final=condemned or (key in progress.second and not unsure),
+        )
+        watch.doubts(self.backoff, len(progress.doubts))
+        await self._wait_under_suspicion(failure)
+
+    # Nobody knows
+
+    async def _unknown(
+        self, batch: Batch[E], progress: Progress, part: Part, call: int, failure: Failure
+    ) -> None:
+        if len(part.keys) == 1:
+            await self._failed_alone(batch, progress, part, call, failure)
+        elif part.failed_unknown or part.was_halved:
+            progress.halve(part, was_halved=True)
+            await self._wait_after_unknown(progress, failure)
+        else:
+            part.failed_unknown = True
+            self._log_retry(part, failure)
+            await self._retry(part, 1)
+
+    async def _failed_alone(
+        self, batch: Batch[E], progress: Progress, part: Part, call: int, failure: Failure
+    ) -> None:
+        watch, (key,) = self._watch, part.keys
+        part.failed_unknown = True
+        progress.last_unknown = failure
+        waits = progress.note_alone(failure.error_class, call) and key not in progress.doubts
+        doubt = progress.doubts.get(key)
+        if doubt is None:
+            doubt = progress.doubts[key] = Doubt()
+            counts = not progress.stored and key not in progress.second
+            watch.refused(self.backoff, call, failure, counts=counts)
+            self._log_doubt(key, failure)
+            watch.doubts(self.backoff, len(progress.doubts))
+        if doubt.condemned(self._case(progress, part, call)) and not watch.suspecting:
+            await self._refuse(batch, progress, part, call, failure, condemned=True)
+            return
+        progress.set_aside(part)
+        if waits:
+            await self._wait_after_unknown(progress, failure)
+        else:
+            await self._wait_under_suspicion(failure)
+
+    def _case(self, progress: Progress, part: Part, call: int) -> Case:
+        lifetime, watch = self._lifetime, self._watch
+        return Case(
+            call=call,
+            last_stored=self._last_stored,
+            flaps=watch.flaps,
+            draining=lifetime.closing.is_set(),
+            alone=watch.one_in_doubt and progress.parts == [part],
+            now=lifetime.clock(),
+            max_retries=lifetime.options.max_retries,
+        )
+
+    # Waits and log lines
+
+    async def _retry(self, part: Part, failures: int) -> None:
+        """Wait; the part stays where it is, so nothing overtakes it."""
+        await self.backoff.wait(failures)
+        self._lifetime.ledger.retries += len(part.keys)
+
+    async def _wait_under_suspicion(self, failure: Failure) -> None:
+        """Wait if the store refuses everything: else what is put back is tried without end."""
+        if self._watch.suspecting:
+            self._watch.hold(self.backoff, failure)
+            self._failures += 1
+            await self.backoff.wait(self._failures)
+
+    async def _wait_after_unknown(self, progress: Progress, failure: Failure) -> None:
+        """Wait once an entry has failed alone, unless it is known that entries are to blame."""
+        if self._watch.suspecting:
+            await self._wait_under_suspicion(failure)
+        elif not (
+            not progress.failed_alone
+            or self._lifetime.closing.is_set()
+            or progress.is_narrowed(failure.error_class, self._last_stored)
+        ):
+            progress.waits += 1
+            await self.backoff.wait(progress.waits)
 
     def _log_retry(self, part: Part, failure: Failure) -> None:
         self._lifetime.log(
@@ -184,45 +371,23 @@ class Writer(Generic[E]):
             sqlstate=failure.sqlstate,
         )
 
-    async def _retry(self, part: Part, failures: int) -> None:
-        """Wait; the part stays where it is, so nothing overtakes it."""
-        await self.backoff.wait(failures)
-        self._lifetime.ledger.retries += len(part.keys)
+    def _log_doubt(self, key: Hashable, failure: Failure) -> None:
+        self._lifetime.log(
+            logging.WARNING,
+            "entry fails alone, and is kept until it is known why: %s, %s",
+            key,
+            failure.described(),
+            key=key,
+            error_class=failure.error_class,
+            sqlstate=failure.sqlstate,
+        )
 
-    async def _isolate(self, batch: Batch[E], part: Part, failure: Failure) -> None:
-        """Refuse the bad entry if it is known, else narrow it down by halving."""
-        keys = part.keys
-        if failure.kind is Kind.TRANSIENT:
-            batch.parts.remove(part)
-            self._refuse(batch, keys, part, failure)
-            if self._watch.refuses_everything:
-                await self._wait_for_the_store()  # else they are put back and tried at once
-            return
-        index = 0 if len(keys) == 1 else failure.position
-        if self._watch.refuses_everything and not batch.vindicated and len(keys) > 1:
-            index = None  # halve all the same: an entry far from the refused may be good
-        if type(index) is not int or not 0 <= index < len(keys):
-            left, right = part.halves(isolating=failure.kind is Kind.UNKNOWN)
-            batch.parts.remove(part)
-            batch.parts += (right, left)
-            return
-        batch.parts.remove(part)
-        if len(keys) > 1:
-            batch.parts.append(part.without(index))
-        self._refuse(batch, keys[index : index + 1], part, failure)
-        if batch.vindicated:
-            return
-        self._watch.refused(self.backoff, failure)
-        if self._watch.refuses_everything:
-            batch.suspect = True
-            await self._wait_for_the_store()
-
-    async def _wait_for_the_store(self) -> None:
-        self._failures += 1
-        await self.backoff.wait(self._failures)
-
-    @staticmethod
-    def _refuse(batch: Batch[E], keys: tuple[Hashable, ...], part: Part, failure: Failure) -> None:
-        for key in keys:
-            tries = part.tries + batch.tries.get(key, 0)
-            batch.refused[key] = Refusal(batch.entries.pop(key), failure, tries)
+    def _log_sizes(self, sizes: Sizes) -> None:
+        self._lifetime.log(
+            logging.WARNING,
+            "calls with %d entries are too slow, with %d they work: fewer are sent at once, "
+            "until more work again",
+            sizes.too_slow,
+            sizes.works,
+            count=sizes.works,
+        )

@@ -73,7 +73,8 @@ class EntryRejectedError(_DriverError):
 
     Attributes:
         index: position of the entry in the sequence given to ``upsert_many``, when the
-            store tells; otherwise None, and the queue finds it by halving.
+            store tells; a hint, which the queue checks by writing that entry alone. None:
+            the queue finds it by halving.
     """
 
     index: int | None = None
@@ -108,7 +109,36 @@ class StoreUnavailableError(StoreError):
     """The store can't be reached, is locked, or the outcome of the call is unknown.
 
     The queue keeps the batch and tries again without end.
+
+    Attributes:
+        too_slow: the store was at work on the call when time ran out, so fewer entries at a
+            time may do. After three such calls in a row the queue halves the batch. Never
+            for a connection that was not made, a lock, or a network that is silent.
     """
+
+    # Also for a subclass whose __init__ does not call ours.
+    too_slow: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        too_slow: bool = False,
+        error_class: str | None = None,
+        sqlstate: str | None = None,
+        constraint: str | None = None,
+        table: str | None = None,
+        column: str | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            error_class=error_class,
+            sqlstate=sqlstate,
+            constraint=constraint,
+            table=table,
+            column=column,
+        )
+        self.too_slow = too_slow
 
 
 class StoreMisconfiguredError(StoreUnavailableError):

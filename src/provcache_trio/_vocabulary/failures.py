@@ -14,8 +14,8 @@ class Kind(enum.IntEnum):
     CRASH = -1  # no answer of a store: the task that called it ends
     MISCONFIGURED = 0  # keep, wait, and tell a person
     UNAVAILABLE = 1  # keep and wait, without end
-    UNKNOWN = 2  # retry, then isolate
-    TRANSIENT = 3  # retry, then dead-letter
+    UNKNOWN = 2  # retry once, halve, and wait for evidence
+    TRANSIENT = 3  # retry, then halve
     REJECTED = 4  # isolate
 
 
@@ -28,16 +28,21 @@ class Failure(NamedTuple):
     sqlstate: str | None
     constraint: str | None
     position: int | None  # of the refused entry, where the store tells
+    too_slow: bool = False  # the store was at work; fewer entries at a time may do
+    closed: bool = False  # the store was closed, and nobody will open it for us
+    where: str | None = None  # file and line in the repository, of an unknown error
 
     def described(self) -> str:
-        """Name the error: its class and, if there is one, its SQLSTATE."""
+        """Name the error: its class, its SQLSTATE and its place, as far as they are known."""
         sqlstate = f", SQLSTATE {self.sqlstate}" if self.sqlstate else ""
-        return f"{self.error_class}{sqlstate}"
+        where = f" at {self.where}" if self.where else ""
+        return f"{self.error_class}{sqlstate}{where}"
 
     def rejection(self) -> EntryRejectedError:
         """Return an error for one waiting caller; each needs its own object."""
+        named = self._replace(where=None).described()
         error = EntryRejectedError(
-            f"the store refused the entry ({self.described()})",
+            f"the store refused the entry ({named})",
             error_class=self.error_class,
             sqlstate=self.sqlstate,
             constraint=self.constraint,

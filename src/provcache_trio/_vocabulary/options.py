@@ -24,9 +24,10 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: most entries in one ``upsert_many``; at least 1.
         flush_interval_seconds: oldest age at which a batch that is not full is written;
             0 writes as soon as the writer is free.
-        max_retries: retries of a batch that failed for a transient or an unknown reason,
-            before its entries are dead-lettered (with the other defaults about 40 s);
-            None retries without end. An unreachable store uses up none.
+        max_retries: retries of a batch, or a part of it, that failed for a transient reason,
+            before it is halved, and an entry alone dead-lettered; also of an entry that is
+            the only one to fail alone for an unknown reason (with the other defaults about
+            40 s). None retries without end. An unreachable store uses up none.
         retry_base_seconds: backoff before retry n is drawn from 0 to
             ``min(retry_cap_seconds, retry_base_seconds * 2**(n - 1))``; above 0.
         retry_cap_seconds: see above; at least ``retry_base_seconds``.

@@ -47,12 +47,18 @@ class Repository(Protocol[E_contra]):
 
         Raises:
             StoreUnavailableError: can't be reached, locked, or outcome unknown: the queue
-                keeps the batch and tries again without end. ``OSError``,
-                ``TimeoutError`` and ``trio.TooSlowError`` mean the same.
-            StoreMisconfiguredError: the same, but a person is needed.
-            TransientStoreError: rolled back; tried again up to ``max_retries`` times.
+                keeps the batch and tries again without end. ``OSError``, ``EOFError``,
+                ``trio.BrokenResourceError`` and ``trio.BusyResourceError`` mean the same.
+                With ``too_slow=True`` the store was at work when time ran out: after three
+                in a row fewer entries are sent at once. A bare ``TimeoutError``,
+                ``trio.TooSlowError`` and ``MemoryError`` mean that.
+            StoreMisconfiguredError: the same as unavailable, but a person is needed; so does
+                ``trio.ClosedResourceError``.
+            TransientStoreError: rolled back; tried again up to ``max_retries`` times, then
+                halved. An entry whose own retries are used up is dead-lettered.
             EntryRejectedError: one entry can't be stored; it is isolated and dead-lettered.
-            Exception: unknown; tried again up to ``max_retries`` times, then isolated.
+            Exception: unknown; tried again once, then halved. What fails alone is
+                dead-lettered once there is evidence against it rather than the store.
         """
         ...
 

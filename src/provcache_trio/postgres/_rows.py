@@ -213,10 +213,12 @@ def arguments_of(slices: Sequence[Slice]) -> tuple[bytes | str, ...]:
 def refused_index(error: PostgresError, entries: Sequence[ProvcacheEntry]) -> int | None:
     """Return which of ``entries`` was refused, if that can be told.
 
-    Its detail tells, if it is about our table: it quotes the row ("Failing row contains
-    (...)") or the key ("Key (veri_key)=(...)"), in the server's language.
+    Its detail tells, if it is about our table or a partition of it, which may have any name:
+    it quotes the row ("Failing row contains (...)") or the key ("Key (veri_key)=(...)"), in the
+    server's language. The queue takes the index for a hint, so one that is wrong, because the
+    detail is about somebody else's table, does no harm.
     """
-    detail = error.detail if error.table_name == "entries" else None
+    detail = error.detail if error.table_name else None
     if isinstance(detail, str) and _OTHER_COLUMN(detail):
         return None  # its value may be the key of another entry
     named = _FIRST_VALUE(detail) if isinstance(detail, str) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 from contextlib import suppress
@@ -17,7 +18,7 @@ from provcache_trio._vocabulary.errors import (
     StoreUnavailableError,
 )
 
-from ._verdicts import translated, verdict_of
+from ._verdicts import timed_out, translated, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CLOSE_TIMEOUT_SECONDS: Final = 1
+_OF_COMMAND_TIMEOUT: Final = 0.9  # the server's share
+_NEARLY: Final = 0.98  # of that time: clocks and rounding differ
 _HAS_CHECK_INTERVAL: Final = (14,)
 _host: Final = re.compile(
     r"(?P<directory>/.*)|(\[(?P<address>[^\]]+)\]|(?P<name>[^/\[:][^:]*))(:(?P<port>.*))?"
@@ -67,6 +70,8 @@ class Connector:
         self._command_timeout = command_timeout_seconds
         self._wanted = dict(server_settings)
         self.pgbouncer = pgbouncer
+        # The server gives up before we do: what we gave up may be done later all the same.
+        self.statement_timeout_seconds: float = command_timeout_seconds * _OF_COMMAND_TIMEOUT
 
     async def connect(self, *, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
         """Return a connection to a schema that is known to be there."""
@@ -122,11 +127,10 @@ class Connector:
     def _settings(self, planner_settings: Mapping[str, str]) -> dict[str, str]:
         if self.pgbouncer:
             return self._wanted
-        # The server gives up before we do: what we gave up may be done later all the same.
         milliseconds = self._command_timeout * 1000
         ours = {
             "application_name": "provcache_trio",
-            "statement_timeout": str(max(1, round(milliseconds * 0.9))),
+            "statement_timeout": str(max(1, round(self.statement_timeout_seconds * 1000))),
             "lock_timeout": str(max(1, round(milliseconds * 0.5))),
             # When the network is gone the server does not hear that we are. It would keep the
             # lock of a migration for good, and by Linux's default the connection for two hours.
@@ -176,12 +180,13 @@ class Session:
             StoreError: or one below it, or EntryRejectedError, as ``verdicts`` has it.
         """
         keep = False
+        began = math.inf
         try:
             connection = self._connection
             if connection is None or connection.is_closed():
                 self._connection = None
-                connection = await self._connector.connect(planner_settings=self._planner_settings)
-                self._connection = connection
+                connection = await self._connect()
+            began = asyncio.get_running_loop().time()
             result = await statement(connection)
         except ProvcacheError:
             raise
@@ -190,7 +195,13 @@ class Session:
                 error, connected=self.connected, pgbouncer=self._connector.pgbouncer
             )
             keep = verdict.keep
-            failure = translated(error, verdict)
+            waited = asyncio.get_running_loop().time() - began
+            too_slow = self._ended_by_our_limit(error, waited)
+            if self.connected and timed_out(error):
+                # Either the server is at work, or the network is silent: ask.
+                await self.close()
+                keep = too_slow = await self._answers()
+            failure = translated(error, verdict, too_slow=too_slow)
         else:
             keep = True
             return result
@@ -198,6 +209,29 @@ class Session:
             if not keep:
                 await self.close()
         raise failure  # not above: asyncpg's error, which quotes rows, would be its context
+
+    async def _connect(self) -> asyncpg.Connection:
+        connector = self._connector
+        connection = await connector.connect(planner_settings=self._planner_settings)
+        self._connection = connection
+        return connection
+
+    async def _answers(self) -> bool:
+        """Return whether a fresh connection is answered; it is kept for the next call."""
+        try:
+            await self._connect()
+        except Exception:  # noqa: BLE001  # whatever it is, the next call will learn it
+            return False
+        return True
+
+    def _ended_by_our_limit(self, error: Exception, waited: float) -> bool:
+        """Return whether the server ended the statement when the time that we give was up.
+
+        57014 is also what an administrator's cancellation is reported as. A lock that is
+        waited for ends a statement earlier, and with another SQLSTATE.
+        """
+        of_server = isinstance(error, asyncpg.QueryCanceledError)
+        return of_server and waited >= _NEARLY * self._connector.statement_timeout_seconds
 
     @property
     def connected(self) -> bool:

@@ -76,7 +76,7 @@ VERDICTS: Final[Mapping[str, Verdict]] = {
     "55": _PERSON,  # not in the right state, such as a publication without replica identity
     "55006": _BUSY,  # object in use
     "55P03": _BUSY,  # lock_timeout: somebody holds a row or the table
-    "57014": _BUSY,  # statement_timeout, or an administrator cancelled
+    "57014": _BUSY,  # statement_timeout, or an administrator cancelled; see ``translated``
     "57": _AWAY,  # shutting down, crashed, starting, idle session ended
     "57P04": _PERSON,  # the database was dropped
     "58": _AWAY,  # I/O error
@@ -89,6 +89,8 @@ _CUT_OFF: Final = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
 # Where 54000 means, not that a value is too long, but that the server has to be vacuumed by a
 # person before it writes again.
 _NO_IDS_LEFT: Final = frozenset({"GetNewTransactionId", "GetNewMultiXactId"})
+# Where 23514 means that there is no partition for the row, so that somebody has to attach one.
+_NO_PARTITION: Final = "ExecFindPartition"
 
 
 def verdict_of(error: Exception, *, connected: bool, pgbouncer: bool = False) -> Verdict:
@@ -123,13 +125,35 @@ def _verdict_of_server(error: PostgresError) -> Verdict:
         return _ROLLED_BACK  # the table was altered; asyncpg has dropped the plan
     if error.server_source_function in _NO_IDS_LEFT:
         return _PERSON
+    if error.sqlstate == "23514" and error.server_source_function == _NO_PARTITION:
+        return Verdict(StoreMisconfiguredError, keep=True)
     state = error.sqlstate or ""
     return VERDICTS.get(state) or VERDICTS.get(state[:2]) or _UNKNOWN
 
 
-def translated(error: Exception, verdict: Verdict) -> StoreError | EntryRejectedError:
-    """Return the error to raise, which holds names only: no row, no connection string."""
+def timed_out(error: Exception) -> bool:
+    """Return whether time ran out for a statement on our side, not for the network below it."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
+def translated(
+    error: Exception, verdict: Verdict, *, too_slow: bool = False
+) -> StoreError | EntryRejectedError:
+    """Return the error to raise, which holds names only: no row, no connection string.
+
+    Args:
+        error: what was raised.
+        verdict: what it means.
+        too_slow: the server was at work when the time that we give it ran out.
+    """
     name = type(error).__name__
+    if too_slow:
+        return StoreUnavailableError(
+            f"the statement took too long ({name})",
+            too_slow=True,
+            error_class=name,
+            sqlstate=error.sqlstate if isinstance(error, PostgresError) else None,
+        )
     if not isinstance(error, PostgresError):
         # SSLCertVerificationError has the code of OpenSSL; none of these has an SQLSTATE.
         return verdict.meaning(f"asyncpg reported {name}", error_class=name)

@@ -1,0 +1,249 @@
+"""What is left to do with one batch while it is written; kept on it, so that no crash loses it.
+
+A part is what goes to the store in one call. What becomes of one that failed:
+
+=========== ==================================================== ================================
+failure     several entries                                      one entry
+=========== ==================================================== ================================
+rejected    with an index, which is a hint: the named entry      refused
+            alone first, then the rest; if the named one is
+            stored, no more hints are believed in this batch.
+            Else halved
+unknown     retried once; then halved without a wait until one   in doubt: set aside until the
+            entry has failed alone, from then on with a wait a   others were tried, then in
+            failure. Without one while draining, and for an      rounds, with one wait a round
+            error class that was narrowed to one entry
+transient   ``max_retries`` used up: halved                      ``max_retries`` used up: refused
+too slow    see ``pace``                                         waits, as in an outage
+unavailable waits                                                waits
+=========== ==================================================== ================================
+
+While the store is under suspicion each failure waits, no hint is believed, and parts far from
+what was refused are tried first.
+
+When nothing is left to be tried, the refused entries become dead letters, except for these:
+
+====================================== ===========================================================
+something of the batch was stored      what was refused under suspicion, or in another epoch before
+                                       anything was stored, is tried once more
+the store is under suspicion           everything is tried again
+it was, since the entry was refused    the entry is tried once more; that does not count, and a
+                                       second refusal is final
+====================================== ===========================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic
+
+from provcache_trio._vocabulary.protocols import E
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from provcache_trio._vocabulary.failures import Failure
+
+    from .doubt import Doubt
+
+
+class Part:
+    """Keys of a batch that go to the store in one call."""
+
+    __slots__ = ("failed_unknown", "keys", "retries", "tries", "was_halved")
+
+    def __init__(
+        self, keys: tuple[Hashable, ...], *, tries: int = 0, was_halved: bool = False
+    ) -> None:
+        self.keys: tuple[Hashable, ...] = keys
+        self.tries: int = tries  # calls that included these keys
+        self.retries: int = 0  # of max_retries, used up for transient errors
+        self.failed_unknown: bool = False  # as it is
+        self.was_halved: bool = was_halved  # for an unknown error, so it is not retried
+
+    def piece(self, keys: tuple[Hashable, ...], *, was_halved: bool = False) -> Part:
+        """Return a part with some of these keys, and retries of its own."""
+        return Part(keys, tries=self.tries, was_halved=was_halved or self.was_halved)
+
+
+class Refusal(Generic[E]):
+    """An entry that the store refused while the verdict on its batch is open."""
+
+    __slots__ = ("entry", "epoch", "failure", "final", "proven", "suspected", "tries")
+
+    def __init__(
+        self,
+        entry: E,
+        failure: Failure,
+        tries: int,
+        *,
+        epoch: int,
+        suspected: bool,
+        proven: bool,
+        final: bool,
+    ) -> None:
+        self.entry = entry
+        self.failure = failure
+        self.tries = tries
+        self.epoch = epoch  # of the watch over the store
+        self.suspected = suspected  # the store was under suspicion
+        self.proven = proven  # it had stored something of the batch
+        self.final = final  # nothing that comes later changes it
+
+    def is_doubtful(self, epoch: int) -> bool:
+        """Return whether it may have been the store, though that stored something since."""
+        return self.suspected or (not self.proven and self.epoch != epoch)
+
+
+class Progress:
+    """What is left of a batch, and what is known of the store and of single entries from it.
+
+    Attributes:
+        parts: a stack; the last one is tried next.
+        doubtful: parts of one entry that wait for the next round.
+        doubts: of entries that failed alone for an unknown reason, by key.
+        rounds: how often the doubtful ones were tried again.
+        failed_alone: an entry has failed alone for an unknown reason.
+        last_unknown: why one did, last.
+        waits: so many there were after such failures.
+        stored: a call for this batch changed something.
+        believes_hints: no named entry was stored when it was written alone.
+        singled_out: the part with the named entry, until its first answer.
+        narrowed: for each class of unknown errors, the first call in which one entry failed
+            alone with it.
+        tries: calls that included an entry before it was put back.
+        second: keys that were refused and put back. What is refused again does not count as a
+            refusal, and is final unless the store is under suspicion.
+    """
+
+    __slots__ = (
+        "_probes",
+        "believes_hints",
+        "doubtful",
+        "doubts",
+        "failed_alone",
+        "last_unknown",
+        "narrowed",
+        "parts",
+        "rounds",
+        "second",
+        "singled_out",
+        "stored",
+        "tries",
+        "waits",
+    )
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.doubtful: list[Part] = []
+        self.doubts: dict[Hashable, Doubt] = {}
+        self.rounds: int = 0
+        self.failed_alone: bool = False
+        self.last_unknown: Failure | None = None
+        self.waits: int = 0
+        self.stored: bool = False
+        self.believes_hints: bool = True
+        self.singled_out: Part | None = None
+        self.narrowed: dict[str, int] = {}
+        self.tries: dict[Hashable, int] = {}
+        self.second: set[Hashable] = set()
+        self._probes = 0
+
+    def begin(self, keys: Iterable[Hashable]) -> None:
+        """Note that everything is to be tried, in one call."""
+        self.parts.append(Part(tuple(keys)))
+
+    # Which part is next
+
+    def next(self, most: int, *, suspecting: bool) -> Part | None:
+        """Return the part to be tried next, of at most ``most`` entries, or None."""
+        if not self.parts:
+            return None
+        part = self._probe() if suspecting else self.parts[-1]
+        if len(part.keys) > most:
+            part = self._cut(part, most)
+        return part
+
+    def _probe(self) -> Part:
+        """Return a part from which to learn soon whether it is the store or a run of bad entries.
+
+        In turns, the one that is farthest from where the refusals began, and the largest.
+        """
+        self._probes += 1
+        if self._probes % 2:
+            return self.parts[0]
+        return max(self.parts, key=lambda part: len(part.keys))
+
+    def _cut(self, part: Part, most: int) -> Part:
+        first, rest = part.piece(part.keys[:most]), part.piece(part.keys[most:])
+        self._replace(part, rest, first)
+        return first
+
+    def _replace(self, part: Part, *pieces: Part) -> None:
+        """Put ``pieces`` in the place of ``part``, the last one to be tried first."""
+        at = self.parts.index(part)
+        self.parts[at : at + 1] = pieces
+
+    # What becomes of a part
+
+    def halve(self, part: Part, *, was_halved: bool = False) -> None:
+        """Try both halves instead."""
+        middle = len(part.keys) // 2
+        self._replace(
+            part,
+            part.piece(part.keys[middle:], was_halved=was_halved),
+            part.piece(part.keys[:middle], was_halved=was_halved),
+        )
+
+    def single_out(self, part: Part, index: int) -> None:
+        """Try the entry at ``index`` alone, then the rest."""
+        keys = part.keys
+        named, rest = part.piece((keys[index],)), part.piece(keys[:index] + keys[index + 1 :])
+        self._replace(part, rest, named)
+        self.singled_out = named
+
+    def done(self, part: Part) -> None:
+        """Forget a part whose entries are stored, or refused."""
+        self.parts.remove(part)
+        for key in part.keys if self.doubts else ():
+            self.doubts.pop(key, None)
+
+    def set_aside(self, part: Part) -> None:
+        """Keep an entry in doubt for the next round."""
+        self.parts.remove(part)
+        self.doubtful.append(part)
+
+    def begin_round(self) -> int:
+        """Try again what is in doubt; return how many entries that is."""
+        entries = len(self.doubtful)
+        self.parts[:0] = reversed(self.doubtful)
+        self.doubtful.clear()
+        return entries
+
+    def note_alone(self, error_class: str, call: int) -> bool:
+        """Note that ``call`` failed with one entry; return whether one had failed alone before."""
+        before, self.failed_alone = self.failed_alone, True
+        self.narrowed.setdefault(error_class, call)
+        return before
+
+    def is_narrowed(self, error_class: str, last_stored: int) -> bool:
+        """Return whether the lane stored something after one entry had failed alone so."""
+        return self.narrowed.get(error_class, last_stored) < last_stored
+
+    # What becomes of refused entries
+
+    def to_try_again(
+        self, refused: Iterable[tuple[Hashable, Refusal[E]]], *, suspecting: bool, epoch: int
+    ) -> list[Hashable]:
+        """Return the keys of refused entries that become no dead letters yet."""
+        open_ones = [(key, refusal) for key, refusal in refused if not refusal.final]
+        if self.stored:
+            return [key for key, refusal in open_ones if refusal.is_doubtful(epoch)]
+        if suspecting:
+            return [key for key, _ in open_ones]
+        return [key for key, refusal in open_ones if refusal.epoch != epoch]
+
+    def put_back(self, keys: Iterable[Hashable]) -> None:
+        """Try ``keys``, which were refused, again."""
+        again = tuple(keys)
+        self.parts.append(Part(again))
+        self.second.update(again)
