@@ -138,6 +138,7 @@ def test_the_longest_entry_fits_into_a_line() -> None:
 # The command, in this process
 
 
+@pytest.mark.usefixtures("no_progress")
 def test_every_line_goes_in(source: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source.write_bytes(lines([*range(600), 7]) + line(599, trust_score=2))
     assert ingest(source, store) == 0
