@@ -238,11 +238,8 @@ BATCHING = (
         "core/queue::a_key_being_written_gets_a_new_place_behind",
         (
             "_core/line.py",
-            "        settled = len(part.keys)\n",
-            "        settled = len(part.keys)\n"
-            "        for key in part.keys:\n"
-            "            for other in self.batches:\n"
-            "                other.entries.pop(key, None)\n",
+            "        settled = len(keys)\n",
+            "        settled = len(keys)\n        for key in keys:\n            for other in self.batches:\n                other.entries.pop(key, None)\n",
         ),
     ),
     mutant(
@@ -313,16 +310,8 @@ WRITING = (
         "core/writer::a_failed_batch_stays_at_the_head_and_nothing_overtakes_it",
         (
             "_core/writer.py",
-            "        self._lifetime.ledger.retries += len(part.keys)\n\n    async def _isolate",
-            "        self._lifetime.ledger.retries += len(part.keys)\n"
-            "        line, ledger = self._line, self._lifetime.ledger\n"
-            "        failed = line.writing\n"
-            "        if line.batches:\n"
-            "            ledger.in_flight -= len(part.keys)\n"
-            "            ledger.depth += len(part.keys)\n"
-            "            failed.parts.clear()\n"
-            "            line.batches.append(failed)\n\n"
-            "    async def _isolate",
+            "        await self.backoff.wait(failures)\n        self._lifetime.ledger.retries += len(part.keys)\n",
+            "        await self.backoff.wait(failures)\n        self._lifetime.ledger.retries += len(part.keys)\n        line, ledger = self._line, self._lifetime.ledger\n        failed = line.writing\n        if line.batches:\n            ledger.in_flight -= len(part.keys)\n            ledger.depth += len(part.keys)\n            failed.progress.parts.clear()\n            line.batches.append(failed)\n",
         ),
     ),
     mutant(
@@ -330,8 +319,8 @@ WRITING = (
         "core/writer::one_refused_entry_is_isolated_at_every_position",
         (
             "_core/writer.py",
-            "        retries = result.kind is not Kind.REJECTED and self._may_retry(",
-            "        retries = self._may_retry(",
+            "                await self._rejected(batch, progress, part, call, result)\n",
+            "                await self._rolled_back(batch, progress, part, call, result)\n",
         ),
     ),
     mutant(
@@ -342,7 +331,7 @@ WRITING = (
     mutant(
         "a timeout counts as not written, and as the entry's fault (s)",
         "core/writer::an_unavailable_store_is_retried_without_end_and_uses_up_no_retry",
-        ("_core/verdict.py", "    (OSError, Kind.UNAVAILABLE),", "    (OSError, Kind.REJECTED),"),
+        ("_core/verdict.py", "    (OSError, _AWAY),", "    (OSError, Verdict(Kind.REJECTED)),"),
     ),
     mutant(
         "a store that refuses everything is believed",
@@ -376,14 +365,18 @@ WRITING = (
     mutant(
         "what is refused under suspicion gets no other chance",
         "core/writer::a_store_that_refuses_everything_is_misconfigured_and_nothing_is_dead_lettered",
-        ("_core/writer.py", "if batch.suspect and batch.refused:", "if False:"),
+        (
+            "_core/progress.py",
+            "            return [key for key, _ in open_ones]\n",
+            "            return []\n",
+        ),
     ),
     mutant(
         "a store that answered is still taken for lost by the backoff",
         "core/writer::an_answer_ends_an_outage_for_the_backoff_too",
         (
             "_core/writer.py",
-            "            if not self._watch.refuses_everything:\n                self._failures = 0\n",
+            "        if not self._watch.suspecting:\n            self._failures = 0\n",
             "",
         ),
     ),
@@ -392,8 +385,8 @@ WRITING = (
         "core/writer::backoff_starts_again_after_a_success",
         (
             "_core/writer.py",
-            "        self._failures = 0\n        self._lifetime.note",
-            "        self._lifetime.note",
+            "        self._failures = self._closed = 0\n",
+            "        self._closed = 0\n",
         ),
     ),
     mutant(
@@ -483,25 +476,15 @@ LANES = (
     mutant(
         "calls before an entry was put back are forgotten",
         "core/letters::attempts_are_the_calls_that_included_the_entry_though_it_was_put_back",
-        ("_core/writer.py", "part.tries + batch.tries.get(key, 0)", "part.tries"),
+        ("_core/writer.py", "part.tries + progress.tries.get(key, 0)", "part.tries"),
     ),
     mutant(
         "a lane that finds the store again keeps it for itself",
         "core/lanes::the_first_lane_that_finds_the_store_again_wakes_the_others",
-        ("_core/watch.py", "            other.cut()\n", "            pass\n"),
-    ),
-    mutant(
-        "every success of a lane wakes those that wait",
-        "core/lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
         (
             "_core/watch.py",
-            "        if self._waiting.pop(lane, None) is None:\n            return\n",
-            "        had = self._waiting.pop(lane, None) is not None\n",
-        ),
-        (
-            "_core/watch.py",
-            "        if not self._waiting:\n",
-            "        if had and not self._waiting:\n",
+            "                if kind is not Kind.UNKNOWN:\n                    lane.cut()\n",
+            "                pass\n",
         ),
     ),
     mutant(
@@ -509,8 +492,8 @@ LANES = (
         "core/lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
         (
             "_core/watch.py",
-            "        if self._waiting.pop(lane, None) is None:\n            return\n",
-            "        if not self._waiting:\n            return\n        self._waiting.clear()\n",
+            "        kind = self._waiting.pop(lane, None)\n        if kind is not None:\n",
+            "        kind = self._waiting.pop(lane, None)\n        self._waiting.clear()\n        if kind is not None:\n",
         ),
     ),
     mutant(
@@ -709,8 +692,8 @@ POSTGRES = (
         "stores/postgres::a_constraint_tells_which_entry_it_refused",
         (
             "postgres/_session.py",
-            "            failure = translated(error, verdict)\n",
-            "            failure = translated(error, verdict)\n            raise failure\n",
+            "            failure = translated(error, verdict, too_slow=too_slow)\n",
+            "            failure = translated(error, verdict, too_slow=too_slow)\n            raise failure\n",
         ),
     ),
 )
@@ -1038,8 +1021,8 @@ JOURNAL = (
         "journal/journal::always_tells_the_producer_that_the_disk_failed_and_heals",
         (
             "_core/recorder.py",
-            "            if error is not None:\n",
-            "            if error is None and 0:\n",
+            "            if item.place.numbers:\n                self._accept(producer, item)\n",
+            "            if not item.place.gone:\n                self._accept(producer, item)\n",
         ),
     ),
 )

@@ -126,14 +126,15 @@ class Recorder(Generic[E]):
             error = await self._write_what_is_left(brought)
         self._group = []
         for producer, item in zip(group, brought, strict=True):
-            if error is not None:
+            # It is on disk, even if something else could not be written after it.
+            if item.place.numbers:
+                self._accept(producer, item)
+            elif error is not None:
                 self._room.dismiss(producer, JournalError(str(error)))
-            elif not item.place.numbers:
+            else:
                 self._room.dismiss(
                     producer, JournalError("the entry can't be written as JSON and read back")
                 )
-            else:
-                self._accept(producer, item)
 
     async def _next_group(self) -> list[Producer[E]]:
         lifetime, deadline = self._lifetime, math.inf
