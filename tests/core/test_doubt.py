@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from provcache_trio._core.doubt import Case, Doubt
 
-CASE = Case(
-    call=0, last_stored=0, flaps=False, draining=False, alone=False, now=0.0, max_retries=2
-)
+CASE = Case(call=0, last_stored=0, flaps=False, draining=False, alone=False, now=0.0, max_retries=2)
 
 
 def verdicts(*cases: Case) -> list[bool]:

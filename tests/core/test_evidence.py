@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import random
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from provcache_trio import (
     DrainTimeoutError,
@@ -25,6 +25,8 @@ from tests.support.items import Item, assert_settled, items
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from trio.testing import MockClock
 
     from provcache_trio import WriteBehindQueue
 
@@ -174,7 +176,7 @@ async def test_after_one_failed_alone_each_failure_of_another_class_waits(
         await queue.flush()
     # One retry; halving to 0 at once; then 1, 23, 2 and 3, each with a class of its own.
     first_round = store.at[: len(store.at) - 4]
-    waits = [b - a for a, b in zip(first_round, first_round[1:], strict=False) if b > a]
+    waits = [b - a for a, b in pairwise(first_round) if b > a]
     assert waits == pytest.approx([0.1, 0.1, 0.2, 0.4, 0.8])
     assert_settled(queue, persisted=4, failed=4)
 
@@ -393,11 +395,8 @@ async def test_a_batch_that_is_too_much_is_halved_after_three_calls_and_then_aft
     assert sizes[6:8] == [2, 4]
     assert store.stored == items(range(16))
     assert_settled(queue, persisted=16, failed=0, retries=32)
-    lines = [r.getMessage() for r in caplog.records if "too slow, with" in r.getMessage()]
-    assert lines == [
-        "default: calls with 4 entries are too slow, with 2 they work: fewer are sent at once, "
-        "until more work again"
-    ]
+    (line,) = [r.getMessage() for r in caplog.records if "too slow, with" in r.getMessage()]
+    assert line.startswith("default: calls with 4 entries are too slow, with 2 they work: ")
 
 
 async def test_what_is_sent_at_once_grows_to_batch_size_again(autojump_clock: MockClock) -> None:

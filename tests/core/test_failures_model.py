@@ -37,7 +37,7 @@ def test_the_model_meets_what_it_is_about() -> None:
     for some in (
         [plan for plan in plans if plan.leaves_at < plan.healed_at],
         [plan for plan in plans if plan.poison_entries >= failures.BLAMED_AFTER],
-        [plan for plan in plans if 0 < plan.poison_entries and plan.must_go_on],
+        [plan for plan in plans if plan.poison_entries > 0 and plan.must_go_on],
         [plan for plan in plans if plan.journal and plan.options.writers > 1],
     ):
         assert len(some) > 10

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import pytest
-from trio.testing import MockClock
 
 from provcache_trio import WriteBehindOptions, open_write_behind_queue
 from provcache_trio._vocabulary.log import Lines, escaped, log
 from provcache_trio.testing import MemoryRepository
 
 from tests.support.items import Item
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
 
 FORGED = "k\nERROR all is lost\r\x1b[31m\u2028\x00\udc80"
 

@@ -18,10 +18,13 @@ def test_three_too_slow_calls_in_a_row_halve_what_is_sent() -> None:
 
 def test_a_call_that_failed_otherwise_or_succeeded_breaks_the_row() -> None:
     pace = Pace(8)
-    for breaks in (pace.failed_otherwise, lambda: pace.stored(1)):
+    for succeeds in (False, True):
         assert not pace.was_too_slow(8)
         assert not pace.was_too_slow(8)
-        breaks()
+        if succeeds:
+            pace.stored(1)
+        else:
+            pace.failed_otherwise()
     assert not pace.was_too_slow(8)
     assert pace.most == 8
 

@@ -52,7 +52,7 @@ def test_each_error_means_one_thing(error: BaseException, kind: Kind) -> None:
     assert classify(error).kind is kind
 
 
-class Slow(StoreUnavailableError):
+class SlowError(StoreUnavailableError):
     """Does not call its base."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Slow(StoreUnavailableError):
     [
         (StoreUnavailableError("x"), False),
         (StoreUnavailableError("x", too_slow=True), True),
-        (Slow(), True),
+        (SlowError(), True),
         (StoreMisconfiguredError("x", too_slow=True), False),
         (TimeoutError(), True),
         (TimeoutError(110, "the network's"), False),
@@ -89,10 +89,10 @@ def test_only_a_closed_store_was_closed() -> None:
 class Owner:
     """A repository whose errors come out of the standard library."""
 
-    async def through_a_library(self) -> None:  # noqa: ASYNC910  # raises
+    async def through_a_library(self) -> None:  # noqa: ASYNC124  # raises
         json.loads("not JSON")
 
-    async def by_itself(self) -> None:  # noqa: ASYNC910  # raises
+    async def by_itself(self) -> None:  # noqa: ASYNC124  # raises
         raise KeyError("a secret")
 
     async def in_a_group(self) -> None:

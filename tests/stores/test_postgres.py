@@ -797,9 +797,11 @@ async def test_neither_a_lock_nor_an_administrator_makes_a_statement_too_slow(
             await other.upsert_many([row(0)])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upsert_that_is_cancelled, other)
-            while not await connections(somebody, schema, "wait_event_type = 'Lock'"):
+            while not await connections(somebody, schema, "wait_event_type = 'Lock'"):  # noqa: ASYNC110  # the server has no event
                 await trio.sleep(0.01)
-            cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
+            cancel = (
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
+            )
             await somebody.fetch(cancel, schema)
         await somebody.execute("ROLLBACK")
 
@@ -862,7 +864,7 @@ async def partition(somebody: Client, schema: str) -> None:
         f"ALTER TABLE {within}.entries RENAME TO before;"
         f" CREATE TABLE {within}.entries (LIKE {within}.before INCLUDING ALL)"
         " PARTITION BY RANGE (veri_key);"
-        f" CREATE TABLE {within}.\"of 2026\" PARTITION OF {within}.entries"
+        f' CREATE TABLE {within}."of 2026" PARTITION OF {within}.entries'
         " FOR VALUES FROM ('\\x00') TO ('\\x80');"
         f" ALTER TABLE {within}.entries ADD CONSTRAINT few CHECK (hit_count < {POISON})"
     )

@@ -366,7 +366,7 @@ class Model(trio.abc.Instrument):
 
     async def run(self) -> Outcome:
         plan = self.plan
-        left_at, took = math.inf, 0.0
+        left_at, early = math.inf, False
         if plan.journal is not None:
             self.journal = MemoryJournal(
                 always=plan.journal == "always",
@@ -385,17 +385,19 @@ class Model(trio.abc.Instrument):
                 self.queue = queue
                 number_of = queue._lanes.number_of
                 self.store.lane_of = {key: number_of(key) for key in plan.keys}
-                with trio.move_on_at(plan.leaves_at) as early:
+                with trio.move_on_at(plan.leaves_at) as scope:
                     async with trio.open_nursery() as nursery:
                         for mine in plan.arrivals:
                             nursery.start_soon(self._produce, queue, mine)
                         await self._see_it_through(queue)
-                left_at = trio.current_time()
+                left_at, early = trio.current_time(), scope.cancelled_caught
         except DrainTimeoutError:
             kept = False
         took = trio.current_time() - left_at
-        await self._check_end(queue, took, kept=kept, early=early.cancelled_caught)
-        return Outcome(queue.metrics().total_enqueued, self._judge_letters(), self.waited)
+        left = self.queue
+        assert left is not None
+        await self._check_end(left, took, kept=kept, early=early)
+        return Outcome(left.metrics().total_enqueued, self._judge_letters(), self.waited)
 
     async def _produce(
         self, queue: WriteBehindQueue[Item], arrivals: list[tuple[float, Item]]
