@@ -9,8 +9,8 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.2.9"
-nox.options.default_venv_backend = "virtualenv"
+nox.needs_version = ">=2025.11.12"
+nox.options.default_venv_backend = "uv|virtualenv"  # uv installs in two seconds, not seventeen
 nox.options.error_on_external_run = True
 nox.options.sessions = [
     "lint",
@@ -19,6 +19,7 @@ nox.options.sessions = [
     "lowest",
     "heavy",
     "tools",
+    "unkind",
     "mutants",
     "benchmark",
     "coverage",
@@ -65,14 +66,24 @@ if PGBOUNCER is None:
     MISSING.append("a queue behind PgBouncer: no pgbouncer (apt-get install pgbouncer)")
 
 EVERYTHING = "[cli,otel,postgres,prometheus,status]"
-AT_ONCE = ("-n", "2")  # tests spend half of their time waiting for processes
+# Tests spend half of their time waiting; and a worker that has none left takes those of another.
+AT_ONCE = ("-n", "4", "--dist", "worksteal")
 QUICK = "not heavy and not browser and not promtool"
 
 
 def install(session: nox.Session, *groups: str, extras: str = "") -> None:
     """Install the wheel that users would get, and what ``groups`` name, as pinned."""
     needed = nox.project.dependency_groups(PROJECT, *groups)
-    session.install("-c", "constraints.txt", f".{extras}", *needed)
+    # As pip does: else the first test to import a module waits for its compilation.
+    compiled = {"UV_COMPILE_BYTECODE": "1"}
+    session.install("-c", "constraints.txt", f".{extras}", *needed, env=compiled)
+
+
+def name_commit(session: nox.Session) -> str:
+    """Return a seed that is the same in every run of a commit, and another one in the next."""
+    command = ("git", "rev-parse", "--short", "HEAD")
+    done = session.run(*command, external=True, silent=True, success_codes=[0, 128])
+    return str(done).strip()  # where there is no repository, it says so: a seed as good
 
 
 @nox.session
@@ -136,6 +147,15 @@ def tools(session: nox.Session) -> None:
     session.run("pytest", *AT_ONCE, "-m", " or ".join(markers), *session.posargs)
 
 
+@nox.session(python=PYTHONS[:1])
+def unkind(session: nox.Session) -> None:
+    """Run the quick tests on a machine that is as unkind as a seed says: ``-- SEED``."""
+    install(session, "test", extras=EVERYTHING)
+    seed, *arguments = session.posargs or [name_commit(session)]
+    chosen = f"{QUICK} and not stops_processes"
+    session.run("python", "-m", "tests.unkind", seed, "-m", chosen, *arguments)
+
+
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Put known bugs into a copy of the code and demand that the tests find each of them."""
@@ -155,7 +175,6 @@ def benchmark(session: nox.Session) -> None:
     """Measure roughly; ``-- --document docs`` measures well, and writes docs/benchmarks.md."""
     install(session, "benchmarks", extras="[postgres,postgres-server]")
     session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))
-    session.run("python", "benchmarks/bench_journal.py", "--where", ".")
 
 
 @nox.session(python=PYTHONS[:1])
@@ -183,6 +202,7 @@ def full(session: nox.Session) -> None:
         session.notify(name)
     session.notify("heavy", ["--full"])
     session.notify("tools")
+    session.notify(f"unkind-{PYTHONS[0]}", [])
     session.notify("mutants")
     session.notify(f"fuzz-{PYTHONS[0]}", ["-max_total_time=300"])
     session.notify(f"instructions-{PYTHONS[0]}", [])

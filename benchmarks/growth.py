@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from benchmarks.figures import Curve, Figure, Findings, Timings, absolute, quart
 from benchmarks.stores import HeldRepository, Item, NullRepository, SlowRepository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
 PART = "growth"
 CAPACITY = 10_000
@@ -32,7 +33,7 @@ MOST_WRITERS = 8
 def run(*, quick: bool) -> Findings:
     """Measure all of it; ``quick``: smaller numbers, fewer rounds."""
     findings = Findings()
-    for part in (entries_in_all, entries_waiting, memory, writers):
+    for part in (entries_in_all, entries_waiting, one_of_many, memory, writers):
         findings.extend(part(quick=quick))
     return findings
 
@@ -132,6 +133,97 @@ async def wait_in_line(queue: WriteBehindQueue[Item], items: Sequence[Item]) -> 
     """Have ``items`` accepted, and the batch that the writer takes out of the line taken."""
     await queue.enqueue_many(items)
     await trio.testing.wait_all_tasks_blocked()
+
+
+def one_of_many(*, quick: bool) -> Findings:
+    """Find what admitting, cancelling and flushing cost each, by how many tasks do it at once."""
+    counts = [10**power for power in range(1, 5 if quick else 6)]
+    findings = Findings()
+    for name, case in (("admitted", admitted), ("cancelled", cancelled), ("flushed", flushed)):
+        timings: Timings = {waiting(count): [] for count in counts}
+        trio.run(case, MORE)  # warms up
+        for _ in range(3):
+            for count in counts:
+                repeats = max(1, MORE // count)
+                timings[waiting(count)].append(
+                    sum(trio.run(case, count) for _ in range(repeats)) / repeats / count * 1e6
+                )
+        first, last = waiting(counts[1]), waiting(counts[-1])
+        findings.extend(
+            Findings(
+                figures=[ratio(PART, f"cost of one task {name} with {last}", timings, last, first)],
+                curves=[
+                    Curve(
+                        plot="Cost of one task of many, by how many wait",
+                        name=name,
+                        along="tasks waiting",
+                        up="us per task",
+                        points=points(counts, timings),
+                        logarithmic="x",
+                    )
+                ],
+            )
+        )
+    return findings
+
+
+async def admitted(count: int) -> float:
+    """Return the seconds until ``count`` tasks that wait for room have been admitted."""
+    store, options = HeldRepository(), WriteBehindOptions(queue_capacity=500)
+    async with open_write_behind_queue(store, options) as queue:
+        await wait_in_line(queue, [Item(f"first-{n}") for n in range(1000)])
+        with collector_frozen():
+            async with trio.open_nursery() as nursery:
+                for n in range(count):
+                    nursery.start_soon(queue.enqueue, Item(f"{n}"))
+                await trio.testing.wait_all_tasks_blocked()
+                began = perf_counter()
+                store.release()
+            return perf_counter() - began
+
+
+async def cancelled(count: int) -> float:
+    """Return the seconds until ``count`` tasks that wait for room, or for a fate, are cancelled."""
+    store, options = HeldRepository(), WriteBehindOptions(queue_capacity=500)
+    async with open_write_behind_queue(store, options) as queue:
+        await wait_in_line(queue, [Item(f"first-{n}") for n in range(1000)])
+        with collector_frozen():
+            async with trio.open_nursery() as nursery:
+                for n in range(0, count, 2):
+                    nursery.start_soon(queue.enqueue, Item(f"{n}"))
+                    nursery.start_soon(queue.persist, Item("first-999", n))
+                await trio.testing.wait_all_tasks_blocked()
+                began = perf_counter()
+                nursery.cancel_scope.cancel()
+            took = perf_counter() - began
+        store.release()
+    return took
+
+
+async def flushed(count: int) -> float:
+    """Return the seconds that ``count`` times accepting one entry and flushing it take."""
+    store, options = HeldRepository(), WriteBehindOptions(queue_capacity=count + 1)
+    async with open_write_behind_queue(store, options) as queue:
+        with collector_frozen():
+            began = perf_counter()
+            async with trio.open_nursery() as nursery:
+                for n in range(count):
+                    queue.enqueue_nowait(Item(f"{n}"))
+                    nursery.start_soon(queue.flush)
+                    await trio.lowlevel.checkpoint()
+                store.release()
+            return perf_counter() - began
+
+
+@contextmanager
+def collector_frozen() -> Generator[None]:
+    """Keep the garbage collector out: what it costs grows with everything that is alive."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def memory(*, quick: bool) -> Findings:

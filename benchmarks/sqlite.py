@@ -15,7 +15,7 @@ import trio
 from provcache_trio import WriteBehindOptions, open_write_behind_queue
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio.sqlite import open_sqlite_repository
-from provcache_trio.sqlite._rows import SCHEMA, UPSERT, row_of
+from provcache_trio.sqlite._rows import SCHEMA, UPSERT, cells_of
 
 from benchmarks.entries import Load
 from benchmarks.figures import Findings, absolute, interleaved, ratio
@@ -84,5 +84,5 @@ def _loop(path: Path, entries: Sequence[ProvcacheEntry]) -> float:
         for start in range(0, len(entries), BATCH):
             with connection:  # commits
                 batch = entries[start : start + BATCH]
-                connection.executemany(UPSERT, [row_of(entry) for entry in batch])
+                connection.executemany(UPSERT, [cells_of(entry) for entry in batch])
         return time.perf_counter() - began

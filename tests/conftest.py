@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
 import random
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 import trio
 from hypothesis import HealthCheck, Phase, settings
 
-from provcache_trio._core import opening as _open
+from provcache_trio._core import opening
 from provcache_trio._core.lanes import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-    from provcache_trio import Repository, WriteBehindOptions
+    from provcache_trio._core.assembly import Setup
 
 # Derandomized: a run fails on what the change broke, not on what it happened to draw.
 settings.register_profile(
@@ -54,6 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "one_lane: about the order of calls, which lanes don't share"
     )
     config.addinivalue_line("markers", "promtool: needs Prometheus' promtool")
+    config.addinivalue_line(
+        "markers", "stops_processes: so that nobody else may continue them (tests/unkind)"
+    )
     # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # so does nohup
@@ -89,19 +93,15 @@ def writers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     wanted: int = request.config.getoption("--writers")
     if wanted == 1:
         return wanted
-    begin = _open._Opening.__init__
+    begin = opening._Opening.__init__
 
-    def begin_wider(
-        self: _open._Opening[object],
-        repository: Repository[object],
-        options: WriteBehindOptions,
-        **rest: Any,  # noqa: ANN401
-    ) -> None:
-        if options.writers == 1:
-            options = msgspec.structs.replace(options, writers=wanted)
-        begin(self, repository, options, **rest)
+    def begin_wider(self: opening._Opening[object], setup: Setup[object]) -> None:
+        if setup.options.writers == 1:
+            options = msgspec.structs.replace(setup.options, writers=wanted)
+            setup = dataclasses.replace(setup, options=options)
+        begin(self, setup)
 
-    monkeypatch.setattr(_open._Opening, "__init__", begin_wider)
+    monkeypatch.setattr(opening._Opening, "__init__", begin_wider)
     if request.node.get_closest_marker("one_lane") is not None:
         monkeypatch.setattr(Lanes, "number_of", lambda _, key: hash(key) * 0)
     return wanted

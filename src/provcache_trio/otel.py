@@ -11,6 +11,8 @@ Instruments, each with the attribute ``provcache.queue.name``:
 ``provcache.write_behind.queue_size``            gauge                 entries in line
 ``provcache.write_behind.in_flight``             gauge                 entries with the writer
 ``provcache.write_behind.oldest_pending_age``    gauge, s              age of the oldest batch
+``provcache.write_behind.call_age``              gauge, s              age of the oldest call of the
+                                                                       store that is under way
 ``provcache.write_behind.state``                 gauge                 1 for ``state``, 0 for others
 ``provcache.write_behind.entries``               counter               by ``outcome``: ok, retry,
                                                                        failed, coalesced, abandoned
@@ -49,7 +51,7 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from ._vocabulary.metrics import Histogram, QueueState, WriteBehindMetrics
+from ._vocabulary.metrics import FLUSHES, Histogram, QueueState, WriteBehindMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -73,12 +75,6 @@ _OUTCOMES: Final = {
     "failed": "total_failed",
     "coalesced": "total_coalesced",
     "abandoned": "total_abandoned",
-}
-_REASONS: Final = {
-    "full": "flushes_full",
-    "due": "flushes_due",
-    "flush": "flushes_requested",
-    "drain": "flushes_drain",
 }
 
 
@@ -131,10 +127,11 @@ class OpenTelemetry:
             ("queue_size", "current_queue_depth", "{entry}"),
             ("in_flight", "in_flight", "{entry}"),
             ("oldest_pending_age", "oldest_pending_seconds", "s"),
+            ("call_age", "call_seconds", "s"),
         ):
             meter.create_observable_gauge(_PREFIX + name, [self._gauge(field)], unit)
         meter.create_observable_gauge(f"{_PREFIX}state", [self._states])
-        entries, flushes = self._counter("outcome", _OUTCOMES), self._counter("reason", _REASONS)
+        entries, flushes = self._counter("outcome", _OUTCOMES), self._counter("reason", FLUSHES)
         meter.create_observable_counter(f"{_PREFIX}entries", [entries], "{entry}")
         meter.create_observable_counter(f"{_PREFIX}flushes", [flushes], "{batch}")
 
@@ -154,7 +151,7 @@ class OpenTelemetry:
         left = tuple(one for one in open_[queue] if one != metrics)
         sums = {
             field: before.get(field, 0) + getattr(last, field)
-            for field in (*_OUTCOMES.values(), *_REASONS.values())
+            for field in (*_OUTCOMES.values(), *FLUSHES.values())
         }
         self._queues = _Queues({**open_, queue: left}, {**past, queue: sums})
 
@@ -187,7 +184,7 @@ class OpenTelemetry:
     # What readers call, in their own threads
 
     def _gauge(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        combine = max if field == "oldest_pending_seconds" else sum
+        combine = max if field.endswith("_seconds") else sum
 
         def observe(_: CallbackOptions) -> Iterator[Observation]:
             for queue, queues in self._queues.open.items():

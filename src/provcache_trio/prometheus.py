@@ -17,7 +17,7 @@ The label ``queue`` is the queue's name. No key, and nothing else of an entry, b
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -26,7 +26,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from ._vocabulary.metrics import QueueState
+from ._vocabulary.metrics import FLUSHES, QueueState
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from ._vocabulary.metrics import Histogram, WriteBehindMetrics
+    from ._vocabulary.protocols import ObservedQueue
 
 __all__ = ["QueueCollector"]
 
@@ -65,64 +66,49 @@ _GAUGES: Final = (
     _Number("in_flight", "in_flight", "Entries handed to the writer or to the dead letter sink."),
     _Number("producers_waiting", "producers_waiting", "Tasks that wait for room."),
     _Number("oldest_pending_seconds", "oldest_pending_seconds", "Age of the oldest batch."),
+    _Number("call_seconds", "call_seconds", "Age of the oldest call of the store under way."),
 )
-_REASONS: Final = {
-    "full": "flushes_full",
-    "due": "flushes_due",
-    "flush": "flushes_requested",
-    "drain": "flushes_drain",
-}
 _HISTOGRAMS: Final = (
     _Number("flush_seconds", "flush_seconds", "Time that a successful call of the store took."),
     _Number("age_seconds", "age_seconds", "Age of a batch when the store had it, or a part."),
 )
 
 
-class Queue(Protocol):
-    """What is read of a queue."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    def metrics(self) -> WriteBehindMetrics:
-        """Return a snapshot, in any thread."""
-        ...
-
-
 class QueueCollector(Collector):
-    """Shows queues to Prometheus; register it with a ``CollectorRegistry``.
+    """Exports queues to Prometheus; register it with a ``CollectorRegistry``.
 
     Args:
-        queues: the first queues to show; see ``add``.
+        queues: the first queues to export; see ``add``.
+
+    Raises:
+        ValueError: two queues have the same name.
     """
 
-    def __init__(self, *queues: Queue) -> None:
-        self._queues: dict[str, Queue] = {}
+    def __init__(self, *queues: ObservedQueue) -> None:
+        self._queues: dict[str, ObservedQueue] = {}
         for queue in queues:
             self.add(queue)
 
-    def add(self, queue: Queue) -> None:
-        """Show ``queue`` too, also after it was closed, until it is removed.
+    def add(self, queue: ObservedQueue) -> None:
+        """Export ``queue`` too, also after it was closed, until it is removed.
 
         Raises:
-            ValueError: another queue of that name is shown.
+            ValueError: another queue of that name is exported.
         """
         if self._queues.setdefault(queue.name, queue) is not queue:
-            raise ValueError(f"another queue named {queue.name!r} is shown already")
+            raise ValueError(f"there is another queue {queue.name!r} already")
 
-    def remove(self, queue: Queue) -> None:
-        """Show ``queue`` no more; it may be one that is not shown."""
+    def remove(self, queue: ObservedQueue) -> None:
+        """Stop exporting ``queue``; no effect if it is not exported."""
         if self._queues.get(queue.name) is queue:
             del self._queues[queue.name]
 
     @contextmanager
-    def showing(self, queue: Queue) -> Generator[None]:
-        """Show ``queue`` for the length of a ``with`` block.
+    def showing(self, queue: ObservedQueue) -> Generator[None]:
+        """Export ``queue`` for the length of a ``with`` block.
 
         Raises:
-            ValueError: another queue of that name is shown.
+            ValueError: another queue of that name is exported.
         """
         self.add(queue)
         try:
@@ -179,7 +165,7 @@ def _flushes(snapshots: dict[str, WriteBehindMetrics]) -> Metric:
         _PREFIX + "flushes", "Batches handed to the writer.", labels=["queue", "reason"]
     )
     for name, metrics in snapshots.items():
-        for reason, field in _REASONS.items():
+        for reason, field in FLUSHES.items():
             family.add_metric([name, reason], getattr(metrics, field))
     return family
 

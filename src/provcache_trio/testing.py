@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Generic
 
 import trio
 
+from ._vocabulary.checks import check_int, check_moment
 from ._vocabulary.entries import merge_or_replace
 from ._vocabulary.errors import EntryRejectedError, StoreUnavailableError
 
@@ -232,17 +233,18 @@ class MemoryRepository(_Scripted, Generic[E]):
 
         Args:
             now: aware; an entry that expires at this very instant has expired.
-            limit: most entries to delete, at least 1.
+            limit: most entries to delete, 1 to 2**63 - 1.
 
         Returns:
             How many were deleted.
 
         Raises:
-            ValueError: ``limit`` is below 1.
+            TypeError: an argument has the wrong type.
+            ValueError: ``now`` is naive, or ``limit`` is out of its range.
             StoreUnavailableError: it is down.
         """
-        if limit < 1:
-            raise ValueError("limit must be at least 1")
+        check_moment("now", now)
+        check_int("limit", limit, at_least=1)
         await self._arrive()
         expires = {key: _expires_at(entry) for key, entry in self.rows.items()}
         doomed = sorted((key for key in expires if expires[key] <= now), key=expires.__getitem__)

@@ -16,7 +16,7 @@ from provcache_trio._asyncio.bridge import DEFAULT_KIND
 from tests.chaos.verdict import verdict
 from tests.faults.catalogue import FAULTS
 from tests.faults.site import POISON, UNANSWERED, open_site, run_faulty_server
-from tests.stores.test_postgres_bridge import ROOT
+from tests.support.programs import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

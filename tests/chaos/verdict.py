@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.faults.site import POISON
-from tests.stores.test_repositories import NOW
+from tests.support.entries import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

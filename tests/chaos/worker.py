@@ -28,7 +28,7 @@ from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.testing import MemoryDeadLetters
 
 from tests.faults.site import COMMAND_SECONDS, CONNECT_SECONDS, POISON, REWRITTEN, SECRET
-from tests.stores.test_repositories import NOW, entry
+from tests.support.entries import NOW, entry
 from tests.support.items import balance
 
 if TYPE_CHECKING:

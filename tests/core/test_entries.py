@@ -297,8 +297,9 @@ def test_a_text_that_is_accepted_can_be_encoded_and_has_no_nul(text: str) -> Non
 def test_a_number_has_a_range(kind: type[msgspec.Struct], field: str, most: int) -> None:
     for number in (0, 1, most - 1, most):
         assert getattr(make(kind, **{field: number}), field) == number
+    bound = "2**63 - 1" if most == 2**63 - 1 else most
     for number in (-1, most + 1, -most - 1, 10**30):
-        assert refusal(ValueError, kind, field, number) == f"{field} must be 0 to {most}"
+        assert refusal(ValueError, kind, field, number) == f"{field} must be 0 to {bound}"
 
 
 @pytest.mark.parametrize("field", IDS)

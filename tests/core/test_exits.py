@@ -80,7 +80,7 @@ async def test_everything_accepted_is_written_in_order_when_the_body_ends(
     async with open_write_behind_queue(store, PATIENT) as queue:
         await queue.enqueue_many(items("abcd"))
         await wait_all_tasks_blocked()
-        kinds = {"batcher", "provcache_trio._core.opening: queue 'default'", "writer"}
+        kinds = {"batcher", "calls", "provcache_trio._core.opening: queue 'default'", "writer"}
         assert set(map(kind_of, queue_tasks())) == kinds
         await queue.enqueue_many([Item("c", 1), *items("ae")])
     assert store.calls == [

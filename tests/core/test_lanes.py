@@ -278,6 +278,20 @@ async def test_crashes_of_the_shared_task_are_forgiven_when_any_lane_persists(
     assert_settled(queue, failed=5, persisted=5)
 
 
+async def test_crashes_in_several_lanes_do_not_add_up(
+    store: Picky, autojump_clock: MockClock
+) -> None:
+    options = WriteBehindOptions(writers=4, flush_interval_seconds=0)
+    async with open_write_behind_queue(store, options) as queue:
+        each = one_of_each_lane(queue)
+        store.failing = {item.veri_key: SystemExit("a bug") for item in each}
+        await queue.enqueue_many(each)
+        await trio.sleep(1.5)  # each lane's task has crashed twice
+        store.mend()
+        await queue.flush()
+    assert_settled(queue, persisted=4)
+
+
 async def test_lanes_that_wait_for_the_sink_go_on_together(autojump_clock: MockClock) -> None:
     store, sink = MemoryRepository[Item](), MemoryDeadLetters[Item]()
     sink.down()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import hypothesis.strategies as st
 import pytest
@@ -20,6 +20,7 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from provcache_trio import (
     DrainTimeoutError,
     EntryRejectedError,
+    JournalError,
     QueueClosedError,
     TransientStoreError,
     WriteBehindCrashedError,
@@ -29,6 +30,7 @@ from provcache_trio import (
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.items import Item
+from tests.support.journals import MemoryJournal
 from tests.support.machine import TrioMachine, in_loop
 from tests.support.witness import Witness
 
@@ -39,9 +41,12 @@ if TYPE_CHECKING:
     from provcache_trio._core.batch import Batch
     from provcache_trio._core.line import Line
 
+    from tests.support.journals import Failure
+
 KEYS: Final = "abcdef"
 EPSILON_SECONDS: Final = 1e-6
 ENOUGH_SECONDS: Final = 4.5  # to drain: one backoff, one restart and every call of the store
+REPLAY_SECONDS: Final = 3.0  # to read and write what a journal holds
 
 some_key = st.sampled_from(KEYS)
 some_keys = st.lists(some_key, min_size=1, max_size=24)
@@ -79,6 +84,9 @@ class QueueMachine(TrioMachine):
         latency=st.sampled_from([0, 0, 0.1]),
         with_index=st.booleans(),
         with_sink=st.sampled_from([True, True, False]),
+        with_journal=st.sampled_from([None, None, "interval", "always"]),
+        disk_seconds=st.sampled_from([0, 0.02]),
+        held_keys=st.lists(some_key, max_size=12),
         beginning=st.sampled_from(["trouble", "peace", "poison"]),
         first_keys=st.lists(some_key, max_size=30),
         at_the_end=st.tuples(some_exit, st.booleans()),
@@ -90,6 +98,9 @@ class QueueMachine(TrioMachine):
         latency: float,
         with_index: bool,
         with_sink: bool,
+        with_journal: str | None,
+        disk_seconds: float,
+        held_keys: list[str],
         beginning: str,
         first_keys: list[str],
         at_the_end: tuple[str, bool],
@@ -103,6 +114,7 @@ class QueueMachine(TrioMachine):
         self.sink.witness = self.witness
         self.at_the_end = at_the_end
         self.version = 0
+        self.plan_journal(with_journal, disk_seconds, held_keys)
         self.rejections: list[EntryRejectedError] = []
         self.calls: list[trio.CancelScope] = []
         self.calm = True  # nothing has ever gone wrong
@@ -124,9 +136,25 @@ class QueueMachine(TrioMachine):
         self.boot(seed)
         self.do(functools.partial(self.begin, first_keys))
 
+    def plan_journal(self, kind: str | None, disk_seconds: float, held_keys: list[str]) -> None:
+        self.with_journal = kind is not None
+        self.always = kind == "always"
+        self.journal: MemoryJournal[Item] | None = None
+        self.disk_seconds = disk_seconds
+        self.disk_failed = False
+        self.held_keys = held_keys if self.with_journal else []
+
     async def begin(self, first_keys: list[str]) -> None:
         self.leave_now = trio.Event()
         self.left = trio.Event()
+        if self.with_journal:
+            holds = {number: self.make(key) for number, key in enumerate(self.held_keys, 1)}
+            for item in holds.values():
+                self.witness.note_held(item)
+            self.journal = MemoryJournal(
+                holds=holds, always=self.always, latency_seconds=self.disk_seconds
+            )
+            self.journal.sync_interval_seconds = 0.5  # an hour must not take too many steps
         self.queue: WriteBehindQueue[Item] = await self.nursery.start(self.use_queue)
         self.witness.queue = self.queue
         self.queue._lifetime.clock = self.read_clock
@@ -145,6 +173,7 @@ class QueueMachine(TrioMachine):
                     key=self.witness.key,
                     merge=self.witness.merge,
                     dead_letters=self.sink if self.with_sink else None,
+                    journal=self.journal,
                 ) as queue:
                     task_status.started(queue)
                     await self.leave_now.wait()
@@ -216,11 +245,23 @@ class QueueMachine(TrioMachine):
         except QueueClosedError:
             self.witness.turned_away.add(item)
             assert self.queue._lifetime.closing.is_set()
+        except JournalError:
+            self.check_journal_error(item)
         except trio.Cancelled:
-            self.witness.turned_away.add(item)
+            self.note_cancelled(item)
             raise
         else:
             self.witness.accepted.add(item)
+
+    def check_journal_error(self, item: Item) -> None:
+        assert self.always
+        assert self.disk_failed or self.witness.crashes
+        self.witness.turned_away.add(item)
+
+    def note_cancelled(self, *items: Item) -> None:
+        """Note what leaves no trace, unless the disk was writing it."""
+        if not self.always:
+            self.witness.turned_away.update(items)
 
     @rule(keys=st.lists(some_key, min_size=1, max_size=4))
     @in_loop
@@ -234,6 +275,8 @@ class QueueMachine(TrioMachine):
                 key in batch.entries for line in self.queue._lanes.lines for batch in line.batches
             )
             expect_room = has_place or not (full or metrics.producers_waiting)
+            if metrics.recovering:
+                expect_room = False
             try:
                 self.queue.enqueue_nowait(item)
             except trio.WouldBlock:
@@ -241,6 +284,9 @@ class QueueMachine(TrioMachine):
                 self.witness.turned_away.add(item)
             except QueueClosedError:
                 assert self.queue._lifetime.closing.is_set()
+                self.witness.turned_away.add(item)
+            except RuntimeError:
+                assert self.always
                 self.witness.turned_away.add(item)
             else:
                 assert expect_room
@@ -266,6 +312,10 @@ class QueueMachine(TrioMachine):
             accepted = error.accepted or 0
             assert self.queue._lifetime.closing.is_set()
             self.witness.turned_away.update(items[accepted:])
+        except JournalError:
+            self.check_journal_error(taken[-1])
+            self.witness.turned_away.update(items[len(taken) :])
+            return
         except trio.Cancelled:
             self.witness.turned_away.update(items[len(taken) :])
             raise
@@ -284,6 +334,9 @@ class QueueMachine(TrioMachine):
         witness = self.witness
         try:
             await self.queue.persist(item)
+        except JournalError:
+            self.check_journal_error(item)
+            return
         except EntryRejectedError as error:
             self.note_rejection(error)
             self.look()
@@ -303,7 +356,7 @@ class QueueMachine(TrioMachine):
 
     def check_no_time_passed_since(self, asked_at: float) -> None:
         """Whoever waits for a fate does not wait for the flush interval."""
-        if self.calm and not self.store.latency_seconds:
+        if self.calm and not self.store.latency_seconds and not self.with_journal:
             assert trio.current_time() == asked_at
 
     def note_rejection(self, error: EntryRejectedError) -> None:
@@ -320,14 +373,18 @@ class QueueMachine(TrioMachine):
         witness = self.witness
         self.look()
         before = set(witness._unposted)
+        if self.queue.metrics().recovering:
+            before |= witness.held
         witness.note_flush()
         handed_back = False
         try:
             await self.queue.flush()
         except QueueClosedError:
             handed_back = True
-            assert self.queue.undelivered
+            assert self.queue.undelivered or self.queue.metrics().recovering
         self.look()
+        if not handed_back:
+            assert before <= witness.seen, f"not replayed: {before - witness.seen}"
         still_open = before.intersection(witness._unposted)
         assert not still_open, f"flushed, but {still_open} are open"
         lost = set(map(witness.last_version, before)).intersection(self.queue.undelivered)
@@ -404,15 +461,45 @@ class QueueMachine(TrioMachine):
         getattr(self.sink, what)()
 
     @precondition(lambda self: not self.in_peace)
-    @rule(name=st.sampled_from(["batcher", "writer", "dead letters"]), lane=st.integers(1, 4))
+    @rule(
+        name=st.sampled_from(["batcher", "writer", "dead letters", "journal"]),
+        lane=st.integers(1, 4),
+    )
     @in_loop
     async def task_crashes(self, name: str, lane: int) -> None:
         self.trouble()
-        several = name != "dead letters" and len(self.queue._lanes.lines) > 1
+        several = name in {"batcher", "writer"} and len(self.queue._lanes.lines) > 1
         self.crashing = f"{name} {lane}" if several else name
 
+    @precondition(lambda self: self.with_journal and not self.in_peace)
+    @rule(
+        times=st.sampled_from([1, 3, 10**9]),
+        when=st.sampled_from(["before", "after"]),
+        name=st.sampled_from(["append", "rewrite", "replay", ""]),
+    )
+    @in_loop
+    async def disk_breaks(self, times: int, when: Literal["before", "after"], name: str) -> None:
+        self.trouble()
+        assert self.journal is not None
+        left = iter(range(times))
+
+        def fails(call: str) -> Failure:
+            if name not in {"", call} or next(left, None) is None:
+                return None
+            self.disk_failed = True
+            return when
+
+        self.journal.fails = fails
+
+    @precondition(lambda self: self.with_journal)
+    @rule()
+    @in_loop
+    async def journal_is_overgrown(self) -> None:
+        assert self.journal is not None
+        self.journal.shrinks = True
+
     @precondition(lambda self: not self.calm)
-    @rule(what=st.sampled_from(["store", "keys", "sink", "everything"]))
+    @rule(what=st.sampled_from(["store", "keys", "sink", "disk", "everything"]))
     @in_loop
     async def is_mended(self, what: str) -> None:
         match what:
@@ -422,16 +509,23 @@ class QueueMachine(TrioMachine):
                 self.store.accept(*KEYS)
             case "sink":
                 self.mend(self.sink)
+            case "disk":
+                self.mend_disk()
             case _:
                 self.heal()
 
     def heal(self) -> None:
         self.mend(self.store)
         self.mend(self.sink)
+        self.mend_disk()
         self.store.accept(*KEYS)
         self.crashing = None
         if self.healed_since is None:
             self.healed_since = trio.current_time()
+
+    def mend_disk(self) -> None:
+        if self.journal is not None:
+            self.journal.fails = lambda _: None
 
     @staticmethod
     def mend(stand_in: MemoryRepository[Item] | Sink) -> None:
@@ -471,7 +565,7 @@ class QueueMachine(TrioMachine):
         with trio.move_on_after(self.options.drain_timeout_seconds + 1):
             await self.left.wait()
         assert self.left_at - self.leaving_at <= (
-            self.options.drain_timeout_seconds + EPSILON_SECONDS
+            self.options.drain_timeout_seconds + self.end_seconds
         ), "the exit took longer than it may"
         await trio.testing.wait_all_tasks_blocked()
         assert not self.nursery.child_tasks, f"left over: {self.nursery.child_tasks}"
@@ -479,27 +573,54 @@ class QueueMachine(TrioMachine):
         self.witness.check_end()
         self.check_exit()
 
+    @property
+    def end_seconds(self) -> float:
+        """How long the journal's call under way and its last ones take."""
+        return EPSILON_SECONDS + 3 * self.disk_seconds
+
+    def check_journal(self) -> bool:
+        """Check what the journal holds at the end; return whether that is all that is left."""
+        if self.journal is None:
+            return False
+        undelivered = self.queue.undelivered
+        held = set(self.journal.rows.values())
+        unread = self.witness.held - self.witness.seen
+        assert unread <= held, f"not replayed, and gone: {unread - held}"
+        assert bool(unread) <= self.queue.metrics().recovering
+        recorder = self.queue._recorder
+        assert recorder is not None
+        if recorder.kept:
+            assert held.issuperset(undelivered), f"not kept: {set(undelivered) - held}"
+        else:
+            assert self.disk_failed
+        if not (undelivered or unread or self.disk_failed):
+            assert not held, f"settled, and yet held: {held}"
+        return recorder.kept
+
     def check_exit(self) -> None:
         """Check what the caller saw, and that what could be written was."""
         undelivered = self.queue.undelivered
         error = self.exit_error
+        kept = self.check_journal()
         if self.witness.has_to_give_up:
             assert isinstance(error, WriteBehindCrashedError)
             assert error.undelivered == undelivered
-            assert self.left_at <= self.witness.last_crash_at + EPSILON_SECONDS
+            assert self.left_at <= self.witness.last_crash_at + self.end_seconds
             return
         drain_ends_at = self.leaving_at + self.options.drain_timeout_seconds
         worked_since = math.inf
         if self.healed_since is not None:
             worked_since = max(self.leaving_at, self.healed_since)
-        if worked_since + ENOUGH_SECONDS <= drain_ends_at:
+        enough = ENOUGH_SECONDS + (REPLAY_SECONDS if self.with_journal else 0)
+        if worked_since + enough <= drain_ends_at:
             assert not undelivered, "the store worked, and yet not everything was written"
+            assert not self.queue.metrics().recovering, "nor was everything replayed"
             took = self.left_at - worked_since
-            assert took <= ENOUGH_SECONDS, "the exit waited though nothing was left"
+            assert took <= enough, "the exit waited though nothing was left"
         if self.leaving == "body raises" and not isinstance(error, trio.Cancelled):
             assert error is self.body_error
-            assert bool(getattr(error, "__notes__", [])) == bool(undelivered)
-        elif undelivered:
+            assert bool(getattr(error, "__notes__", [])) == bool(undelivered and not kept)
+        elif undelivered and not kept:
             assert isinstance(error, DrainTimeoutError)
             assert error.undelivered == undelivered
         elif self.leaving == "body ends":

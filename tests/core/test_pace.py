@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from provcache_trio._core.pace import Pace, Sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def slowed(entries: int = 8, batch_size: int = 8) -> Pace:
@@ -18,13 +23,11 @@ def test_three_too_slow_calls_in_a_row_halve_what_is_sent() -> None:
 
 def test_a_call_that_failed_otherwise_or_succeeded_breaks_the_row() -> None:
     pace = Pace(8)
-    for succeeds in (False, True):
+    breaking: tuple[Callable[[], object], ...] = (pace.failed_otherwise, lambda: pace.stored(1))
+    for breaks in breaking:
         assert not pace.was_too_slow(8)
         assert not pace.was_too_slow(8)
-        if succeeds:
-            pace.stored(1)
-        else:
-            pace.failed_otherwise()
+        breaks()
     assert not pace.was_too_slow(8)
     assert pace.most == 8
 

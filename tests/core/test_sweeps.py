@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import trio
 
-import provcache_trio.journal
 from provcache_trio import (
     EntryRejectedError,
     StoreMisconfiguredError,
@@ -25,11 +24,11 @@ from provcache_trio import (
 )
 from provcache_trio.testing import MemoryRepository
 
-from tests.core.test_random_cancellation import Canceller, Program
-from tests.journal.test_journal_machine import in_virtual_thread, journal_on
 from tests.support.disks import ModelDisk
 from tests.support.items import Item, items
 from tests.support.machine import EveryStep
+from tests.support.model_journals import in_virtual_thread, journal_on
+from tests.support.scopes import Canceller, Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -234,7 +233,7 @@ VICTIMS: Final = ["batcher", "writer", "dead letters"]
 def test_with_a_journal_a_task_may_crash_at_any_one_of_its_steps_too(
     victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provcache_trio.journal, "in_thread", in_virtual_thread)
+    monkeypatch.setattr("provcache_trio.journal._journal.in_thread", in_virtual_thread)
     programs = crash(victim, for_good=False, with_journal=True)
     assert len(programs) >= 5
     for program in programs:

@@ -54,12 +54,6 @@ class Scene:
         for _ in range(times):
             self.watch.refused(self.lanes[lane], self.watch.begin(), REFUSED, counts=counts)
 
-    def trouble(self) -> Kind | None:
-        return self.watch.trouble
-
-    def suspecting(self) -> bool:
-        return self.watch.suspecting
-
     def prove(self, lane: int = 0) -> None:
         self.watch.proved(self.lanes[lane], self.watch.begin())
 
@@ -71,9 +65,9 @@ async def scene() -> Scene:
 
 async def test_nineteen_refusals_in_a_row_leave_the_store_trusted(scene: Scene) -> None:
     scene.refuse(19)
-    assert not scene.suspecting()
+    assert not scene.watch.suspecting
     assert scene.watch.epoch == 0
-    assert scene.trouble() is None
+    assert scene.watch.trouble is None
 
 
 async def test_the_twentieth_refusal_brings_suspicion_a_new_epoch_and_one_line(
@@ -81,9 +75,9 @@ async def test_the_twentieth_refusal_brings_suspicion_a_new_epoch_and_one_line(
 ) -> None:
     scene.refuse(12, lane=0)
     scene.refuse(8, lane=1)
-    assert scene.suspecting()
+    assert scene.watch.suspecting
     assert scene.watch.epoch == 1
-    assert scene.trouble() is Kind.MISCONFIGURED
+    assert scene.watch.trouble is Kind.MISCONFIGURED
     scene.refuse(5, lane=2)
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert ["misconfigured" in record.getMessage() for record in errors] == [True]
@@ -91,8 +85,8 @@ async def test_the_twentieth_refusal_brings_suspicion_a_new_epoch_and_one_line(
 
 async def test_what_does_not_count_brings_no_suspicion(scene: Scene) -> None:
     scene.refuse(100, counts=False)
-    assert not scene.suspecting()
-    assert scene.trouble() is None
+    assert not scene.watch.suspecting
+    assert scene.watch.trouble is None
 
 
 async def test_a_proof_drops_the_refusals_by_calls_that_began_before_it(scene: Scene) -> None:
@@ -100,12 +94,12 @@ async def test_a_proof_drops_the_refusals_by_calls_that_began_before_it(scene: S
     scene.refuse(19)
     scene.watch.proved(scene.lanes[1], early)  # it says nothing of what began later
     scene.refuse(1)
-    assert scene.suspecting()
+    assert scene.watch.suspecting
     scene.prove()
     scene.refuse(19)
     scene.prove()
     scene.refuse(19)
-    assert not scene.suspecting()
+    assert not scene.watch.suspecting
 
 
 async def test_a_proof_by_a_call_that_began_before_the_suspicion_ends_none(scene: Scene) -> None:
@@ -113,10 +107,10 @@ async def test_a_proof_by_a_call_that_began_before_the_suspicion_ends_none(scene
     scene.refuse(20)
     late = scene.watch.begin()
     scene.watch.proved(scene.lanes[1], early)
-    assert scene.suspecting()
-    assert scene.trouble() is Kind.MISCONFIGURED
+    assert scene.watch.suspecting
+    assert scene.watch.trouble is Kind.MISCONFIGURED
     scene.watch.proved(scene.lanes[1], late)
-    assert not scene.suspecting()
+    assert not scene.watch.suspecting
 
 
 async def test_a_proof_by_any_lane_releases_and_wakes_every_held_lane(
@@ -128,10 +122,10 @@ async def test_a_proof_by_any_lane_releases_and_wakes_every_held_lane(
     scene.prove(lane=2)
     assert [lane.woken for lane in scene.lanes] == [1, 1, 0]
     assert scene.watch.epoch == 2
-    assert scene.trouble() is None
+    assert scene.watch.trouble is None
     assert [r.getMessage() for r in caplog.records][1:] == ["q: store found again"]
     scene.refuse(19)  # the run is empty
-    assert not scene.suspecting()
+    assert not scene.watch.suspecting
 
 
 async def test_a_lane_that_finds_no_store_waits_and_its_answer_wakes_the_others(
@@ -140,14 +134,14 @@ async def test_a_lane_that_finds_no_store_waits_and_its_answer_wakes_the_others(
     first, second, third = scene.lanes
     scene.watch.lost(first, AWAY)
     scene.watch.lost(second, AWAY)
-    assert scene.trouble() is Kind.UNAVAILABLE
+    assert scene.watch.trouble is Kind.UNAVAILABLE
     scene.watch.answered(third)  # it did not wait
     assert [lane.woken for lane in scene.lanes] == [0, 0, 0]
     scene.watch.answered(first)
     assert [lane.woken for lane in scene.lanes] == [0, 1, 0]
-    assert scene.trouble() is Kind.UNAVAILABLE
+    assert scene.watch.trouble is Kind.UNAVAILABLE
     scene.watch.answered(second)
-    assert scene.trouble() is None
+    assert scene.watch.trouble is None
 
 
 async def test_a_lane_first_lost_then_misconfigured_logs_both(
@@ -168,17 +162,17 @@ async def test_a_lane_that_finishes_its_batch_leaves_held_waiting_and_doubt(scen
     scene.watch.doubts(other, 1)
     scene.watch.waits_in_doubt(lane, UNKNOWN)
     scene.watch.finished(lane)
-    assert scene.trouble() is None
+    assert scene.watch.trouble is None
     assert scene.watch.one_in_doubt
-    assert scene.suspecting()  # nobody has proved the store well
+    assert scene.watch.suspecting  # nobody has proved the store well
 
 
 async def test_entries_in_doubt_are_counted_over_all_lanes(scene: Scene) -> None:
-    each: list[bool] = [scene.watch.one_in_doubt]
+    alone = [scene.watch.one_in_doubt]
     for lane, entries in ((0, 1), (1, 1), (0, 0), (0, 0)):
         scene.watch.doubts(scene.lanes[lane], entries)
-        each.append(scene.watch.one_in_doubt)
-    assert each == [False, True, False, True, True]
+        alone.append(scene.watch.one_in_doubt)
+    assert alone == [False, True, False, True, True]
 
 
 async def test_several_in_doubt_are_one_line_until_none_is(
@@ -187,7 +181,7 @@ async def test_several_in_doubt_are_one_line_until_none_is(
     lane = scene.lanes[0]
     scene.watch.doubts(lane, 1)
     scene.watch.waits_in_doubt(lane, UNKNOWN)
-    assert scene.trouble() is Kind.UNKNOWN
+    troubles = [scene.watch.trouble]
     assert caplog.records == []
     for _ in range(2):
         scene.watch.doubts(lane, 3)
@@ -195,7 +189,8 @@ async def test_several_in_doubt_are_one_line_until_none_is(
         scene.watch.waits_in_doubt(lane, UNKNOWN)
         scene.watch.answered(lane)
         scene.watch.doubts(lane, 0)
-    assert scene.trouble() is None
+    troubles.append(scene.watch.trouble)
+    assert troubles == [Kind.UNKNOWN, None]
     levels = [record.levelno for record in caplog.records]
     assert levels == [logging.ERROR] * 2
 
@@ -208,7 +203,9 @@ async def test_a_lane_that_waits_in_doubt_is_not_woken_by_another_s_answer(scene
 
 
 async def test_the_store_flaps_for_a_minute_after_something_went_through(scene: Scene) -> None:
-    assert not scene.watch.flaps
+    flaps = [scene.watch.flaps]
     scene.watch.went_through()
-    for scene.now, flaps in ((0, True), (59, True), (60, False)):
-        assert scene.watch.flaps is flaps
+    for now in (59, 60):
+        scene.now = now
+        flaps.append(scene.watch.flaps)
+    assert flaps == [False, True, False]

@@ -17,12 +17,12 @@ from unittest.mock import patch
 
 import trio
 
-from provcache_trio._pgserver.server import PostgresServerError
+from provcache_trio._pgserver.binaries import PostgresServerError
 
 from tests.faults.proxy import Do, Said
 from tests.faults.site import POISON, REWRITTEN, SECRET, UNANSWERED
-from tests.stores.test_postgres_bridge import Client
-from tests.stores.test_repositories import key_of
+from tests.support.bridges import Client
+from tests.support.entries import key_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping

@@ -25,11 +25,12 @@ from provcache_trio.testing import MemoryDeadLetters
 
 from tests.faults.catalogue import SILENT
 from tests.faults.site import POISON, REWRITTEN, SECRET, UNANSWERED
-from tests.stores.test_repositories import NOW, entry
+from tests.support.entries import NOW, entry
 from tests.support.items import balance
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
     from typing import Self
 
     from provcache_trio import WriteBehindMetrics, WriteBehindQueue
@@ -335,16 +336,11 @@ async def leave(site: Site, fault: Fault, bridge: BridgeKind) -> None:
 
 async def none_left(site: Site) -> None:
     """Wait until the server has no connection of the queue any more."""
-    with trio.fail_after(NOTICED_SECONDS):
-        while await site.connections():  # noqa: ASYNC110  # no event tells
-            await trio.sleep(0.02)
 
+    async def none() -> bool:
+        return await site.connections() == 0
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition``, for which there is no event, has come true."""
-    with trio.fail_after(NOTICED_SECONDS):
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.005)
+    await until(none)
 
 
 def _seconds_without_a_processor() -> float:

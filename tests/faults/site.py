@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from provcache_trio._pgserver.server import run_postgres_server
 from provcache_trio.postgres import open_postgres_repository
 
 from tests.faults.proxy import open_proxy
+from tests.support.pgserver import run_postgres_server
 from tests.support.servers import query, run_sql
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._pgserver.server import PostgresServer
     from provcache_trio.postgres import PostgresRepository
 
     from tests.faults.proxy import Proxy
+    from tests.support.pgserver import PostgresServer
 
 SECRET: Final = "s3cr3t"  # noqa: S105  # in every row and in the password: no log may quote it
 POISON: Final = 77  # with so many hits, an entry is what a constraint of a fault refuses

@@ -13,15 +13,17 @@ import trio
 
 from provcache_trio import StoreUnavailableError
 from provcache_trio._asyncio.bridge import DEFAULT_KIND
-from provcache_trio._pgserver.server import run_postgres_server
 from provcache_trio.postgres import open_postgres_repository
 
 from tests.chaos.verdict import Told, verdict
 from tests.faults.catalogue import ALL, FAULTS
 from tests.faults.proxy import Do, Said
-from tests.faults.scenario import leave, recover, until
+from tests.faults.scenario import leave, recover
 from tests.faults.site import COMMAND_SECONDS, POISON, open_site, run_faulty_server
-from tests.stores.test_postgres_bridge import BRIDGES, PROMPT_SECONDS, ROOT
+from tests.support.bridges import BRIDGES
+from tests.support.pgserver import run_postgres_server
+from tests.support.programs import ROOT
+from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -29,11 +31,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._pgserver.server import PostgresServer
     from provcache_trio.postgres import PostgresRepository
 
     from tests.faults.catalogue import Fault
     from tests.faults.site import Site
+    from tests.support.pgserver import PostgresServer
 
 pytestmark = pytest.mark.heavy
 
@@ -110,7 +112,7 @@ async def test_a_program_that_is_cut_off_while_it_makes_the_schema_does_not_keep
     ):
         nursery.start_soon(_checked, cut_off)
         await site.proxy.happened()
-        with trio.fail_after(PROMPT_SECONDS):
+        with trio.fail_after(HANG_SECONDS):
             while not await _checked(other):
                 pass
         nursery.cancel_scope.cancel()
@@ -178,6 +180,6 @@ async def test_a_program_that_was_stopped_for_longer_than_every_timeout_goes_on(
         await trio.sleep(2 * COMMAND_SECONDS)
         process.send_signal(signal.SIGCONT)
     process.terminate()
-    with trio.fail_after(2 * PROMPT_SECONDS):
+    with trio.fail_after(HANG_SECONDS):
         assert await process.wait() == 0
     assert await verdict(site, [record]) == []

@@ -15,8 +15,9 @@ import pytest
 
 from provcache_trio import JournalError
 from provcache_trio.journal._disk import Disk
-from provcache_trio.journal._file import FORMAT, JournalFile
+from provcache_trio.journal._file import JournalFile
 from provcache_trio.journal._records import (
+    FORMAT,
     MAGIC_LINE,
     MOST_PAYLOAD_BYTES,
     Beginning,
@@ -24,11 +25,12 @@ from provcache_trio.journal._records import (
     Kind,
     Record,
     pack,
-    pack_entry,
     pack_settled,
     pieces,
     ranges_of,
+    read_beginning,
 )
+from provcache_trio.journal._replay import Replay
 
 from tests.support.disks import PATH, ModelDisk, PowerCut, cut_at, fail_at
 
@@ -49,15 +51,16 @@ def open_file(disk: ModelDisk, entry_type: str = "Item") -> JournalFile:
     return file
 
 
-def replayed(file: JournalFile) -> list[bytes]:
-    found: list[bytes] = []
-    while page := file.next_page(2):
-        found += [document for _, document in page]
+def replayed(file: JournalFile, most: int = 2) -> dict[int, bytes]:
+    replay, found, after = Replay(file), dict[int, bytes](), 0
+    while page := file.next_page(replay, after, most):
+        found |= page
+        after = page[-1][0]
     return found
 
 
 def left_on(disk: ModelDisk) -> list[bytes]:
-    return replayed(open_file(disk))
+    return list(replayed(open_file(disk)).values())
 
 
 class Story:
@@ -65,7 +68,7 @@ class Story:
 
     Attributes:
         offered: documents that were ever given to the journal.
-        safe: those that have to be there, as the journal said so.
+        safe: those that have to be there, as the journal said so, and their numbers.
         doubtful: those that may be there or not.
     """
 
@@ -76,6 +79,7 @@ class Story:
         self.safe: dict[bytes, int] = {}
         self.doubtful: set[bytes] = set()
         self.failures = 0
+        self.messages: list[str] = []
         self.count = 0
 
     def documents(self, count: int) -> list[bytes]:
@@ -84,52 +88,51 @@ class Story:
         self.offered += made
         return made
 
-    def append(self, count: int, settle: int = 0) -> None:
-        """Append, and settle the oldest; after a failure only ``rewrite`` is left."""
-        new = self.documents(count)
-        settled = dict(list(self.safe.items())[:settle])
+    def write(self, new: list[bytes], replaces: tuple[int, ...], settled: list[bytes]) -> None:
+        """Append; what fails is tried once more, which mends the file."""
+        numbers = [self.safe.pop(document) for document in settled]
         self.doubtful |= {*new, *settled}
-        for document in settled:
-            del self.safe[document]
-        entries = [(document, ()) for document in new]
-        try:
-            first = self.file.append(entries, settled.values())
-        except JournalError:
-            self.failures += 1
-            with pytest.raises(JournalError, match="failed before"):
-                self.file.append(entries, ())
-            self.rewrite()
-            return
-        self.doubtful -= {*new, *settled}
-        self.safe |= {document: first + n for n, document in enumerate(new)}
+        entries = [(document, replaces) for document in new]
+        for _ in range(2):
+            try:
+                first = self.file.append(entries, () if replaces else numbers)
+            except JournalError as error:
+                self.messages.append(str(error))
+                self.failures += 1
+            else:
+                self.doubtful -= {*new, *settled}
+                self.safe |= {document: first + n for n, document in enumerate(new)}
+                return
+
+    def append(self, count: int, settle: int = 0) -> None:
+        """Append, and settle the oldest."""
+        self.write(self.documents(count), (), list(self.safe)[:settle])
 
     def replace(self) -> None:
         """Write a newer version of the newest entry, in its place."""
-        (new,) = self.documents(1)
-        if not self.safe:
-            return
-        old, number = self.safe.popitem()
-        self.doubtful |= {old, new}
-        try:
-            first = self.file.append([(new, (number,))], ())
-        except JournalError:
-            self.failures += 1
-            self.safe[old] = number
-            self.rewrite()
-            return
-        self.doubtful -= {old, new}
-        self.safe[new] = first
+        new = self.documents(1)
+        if self.safe:
+            old, number = list(self.safe.items())[-1]
+            self.write(new, (number,), [old])
 
     def rewrite(self) -> None:
-        before = self.safe
+        before = list(self.safe)
+        for _ in range(2):  # after a failure nothing else may be done
+            try:
+                first = self.file.rewrite(before)
+            except JournalError:
+                self.failures += 1
+            else:
+                # What was doubtful before is forgotten with the old file.
+                self.doubtful.clear()
+                self.safe = {document: first + n for n, document in enumerate(before)}
+                return
+
+    def compact(self) -> None:
         try:
-            first = self.file.rewrite(list(before))
+            self.file.compact()
         except JournalError:
             self.failures += 1
-            return
-        # What was doubtful before is forgotten with the old file.
-        self.doubtful.clear()
-        self.safe = {document: first + n for n, document in enumerate(before)}
 
     def tell(self) -> None:
         try:
@@ -144,10 +147,18 @@ class Story:
         self.append(0, settle=1)
         self.rewrite()
         self.append(2)
+        self.compact()
         self.append(1, settle=1)
+        self.append(1, settle=len(self.safe))
+        self.append(0, settle=1)
+        self.compact()  # nothing is live: it is emptied where it is
+        self.append(3)
+        self.compact()
+        self.append(2, settle=1)
         self.file.close()
 
     def check(self, disk: ModelDisk) -> None:
+        assert all(PATH in message for message in self.messages)
         found = left_on(disk)
         assert len(set(found)) == len(found)
         assert found == [document for document in self.offered if document in found]
@@ -173,7 +184,7 @@ def test_the_story_is_told_to_its_end() -> None:
     assert not story.failures
     assert not story.doubtful
     story.check(disk)
-    assert left_on(disk) == list(story.safe) == [b"3", b"5", b"6", b"7", b"8"][1:]
+    assert left_on(disk) == list(story.safe) == [b"%d" % number for number in range(11, 15)]
 
 
 @pytest.mark.parametrize("at", range(1, LENGTH + 2))
@@ -209,7 +220,7 @@ def test_when_any_one_operation_fails_the_next_file_is_good(
         disk.short = short
         story = Story(disk)
         story.tell()
-        assert story.failures <= 2  # a file that is not trusted says so once more
+        assert story.failures <= 1  # the next try mends it
         story.check(disk.cut_power(dice(roll)))
 
 
@@ -236,21 +247,36 @@ def a_journal() -> tuple[ModelDisk, dict[int, bytes], set[int]]:
     """Return a journal with a record of every kind, its entries, and which of them are settled."""
     disk = ModelDisk()
     file = open_file(disk)
-    documents = [b'["entry",%d]' % n for n in range(9)]
-    first = file.append([(document, ()) for document in documents[:4]], ())
-    file.append([(documents[4], ())], [first, first + 2])
-    file.append([(documents[5], (first + 1,)), (documents[6], ())], ())
-    file.append([(documents[7], ())], ())
-    file.append([(documents[8], ())], ())
+    documents = [b'["entry",%d]' % n for n in range(10)]
+    file.append([(documents[0], ()), (documents[0], ())], ())
+    file.append([(documents[0], ())], [2])
+    file.compact()
+    first = file.append([(document, ()) for document in documents[1:4]], ())
+    file.append([(documents[4], ())], [1, first + 1])
+    file.append([(documents[5], (first,)), (documents[6], ())], ())
+    for document in documents[7:]:
+        file.append([(document, ())], ())
     file.close()
-    raw = bytes(disk.names[PATH].data)
     numbers = {
         piece.number: piece.payload.rpartition(b"\n")[2]
-        for piece in pieces(reader(raw[len(MAGIC_LINE) :]), 0)
+        for piece in records_of(disk)
         if isinstance(piece, Record) and piece.kind in {Kind.ENTRY, Kind.NEWER}
     }
-    assert list(numbers.values()) == documents
-    return disk, numbers, {first, first + 1, first + 2}
+    assert list(numbers.values()) == [documents[0], *documents]
+    return disk, numbers, {1, first, first + 1}
+
+
+def salt_of(disk: ModelDisk) -> int:
+    found = read_beginning(bytes(disk.names[PATH].data))
+    assert found is not None
+    return msgspec.json.decode(found[0], type=Beginning).salt
+
+
+def records_of(disk: ModelDisk) -> list[Record | Damage]:
+    data = bytes(disk.names[PATH].data)
+    found = read_beginning(data)
+    assert found is not None
+    return list(pieces(reader(data[found[1] :]), 0, salt_of(disk)))
 
 
 def reader(data: bytes, at_most: int = 10**9) -> Callable[[int], bytes]:
@@ -265,29 +291,42 @@ def reader(data: bytes, at_most: int = 10**9) -> Callable[[int], bytes]:
     return read
 
 
-def check_damaged(data: bytes, *, flipped: bool) -> None:
-    """It opens and says what is missing, or refuses; what it replays is as it was written."""
+def check_damaged(data: bytes, *, flipped: bool = False, moved: bool = False) -> None:
+    """It opens and says what is missing, or refuses; what it replays is as it was written.
+
+    A record that was moved behind later ones is damage, and is not said to be missing.
+    """
     disk = ORIGINAL.crash()
     disk.names[PATH].data = bytearray(data)
     file = JournalFile(PATH, entry_type="Item", disk=disk)
     try:
         findings = file.open()
-    except JournalError:
+    except JournalError as error:
+        assert PATH in str(error)  # noqa: PT017  # it need not be refused
+        assert disk.names.keys() == ORIGINAL.names.keys()
         return
     numbers, settled = NUMBERS, SETTLED
+    # Of a file that is another one by now, nobody knows how long it was.
+    moved = moved and (findings.damaged_bytes > 0 or salt_of(disk) != salt_of(ORIGINAL))
     missing = {n for first, last in findings.missing for n in range(first, last + 1)}
-    found: dict[int, bytes] = {}
-    while page := file.next_page(100):
-        found |= dict(page)
+    found = replayed(file, 100)
     for number, document in found.items():
         assert numbers[number] == document
-        assert number not in settled or missing  # what said so is missing
+        # What said so is missing, or was moved.
+        assert number not in settled or missing or moved
     if flipped:  # one byte: only a version whose heir is missing comes back
-        assert settled.intersection(found) <= {min(settled) + 1}
-    assert set(numbers) - settled - set(found) <= missing
-    # Nothing of it is told twice: what is damaged was set aside, and goes with the next file.
-    file.rewrite(list(found.values()))
-    assert list(found.values()) == left_on(disk)
+        assert settled.intersection(found) <= {sorted(settled)[1]}
+    lost = set(numbers) - settled - set(found) - missing
+    assert not lost or moved
+    # Nothing of it is set aside twice, and it goes with the next file.
+    aside = bytes(disk.names[f"{PATH}.set-aside"].data) if findings.damaged_bytes else b""
+    assert replayed(open_file(disk), 100) == found
+    assert not aside or bytes(disk.names[f"{PATH}.set-aside"].data) == aside
+    file.append([(b"new", ())], ())
+    file.compact()
+    reopened = JournalFile(PATH, entry_type="Item", disk=disk)
+    assert reopened.open().flawless
+    assert replayed(reopened, 100) == {**found, reopened.last: b"new"}
 
 
 ORIGINAL, NUMBERS, SETTLED = a_journal()
@@ -312,7 +351,49 @@ def test_every_truncation_is_noticed(tail: str) -> None:
             data += b"\xff" * len(rest)
         elif tail == "stale":
             data += WHOLE[:at][-len(rest) :]
-        check_damaged(data, flipped=False)
+        check_damaged(data)
+
+
+ANOTHER: Final = bytes(a_journal()[0].names[PATH].data)
+
+
+def damaged(data: bytes, dice: random.Random) -> bytes:
+    """Return a journal to which one of many things happened."""
+    at, to = sorted((dice.randrange(len(data) + 1), dice.randrange(len(data) + 1)))
+    before, some, after = data[:at], data[at:to], data[to:]
+    half = len(some) // 2
+    bit = bytes([some[0] ^ (1 << dice.randrange(8))]) if some else b""
+    return dice.choice(
+        [
+            before,
+            before + after,
+            before + bytes(len(some)) + after,
+            before + dice.randbytes(min(len(some), 40)) + data[at + 40 :],
+            before + some + some + after,
+            before + some[half:] + some[:half] + after,
+            before + ANOTHER[at:to] + after,
+            data + dice.choice([ANOTHER, data, bytes(5000), some]),
+            before + bit + some[1:] + after,
+        ]
+    )
+
+
+@pytest.mark.heavy
+def test_whatever_happens_to_its_bytes_a_journal_opens_or_says_why_not(
+    counts: Callable[[int, int], int],
+) -> None:
+    seed = int(os.environ.get("DAMAGE_SEED", "0"))
+    times = int(os.environ.get("DAMAGES", "0")) or counts(2_000, 100_000)
+    for roll in range(times):
+        luck = dice(seed + roll)
+        data = WHOLE
+        for _ in range(luck.randint(1, 3)):
+            data = damaged(data, luck)
+        try:
+            check_damaged(data, moved=True)
+        except Exception as error:
+            error.add_note(f"DAMAGE_SEED={seed + roll} DAMAGES=1")
+            raise
 
 
 # What can be read, and what is refused
@@ -324,7 +405,7 @@ def read_all(data: bytes, at_most: int = 10**9) -> list[Record | Damage]:
 
 @pytest.mark.parametrize("at_most", [1, 7, 10**9])
 def test_records_are_found_between_what_is_none(at_most: int) -> None:
-    one, two = pack(Kind.ENTRY, 1, b"one"), pack_settled(2, [1])
+    one, two = pack(Kind.ENTRY, 1, b"one"), pack_settled(2, [1], 0)
     found = read_all(b"\xf7pv" + one + b"\xf7pvj" + two + b"\xf7", at_most)
     assert [piece.number for piece in found if isinstance(piece, Record)] == [1, 2, 3]
     assert [(piece.raw, piece.at_end) for piece in found if isinstance(piece, Damage)] == [
@@ -374,22 +455,32 @@ def with_records(*records: bytes, beginning: bytes | None = None) -> ModelDisk:
     data = disk.names[PATH].data
     if beginning is not None:
         del data[len(MAGIC_LINE) :]
-        data += pack(Kind.BEGINNING, 1, beginning)
+        data += 2 * pack(Kind.BEGINNING, 0, beginning)
     for record in records:
         data += record
     return disk
+
+
+def with_entries(*entries: tuple[Kind, int, bytes]) -> tuple[ModelDisk, list[bytes]]:
+    """Return a journal with records that may be odd, and their bytes."""
+    disk = with_records()
+    packed = [pack(*entry, salt_of(disk)) for entry in entries]
+    for record in packed:
+        disk.names[PATH].data += record
+    return disk, packed
 
 
 @pytest.mark.parametrize(
     ("beginning", "text"),
     [
         (
-            msgspec.json.encode(Beginning(format=FORMAT + 1, entry_type="Item", identity="")),
+            msgspec.json.encode(Beginning(format=FORMAT + 1, type="Item", identity="")),
             f"format version {FORMAT + 1}, and this program knows {FORMAT} only",
         ),
         (msgspec.json.encode({"format": FORMAT + 1}), f"format version {FORMAT + 1}"),
-        (b"[]", "can't be read"),
-        (b"{", "can't be read"),
+        (b"[]", "format version 0"),
+        (b"{", "format version 0"),
+        (b'{"format":1,"entry_type":"Item","identity":"0"}', "journal was written by version 0.1"),
     ],
 )
 def test_a_beginning_that_is_none_of_ours_is_refused(beginning: bytes, text: str) -> None:
@@ -400,31 +491,42 @@ def test_a_beginning_that_is_none_of_ours_is_refused(beginning: bytes, text: str
 @pytest.mark.parametrize(
     "odd",
     [
-        pack(Kind.ENTRY, 1, b"a number that was there before"),
-        pack(Kind.ENTRY, 2**63, b"a number that is far away"),
-        pack(Kind.BEGINNING, 3, b"a second beginning"),
-        pack(Kind.SETTLED, 3, b"no json"),
-        pack(Kind.NEWER, 3, b"no line"),
+        (Kind.ENTRY, 1, b"a number that was there before"),
+        (Kind.ENTRY, 2**63, b"a number that is far away"),
+        (Kind.BEGINNING, 2, b"a second beginning"),
+        (Kind.HELD, 2, b"[]"),
+        (Kind.SETTLED, 2, b"no json"),
+        (Kind.NEWER, 2, b"no line"),
     ],
 )
-def test_a_record_that_can_not_be_here_is_damage(odd: bytes) -> None:
-    disk = with_records(pack_entry(2, b"good", ()), odd, pack_entry(4, b"too", ()))
+def test_a_record_that_can_not_be_here_is_damage(odd: tuple[Kind, int, bytes]) -> None:
+    disk, packed = with_entries((Kind.ENTRY, 1, b"good"), odd, (Kind.ENTRY, 3, b"too"))
     file = JournalFile(PATH, entry_type="Item", disk=disk)
     findings = file.open()
-    assert findings.damaged_bytes == len(odd)
-    assert findings.missing == [(3, 3)]
+    assert findings.damaged_bytes == len(packed[1])
+    assert findings.missing == [(2, 2)]
     assert not findings.only_unfinished
-    assert replayed(file) == [b"good", b"too"]
+    assert list(replayed(file).values()) == [b"good", b"too"]
+
+
+def test_a_record_of_another_file_is_damage() -> None:
+    """As when a power cut leaves what was on the disk before."""
+    disk, other = with_records(), with_records()
+    open_file(other).append([(b"stale", ())], ())
+    beginning = len(bytes(disk.names[PATH].data))
+    disk.names[PATH].data += other.names[PATH].data[beginning:]
+    assert left_on(other) == [b"stale"]
+    assert left_on(disk) == []
 
 
 def test_a_record_that_can_not_be_here_is_set_aside_as_a_whole() -> None:
     disk = ModelDisk()
     open_file(disk).append([(b"1", ())], ())
-    odd = pack(Kind.ENTRY, 2, b'"precious"')
+    odd = pack(Kind.ENTRY, 1, b'"precious"', salt_of(disk))
     disk.names[PATH].data += odd
     file = open_file(disk)
-    assert disk.names[f"{PATH}.set-aside"].synced == odd
-    assert replayed(file) == [b"1"]
+    assert disk.names[f"{PATH}.set-aside"].synced.endswith(odd)
+    assert list(replayed(file).values()) == [b"1"]
 
 
 def test_what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal() -> None:
@@ -434,7 +536,7 @@ def test_what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal(
     disk.names[PATH].sync()
     open_file(disk)
     assert not disk.names[PATH].synced.endswith(b"torn")
-    assert disk.durable_names[f"{PATH}.set-aside"].synced == b"torn"
+    assert disk.durable_names[f"{PATH}.set-aside"].synced.endswith(b"torn")
 
 
 def test_a_rewrite_that_fails_leaves_no_file_behind() -> None:
@@ -492,21 +594,21 @@ def test_a_journal_that_grows_while_it_is_looked_at_looks_sound() -> None:
 
 
 def test_ranges_of_what_is_not_here_settle_nothing() -> None:
-    disk = with_records(pack_entry(2, b"good", ()), pack(Kind.SETTLED, 3, b"[[-5,1],[3,9],[2,1]]"))
+    odd = (Kind.SETTLED, 2, b"[[-5,0],[2,9],[1,0]]")
+    disk, _ = with_entries((Kind.ENTRY, 1, b"good"), odd)
     assert left_on(disk) == [b"good"]
 
 
 def test_a_journal_that_is_only_looked_at_is_not_changed() -> None:
-    disk = with_records(pack_entry(2, b"good", ()), b"damage")
+    disk, _ = with_entries((Kind.ENTRY, 1, b"good"))
+    disk.names[PATH].data += b"damage"
     before = bytes(disk.names[PATH].data), set(disk.names)
     file = JournalFile(PATH, entry_type="Item", disk=disk, read_only=True)
     assert file.open().entries == 1
-    assert replayed(file) == [b"good"]
-    with pytest.raises(JournalError, match="failed before"):
-        file.append([(b"more", ())], ())
+    assert list(replayed(file).values()) == [b"good"]
     file.close()
     assert (bytes(disk.names[PATH].data), set(disk.names)) == before
-    with pytest.raises(JournalError, match="no such journal"):
+    with pytest.raises(JournalError, match="no journal /disk/other"):
         JournalFile("/disk/other", entry_type="Item", disk=disk, read_only=True).open()
 
 
@@ -544,7 +646,9 @@ def test_a_large_journal_is_opened_and_replayed_in_little_memory(tmp_path: Path)
     tracemalloc.start()
     try:
         file.open()
-        count = sum(len(page) for page in iter(lambda: file.next_page(500), []))
+        replay, count, after = Replay(file), 0, 0
+        while page := file.next_page(replay, after, 500):
+            count, after = count + len(page), page[-1][0]
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -12,10 +12,9 @@ import errno
 import functools
 import logging
 import random
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import hypothesis.strategies as st
-import outcome
 import pytest
 import trio
 from hypothesis import settings
@@ -35,20 +34,16 @@ from provcache_trio.journal._file import JournalFile
 from provcache_trio.journal._journal import Packer
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
-from tests.support.disks import PATH, ModelDisk, no_fault
+from tests.support.disks import BLOCK_BYTES, PATH, ModelDisk, no_fault
 from tests.support.items import Item, balance
 from tests.support.machine import TrioMachine, in_loop
+from tests.support.model_journals import DISK_SECONDS, INTERVAL, in_virtual_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from provcache_trio import WriteBehindQueue
 
-T = TypeVar("T")
 
 KEYS: Final = "abcd"
-DISK_SECONDS: Final = 0.002  # half of what a call of the disk takes
-INTERVAL: Final = 0.05
 WINDOW: Final = INTERVAL + 3 * 2 * DISK_SECONDS + 1e-6
 
 some_key = st.sampled_from(KEYS)
@@ -61,37 +56,24 @@ some_options = st.builds(
     retry_cap_seconds=st.just(1),
     drain_timeout_seconds=st.sampled_from([0, 5]),
     coalesce=st.booleans(),
+    writers=st.integers(1, 3),
 )
-
-
-async def in_virtual_thread(work: Callable[[], T], _: Callable[[], None]) -> T:
-    """Be ``in_thread`` on the virtual clock: the call can't be cut short."""
-    with trio.CancelScope(shield=True):
-        await trio.sleep(DISK_SECONDS)
-        try:
-            result: outcome.Maybe[T] = outcome.Value(work())
-        except Exception as error:  # noqa: BLE001  # raised below
-            result = outcome.Error(error)
-        await trio.sleep(DISK_SECONDS)
-    return result.unwrap()
-
-
-def journal_on(disk: ModelDisk, *, always: bool) -> tuple[JournalFile, FileJournal[Item]]:
-    """Open the journal on ``disk``; needs ``in_virtual_thread``."""
-    file = JournalFile(PATH, entry_type="Item", disk=disk)
-    findings = file.open()
-    journal = FileJournal(file, Packer(Item), always=always, sync_interval_seconds=INTERVAL)
-    journal.holds_entries = findings.entries > 0
-    return file, journal
+some_capacity = st.sampled_from([None, 2, 3, 5])  # blocks
 
 
 class Life:
     """One process: a queue, and what only it holds."""
 
     def __init__(
-        self, disk: ModelDisk, rows: dict[object, Item], sink: MemoryDeadLetters[Item]
+        self,
+        disk: ModelDisk,
+        rows: dict[object, Item],
+        sink: MemoryDeadLetters[Item],
+        *,
+        always: bool,
     ) -> None:
         self.disk = disk
+        self.always = always
         self.store = MemoryRepository[Item](latency_seconds=0.003)
         self.store.rows.update(rows)
         self.sink = MemoryDeadLetters[Item]()
@@ -107,9 +89,15 @@ class JournalMachine(TrioMachine):
     """A program that is killed and started again."""
 
     @initialize(
-        seed=st.integers(0, 2**16), options=some_options, always=st.booleans(), more=st.booleans()
+        seed=st.integers(0, 2**16),
+        options=some_options,
+        always=st.booleans(),
+        more=st.booleans(),
+        blocks=some_capacity,
     )
-    def begin(self, seed: int, options: WriteBehindOptions, always: bool, more: bool) -> None:
+    def begin(
+        self, seed: int, options: WriteBehindOptions, always: bool, more: bool, blocks: int | None
+    ) -> None:
         self.options = options
         self.always = always
         self.dice = random.Random(seed)  # noqa: S311  # no secret
@@ -121,7 +109,8 @@ class JournalMachine(TrioMachine):
         self.trouble_at = -1.0  # when the disk last failed or was not durable
         self.rejections_matter = more
         self.boot(seed)
-        self.do(functools.partial(self.start, ModelDisk(), {}, MemoryDeadLetters[Item]()))
+        disk = ModelDisk(None if blocks is None else blocks * BLOCK_BYTES)
+        self.do(functools.partial(self.start, disk, {}, MemoryDeadLetters[Item]()))
 
     async def start(
         self,
@@ -130,7 +119,7 @@ class JournalMachine(TrioMachine):
         sink: MemoryDeadLetters[Item],
         power_cut: bool = False,
     ) -> None:
-        self.life = Life(disk, rows, sink)
+        self.life = Life(disk, rows, sink, always=self.always)
         await self.nursery.start(self.live, self.life, power_cut)
 
     async def live(  # noqa: ASYNC114  # its nursery lives as long as the machine
@@ -146,7 +135,7 @@ class JournalMachine(TrioMachine):
         journal = FileJournal(
             file, Packer(Item), always=self.always, sync_interval_seconds=INTERVAL
         )
-        journal.holds_entries = findings.entries > 0
+        journal.begin(findings)
         with life.scope:
             try:
                 async with open_write_behind_queue(
@@ -200,7 +189,7 @@ class JournalMachine(TrioMachine):
     def told(self, life: Life, item: Item) -> None:
         if not life.over:
             self.accepted[item] = trio.current_time()
-            if self.always:
+            if life.always:
                 self.safe.add(item)
 
     @rule(keys=st.lists(some_key, min_size=1, max_size=8), patience=st.sampled_from([9e9, 0.003]))
@@ -219,7 +208,7 @@ class JournalMachine(TrioMachine):
             try:
                 await getattr(life.queue, method)(item)
             except JournalError:
-                assert self.always
+                assert life.always
                 assert self.trouble_at >= 0, "nothing was wrong with the disk"
             except EntryRejectedError:
                 self.told(life, item)
@@ -288,6 +277,13 @@ class JournalMachine(TrioMachine):
 
     @rule()
     @in_loop
+    async def others_fill_the_disk(self) -> None:
+        if self.life.disk.capacity is not None:
+            self.life.disk.fill_up()
+            self.trouble_at = trio.current_time()
+
+    @rule()
+    @in_loop
     async def disk_is_another_one(self) -> None:
         self.life.disk.names.pop(PATH, None)
         self.trouble_at = trio.current_time()
@@ -302,6 +298,7 @@ class JournalMachine(TrioMachine):
     def mend_disk(self) -> None:
         self.life.disk.fault = no_fault
         self.life.disk.short = False
+        self.life.disk.foreign = 0
 
     # Ends
 
@@ -319,20 +316,21 @@ class JournalMachine(TrioMachine):
         life.scope.cancel()
         await life.left.wait()
 
-    @rule(power=st.booleans())
+    @rule(power=st.booleans(), options=some_options, always=st.booleans())
     @in_loop
-    async def it_is_killed(self, power: bool) -> None:
+    async def it_is_killed(self, power: bool, options: WriteBehindOptions, always: bool) -> None:
         life = self.life
         self.note_what_is_safe()
         disk = life.disk.cut_power(self.dice) if power else life.disk.crash()
         rows, sink = dict(life.store.rows), MemoryDeadLetters[Item]()
         sink.letters += life.sink.letters
         await self.end(life)
+        self.options, self.always = options, always
         await self.start(disk, rows, sink, power)
 
-    @rule()
+    @rule(options=some_options, always=st.booleans())
     @in_loop
-    async def it_is_left_and_started_again(self) -> None:
+    async def it_is_left_and_started_again(self, options: WriteBehindOptions, always: bool) -> None:
         life = self.life
         began_at = trio.current_time()
         life.leave.set()
@@ -345,6 +343,7 @@ class JournalMachine(TrioMachine):
             self.safe.update(self.accepted)
         self.accepted.clear()
         self.mend_disk()
+        self.options, self.always = options, always
         await self.start(life.disk, dict(life.store.rows), life.sink)
 
     async def finish(self) -> None:
@@ -355,6 +354,7 @@ class JournalMachine(TrioMachine):
         life.store.accept(*KEYS)
         life.store._failures.clear()
         self.mend_disk()
+        life.disk.capacity = None
         while life.queue.metrics().recovering:  # noqa: ASYNC110  # on the virtual clock
             await trio.sleep(1)
         await trio.sleep(60)
@@ -383,6 +383,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep log records from pytest, and threads from the virtual clock."""
     monkeypatch.setattr(logging.getLogger("provcache_trio"), "propagate", False)
     monkeypatch.setattr(_journal, "in_thread", in_virtual_thread)
+    # So that it is made smaller now and then.
+    monkeypatch.setattr("provcache_trio.journal._file._GROWTH_BYTES", 600)
 
 
 @pytest.mark.heavy

@@ -4,70 +4,84 @@
 
 A mutant is killed when each of its tests fails on it. One that survives, that no longer
 applies (its text is not in the file exactly once), or whose tests can't be run, makes the exit
-status 1.
+status 1. So does a test that fails without a bug.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import provcache_trio
-
+from tests.mutants.forked import run_pytest
 from tests.mutants.table import MUTANTS, Mutant
 
-PACKAGE = Path(provcache_trio.__file__).parent
 LONGEST_SECONDS = 120
+SLOWEST = 10
+PASSED = "without a bug, all of the tests pass"
 
 
-def verdict_on(mutant: Mutant) -> str:
-    """Return "killed", or why it was not."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / PACKAGE.name
-        shutil.copytree(PACKAGE, copy)  # with times of files, so compiled ones stay valid
-        for change in mutant.changes:
-            file = copy / change.file
-            text = file.read_text("utf-8")
-            if text.count(change.old) != 1:
-                return (
-                    f"no longer applies: {change.file} has the text {text.count(change.old)} times"
-                )
-            file.write_text(text.replace(change.old, change.new), "utf-8")
-        return run_tests(mutant.killed_by, folder)
+def find_package() -> Path:
+    """Return the folder of the package, which must not be imported here."""
+    found = importlib.util.find_spec("provcache_trio")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("provcache_trio is not installed")
+    return Path(found.origin).parent
 
 
-def run_tests(tests: tuple[str, ...], folder: str) -> str:
+PACKAGE = find_package()
+
+
+def judge(mutant: Mutant) -> tuple[str, float]:
+    """Return "killed", or why it was not, and how many seconds that took."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        verdict = put_into_a_copy(mutant, folder) or run_tests(mutant.killed_by, folder)
+    return verdict, time.monotonic() - began
+
+
+def check_that_all_pass(mutants: list[Mutant]) -> str:
+    """Run their tests on the package without a bug; else what kills may be the warm process."""
+    tests = sorted({test for mutant in mutants for test in mutant.killed_by})
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copytree(PACKAGE, Path(name) / PACKAGE.name)
+        said = run_pytest(["--tb=short", *tests], Path(name), LONGEST_SECONDS * 2)
+    passed = said is not None and re.search(r"^\d+ passed in ", said, re.MULTILINE)
+    return PASSED if passed else f"without a bug, some of the tests fail, too:\n{said}"
+
+
+def put_into_a_copy(mutant: Mutant, folder: Path) -> str:
+    """Copy the package to ``folder``, with the bug; return "", or why that can't be done."""
+    copy = folder / PACKAGE.name
+    shutil.copytree(PACKAGE, copy)  # with times of files, so compiled ones stay valid
+    for change in mutant.changes:
+        file = copy / change.file
+        text = file.read_text("utf-8")
+        if text.count(change.old) != 1:
+            return f"no longer applies: {change.file} has the text {text.count(change.old)} times"
+        file.write_text(text.replace(change.old, change.new), "utf-8")
+    return ""
+
+
+def run_tests(tests: tuple[str, ...], folder: Path) -> str:
     """Run ``tests`` on the package in ``folder``; every one of them has to fail."""
-    command = [
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-        *("--tb=no", "--first-failure", *tests),
-    ]
-    environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    said = run_pytest(["--tb=no", "--first-failure", *tests], folder, LONGEST_SECONDS)
+    if said is None:
         return f"not found within {LONGEST_SECONDS} s"
-    failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    failed = re.findall(r"^FAILED (\S+)", said, re.MULTILINE)
     failed += [test.partition("[")[0] for test in failed]
     survived = [test for test in tests if test not in failed]
     if not survived:
         return "killed"
-    last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
-    return f"not found by {', '.join(survived)} ({' '.join(last)})"
+    return f"not found by {', '.join(survived)} ({' '.join(said.strip().splitlines()[-1:])})"
 
 
 def main() -> int:
@@ -78,15 +92,22 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if mutant.name in arguments.names or not arguments.names]
+    took: list[tuple[float, str]] = []
     alive = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for mutant, verdict in zip(chosen, pool.map(verdict_on, chosen), strict=True):
+        checked = pool.submit(check_that_all_pass, chosen)
+        for mutant, (verdict, seconds) in zip(chosen, pool.map(judge, chosen), strict=True):
             alive += verdict != "killed"
+            took.append((seconds, mutant.name))
             print(f"{mutant.name:60} {verdict}", flush=True)  # noqa: T201  # the table
+    print("the slowest:")  # noqa: T201
+    for seconds, name in sorted(took, reverse=True)[:SLOWEST]:
+        print(f"{seconds:6.1f} s  {name}")  # noqa: T201
+    print(checked.result())  # noqa: T201
     print(  # noqa: T201
         f"{len(chosen) - alive} of {len(chosen)} mutants killed"
     )
-    return 1 if alive or not chosen else 0
+    return 1 if alive or not chosen or checked.result() != PASSED else 0
 
 
 if __name__ == "__main__":

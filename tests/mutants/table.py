@@ -8,7 +8,6 @@ its own consumer (k).
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 
@@ -30,11 +29,11 @@ class Mutant(NamedTuple):
 
 def mutant(name: str, killed_by: str, *changes: tuple[str, str, str]) -> Mutant:
     """Return a mutant; ``killed_by`` names one ``folder/module::test``, or several by spaces."""
-    tests = tuple(
-        re.sub(r"(.*/)?(.*)::(.*)", r"tests/\1test_\2.py::test_\3", test)
-        for test in killed_by.split()
-    )
-    return Mutant(name, tuple(Change(*change) for change in changes), tests)
+    tests: list[str] = []
+    for test in killed_by.split():
+        folder, slash, module = test.rpartition("/")
+        tests.append(f"tests/{folder}{slash}test_{module.replace('::', '.py::test_')}")
+    return Mutant(name, tuple(Change(*change) for change in changes), tuple(tests))
 
 
 ACCOUNTING = (
@@ -82,7 +81,7 @@ ACCOUNTING = (
     mutant(
         "letters that the sink never took are forgotten",
         "core/letters::what_the_sink_never_took_is_handed_back",
-        ("_core/opening.py", "            *self._outbox.abandon(),\n", ""),
+        ("_core/assembly.py", "            *self.outbox.abandon(),\n", ""),
     ),
 )
 
@@ -175,12 +174,12 @@ ACCEPTING = (
     mutant(
         "who waits for room waits for ever after the end (i)",
         "core/exits::producers_that_wait_for_room_are_sent_away_when_the_queue_closes",
-        ("_core/opening.py", "        self._room.close(self._name)\n", ""),
+        ("_core/assembly.py", "        self.room.close(lifetime.name)\n", ""),
     ),
     mutant(
         "producers are stopped after the drain, not before (t)",
         "core/exits::a_queue_that_drains_says_so_and_takes_nothing",
-        ("_core/opening.py", "        lifetime.owner = 0\n", ""),
+        ("_core/assembly.py", "        lifetime.owner = 0\n", ""),
     ),
     mutant(
         "all who wait for one entry get one exception object",
@@ -365,7 +364,7 @@ WRITING = (
         "core/supervision::a_crashed_writer_goes_on_after_a_second_with_the_batch_it_held",
         (
             "_core/supervisor.py",
-            "                    self._note_crash(task, error)\n",
+            "                    self._note_crash(task, error, give_up)\n",
             "                    return\n",
         ),
     ),
@@ -433,6 +432,15 @@ WRITING = (
 
 LANES = (
     mutant(
+        "crashes of all lanes add up",
+        "core/lanes::crashes_in_several_lanes_do_not_add_up",
+        (
+            "_core/lifetime.py",
+            "        shared = self._crashes[None]\n",
+            "        shared = sum(self._crashes.values()) - self._crashes[lane]\n",
+        ),
+    ),
+    mutant(
         "parallel writers reorder a key (p)",
         "core/lanes::versions_of_a_key_are_written_in_order",
         (
@@ -451,7 +459,7 @@ LANES = (
     mutant(
         "a flush waits for one lane only",
         "core/lanes::a_flush_waits_for_every_lane",
-        ("_core/queue.py", "        for batch in last:\n", "        for batch in last[-1:]:\n"),
+        ("_core/queue.py", "        for fate in fates:\n", "        for fate in fates[-1:]:\n"),
     ),
     mutant(
         "only one lane's batches are sealed by a flush",
@@ -465,7 +473,7 @@ LANES = (
     mutant(
         "what is handed back is in the order of lanes",
         "core/lanes::what_is_handed_back_is_in_the_order_of_its_batches",
-        ("_core/opening.py", "        batches.sort(key=lambda batch: batch[0])\n", ""),
+        ("_core/assembly.py", "        batches.sort(key=lambda batch: batch[0])\n", ""),
     ),
     mutant(
         "a lane waits for the letters of another",
@@ -535,15 +543,30 @@ LANES = (
     mutant(
         "a batch is prepared that can still grow",
         "core/prepare::a_batch_that_can_still_grow_is_not_prepared",
-        ("_core/batcher.py", " and not line.can_grow(batch):", ":"),
+        ("_core/batcher.py", " or line.can_grow(batch):", ":"),
     ),
 )
 
 LEAVING = (
     mutant(
+        "leaving leaves what the journal holds to the next queue",
+        "core/journaled_exits::leaving_writes_everything_that_the_journal_holds",
+        ("_core/lifetime.py", "            and not self.recovering\n", ""),
+    ),
+    mutant(
+        "a page is taken over after the end",
+        "core/journaled_exits::a_page_that_is_read_when_the_time_is_up_is_not_taken_over",
+        ("_core/replay.py", "        await trio.lowlevel.checkpoint_if_cancelled()\n", ""),
+    ),
+    mutant(
+        "who leaves is not told how much was not read",
+        "core/journaled_exits::what_was_not_read_by_the_deadline_stays_in_the_journal_and_is_counted",
+        ("_core/replay.py", "        left = held - self._taken\n", "        left = held\n"),
+    ),
+    mutant(
         "the last batch waits for its interval (a)",
         "core/exits::a_drain_waits_for_no_flush_interval",
-        ("_core/opening.py", "        self._lanes.seal(FlushReason.DRAIN)\n", ""),
+        ("_core/assembly.py", "        self.lanes.seal(FlushReason.DRAIN)\n", ""),
     ),
     mutant(
         "the drain is not shielded",
@@ -557,15 +580,19 @@ LEAVING = (
     mutant(
         "the tasks that drain are cancelled (m)",
         "core/exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
-        ("_core/lifetime.py", "trio.CancelScope(shield=True)", "trio.CancelScope()"),
+        (
+            "_core/opening.py",
+            "with trio.CancelScope(shield=True), parts.tasks()",
+            "with trio.CancelScope(), parts.tasks()",
+        ),
     ),
     mutant(
         "the drain does not keep its deadline (h)",
         "core/exits::at_the_deadline_what_is_left_is_handed_back_in_order_of_acceptance",
         (
             "_core/opening.py",
-            "trio.move_on_after(self._options.drain_timeout_seconds,",
-            "trio.move_on_after(self._options.drain_timeout_seconds + 100,",
+            "trio.move_on_after(self._lifetime.options.drain_timeout_seconds,",
+            "trio.move_on_after(self._lifetime.options.drain_timeout_seconds + 100,",
         ),
     ),
     mutant(
@@ -574,16 +601,17 @@ LEAVING = (
         (
             "_core/opening.py",
             "            interrupt = await self._stop_tasks() or interrupt",
-            "            self._lifetime.scope.cancel()\n"
-            "            await self._nursery_manager.__aexit__(exc_type, exc, exc_tb)",
+            "            self._parts.cancel_tasks()\n"
+            "            kind, trace = type(error), getattr(error, '__traceback__', None)\n"
+            "            await self._manager.__aexit__(error and kind, error, trace)",
         ),
     ),
     mutant(
         "who gives up waits for the drain all the same",
         "core/supervision::giving_up_during_the_drain_ends_it",
         (
-            "_core/opening.py",
-            "        self._lifetime.note_settled()  # after giving up, there is nothing to wait for\n",
+            "_core/assembly.py",
+            "        lifetime.drained.set()  # there is nothing to wait for any more\n",
             "",
         ),
     ),
@@ -689,12 +717,67 @@ POSTGRES = (
 
 JOURNAL = (
     mutant(
+        "the places of letters that came during a call are forgotten",
+        "core/recorder::a_letter_that_comes_while_the_sink_is_called_stays_until_the_sink_has_it",
+        (
+            "_core/outbox.py",
+            "            del self.places[:taken]\n",
+            "            self.places.clear()\n",
+        ),
+    ),
+    mutant(
+        "a letter is written again and again",
+        "core/recorder::a_letter_that_waits_for_its_sink_is_written_once",
+        ("_core/recorder.py", "                place.unsafe = False\n", ""),
+    ),
+    mutant(
+        "what is settled while the journal is rewritten stays in it",
+        "core/recorder::what_is_settled_while_the_journal_is_rewritten_leaves_it_all_the_same",
+        (
+            "_core/recorder.py",
+            '            self._note(place, cast("E", place.entry), number)\n',
+            "            place.numbers = [number]\n",
+        ),
+    ),
+    mutant(
+        "what joined another batch stays in the journal",
+        "core/recorder::what_joined_another_batch_is_in_the_journal_until_it_is_settled",
+        (
+            "_core/journaled_line.py",
+            "        head.journaled.places.update(batch.journaled.places)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "what joined another batch is never written",
+        "core/recorder::what_joined_another_batch_before_it_was_written_is_written_all_the_same",
+        (
+            "_core/journaled_line.py",
+            "        unsafe.update(batch.journaled.unsafe)\n",
+            "        unsafe.update()\n",
+        ),
+    ),
+    mutant(
+        "what joined another batch is written twice",
+        "core/recorder::what_joined_another_batch_before_it_was_written_is_written_all_the_same",
+        (
+            "_core/journaled_line.py",
+            "        batch.journaled.unsafe.clear()  # else they would be written twice\n",
+            "",
+        ),
+    ),
+    mutant(
+        "batches are written in the order in which they were marked",
+        "core/recorder::versions_are_written_in_the_order_of_their_batches",
+        ("_core/recorder.py", "sorted(notes.marked, key=_number)", "notes.marked"),
+    ),
+    mutant(
         "the journal answers before it has synced",
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
             "journal/_file.py",
-            'b"".join(data))\n                self._disk.sync(descriptor)\n',
-            'b"".join(data))\n',
+            "        self._disk.sync(self._descriptor)\n        self.trusted = True\n        self._end +=",
+            "        self.trusted = True\n        self._end +=",
         ),
     ),
     mutant(
@@ -702,17 +785,17 @@ JOURNAL = (
         "journal/journal_file::when_any_one_operation_fails_the_next_file_is_good",
         (
             "journal/_file.py",
-            "        except BaseException:\n            self._trusted = False\n            raise\n",
-            "        except BaseException:\n            raise\n",
+            "        self.trusted = False  # until it is synced\n",
+            "",
         ),
     ),
     mutant(
         "a new file takes the place of the old one before it is synced",
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
-            "journal/_file.py",
-            "documents)\n                self._disk.sync(descriptor)\n",
-            "documents)\n",
+            "journal/_new_file.py",
+            "        self._write()\n        self._disk.sync(self._descriptor)\n",
+            "        self._write()\n",
         ),
     ),
     mutant(
@@ -720,17 +803,17 @@ JOURNAL = (
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
             "journal/_file.py",
-            "            self._disk.sync_directory(self._directory)\n            self._trusted",
-            "            self._trusted",
+            "        self._disk.sync_directory(self._directory)\n        self.trusted",
+            "        self.trusted",
         ),
     ),
     mutant(
         "the name of what was set aside is not synced",
         "journal/journal_file::what_was_set_aside_has_a_name_on_the_disk_before_it_leaves_the_journal",
         (
-            "journal/_file.py",
-            "                self._disk.sync_directory(self._directory)\n        finally",
-            "                pass\n        finally",
+            "journal/_aside.py",
+            "        if is_new:\n            self._sync_directory()\n",
+            "",
         ),
     ),
     mutant(
@@ -738,24 +821,27 @@ JOURNAL = (
         "journal/journal::what_can_not_be_set_aside_yet_costs_nothing_else_of_its_page",
         (
             "journal/_journal.py",
-            "found = self._unpacked(self._page[0])\n                self._page.popleft()\n",
-            "page, self._page = self._page, deque()\n"
-            "                found = self._unpacked(page.popleft())\n"
-            "                self._page = page\n",
+            "        return found\n\n    def _report_unread",
+            "        return [] if unread else found\n\n    def _report_unread",
         ),
     ),
     mutant(
         "what was never sent leaves the journal",
-        "cli_journal::whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal",
-        ("_cli/_journal.py", "entry in sent if id(entry)", "entry in some if id(entry)"),
+        "cli/journal::whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal",
+        ("_cli/sending.py", "one in sent if id(one.entry)", "one in kept if id(one.entry)"),
     ),
     mutant(
         "a crash while an entry is taken over loses it",
         "journal/journal::a_crash_in_the_middle_of_a_page_costs_nothing_of_it",
         (
-            "_core/recorder.py",
-            "        for number, entry in page:\n",
-            "        for number, entry in page:\n            self._replayed = number\n",
+            "_core/replay.py",
+            "            number, entry = self._page[0]\n",
+            "            number, entry = self._page.popleft()\n",
+        ),
+        (
+            "_core/replay.py",
+            "            self._page.popleft()  # not before: what crashes us is taken over again\n",
+            "",
         ),
     ),
     mutant(
@@ -763,36 +849,40 @@ JOURNAL = (
         "journal/journal::what_json_does_not_hold_is_not_said_to_stay_in_the_journal",
         (
             "_core/recorder.py",
-            "return written and not any(place.refused for place in self._places())",
+            "return written and not self._notes.refused",
             "return written",
         ),
     ),
     mutant(
         "a journal that was removed is written on",
         "journal/journal::a_journal_that_was_removed_is_made_anew",
-        ("journal/_file.py", "                self._raise_if_replaced()\n", ""),
+        ("journal/_file.py", "        self._raise_if_replaced()\n", ""),
     ),
     mutant(
         "a payload is not checked",
         "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
         (
             "journal/_records.py",
-            "        if crc32(payload, crc32(_COVERED.pack(kind, length, number))) != checksum:\n",
+            "        if crc32(payload, crc32(_COVERED.pack(kind, length, number), self._salt)) != checksum:\n",
             "        if not checksum:\n",
         ),
     ),
     mutant(
         "missing numbers are not told",
         "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
-        ("journal/_file.py", "missing.append((expected, piece.number - 1))", "pass"),
+        (
+            "journal/_scan.py",
+            "self.missing += self._expected.between(self.last, number)",
+            "pass",
+        ),
     ),
     mutant(
         "what is missing at the end is not told",
         "journal/journal_file::every_truncation_is_noticed",
         (
-            "journal/_file.py",
-            "            missing.append((expected, noted))\n",
-            "            pass\n",
+            "journal/_scan.py",
+            "        last = max(self.last, noted, self._expected.last)\n",
+            "        last = max(self.last, self._expected.last)\n",
         ),
     ),
     mutant(
@@ -800,8 +890,8 @@ JOURNAL = (
         "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
         (
             "journal/_records.py",
-            "pack(Kind.SETTLED, number + 1, payload)",
-            'pack(Kind.SETTLED, number + 1, b"[]")',
+            "pack(Kind.SETTLED, number + 1, payload, salt)",
+            'pack(Kind.SETTLED, number + 1, b"[]", salt)',
         ),
     ),
     mutant(
@@ -812,7 +902,7 @@ JOURNAL = (
     mutant(
         "what is new overtakes what is replayed",
         "journal/journal::nothing_is_accepted_at_once_while_older_entries_are_to_come",
-        ("_core/recorder.py", "self.recovering or self.always", "self.always"),
+        ("_core/recorder.py", "if lifetime.recovering or self.always:", "if self.always:"),
     ),
     mutant(
         "what is settled stays in the journal",
@@ -820,9 +910,118 @@ JOURNAL = (
         ("_core/journaled_line.py", "            self.settled += place.numbers\n", ""),
     ),
     mutant(
+        "an append that does not fit is not cut back",
+        "journal/journal_room::an_append_that_does_not_fit_is_cut_back_and_a_smaller_one_fits",
+        (
+            "journal/_file.py",
+            "            self._disk.truncate(self._descriptor, self._end)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a journal that holds nothing is written before it is emptied",
+        "journal/journal_full::a_volume_that_fills_at_any_point_costs_nothing_that_was_acknowledged",
+        (
+            "_core/recorder.py",
+            "        helps = not (heals and self._notes.held)\n",
+            "        helps = not heals\n",
+        ),
+    ),
+    mutant(
+        "a file is emptied, and its note stays",
+        "journal/journal_room::on_a_disk_of_any_size_that_others_fill_nothing_acknowledged_is_lost",
+        (
+            "journal/_file.py",
+            "        self._note.wipe()  # else what is gone would be missed\n",
+            "",
+        ),
+    ),
+    mutant(
+        "an emptied file does not say at which number it goes on",
+        "journal/journal_room::once_nothing_is_live_a_full_journal_is_emptied_without_any_room",
+        ("journal/_file.py", "if self._bare and (entries or settled) else []", "if False else []"),
+    ),
+    mutant(
+        "a new file is begun though it does not fit",
+        "journal/journal_room::a_new_file_that_does_not_fit_takes_no_room_from_others",
+        (
+            "journal/_file.py",
+            "            if self._disk.free(self._directory) < self._live.bytes:\n",
+            "            if False:\n",
+        ),
+    ),
+    mutant(
+        "damage is set aside at every start",
+        "journal/journal_room::damage_is_set_aside_once_however_often_the_file_is_opened",
+        ("journal/_aside.py", "if hashlib.sha256(raw).digest() not in known)", "if raw)"),
+    ),
+    mutant(
+        "a lock is put beside a file that is somebody else's",
+        "journal/journal_aside::a_file_that_is_no_journal_is_left_as_it_is",
+        ("journal/_journal.py", "        self._file.raise_if_foreign()\n", ""),
+    ),
+    mutant(
+        "records of other files are read",
+        "journal/journal_file::a_record_of_another_file_is_damage",
+        ("journal/_records.py", "return crc32(self.identity.encode())", "return 0"),
+    ),
+    mutant(
+        "upgrade is not asked",
+        "journal/journal_aside::a_renamed_type_is_refused_until_its_former_name_is_given",
+        ("_disk/documents.py", "    if upgrade is None:\n", "    if inside is None:\n"),
+    ),
+    mutant(
+        "a sync that takes too long is no reason for doubt",
+        "journal/journal_full::durable_is_false_while_a_sync_takes_too_long",
+        ("_core/durability.py", "now - began_at > _LONGEST_WRITE_SECONDS", "now < began_at"),
+    ),
+    mutant(
+        "what waits behind a slow write is called durable",
+        "journal/journal_full::durable_is_false_while_a_sync_takes_too_long",
+        ("_core/durability.py", "        return marked_at is None or", "        return True or"),
+    ),
+    mutant(
+        "what can't be written is called durable",
+        "journal/journal::an_entry_that_json_does_not_hold_is_logged_by_its_key_and_written",
+        ("_core/durability.py", "is not None or self._notes.refused:", "is not None:"),
+    ),
+    mutant(
+        "what fails is tried again at once, without end",
+        "journal/journal_full::what_fails_is_tried_again_less_and_less_often_and_then_once_a_second",
+        ("_core/durability.py", "+ min(pause, longest)", "+ min(pause, 0.0)"),
+    ),
+    mutant(
+        "what could not be written is forgotten",
+        "journal/journal::interval_goes_on_while_the_disk_fails_and_says_so_and_heals",
+        (
+            "_core/recorder.py",
+            "            self._again = self._in_call + self._again\n            self._durability.fail(error)\n            return error\n        self._calling = False\n        self._note_all",
+            "            self._durability.fail(error)\n            return error\n        self._calling = False\n        self._note_all",
+        ),
+    ),
+    mutant(
+        "a letter that never fits holds up the exit",
+        "core/unfit_letters::a_letter_that_never_fits_stays_beside_the_others_and_is_handed_back",
+        ("_core/lifetime.py", "ledger.in_flight == self.unfit", "ledger.in_flight == 0"),
+    ),
+    mutant(
+        "a database of somebody else gets files beside it",
+        "stores/small_volumes::a_database_of_somebody_else_is_left_as_it_is",
+        (
+            "_disk/sqlite_connection.py",
+            "    is_blank = not (application or version) and pages <= 1\n",
+            "    is_blank = True\n",
+        ),
+        (
+            "_disk/sqlite_connection.py",
+            'if not is_blank or _application_in_log(f"{path}-wal") not in {None, ours.application_id}:',
+            "if not is_blank:",
+        ),
+    ),
+    mutant(
         "what was settled while it was written stays in the journal",
         "journal/journal::what_is_settled_while_it_is_written_leaves_the_journal_all_the_same",
-        ("_core/recorder.py", "            if place.gone:\n", "            if False:\n"),
+        ("_core/recorder.py", "        if place.gone:\n", "        if False:\n"),
     ),
     mutant(
         "a dead letter leaves the journal before the sink has it",
@@ -845,6 +1044,330 @@ JOURNAL = (
     ),
 )
 
+DOOR = (
+    mutant(
+        "what is replayed goes into the first lane",
+        "core/door::what_is_replayed_is_spread_over_the_lanes_as_what_is_accepted",
+        (
+            "_core/replay.py",
+            "return self._lines[self._lanes.number_of(key)]",
+            "return self._lines[0]",
+        ),
+    ),
+    mutant(
+        "nobody is admitted when a replay is over",
+        "core/door::when_a_replay_is_over_whoever_waits_is_admitted",
+        (
+            "_core/replay.py",
+            "            self._room.open_door()\n",
+            "            self._room.door_is_open = True\n",
+        ),
+    ),
+    mutant(
+        "who waits with a key in line waits for room all the same",
+        "core/door::whose_key_the_journal_brought_into_line_is_admitted_before_later_calls",
+        (
+            "_core/waiting_room.py",
+            "        for producer in tuple(self.producers):\n"
+            "            if self._lanes.of(producer.key).holder",
+            "        for producer in ():\n            if self._lanes.of(producer.key).holder",
+        ),
+    ),
+    mutant(
+        "only the first of those who wait with a key in line is admitted",
+        "core/door::whose_key_the_journal_brought_into_line_is_admitted_before_later_calls",
+        (
+            "_core/waiting_room.py",
+            "                self._leave(producer)\n                self.admit(producer)\n        self.let_in()",
+            "                self._leave(producer)\n                self.admit(producer)\n"
+            "                break\n        self.let_in()",
+        ),
+    ),
+    mutant(
+        "who still waits when others were admitted is not hurried",
+        "core/door::those_who_still_wait_when_others_were_admitted_have_a_full_line_written",
+        (
+            "_core/waiting_room.py",
+            "        if self.producers:\n            self.hurry()\n",
+            "",
+        ),
+    ),
+    mutant(
+        "only the first line is hurried",
+        "core/door::a_full_queue_has_the_heads_of_all_its_lines_written",
+        (
+            "_core/lanes.py",
+            "        for line in self.lines:\n            if line.batches:",
+            "        for line in self.lines[:1]:\n            if line.batches:",
+        ),
+    ),
+    mutant(
+        "before the disk, too, a key in line waits for room",
+        "core/door::what_waits_with_a_key_in_line_needs_no_room_before_the_disk_either",
+        (
+            "_core/waiting_room.py",
+            "        if not self.door_is_open and key in self._by_key:\n",
+            "        if False:\n",
+        ),
+    ),
+    mutant(
+        "who comes while their key is in line is overlooked before the disk",
+        "core/door::what_waits_with_a_key_in_line_needs_no_room_before_the_disk_either",
+        (
+            "_core/waiting_room.py",
+            "[producer] = None\n            self._note_place(key)\n",
+            "[producer] = None\n",
+        ),
+    ),
+    mutant(
+        "who shares a key with one who was admitted is overlooked before the disk",
+        "core/door::who_shares_a_key_with_the_one_who_got_the_last_room_is_admitted_after_it",
+        (
+            "_core/waiting_room.py",
+            "        batch.note_producer(producer.known_as)\n        self._note_place(key)\n",
+            "        batch.note_producer(producer.known_as)\n",
+        ),
+    ),
+    mutant(
+        "what was replayed waits for the interval",
+        "core/door::what_was_replayed_does_not_wait_for_the_interval",
+        ("_core/replay.py", "        self._lanes.seal(FlushReason", "        str(FlushReason"),
+    ),
+    mutant(
+        "a version of a journal that does not merge is set aside",
+        "core/door::versions_in_a_journal_that_do_not_merge_are_both_written_in_order",
+        (
+            "_core/replay.py",
+            "            self._unmerged, self._is_held_up = key, True\n",
+            "            self._keyless.append(number)\n            return True\n",
+        ),
+    ),
+)
+
+FLUSHING = (
+    mutant(
+        "sealed batches are written one by one",
+        "core/flush::a_flush_for_each_request_takes_as_few_calls_as_persist",
+        ("_core/line.py", "            self._join(batch)\n", ""),
+    ),
+    mutant(
+        "batches that join make more than a call",
+        "core/flush::sealed_batches_join_in_order_as_far_as_they_fit_into_one_call",
+        (
+            "_core/line.py",
+            "len(head.entries) + len(batch.entries) > self._batch_size",
+            "len(batch.entries) > self._batch_size",
+        ),
+    ),
+    mutant(
+        "the open batch joins, too",
+        "core/flush::sealed_batches_join_in_order_as_far_as_they_fit_into_one_call",
+        (
+            "_core/line.py",
+            "            if batch is self.open or len(head",
+            "            if len(head",
+        ),
+    ),
+    mutant(
+        "without coalescing a batch joins one with the same key",
+        "core/flush::without_coalescing_batches_with_a_key_in_common_do_not_join",
+        (
+            "_core/line.py",
+            "            if not self._coalesce and not head",
+            "            if False and not head",
+        ),
+    ),
+    mutant(
+        "a batch that joined another leaves its keys behind in line",
+        "core/flush::a_key_that_joined_another_batch_is_known_until_it_is_written",
+        (
+            "_core/line.py",
+            "            self._unlist(batch)\n            self._absorb",
+            "            self._absorb",
+        ),
+    ),
+    mutant(
+        "who persists what joined another batch waits for ever",
+        "core/flush::whoever_waits_for_a_batch_that_joins_another_learns_its_fate",
+        ("_core/batch.py", "        self.receipts.update(batch.receipts)\n", ""),
+    ),
+    mutant(
+        "who flushed a batch that joined another waits for ever",
+        "core/flush::whoever_waits_for_a_batch_that_joins_another_learns_its_fate",
+        ("_core/batch.py", "        self.fates += batch.fates\n", ""),
+    ),
+    mutant(
+        "who brought what joined another batch is forgotten",
+        "watching/otel::producers_of_a_batch_that_joined_another_are_linked_too",
+        ("_core/batch.py", "            self.note_producer(producer)\n", "            pass\n"),
+    ),
+    mutant(
+        "a flush leaves the letters to themselves",
+        "core/flush::a_flush_waits_for_a_letter_that_came_while_the_sink_failed",
+        ("_core/queue.py", "await self._outbox.wait_for(letters)", "True"),
+    ),
+    mutant(
+        "a flush waits for a failing sink",
+        "core/flush::a_flush_does_not_wait_longer_than_for_one_call_that_fails_with_its_letters",
+        (
+            "_core/outbox.py",
+            "            self._tried = last\n            if failure is None:\n",
+            "            if failure is None:\n                self._tried = last\n",
+        ),
+    ),
+    mutant(
+        "a flush waits for the letters of later entries",
+        "core/flush::a_flush_does_not_wait_for_the_letters_of_later_entries",
+        (
+            "_core/queue.py",
+            "letters = max(letters, fate.letters)",
+            "letters = self._outbox.posted",
+        ),
+        (
+            "_core/queue.py",
+            "await self._outbox.wait_for(letters)",
+            "await self._outbox.wait_for(self._outbox.posted)",
+        ),
+    ),
+    mutant(
+        "a flush waits for letters that were handed back",
+        "core/flush::a_flush_that_waits_for_a_letter_is_told_that_it_was_handed_back",
+        ("_core/outbox.py", "        self._is_over = True\n", ""),
+    ),
+    mutant(
+        "a flush ignores what the journal holds",
+        "core/flush::a_flush_waits_for_everything_that_the_journal_held",
+        (
+            "_core/queue.py",
+            "            fates += await self._recorder.replay.fates()\n",
+            "            pass\n",
+        ),
+        (
+            "_core/queue.py",
+            "if abandoned or not tried or lifetime.recovering:",
+            "if abandoned or not tried:",
+        ),
+    ),
+    mutant(
+        "a flush during a replay waits for what is accepted after it",
+        "core/flush::a_flush_during_a_replay_does_not_wait_for_what_is_accepted_after_it",
+        (
+            "_core/replay.py",
+            "        return self._last_fates\n",
+            "        return self._lanes.tails()\n",
+        ),
+    ),
+    mutant(
+        "a flush waits for a replay that was given up",
+        "core/flush::a_flush_is_told_when_the_journal_was_not_read_to_its_end",
+        ("_core/assembly.py", "            self.recorder.replay.give_up()\n", "            pass\n"),
+    ),
+)
+
+CALLING = (
+    mutant(
+        "a slow call is not logged",
+        "core/calls::a_call_of_more_than_half_a_minute_is_one_warning_and_in_metrics",
+        ("_core/calls.py", "_SLOW_SECONDS: Final = 30.0", "_SLOW_SECONDS: Final = 3e9"),
+    ),
+    mutant(
+        "a slow call is logged again and again",
+        "core/calls::a_call_of_more_than_half_a_minute_is_one_warning_and_in_metrics",
+        (
+            "_core/calls.py",
+            "for call in self._under_way if not call.is_slow)",
+            "for call in self._under_way)",
+        ),
+        (
+            "_core/calls.py",
+            "elif not call.is_slow and now >= call.began_at",
+            "elif now >= call.began_at",
+        ),
+        (
+            "_core/calls.py",
+            "slow = (call.began_at + _SLOW",
+            "slow = (trio.current_time() + _SLOW",
+        ),
+    ),
+    mutant(
+        "an alarm is left behind in an idle queue",
+        "core/callers::an_idle_queue_wakes_nobody",
+        (
+            "_core/calls.py",
+            "            self._set_alarm(math.inf)\n\n    def cancelled",
+            "            pass\n\n    def cancelled",
+        ),
+    ),
+    mutant(
+        "what does not return when it is cancelled is not logged",
+        "core/calls::a_repository_that_does_not_return_when_cancelled_is_named_after_five_seconds",
+        ("_core/assembly.py", "        self.calls.cancelled()\n", ""),
+    ),
+    mutant(
+        "a call from inside waits for itself",
+        "core/calls::what_would_wait_for_the_call_that_it_is_made_in_is_refused",
+        ("_core/calls.py", "            if call.is_of(self):\n", "            if False:\n"),
+    ),
+    mutant(
+        "a task that outlives the call it was started in is refused",
+        "core/calls::a_task_that_outlives_the_call_it_was_started_in_may_wait",
+        ("_core/calls.py", "        self.over = True\n", ""),
+    ),
+    mutant(
+        "a call from inside another queue's call is forgotten",
+        "core/calls::a_call_that_goes_through_another_queue_and_comes_back_is_found",
+        ("_core/calls.py", "            call = call.outer\n", "            return\n"),
+    ),
+    mutant(
+        "a prepare that does not return holds up its lane",
+        "core/calls::a_prepare_that_does_not_return_is_cancelled_once_the_writer_is_free",
+        (
+            "_core/line.py",
+            "        if self.preparing is not None:\n            self.preparing.cancel()\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a prepare that never returns is called again and again",
+        "core/calls::a_prepare_that_does_not_return_is_cancelled_once_the_writer_is_free",
+        ("_core/batcher.py", "            self._prepare = None\n", ""),
+    ),
+    mutant(
+        "a prepare that is late three times in a lifetime is given up",
+        "core/calls::a_prepare_that_is_late_now_and_then_goes_on_being_called",
+        ("_core/batcher.py", "            self._cut_off = 0\n\n", "            pass\n\n"),
+    ),
+    mutant(
+        "whoever comes by may leave the queue",
+        "core/journaled_exits::only_the_task_that_entered_can_leave",
+        ("_core/opening.py", "    one_task = True\n", ""),
+    ),
+)
+
+GROWTH = (
+    mutant(
+        "everybody who waits is looked at whenever somebody comes",
+        "core/growth::one_of_many_costs_no_more_than_one_of_few[admit_through_the_journal]",
+        (
+            "_core/waiting_room.py",
+            "        for key in keys:\n",
+            "        for key in dict.fromkeys(producer.key for producer in self.producers):\n",
+        ),
+    ),
+    mutant(
+        "who does not wait any more is looked for",
+        "core/growth::one_of_many_costs_no_more_than_one_of_few[cancel_those_who_persist_one_key]",
+        (
+            "_core/batch.py",
+            "            self.register.pop(self, None)\n",
+            "            waiting = list(self.register)\n"
+            "            if self in waiting:\n"
+            "                waiting.remove(self)\n"
+            "                self.register.pop(self)\n",
+        ),
+    ),
+)
+
 MUTANTS = (
     *ACCOUNTING,
     *ACCEPTING,
@@ -855,4 +1378,8 @@ MUTANTS = (
     *STORING,
     *POSTGRES,
     *JOURNAL,
+    *DOOR,
+    *FLUSHING,
+    *CALLING,
+    *GROWTH,
 )

@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,15 +18,17 @@ import trio
 from tests.faults.catalogue import BROKEN, FAULTS, SILENT
 from tests.faults.scenario import recover
 from tests.faults.site import SECRET, open_site, run_faulty_server
-from tests.stores.test_postgres_bridge import PROMPT_SECONDS, each_bridge
+from tests.support.bridges import each_bridge
+from tests.support.servers import unused_port
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._pgserver.server import PostgresServer
 
     from tests.faults.site import Site
+    from tests.support.pgserver import PostgresServer
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 
@@ -57,8 +58,7 @@ class PgBouncer:
 
     def __init__(self, site: Site, folder: Path) -> None:
         self._configuration = folder / "pgbouncer.ini"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = unused_port()
         text = CONFIGURATION.format(server_port=site.server.port, port=self.port, folder=folder)
         self._configuration.write_text(text)
         (folder / "users").write_text(f'"{site.role}" "{SECRET}"\n')
@@ -81,7 +81,7 @@ class PgBouncer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        with trio.fail_after(PROMPT_SECONDS):
+        with trio.fail_after(HANG_SECONDS):
             while True:
                 try:
                     stream = await trio.open_tcp_stream("127.0.0.1", self.port)

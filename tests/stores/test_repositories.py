@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
@@ -31,6 +30,7 @@ from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
+from tests.support.entries import DAY, MICROSECOND, NOW, by_key, entry, key_of
 from tests.support.servers import other_postgres, postgres, unused_schema
 from tests.support.strategies import FIRST, LAST, MOST_HITS, provcache_entries, versions
 
@@ -38,11 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._pgserver.server import PostgresServer
 
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-DAY = timedelta(days=1)
-MICROSECOND = timedelta(microseconds=1)
+    from tests.support.pgserver import PostgresServer
 
 
 class BuiltIn(Protocol):
@@ -97,33 +94,6 @@ fewer = settings(max_examples=settings().max_examples * 3 // 10)  # each opens a
 async def store(request: pytest.FixtureRequest) -> AsyncGenerator[BuiltIn]:
     async with OPENERS[request.param]() as repository:
         yield repository
-
-
-def key_of(number: object) -> str:
-    return f"sha256:{hashlib.sha256(str(number).encode()).hexdigest()}"
-
-
-def entry(number: object = 0, **changes: object) -> ProvcacheEntry:
-    plain = ProvcacheEntry(
-        veri_key=key_of(number),
-        decision=DecisionDigest(
-            verdict_hash=key_of(f"verdict {number}"),
-            proof_root=key_of(f"proof {number}"),
-            replay_seed=ReplaySeed(feed_ids=("nvd",), rule_ids=("r1", "r2")),
-            trust_score=90,
-        ),
-        policy_hash=key_of(f"policy {number}"),
-        signer_set_hash=key_of(f"signers {number}"),
-        feed_epoch="2026-W48",
-        created_at=NOW,
-        expires_at=NOW + DAY,
-    )
-    # Constructed, as ``structs.replace`` does not check or normalise in every msgspec.
-    return ProvcacheEntry(**{**msgspec.structs.asdict(plain), **changes})
-
-
-def by_key(entries: Iterable[ProvcacheEntry]) -> dict[str, ProvcacheEntry]:
-    return {one.veri_key: one for one in entries}
 
 
 # Rows

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sqlite3
-import stat
 import subprocess
 import sys
 import threading
-import time
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,16 +37,19 @@ from provcache_trio.sqlite import (
 )
 from provcache_trio.testing import MemoryDeadLetters
 
-from tests.stores.test_repositories import MICROSECOND, NOW, by_key, entry, key_of
+from tests.support.cuts import cancel_after_the_first
+from tests.support.entries import MICROSECOND, NOW, by_key, entry, key_of
+from tests.support.files import descriptors, mode_of, names, query, run
+from tests.support.programs import press_ctrl_c, run_python
 from tests.support.strategies import FIRST, LAST
+from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
 SECRET = "s3cr3t"  # noqa: S105  # what no message may quote
 SLOW = 77  # with so many hits, an entry takes for ever
-PROMPT_SECONDS = 5  # a thread or a process may have to wait for its turn; for ever is longer
 
 ENDLESS = f"""
 CREATE VIEW endless AS WITH RECURSIVE numbers(n) AS (
@@ -90,22 +89,11 @@ async def store(path: Path) -> AsyncGenerator[SQLiteRepository]:
         yield repository
 
 
-def run(path: Path, script: str) -> None:
-    """Do something to the file, as somebody else."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(script)
-
-
 def after(path: Path, script: str | None = None) -> bytes:
     """Return what the file holds, after ``script`` if there is one."""
     if script is not None:
         run(path, script)
     return path.read_bytes()
-
-
-def query(path: Path, sql: str) -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        return connection.execute(sql).fetchall()
 
 
 def connection_of(store: SQLiteRepository) -> sqlite3.Connection:
@@ -131,25 +119,6 @@ async def until_writing(path: Path) -> None:
                 return
             connection.execute("ROLLBACK")
             await trio.sleep(0.002)
-
-
-def descriptors(directory: Path) -> list[str]:
-    """Return the files below ``directory`` that this process has open."""
-    found: list[str] = []
-    for link in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # the one that lists them
-            target = link.readlink()
-            if target.is_relative_to(directory):
-                found.append(str(target))
-    return found
-
-
-def names(directory: Path) -> set[str]:
-    return {one.name for one in directory.iterdir()}
-
-
-def mode_of(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
 
 
 def remove(path: Path, *suffixes: str) -> None:
@@ -485,10 +454,8 @@ async def test_a_locked_file_is_unavailable_at_once_and_can_be_read(
     await store.upsert_many([entry(1)])
     with write_lock(path):
         for call in WRITES:
-            started = time.perf_counter()
             with pytest.raises(StoreUnavailableError) as caught:
                 await call(store)
-            assert time.perf_counter() - started < PROMPT_SECONDS
             assert type(caught.value) is StoreUnavailableError
             assert caught.value.error_class == "SQLITE_BUSY"
         connection = connection_of(store)
@@ -502,21 +469,17 @@ async def test_a_locked_file_is_unavailable_at_once_and_can_be_read(
 async def test_the_loop_runs_while_a_call_waits_for_a_lock(
     store: SQLiteRepository, path: Path
 ) -> None:
-    steps = 0
-
-    async def count_steps() -> None:
-        nonlocal steps
-        while True:
-            await trio.sleep(0.001)
-            steps += 1
-
-    with write_lock(path):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(count_steps)
-            with pytest.raises(StoreUnavailableError):
-                await store.check()
-            nursery.cancel_scope.cancel()
-    assert steps > 1
+    asking = threading.Event()
+    connection = connection_of(store)
+    connection.execute(f"PRAGMA busy_timeout = {HANG_SECONDS * 1000}")
+    connection.set_trace_callback(lambda _: asking.set())
+    async with trio.open_nursery() as nursery:
+        with write_lock(path):
+            nursery.start_soon(store.check)
+            await until(asking.is_set)
+            for _ in range(3):
+                await trio.sleep(0.001)
+            assert len(nursery.child_tasks) == 1
 
 
 async def test_a_file_that_is_locked_when_it_is_first_opened_is_unavailable(path: Path) -> None:
@@ -551,8 +514,7 @@ async def test_a_queue_waits_for_a_lock_of_another_process(
         assert process.stdout is not None
         assert await process.stdout.receive_some() == b"locked"
         await queue.enqueue(entry())
-        while queue.metrics().state != "waiting":  # noqa: ASYNC110  # there is no event for that
-            await trio.sleep(0.01)
+        await until(lambda: queue.metrics().state == "waiting")
         assert await store.count() == 0
         await process.stdin.aclose()
         await process.wait()
@@ -565,7 +527,7 @@ WRITER = """
 import sys, trio
 from provcache_trio import StoreUnavailableError
 from provcache_trio.sqlite import open_sqlite_repository
-from tests.stores.test_repositories import entry
+from tests.support.entries import entry
 
 async def main():
     async with open_sqlite_repository(sys.argv[1]) as repository:
@@ -580,16 +542,6 @@ async def main():
 
 trio.run(main)
 """
-
-
-async def run_python(program: str, *arguments: str) -> bytes:
-    """Run ``program`` in a process of its own and return what it printed."""
-    done = await trio.run_process(
-        [sys.executable, "-c", program, *arguments],
-        capture_stdout=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-    )
-    return done.stdout
 
 
 async def test_several_processes_may_write_one_file(path: Path) -> None:
@@ -619,7 +571,7 @@ FULL = """
 import resource, sys, trio
 from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
 from provcache_trio.sqlite import open_sqlite_repository
-from tests.stores.test_repositories import by_key, entry
+from tests.support.entries import by_key, entry
 
 async def main():
     many = [entry(number) for number in range(2000)]
@@ -819,7 +771,7 @@ async def test_a_queue_keeps_the_neighbours_of_a_refused_entry(
     async with open_write_behind_queue(store, dead_letters=sink) as queue:
         await queue.enqueue_many(refused_among(100))
     assert [letter.key for letter in sink.letters] == [key_of("refused")]
-    assert sink.letters[0].attempts == 2  # with the others, then alone
+    assert sink.letters[0].attempts == 2  # with its neighbours, then alone: an index is a hint
     assert await store.count() == 100
 
 
@@ -880,34 +832,26 @@ async def test_a_cancelled_call_is_interrupted_and_leaves_nothing(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.upsert_many, [entry(1), entry(2, hit_count=SLOW)])
         await until_writing(path)
-        started = time.perf_counter()
         nursery.cancel_scope.cancel()
-    assert time.perf_counter() - started < PROMPT_SECONDS
     with write_lock(path):  # its thread has let go
         assert await store.count() == 0
     assert await store.upsert_many([entry(1), entry(2)]) == 2
 
 
-LONG = [
-    lambda store: store.upsert_many([entry()] * 1_000_000),
-    lambda store: store.get_many([key_of(0)] * 10 + [f"sha256:{n:064x}" for n in range(500_000)]),
-    lambda store: store.delete_many([f"sha256:{n:064x}" for n in range(500_000)]),
-]
+OF_MANY: dict[str, Callable[[SQLiteRepository], Awaitable[object]]] = {
+    _sqlite_rows.UPSERT: lambda store: store.upsert_many([entry(1), entry(2)]),
+    _sqlite_rows.SELECT: lambda store: store.get_many([key_of(1), key_of(2)]),
+    _sqlite_rows.DELETE: lambda store: store.delete_many([key_of(1), key_of(2)]),
+}
 
 
-@pytest.mark.parametrize("call", LONG, ids=["upsert_many", "get_many", "delete_many"])
+@pytest.mark.parametrize("statement", OF_MANY, ids=["upsert_many", "get_many", "delete_many"])
 async def test_a_long_call_is_cut_short_between_two_statements(
-    store: SQLiteRepository,
-    call: Callable[[SQLiteRepository], Awaitable[object]],
-    monkeypatch: pytest.MonkeyPatch,
+    store: SQLiteRepository, statement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt() -> None:
-        store._file.stopped = True  # as if it came just after a statement had ended
-
-    monkeypatch.setattr(store._file, "interrupt", interrupt)
-    connection_of(store).set_progress_handler(None, 0)
-    with trio.move_on_after(0.05) as scope:
-        await call(store)
+    with trio.CancelScope() as scope:
+        cancel_after_the_first(statement, store._file, scope, monkeypatch)
+        await OF_MANY[statement](store)
     assert scope.cancelled_caught
     assert await store.count() == 0
 
@@ -958,7 +902,7 @@ async def test_what_was_done_before_it_could_be_interrupted_is_returned() -> Non
     interrupted = threading.Event()
 
     def commits_all_the_same() -> int:
-        assert interrupted.wait(PROMPT_SECONDS)
+        assert interrupted.wait(HANG_SECONDS)
         return 7
 
     with trio.CancelScope() as scope:
@@ -992,11 +936,6 @@ async def test_calls_that_are_cancelled_at_any_time_leave_nothing_open(
                 await repository.upsert_many([entry(f"{turn} {n}") for n in range(200)])
     assert descriptors(tmp_path) == []
     assert names(tmp_path) == {"cache.db"}
-
-
-@trio.lowlevel.enable_ki_protection
-def press_ctrl_c() -> None:
-    signal.raise_signal(signal.SIGINT)
 
 
 def test_ctrl_c_waits_for_the_thread(path: Path) -> None:
@@ -1084,8 +1023,6 @@ async def test_leaving_interrupts_calls_of_other_tasks(tmp_path: Path, path: Pat
             await until_writing(path)
             nursery.start_soon(insert, repository, "in line", 0)  # noqa: ASYNC111
             await wait_all_tasks_blocked(0.01)
-            started = time.perf_counter()
-        assert time.perf_counter() - started < PROMPT_SECONDS
         assert descriptors(tmp_path) == []
     assert ended == ["under way", "in line"]
     assert query(path, "SELECT count(*) FROM provcache_entries") == [(0,)]

@@ -1,21 +1,29 @@
-"""A disk in memory that forgets what was not synced, and fails at any one of its operations."""
+"""A disk in memory that forgets what was not synced, fails at any operation, and may be small.
+
+And a small one that is real, for those who may mount: ``small_volume``.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from provcache_trio.journal._disk import Disk
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
+    from pathlib import Path
 
     from provcache_trio.journal._disk import Identity
 
 DIRECTORY: Final = "/disk"
 PATH: Final = f"{DIRECTORY}/journal"
+BLOCK_BYTES: Final = 4096
 
 
 class PowerCut(BaseException):
@@ -35,6 +43,17 @@ class Inode:
         self.synced = b""
         self.never: list[tuple[int, int]] = []  # ranges that a failed sync gave up
 
+    def blocks(self) -> int:
+        return -(-len(self.data) // BLOCK_BYTES)
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def cut(self, size: int) -> None:
+        del self.data[size:]
+        # What is written there from now on is on pages that are dirty again.
+        self.never = [(start, min(end, size)) for start, end in self.never if start < size]
+
     def sync(self) -> None:
         kept = bytearray(self.data)
         for start, end in self.never:
@@ -53,9 +72,15 @@ class ModelDisk(Disk):
         operations: how many there were that change something.
         fault: called with the name and number of each of those, before it happens; may raise.
         short: a write that fails has written a part.
+        capacity: how many bytes fit, in whole blocks; None: there is no end.
+        foreign: bytes of them that somebody else takes.
+        shows_room: whether it says that there is more room than that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self.foreign = 0
+        self.shows_room = False
         self.names: dict[str, Inode] = {}
         self.durable_names: dict[str, Inode] = {}
         self.open_files: dict[int, Inode] = {}
@@ -64,6 +89,24 @@ class ModelDisk(Disk):
         self.short = False
         self.home = (1, 1)
         self._next = 100
+
+    def _free_blocks(self) -> int:
+        if self.capacity is None:
+            return 2**40
+        inodes = {id(inode): inode for inode in (*self.names.values(), *self.open_files.values())}
+        used = sum(inode.blocks() for inode in inodes.values())
+        return max(0, (self.capacity - self.foreign) // BLOCK_BYTES - used)
+
+    def free(self, path: str) -> int:  # noqa: ARG002  # there is one volume
+        return 2**40 if self.shows_room else self._free_blocks() * BLOCK_BYTES
+
+    def fill_up(self) -> None:
+        """Have somebody else take all the room there is."""
+        self.foreign += self._free_blocks() * BLOCK_BYTES
+
+    def _room_in(self, inode: Inode) -> int:
+        """Return how much ``inode`` may grow."""
+        return (inode.blocks() + self._free_blocks()) * BLOCK_BYTES - len(inode.data)
 
     def _operate(self, name: str) -> None:
         self.operations += 1
@@ -93,7 +136,10 @@ class ModelDisk(Disk):
         return self._opened(inode)
 
     def write_over(self, descriptor: int, data: bytes) -> None:
-        self.open_files[descriptor].data[: len(data)] = data
+        inode = self.open_files[descriptor]
+        if len(data) - len(inode.data) > self._room_in(inode):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        inode.data[: len(data)] = data
 
     def read(self, descriptor: int, count: int, at: int) -> bytes:
         return bytes(self.open_files[descriptor].data[at : at + count])
@@ -104,15 +150,18 @@ class ModelDisk(Disk):
             self._operate("write")
         except OSError:
             if self.short:
-                inode.data += bytes(data[: len(data) // 2])
+                inode.write(bytes(data[: min(len(data) // 2, self._room_in(inode))]))
             raise
         some = max(1, len(data) - 1) if self.short else len(data)
-        inode.data += bytes(data[:some])
+        some = min(some, self._room_in(inode))
+        if not some:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        inode.write(bytes(data[:some]))
         return some
 
     def truncate(self, descriptor: int, size: int) -> None:
         self._operate("truncate")
-        del self.open_files[descriptor].data[size:]
+        self.open_files[descriptor].cut(size)
 
     def sync(self, descriptor: int) -> None:
         inode = self.open_files[descriptor]
@@ -125,6 +174,9 @@ class ModelDisk(Disk):
 
     def size(self, descriptor: int) -> int:
         return len(self.open_files[descriptor].data)
+
+    def keep_private(self, descriptor: int) -> None:
+        """There is nobody else."""
 
     def give(self, descriptor: int, like: int) -> None:
         """There are no owners."""
@@ -154,7 +206,8 @@ class ModelDisk(Disk):
 
     def cut_power(self, dice: random.Random) -> ModelDisk:
         """Return what is left: what was synced, and some of what was not."""
-        left = ModelDisk()
+        left = ModelDisk(self.capacity)
+        left.foreign = self.foreign
         names = dice.choice([self.durable_names, self.names])
         for name, inode in names.items():
             survivor = left.names[name] = Inode(left._new())
@@ -165,7 +218,8 @@ class ModelDisk(Disk):
 
     def crash(self) -> ModelDisk:
         """Return what is left when only the process dies: everything that was written."""
-        left = ModelDisk()
+        left = ModelDisk(self.capacity)
+        left.foreign = self.foreign
         for name, inode in self.names.items():
             left.names[name] = Inode(left._new())
             left.names[name].data = bytearray(inode.data)
@@ -205,3 +259,27 @@ def cut_at(at: int) -> Callable[[str, int], None]:
             raise PowerCut
 
     return fault
+
+
+def can_mount() -> bool:
+    """Whether this program may have a file system of its own."""
+    if not sys.platform.startswith("linux"):
+        return False
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/mnt"]
+    try:
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+@contextmanager
+def small_volume(directory: Path, kib: int) -> Generator[Path]:
+    """Mount a tmpfs of so many KiB on a new directory, for as long as the block takes."""
+    where = directory / "volume"
+    where.mkdir()
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=700", "none", str(where)]
+    subprocess.run(mount, check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["/bin/umount", "--lazy", str(where)], check=True)

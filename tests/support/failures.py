@@ -366,7 +366,8 @@ class Model(trio.abc.Instrument):
 
     async def run(self) -> Outcome:
         plan = self.plan
-        left_at, early = math.inf, False
+        left_at = math.inf
+        early = trio.CancelScope(deadline=plan.leaves_at)
         if plan.journal is not None:
             self.journal = MemoryJournal(
                 always=plan.journal == "always",
@@ -385,19 +386,22 @@ class Model(trio.abc.Instrument):
                 self.queue = queue
                 number_of = queue._lanes.number_of
                 self.store.lane_of = {key: number_of(key) for key in plan.keys}
-                with trio.move_on_at(plan.leaves_at) as scope:
+                with early:
                     async with trio.open_nursery() as nursery:
                         for mine in plan.arrivals:
                             nursery.start_soon(self._produce, queue, mine)
                         await self._see_it_through(queue)
-                left_at, early = trio.current_time(), scope.cancelled_caught
+                left_at = trio.current_time()
         except DrainTimeoutError:
             kept = False
         took = trio.current_time() - left_at
-        left = self.queue
-        assert left is not None
-        await self._check_end(left, took, kept=kept, early=early)
-        return Outcome(left.metrics().total_enqueued, self._judge_letters(), self.waited)
+        queue = self.opened()
+        await self._check_end(queue, took, kept=kept, early=early.cancelled_caught)
+        return Outcome(queue.metrics().total_enqueued, self._judge_letters(), self.waited)
+
+    def opened(self) -> WriteBehindQueue[Item]:
+        assert self.queue is not None
+        return self.queue
 
     async def _produce(
         self, queue: WriteBehindQueue[Item], arrivals: list[tuple[float, Item]]

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from contextlib import ExitStack
+import secrets
+import socket
+from contextlib import ExitStack, suppress
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import asyncpg
 import trio
 
-from provcache_trio._pgserver.server import find_installations, run_postgres_server
+from provcache_trio._pgserver.binaries import find_installations
+
+from tests.support.pgserver import run_postgres_server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from provcache_trio._pgserver.server import PostgresServer
+    from tests.support.pgserver import PostgresServer
 
 T = TypeVar("T")
+
+# Quick, and quiet: nothing is written to the log but what a test has written.
+QUIET: Final = {
+    "fsync": "off",
+    "autovacuum": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "checkpoint_timeout": "1d",
+}
 
 _running = ExitStack()
 atexit.register(_running.close)
@@ -29,7 +42,7 @@ _numbers = count(1)
 @cache
 def postgres() -> PostgresServer:
     """Return the server, which is started when a test first asks for it."""
-    return _running.enter_context(run_postgres_server(settings={"fsync": "off"}))
+    return _running.enter_context(run_postgres_server(settings=QUIET))
 
 
 @cache
@@ -39,9 +52,17 @@ def other_postgres() -> PostgresServer:
     for installation in find_installations():
         if installation.version[0] != major:
             return _running.enter_context(
-                run_postgres_server(binaries=installation, settings={"fsync": "off"})
+                run_postgres_server(binaries=installation, settings=QUIET)
             )
     return postgres()
+
+
+def unused_port() -> int:
+    """Return a port that nobody listens on, and that no outgoing connection gets meanwhile."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def unused_schema() -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NEVER_FALL: Final = attrgetter(
     "total_enqueued",
+    "total_recovered",
     "total_persisted",
     "total_coalesced",
     "total_failed",
@@ -52,6 +53,7 @@ class Witness(logging.Handler):
         self._options = options
         self._keys = tuple(keys)
         self.queue: WriteBehindQueue[Item] | None = None
+        self.held: set[Item] = set()  # in the journal when the queue was opened
         self.looking = False  # metrics() is called by the witness, not by the queue
         self.accepted: set[Item] = set()  # as callers were told
         self.turned_away: set[Item] = set()  # as callers were told
@@ -74,12 +76,18 @@ class Witness(logging.Handler):
         self._calls = 0  # of the store, so far checked
         self._batches = 0
         self._newest_tried: dict[str, int] = {}
-        self._counters: tuple[int, ...] = (0,) * 9
+        self._counters: tuple[int, ...] = (0,) * 10
+        self._door_was_open = False
 
     def key(self, item: Item) -> str:
         """Be the queue's ``key``: it is read when an entry arrives."""
         self.rank.setdefault(item, len(self.rank))
         return item.veri_key
+
+    def note_held(self, item: Item) -> None:
+        """Note what the journal holds: it arrived before everything else."""
+        self.held.add(item)
+        self.key(item)
 
     def merge(self, old: Item, new: Item) -> Item:
         """Be the queue's ``merge``."""
@@ -104,7 +112,7 @@ class Witness(logging.Handler):
         self.crashes += 1
         self.last_crash_at = trio.current_time()
         everything = self._store.persisted
-        if task == "dead letters":  # it serves every lane
+        if task in {"dead letters", "journal"}:  # it serves every lane
             self._shared_crashes.append(len(everything))
         shared = self._shared_crashes.count(len(everything))
         for lane, line in enumerate(self._lines()):
@@ -178,6 +186,7 @@ class Witness(logging.Handler):
         in_line = [item for batch in batches for item in batch.entries.values()]
         letters = [letter.entry for letter in self.queue._outbox.letters]
         written: list[Item] = []
+        beyond_the_line = {line.writing for line in self._lines()}
         for line in self._lines():
             if line.writing is not None:
                 batches.append(line.writing)
@@ -188,6 +197,8 @@ class Witness(logging.Handler):
         assert max([0, *(batch.unsettled() for batch in batches)]) <= options.batch_size
         assert all(key == item.veri_key for batch in batches for key, item in batch.entries.items())
         for batch, keys in self._flushed.items():
+            if batch not in batches or batch in beyond_the_line:
+                continue  # with the writer: later ones may have joined it
             assert keys.issuperset(batch.entries), "an entry joined a batch that is flushed"
         if options.coalesce:
             assert len({item.veri_key for item in in_line}) == len(in_line), "a key twice in line"
@@ -214,17 +225,26 @@ class Witness(logging.Handler):
         assert not left_a_trace, f"not accepted, but here: {left_a_trace}"
 
     def _check_room(self) -> None:
-        """Who waits is let in first come, first served, together with those of its key."""
+        """Who waits is let in first come, first served, together with those of its key.
+
+        While the door is closed the journal decides; when it is opened, whoever waits with a key
+        in line is let in, wherever they stand.
+        """
         assert self.queue is not None
         before = self.waiting
+        is_open, was_open = self.queue._room.door_is_open, self._door_was_open
+        self._door_was_open = is_open
         self.waiting = [producer.entry for producer in self.queue._room.producers]
         assert not self.seen.intersection(self.waiting), "an accepted entry still waits"
-        if not self.waiting:
+        if not self.waiting or not is_open:
             return
+        in_line = {key for line in self._lines() for batch in line.batches for key in batch.entries}
+        overlooked = in_line.intersection(item.veri_key for item in self.waiting)
+        assert not overlooked or not self._options.coalesce, f"wait in vain: {overlooked}"
         depth = sum(len(batch.entries) for line in self._lines() for batch in line.batches)
         assert depth == self._options.queue_capacity, "somebody waits although there is room"
         first = min(self.rank[item] for item in self.waiting)
-        for item in self.seen.intersection(before):
+        for item in self.seen.intersection(before) if was_open else ():
             same_key = [self.rank[other] for other in before if other.veri_key == item.veri_key]
             assert min(same_key) < first, f"{item} was let in before its turn"
 
@@ -234,7 +254,8 @@ class Witness(logging.Handler):
         counters = NEVER_FALL(metrics)
         assert all(map(int.__le__, self._counters, counters)), f"{self._counters} -> {counters}"
         self._counters = counters
-        assert metrics.total_enqueued == len(self.seen)
+        assert metrics.total_enqueued == len(self.seen - self.held)
+        assert metrics.total_recovered == len(self.seen & self.held)
         assert metrics.total_persisted == len(self.persisted)
         assert metrics.total_batches == self._batches
         assert metrics.total_coalesced == len(self.heir)

@@ -18,14 +18,15 @@ import trio
 from opentelemetry.trace import StatusCode
 
 from provcache_trio import WriteBehindOptions, open_write_behind_queue
-from provcache_trio._pgserver.server import run_postgres_server
 from provcache_trio.dead_letters import open_dead_letters
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.status import open_status_server
 
-from tests.stores.test_repositories import entry, key_of
+from tests.support.entries import entry, key_of
+from tests.support.pgserver import run_postgres_server
+from tests.support.sdk import Sdk, sdk
 from tests.support.servers import run_sql
-from tests.watching.test_otel import Sdk, sdk
+from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,15 +37,15 @@ if TYPE_CHECKING:
     from provcache_trio import ProvcacheEntry, WriteBehindQueue
     from provcache_trio.status import StatusServer
 
+
 __all__ = ["sdk"]  # a fixture
 
 POISON = 77
-PROMPT_SECONDS = 10  # for a change to be seen; the machine may be busy
 OPTIONS = WriteBehindOptions(
     flush_interval_seconds=0.05,
     retry_base_seconds=0.05,
     retry_cap_seconds=0.2,
-    drain_timeout_seconds=10,
+    drain_timeout_seconds=HANG_SECONDS,
 )
 
 
@@ -94,9 +95,7 @@ class Seen:
 
     async def agree_on(self, state: str, *, ready: bool) -> dict[str, Any]:
         """Check that everybody sees the queue in ``state``, and return its status."""
-        with trio.fail_after(PROMPT_SECONDS):
-            while self.queue.metrics().state != state:  # noqa: ASYNC110  # no event tells
-                await trio.sleep(0.01)
+        await until(lambda: self.queue.metrics().state == state)
         assert (await self.get("livez"))[0] == 200
         code, why = await self.get("readyz")
         assert (code == 200) == ready, why
@@ -131,15 +130,15 @@ async def down(seen: Seen, stop: Callable[[], None]) -> None:
     assert "3 entries wait for it" in status["summary"]
     assert status["metrics"]["in_flight"] == 3
     assert status["metrics"]["last_error"]["at"]
-    await trio.sleep(1)  # for more tries, of which the log tells nothing
-    assert seen.queue.metrics().total_retries > 3
+    # It is tried again, of which the log tells nothing.
+    await until(lambda: seen.queue.metrics().total_retries > 3)
     [lost] = seen.logged()
     assert lost.startswith("store lost, entries are kept until it works: ")
 
 
 async def back(seen: Seen, start: Callable[[], None]) -> None:
     await trio.to_thread.run_sync(start)
-    with trio.fail_after(PROMPT_SECONDS):
+    with trio.fail_after(HANG_SECONDS):
         await seen.queue.flush()
     status = await seen.agree_on("running", ready=True)
     assert status["metrics"]["total_persisted"] == 4

@@ -10,7 +10,6 @@ import sqlite3
 import ssl
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -35,15 +34,17 @@ from provcache_trio.prometheus import QueueCollector
 from provcache_trio.testing import MemoryRepository
 
 from tests.support.items import Item, items
+from tests.support.programs import ROOT
+from tests.support.servers import unused_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from trio.testing import MockClock
 
     from provcache_trio import WriteBehindMetrics, WriteBehindQueue
 
-ROOT: Final = Path(__file__).parent.parent.parent
 RULES: Final = (ROOT / "ops" / "alerts.yml").read_text("utf-8")
 RULES_TEST: Final = (ROOT / "ops" / "alerts_test.yml").read_text("utf-8")
 DASHBOARD: Final[dict[str, Any]] = json.loads(
@@ -458,10 +459,7 @@ async def test_a_real_prometheus_shows_something_in_every_panel(
     options = WriteBehindOptions(flush_interval_seconds=0.05)
     registry = CollectorRegistry()
     server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
-    with trio.socket.socket() as free:
-        await free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    prometheus = Prometheus(tmp_path, server.server_port, port)
+    prometheus = Prometheus(tmp_path, server.server_port, unused_port())
     try:
         async with open_write_behind_queue(store, options) as queue:
             registry.register(QueueCollector(queue))

@@ -10,14 +10,11 @@ import trio
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
-    InMemoryMetricReader,
     MetricExporter,
     MetricExportResult,
     PeriodicExportingMetricReader,
 )
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from provcache_trio import (
@@ -33,13 +30,14 @@ from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
-from tests.stores.test_postgres_bridge import each_bridge
-from tests.stores.test_repositories import entry
+from tests.support.bridges import each_bridge
+from tests.support.entries import entry
 from tests.support.items import Item, items
+from tests.support.sdk import Sdk, points_of, sdk
 from tests.support.servers import postgres, unused_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from opentelemetry.sdk.metrics.export import MetricsData
@@ -48,50 +46,10 @@ if TYPE_CHECKING:
 
     from provcache_trio._asyncio.bridge import BridgeKind
 
+__all__ = ["sdk"]  # a fixture
+
 SECRET = "s3cr3t"  # noqa: S105  # in entries and messages; what nothing may show
 OPTIONS = WriteBehindOptions(batch_size=3, flush_interval_seconds=1, drain_timeout_seconds=5)
-
-
-class Sdk:
-    """The SDK as an application would set it up, with exporters that keep what they get."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.reader = InMemoryMetricReader()
-        self.tracers = TracerProvider()
-        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.meters = MeterProvider([self.reader])
-        self.tracer = self.tracers.get_tracer("the application")
-        self.telemetry = OpenTelemetry(tracer_provider=self.tracers, meter_provider=self.meters)
-
-    def flushes(self) -> list[ReadableSpan]:
-        """Return the spans of batches that have ended."""
-        spans = self.exporter.get_finished_spans()
-        return [one for one in spans if one.name == "provcache.write_behind.flush"]
-
-    def points(self, name: str) -> dict[tuple[Any, ...], Any]:
-        """Return the data points of an instrument by their attributes' values, sorted by name."""
-        return points_of(self.reader.get_metrics_data(), name)
-
-
-def points_of(data: MetricsData | None, name: str) -> dict[tuple[Any, ...], Any]:
-    assert data is not None
-    return {
-        tuple(value for _, value in sorted((point.attributes or {}).items())): point
-        for resource in data.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if metric.name == name
-        for point in metric.data.data_points
-    }
-
-
-@pytest.fixture
-def sdk() -> Generator[Sdk]:
-    sdk = Sdk()
-    yield sdk
-    sdk.tracers.shutdown()
-    sdk.meters.shutdown()
 
 
 def assert_nothing_secret(spans: Sequence[ReadableSpan]) -> None:
@@ -162,6 +120,30 @@ async def test_a_producer_that_waits_for_room_is_linked_too(
         [],
         [],
         spans,
+    ]
+
+
+@pytest.mark.one_lane
+async def test_producers_of_a_batch_that_joined_another_are_linked_too(
+    sdk: Sdk, autojump_clock: MockClock
+) -> None:
+    store = MemoryRepository[Item]()
+    store.stall()
+    spans: list[int] = []
+    async with (
+        open_write_behind_queue(store, telemetry=sdk.telemetry) as queue,
+        trio.open_nursery() as nursery,
+    ):
+        for key in "abc":
+            with sdk.tracer.start_as_current_span(key) as span:
+                spans.append(span.get_span_context().span_id)
+                await queue.enqueue(Item(key))
+            nursery.start_soon(queue.flush)
+            await trio.sleep(0.001)
+        store.resume()
+    assert [[link.context.span_id for link in one.links] for one in sdk.flushes()] == [
+        spans[:1],
+        spans[1:],
     ]
 
 
@@ -335,6 +317,7 @@ async def test_every_instrument_tells_what_metrics_tells(
             assert {key: one.value for key, one in sdk.points(prefix + name).items()} == {
                 ("q",): value
             }
+        assert sdk.points(f"{prefix}call_age")["q",].value == metrics.call_seconds
         assert {key[1]: one.value for key, one in sdk.points(f"{prefix}state").items()} == {
             state: int(state is QueueState.WAITING) for state in QueueState
         }
@@ -348,7 +331,7 @@ async def test_every_instrument_tells_what_metrics_tells(
         assert {key[1]: one.value for key, one in sdk.points(f"{prefix}flushes").items()} == {
             "full": metrics.flushes_full,
             "due": metrics.flushes_due,
-            "flush": metrics.flushes_requested,
+            "requested": metrics.flushes_requested,
             "drain": 0,
         }
         for name, told in (

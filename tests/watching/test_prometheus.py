@@ -116,6 +116,7 @@ async def test_a_scrape_shows_every_counter_and_gauge(  # noqa: ASYNC124  # its 
         "in_flight": metrics.in_flight,
         "producers_waiting": 0,
         "oldest_pending_seconds": metrics.oldest_pending_seconds,
+        "call_seconds": metrics.call_seconds,
         "flush_seconds_sum": metrics.flush_seconds.sum,
         "flush_seconds_count": metrics.total_batches,
         "age_seconds_sum": metrics.age_seconds.sum,
@@ -142,7 +143,7 @@ async def test_a_scrape_shows_states_reasons_and_buckets_by_label(  # noqa: ASYN
     assert seen.of("busy", "flushes_total") == {
         "full": metrics.flushes_full,
         "due": metrics.flushes_due,
-        "flush": metrics.flushes_requested,
+        "requested": metrics.flushes_requested,
         "drain": 0,
     }
     buckets = {
@@ -210,9 +211,9 @@ async def test_two_queues_of_one_name_are_refused_and_one_may_follow_another() -
         collector.add(first)
         collector.add(first)  # once more is no other
         async with open_write_behind_queue(MemoryRepository[Item]()) as second:
-            with pytest.raises(ValueError, match="another queue named 'default'"):
+            with pytest.raises(ValueError, match="another queue 'default' already"):
                 collector.add(second)
-            collector.remove(second)  # was never shown
+            collector.remove(second)  # was never there
             collector.remove(first)
             with collector.showing(second):
                 second.enqueue_nowait(Item("a"))

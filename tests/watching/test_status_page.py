@@ -12,6 +12,7 @@ import pytest
 from provcache_trio import EntryRejectedError
 
 from tests.support.browser import Program, run_browser, run_program
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-PROMPT_SECONDS = 20  # a machine may be slow; for ever is longer
 LOOKS: list[tuple[Literal["light", "dark"], int]] = [
     (scheme, width) for scheme in ("light", "dark") for width in (360, 1280)
 ]
@@ -50,7 +50,7 @@ class Visit(NamedTuple):
     def until(self, condition: str) -> None:
         """Wait until an expression of JavaScript is true."""
         # Not with the page's own timers: there, its policy refuses to evaluate a text.
-        deadline = time.monotonic() + PROMPT_SECONDS
+        deadline = time.monotonic() + HANG_SECONDS
         while not self.page.evaluate(condition):
             assert time.monotonic() < deadline, (condition, self.page.title())
             self.page.wait_for_timeout(50)

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -28,12 +27,13 @@ from provcache_trio.testing import MemoryRepository
 
 from tests.faults.catalogue import ALL as FAULTS
 from tests.support.items import Item
+from tests.support.programs import ROOT
 from tests.support.servers import postgres, query, run_sql
 
 if TYPE_CHECKING:
-    from trio.testing import MockClock
+    from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+    from trio.testing import MockClock
 
 
 DOCUMENTS = ("README.md", "docs/guide.md", "docs/postgres.md")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(provcache_trio.__file__).parent
+TESTS = Path(__file__).parents[1]
 # From below. What stands in one row doesn't know each other.
 RANKS = (
     {"_vocabulary"},
@@ -35,9 +37,9 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield what the module imports of this package, for checkers only too, as dotted paths."""
-    package = path.relative_to(PACKAGE.parent).parent.parts
+def imports(path: Path, top: Path = PACKAGE) -> Iterator[str]:
+    """Yield what a module below ``top`` imports, for checkers only too, as dotted paths."""
+    package = path.relative_to(top.parent).parent.parts
     for statement in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(statement, ast.ImportFrom):
             base = package[: len(package) - statement.level + 1] if statement.level else ()
@@ -101,3 +103,18 @@ def test_imports_of_the_core_point_down_its_reading_order(module: str) -> None:
         if name.startswith("provcache_trio._core."):
             imported = name.split(".")[2]
             assert imported in below, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_can_be_imported(path: Path) -> None:
+    """Those that only checkers import, too."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    importlib.import_module(".".join(parts).removesuffix(f".{FACE}"))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(TESTS.glob("*/*.py")), ids=lambda path: str(path.relative_to(TESTS))
+)
+def test_what_tests_share_is_no_test(path: Path) -> None:
+    for name in imports(path, TESTS):
+        assert not re.match(r"tests(\.\w+)*\.test_", name), f"{name} belongs into tests/support"

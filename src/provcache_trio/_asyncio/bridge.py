@@ -1,4 +1,4 @@
-"""How a trio task calls asyncpg, which is asyncio's: two ways behind one small seam."""
+"""How a trio task calls a driver that is asyncio's: two ways behind one small seam."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ DEFAULT_KIND: Final[BridgeKind] = "trio-asyncio" if sys.version_info < (3, 14) e
 
 
 class Bridge(Protocol):
-    """An asyncio event loop of our own, and the way there."""
+    """An asyncio event loop of our own, and the way there.
+
+    Attributes:
+        one_task: whether the task that opened it has to close it.
+    """
+
+    one_task: bool
 
     async def open(self) -> None:
         """Start the loop. Is called once, and takes no time worth mentioning.
@@ -44,12 +50,15 @@ def make_bridge(kind: BridgeKind) -> Bridge:
     """Return a bridge that is not open yet.
 
     Raises:
+        ValueError: there is no such bridge.
         ImportError: trio-asyncio is not installed, or can't be imported by this Python.
     """
     if kind == "thread":
-        from .thread import ThreadBridge  # noqa: PLC0415
+        from .thread import ThreadBridge  # noqa: PLC0415  # the other needs no thread
 
         return ThreadBridge()
+    if kind != "trio-asyncio":
+        raise ValueError("bridge must be 'trio-asyncio' or 'thread'")
     # Only now: the import changes asyncio for the whole process.
     from .trio_asyncio import TrioAsyncioBridge  # noqa: PLC0415
 

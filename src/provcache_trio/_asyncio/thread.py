@@ -22,6 +22,8 @@ T = TypeVar("T")
 class ThreadBridge:
     """Runs an asyncio loop in a thread of its own; see ``Bridge``."""
 
+    one_task = False
+
     def __init__(self) -> None:
         self._ended = trio.Event()
 
@@ -31,7 +33,7 @@ class ThreadBridge:
         self._token = trio.lowlevel.current_trio_token()
         self._loop = _Loop()
         self._thread = threading.Thread(
-            target=self._run_loop, name="provcache_trio: asyncpg", daemon=True
+            target=self._run_loop, name="provcache_trio: asyncio", daemon=True
         )
         self._thread.start()
 

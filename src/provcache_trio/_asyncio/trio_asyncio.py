@@ -25,6 +25,8 @@ _MOST_LOOKUPS: Final = 8  # threads that wait for a name server
 class TrioAsyncioBridge:
     """Runs an asyncio loop in a child task, where it can't be seen; see ``Bridge``."""
 
+    one_task = True
+
     def __init__(self) -> None:
         self._begun = trio.Event()
         self._closing = trio.Event()
@@ -82,7 +84,7 @@ class TrioAsyncioBridge:
                 async with trio_asyncio.open_loop() as self._loop:
                     loop = self._loop
                     # By default, the loop ends with the first exception that nobody awaits;
-                    # asyncpg leaves some behind when connections break.
+                    # drivers leave some behind when connections break.
                     loop.set_exception_handler(lambda _loop, _context: None)
                     loop.set_default_executor(_Executor())
                     self._begun.set()

@@ -1,47 +1,27 @@
 """The command ``provcache``, of the extra ``cli``.
 
-It may import everything else of the package; nothing may import it.
-It must never reach a store but through its public name.
+Here live the commands: their options, what they show, and their exit statuses. It stands on top
+of everything: it may import any other folder, whose words it turns into a user's, and nothing
+imports it. It must never touch a queue's or a store's inside where a public call does, print what
+may hold a secret, or wait for whoever reads its output without heeding signals.
 
 ::
 
-    _app        the command line
-    _arguments  what arguments mean, where that is not plain
-    _help       how help is printed
-    _ending     exit statuses, and what is wrong
-    _run        the work of a command, and what it came to
-    _signals    SIGINT, SIGTERM and SIGHUP become a cancelled scope
-    _urls       which store a URL names
-    _stores     where entries go and come from
-    _text       how lines, numbers and names are written
-    _stream     ... where nobody may be reading
-    _canvas     ... and drawn
-    _show       the two jobs that are watched, and what they end with
+    app         the command line, and the commands that are no folder
+    arguments, urls     what arguments mean, and which store a URL names
+    running     an attempt: work under signals, its progress, its end, and the exit status
+    progress    one line that changes on a terminal, plain lines elsewhere
+    terminal    what rich draws
+    output      lines for standard output and standard error
+    help, text, accounting      how help is printed; numbers, names and entries in words
 
-    _demo       the job of `provcache demo`, which knows no terminal
-    _wheels     files held against RECORD
-    _decisions  a verdict becomes an entry
-    _screen     a panel on a terminal, plain lines in a pipe
-    _report     the summary
+    stores, postgres    where entries go and come from
+    outage      a store that stays away
+    sending     what a file keeps, on its way to a store
+    reading     `provcache get` and `provcache stats`
+    input       a file or a pipe, chunk by chunk, and its lines
 
-    _ingest     the job of `provcache ingest`
-    _input      a file or a pipe, chunk by chunk, and its lines
-    _lines      a line becomes an entry
-    _ingest_report  where the job is, and its summary
-    _progress   one line on a terminal, plain lines in a pipe
-
-    _read       `provcache get` and `provcache stats`
-
-    _dead_letters        looking at dead letters, and throwing them away
-    _dead_letters_retry  sending them again
-    _dead_letters_app    the commands `provcache dead-letters ...`
-
-    _top        `provcache top`: once, in lines, or on a screen
-    _top_status what a status page answers, and how it is asked
-    _top_watch  the answers so far, and what they come to
-    _top_view   the screen
-    _top_words  words, numbers and bars
-    _terminal   a whole terminal, left as it was found
+    ingest/, demo/, dead_letters/, journal/, top/       a command each, of several files
 """
 
 from __future__ import annotations
@@ -61,8 +41,8 @@ _FAILED: Final = 3  # Status.FAILED, which can't be imported yet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    While there is nothing to clean up, SIGINT had best be the system's, as the program's entry
-    has it: as Python's, one that comes while trio starts or ends may come out in a traceback.
+    While there is nothing to clean up, SIGINT is best left to the system, as the program's entry
+    does: Python's handler could raise while trio starts or ends, and print a traceback.
 
     Args:
         arguments: by default those that the program was started with.
@@ -73,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _open_closed_streams()
     try:
-        from ._app import run  # noqa: PLC0415  # needs the extra
+        from .app import run  # noqa: PLC0415  # needs the extra
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in {"cyclopts", "rich"}:
+        if missing not in {"cyclopts", "h11", "rich"}:
             raise
         print(  # noqa: T201  # what the user reads
             f"provcache: {missing} is not installed: pip install 'provcache-trio[cli]'",

@@ -6,8 +6,11 @@ It must never import a store, a journal, a sink or an exporter: it knows them by
 Reading order is the order in which an entry travels; imports point down this list, never up::
 
     opening         the exits       open_write_behind_queue: the nursery and the drain
+    assembly        the parts       made whole in one step out of what the caller asked for
     queue           accept          WriteBehindQueue: one synchronous step per entry
-    recorder        on disk         the journal's task, and the replay of what a dead process left
+    recorder        on disk         the journal's task
+    replay          after a crash   what a dead process left in the journal, page by page
+    durability      the truth       whether what is accepted would survive a crash
     waiting_room    no room         producers that wait, first come, first served
     supervisor      crashes         restarts the tasks below, or gives up
     batcher         full or due     hands the head of the line to the writer
@@ -16,6 +19,7 @@ Reading order is the order in which an entry travels; imports point down this li
     journaled_line                  what the recorder has to know of a line
     lanes           keys            the lines of all writers, and which of them a key belongs to
     line            batches         the open batch, the batches in line, the one being written
+    calls           foreign code    how long a call takes, and who calls the queue from inside one
     batch           entries         one batch, from its first entry to its last settled one
     progress        parts           what is left of a batch, and what becomes of what failed
     doubt           evidence        whether an entry or the store is to blame for an unknown error

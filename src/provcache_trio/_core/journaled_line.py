@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, Generic
 
-from provcache_trio._vocabulary.metrics import FlushReason
 from provcache_trio._vocabulary.protocols import E
 
 from .batch import Bell, Place
@@ -18,36 +19,102 @@ if TYPE_CHECKING:
     from .progress import Part
 
 
-class Notes:
-    """What is to be told to the journal; written down by lines and outbox, in their steps."""
+class Notes(Generic[E]):
+    """What the recorder has to write; written down by lines and outbox, in their steps.
 
-    __slots__ = ("bell", "settled")
+    Attributes:
+        settled: numbers of records whose entries are settled.
+        marked: batches with unsafe entries. Not looked for: thousands may be in line.
+        displaced: how many of them stand behind younger ones, which have to be written later, as
+            they may hold newer versions of the same keys.
+        marked_at: when the first of them was marked since the recorder began to write.
+        held: the places of all that the journal holds and that is not settled.
+        refused: the places of what it can't hold.
+        bell: there is something to do.
+    """
 
-    def __init__(self) -> None:
-        self.settled: list[int] = []  # numbers
-        self.bell: Bell = Bell()  # there is something to do
+    __slots__ = (
+        "_clock",
+        "_numbers",
+        "bell",
+        "displaced",
+        "held",
+        "marked",
+        "marked_at",
+        "refused",
+        "settled",
+    )
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._numbers = count(1)
+        self.settled: list[int] = []
+        self.marked: deque[Batch[E]] = deque()
+        self.displaced: int = 0
+        self.marked_at: float | None = None
+        self.held: dict[Place, None] = {}
+        self.refused: dict[Place, None] = {}
+        self.bell: Bell = Bell()
+
+    def opened(self, batch: Batch[E]) -> None:
+        """Number a new batch."""
+        batch.journaled.number = next(self._numbers)
+        self.bell.ring()
+
+    def mark(self, batch: Batch[E]) -> None:
+        """Note that ``batch`` has an unsafe entry, the first one since they were written."""
+        marked = self.marked
+        if marked and marked[-1].journaled.number > batch.journaled.number:
+            self.displaced += 1
+        marked.append(batch)
+        self.note_time()
+
+    def note_time(self) -> None:
+        """Note when the first batch was marked."""
+        if self.marked_at is None:
+            self.marked_at = self._clock()
+            self.bell.ring()
+
+    def absorb(self, head: Batch[E], batch: Batch[E]) -> None:
+        """Note for ``head`` what was noted for ``batch``, whose entries it has taken over."""
+        unsafe = head.journaled.unsafe
+        if batch.journaled.unsafe and not unsafe:
+            self.mark(head)
+        unsafe.update(batch.journaled.unsafe)
+        batch.journaled.unsafe.clear()  # else they would be written twice
+        head.journaled.places.update(batch.journaled.places)
+
+    def hold(self, place: Place, entry: E) -> None:
+        """Note what the journal holds at ``place``."""
+        place.entry = entry
+        self.held[place] = None
 
     def settle(self, places: Iterable[Place]) -> None:
         """Note that the entries of these places are settled."""
         for place in places:
             place.gone = True
             self.settled += place.numbers
+            self.held.pop(place, None)
+            if self.refused:
+                self.refused.pop(place, None)
         self.bell.ring()
 
     def settle_keys(self, batch: Batch[E], keys: Iterable[Hashable]) -> None:
         """Note that these entries of ``batch`` are settled."""
-        if batch.unsafe:
+        unsafe, places = batch.journaled.unsafe, batch.journaled.places
+        if unsafe:
             for key in keys:
-                batch.unsafe.pop(key, None)
-        if batch.places:
-            self.settle([batch.places.pop(key) for key in keys if key in batch.places])
+                unsafe.pop(key, None)
+        if places:
+            self.settle([places.pop(key) for key in keys if key in places])
 
     @staticmethod
     def hand_over(batch: Batch[E], key: Hashable) -> Place:
         """Return the place of an entry that leaves ``batch`` without being settled."""
-        place = batch.places.pop(key, None) or Place()
-        place.unsafe = key in batch.unsafe
-        batch.unsafe.pop(key, None)
+        unsafe = batch.journaled.unsafe
+        place = batch.journaled.places.pop(key, None) or Place()
+        place.unsafe = key in unsafe
+        unsafe.pop(key, None)
         return place
 
 
@@ -68,7 +135,7 @@ class JournaledLine(Line[E]):
         merge: Callable[[E, E], E] | None,
         ledger: Ledger,
         clock: Callable[[], float],
-        notes: Notes,
+        notes: Notes[E],
         marks: bool,
     ) -> None:
         super().__init__(
@@ -81,12 +148,20 @@ class JournaledLine(Line[E]):
         """See ``Line.accept``."""
         batch = super().accept(key, entry, most)
         if batch is not None and self._marks:
-            batch.unsafe[key] = None
+            unsafe = batch.journaled.unsafe
+            if not unsafe:
+                self._notes.mark(batch)
+            unsafe[key] = None
         return batch
 
     def _open_batch(self) -> Batch[E]:
-        self._notes.bell.ring()
-        return super()._open_batch()
+        batch = super()._open_batch()
+        self._notes.opened(batch)
+        return batch
+
+    def _absorb(self, head: Batch[E], batch: Batch[E]) -> None:
+        super()._absorb(head, batch)
+        self._notes.absorb(head, batch)
 
     def persisted(self, batch: Batch[E], part: Part, unchanged: int) -> None:
         """See ``Line.persisted``."""
@@ -98,15 +173,6 @@ class JournaledLine(Line[E]):
         if self.writing is not None:
             yield self.writing
         yield from self.batches
-
-    def holder(self, key: Hashable) -> Batch[E] | None:
-        """Return the batch in line whose entry a new version of ``key`` would replace."""
-        if not self._coalesce:
-            return None
-        batch = self.open
-        if batch is not None and key in batch.entries:
-            return batch
-        return self._sealed.get(key)
 
     def recover(self, key: Hashable, entry: E) -> Batch[E]:
         """Take over an entry from the journal, as ``accept`` would accept it."""
@@ -123,6 +189,4 @@ class JournaledLine(Line[E]):
         batch.entries[key] = entry
         ledger.recovered += 1
         ledger.depth += 1
-        if len(batch.entries) == self._batch_size:
-            self.hurry(batch, FlushReason.FULL)
         return batch

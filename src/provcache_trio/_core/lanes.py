@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from provcache_trio._vocabulary.errors import ProvcacheError
 
-    from .batch import Batch
+    from .batch import Fate
     from .line import Line
 
 # Spreads hashes that follow a pattern, as those of ints do: 2**64 by the golden ratio.
@@ -50,8 +50,8 @@ class Lanes(Generic[E]):
             if line.batches:
                 line.hurry(line.batches[0], FlushReason.FULL)
 
-    def tails(self) -> list[Batch[E]]:
-        """Return the batches whose fates are known last; none if all is settled."""
+    def tails(self) -> list[Fate]:
+        """Return the fates that are known last; none if all is settled."""
         tails = (line.tail() for line in self.lines)
         return [tail for tail in tails if tail is not None]
 

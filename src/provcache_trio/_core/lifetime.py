@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -37,9 +37,12 @@ class Lifetime:
         "name",
         "options",
         "owner",
+        "recovering",
         "restarting",
         "scope",
         "telemetry",
+        "undelivered",
+        "unfit",
         "wall_clock",
     )
 
@@ -52,6 +55,7 @@ class Lifetime:
         clock: Callable[[], float],
         wall_clock: Callable[[], datetime],
         telemetry: Telemetry | None = None,
+        recovering: bool = False,
     ) -> None:
         self.name: str = name
         self.options: WriteBehindOptions = options
@@ -63,11 +67,16 @@ class Lifetime:
         # in a forked child. One comparison with it guards every call.
         self.owner: int = threading.get_ident()
         self.forked: bool = False
+        self.recovering: bool = recovering  # a journal has entries that were not replayed
+        self.unfit: int = 0  # letters that the sink will never take: nothing waits for them
         self.closing: trio.Event = trio.Event()  # no more entries are accepted
-        self.drained: trio.Event = trio.Event()  # ... and everything accepted is settled
-        # Around all our tasks: a cancelled surrounding scope must not reach them.
-        self.scope: trio.CancelScope = trio.CancelScope(shield=True)
+        # ... and everything accepted is settled, and everything that a journal held.
+        self.drained: trio.Event = trio.Event()
+        # Around all our tasks; those who open it shield it from every surrounding scope.
+        self.scope: trio.CancelScope = trio.CancelScope()
         self.closed: bool = False  # it is over
+        # Entries that are handed back at the end. Nothing else here knows their type.
+        self.undelivered: tuple[Any, ...] = ()
         self.restarting: int = 0  # crashed tasks that wait for their restart
         # Of our tasks, by lane, since something of it was last persisted. None: of those that
         # serve all lanes, since anything was.
@@ -87,9 +96,14 @@ class Lifetime:
         del self._crashes[lane], self._crashes[None]
 
     def note_settled(self) -> None:
-        """Call after entries were settled: ends the drain when they were the last."""
+        """Call when something was settled, or the replay is over: may end the drain."""
         ledger = self.ledger
-        if self.closing.is_set() and ledger.depth == 0 and ledger.in_flight == 0:
+        if (
+            self.closing.is_set()
+            and not self.recovering
+            and ledger.depth == 0
+            and ledger.in_flight == self.unfit
+        ):
             self.drained.set()
 
     def end_drain(self) -> None:

@@ -19,9 +19,11 @@ from .batch import Batch, Bell
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    import trio
+
     from provcache_trio._vocabulary.errors import ProvcacheError
 
-    from .batch import Receipt
+    from .batch import Fate, Receipt
     from .ledger import Ledger
     from .progress import Part
 
@@ -46,6 +48,7 @@ class Line(Generic[E]):
         "bell",
         "on_room",
         "open",
+        "preparing",
         "writing",
     )
 
@@ -61,15 +64,17 @@ class Line(Generic[E]):
         self._batch_size = batch_size
         self._coalesce = coalesce
         self._merge = self._merge_or_replace if merge is None else merge
-        # Of which the newer version wins, without a call to learn that again.
+        # Entry type known to need no merge: the newer version replaces the older.
         self._plain: type | None = None
         self._ledger = ledger
         self._clock = clock
-        self.on_room: Callable[[], None]  # set by the waiting room; the line got shorter
+        # Called when the line got shorter; the waiting room puts itself here.
+        self.on_room: Callable[[], None] = _nobody_waits
         self.batches: deque[Batch[E]] = deque()
         self.open: Batch[E] | None = None  # batches[-1] while it takes new keys
         self._sealed: dict[Hashable, Batch[E]] = {}  # newest batch in line, not open, by key
         self.writing: Batch[E] | None = None
+        self.preparing: trio.CancelScope | None = None  # the head, while one is written
         # Rings when the head of the line appears or becomes due: once a batch, never once
         # an entry.
         self.bell: Bell = Bell()
@@ -130,6 +135,15 @@ class Line(Generic[E]):
             self._sealed.update(dict.fromkeys(batch.entries, batch))
             self.hurry(batch, reason)
 
+    def holder(self, key: Hashable) -> Batch[E] | None:
+        """Return the batch in line whose entry a new version of ``key`` would replace."""
+        if not self._coalesce:
+            return None
+        batch = self.open
+        if batch is not None and key in batch.entries:
+            return batch
+        return self._sealed.get(key)
+
     def can_grow(self, batch: Batch[E]) -> bool:
         """Return whether ``batch`` may still take a new key."""
         return batch is self.open and len(batch.entries) < self._batch_size
@@ -148,9 +162,24 @@ class Line(Generic[E]):
         """
         if self.writing is not None or not self.batches or self.batches[0] is not batch:
             return
+        self.batches.popleft()
         if batch is self.open:
             self.open = None
-        elif len(self.batches) == 1:
+        else:
+            self._unlist(batch)
+            self._join(batch)
+        batch.progress.begin(batch.entries)
+        self.writing = batch
+        moved = len(batch.entries)
+        ledger = self._ledger
+        ledger.depth -= moved
+        ledger.in_flight += moved
+        ledger.count_flush(batch.due or FlushReason.DUE)
+        self.on_room()
+
+    def _unlist(self, batch: Batch[E]) -> None:
+        """Forget which keys a sealed batch holds that has just left the line."""
+        if not self.batches or self.batches[0] is self.open:  # no other is sealed
             self._sealed.clear()
         elif self._coalesce:  # no other batch in line holds a key of this one
             deque(map(self._sealed.__delitem__, batch.entries), maxlen=0)  # in C
@@ -159,15 +188,25 @@ class Line(Generic[E]):
                 # A later batch may hold a newer version of the key.
                 if self._sealed[key] is batch:
                     del self._sealed[key]
-        batch.progress.begin(batch.entries)
-        self.writing = batch
-        self.batches.popleft()
-        moved = len(batch.entries)
-        ledger = self._ledger
-        ledger.depth -= moved
-        ledger.in_flight += moved
-        ledger.count_flush(batch.due or FlushReason.DUE)
-        self.on_room()
+
+    def _join(self, head: Batch[E]) -> None:
+        """Have sealed batches written together with ``head``, as far as they fit into its call.
+
+        So a ``flush`` after each entry does not make a call of each. The open batch never
+        joins, so nobody waits for entries that came later than a ``flush``.
+        """
+        while self.batches:
+            batch = self.batches[0]
+            if batch is self.open or len(head.entries) + len(batch.entries) > self._batch_size:
+                return
+            if not self._coalesce and not head.entries.keys().isdisjoint(batch.entries):
+                return
+            self.batches.popleft()
+            self._unlist(batch)
+            self._absorb(head, batch)
+
+    def _absorb(self, head: Batch[E], batch: Batch[E]) -> None:
+        head.absorb(batch)
 
     def persisted(self, batch: Batch[E], part: Part, unchanged: int) -> None:
         """Settle the entries of ``part``, which the store has acknowledged."""
@@ -192,10 +231,13 @@ class Line(Generic[E]):
     def finish(self, batch: Batch[E]) -> None:
         """Let go of a batch that holds no entry any more."""
         self.writing = None
+        if self.preparing is not None:
+            self.preparing.cancel()
         for receipts in batch.receipts.values():
             for receipt in receipts:
                 receipt.known.set()
-        batch.settled.set()
+        for fate in batch.fates:
+            fate.known.set()
 
     def oldest(self) -> float | None:
         """Return when the oldest batch with an open fate was opened; from any thread."""
@@ -209,14 +251,17 @@ class Line(Generic[E]):
 
     def await_fate(self, batch: Batch[E], key: Hashable, receipt: Receipt) -> None:
         """Have ``receipt`` told the fate of ``key`` in ``batch``, and that soon."""
-        batch.receipts.setdefault(key, []).append(receipt)
-        receipt.register = batch.receipts
-        receipt.key = key
+        register = batch.receipts.get(key)
+        if register is None:
+            register = batch.receipts[key] = {}
+        register[receipt] = None
+        receipt.register = register
         self.hurry(batch, FlushReason.REQUESTED)
 
-    def tail(self) -> Batch[E] | None:
-        """Return the batch whose fate is known last, or None if all is settled."""
-        return self.batches[-1] if self.batches else self.writing
+    def tail(self) -> Fate | None:
+        """Return the fate that is known last, or None if all is settled."""
+        batch = self.batches[-1] if self.batches else self.writing
+        return None if batch is None else batch.fates[0]
 
     def pending(self, key: Hashable) -> E | None:
         """Return the newest version of ``key`` whose fate is open."""
@@ -263,5 +308,10 @@ class Line(Generic[E]):
             for receipt in receipts:
                 receipt.error = receipt.error or error()
                 receipt.known.set()
-        batch.abandoned = True
-        batch.settled.set()
+        for fate in batch.fates:
+            fate.abandoned = True
+            fate.known.set()
+
+
+def _nobody_waits() -> None:
+    """Let nobody in."""

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import UTC, datetime
-from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final, overload
 
 import trio
 
-from provcache_trio._vocabulary.errors import (
-    DrainTimeoutError,
-    QueueClosedError,
-    WriteBehindCrashedError,
-)
+from provcache_trio._vocabulary.errors import DrainTimeoutError, WriteBehindCrashedError
 from provcache_trio._vocabulary.failures import leaves_of
-from provcache_trio._vocabulary.metrics import FlushReason
+from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.options import WriteBehindOptions
 from provcache_trio._vocabulary.protocols import E
 
-from .batch import Batch
-from .batcher import run_batcher
-from .journaled_line import JournaledLine, Notes
-from .lanes import Lanes
-from .ledger import Ledger
-from .lifetime import Lifetime
-from .line import Line
-from .outbox import Outbox
-from .queue import WriteBehindQueue
-from .recorder import Recorder
-from .supervisor import MOST_CRASHES, Supervisor, Task, other_than_cancelled
-from .waiting_room import WaitingRoom
-from .watch import StoreWatch
-from .writer import Writer
+from .assembly import Assembly, Setup, assemble
+from .supervisor import MOST_CRASHES, other_than_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
-    from types import TracebackType
+    from contextlib import AbstractAsyncContextManager
 
     from provcache_trio._vocabulary.protocols import DeadLetterSink, Journal, Repository
     from provcache_trio._vocabulary.telemetry import Telemetry
+
+    from .queue import WriteBehindQueue
 
 
 class HasVeriKey(Protocol):
@@ -126,10 +110,11 @@ def open_write_behind_queue(
             number of queues may share.
         journal: keeps accepted entries on disk, so that a crash of the process loses none; see
             ``provcache_trio.journal``. What a dead process left in it is replayed before
-            anything new is accepted. Open it around the queue.
+            anything new is accepted, and leaving the block writes that, too. Open it around the
+            queue.
 
     Returns:
-        A context manager to be entered once, with ``async with``, in a trio task.
+        A context manager to be entered once, with ``async with``, and left by the same trio task.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -137,7 +122,9 @@ def open_write_behind_queue(
         DrainTimeoutError: at exit: entries were left when the time was up, and no journal keeps
             them. Also instead of Cancelled; if the block raised, its exception goes on with a
             note.
-        RuntimeError: at entry: the journal serves another queue.
+        RuntimeError: at entry: the journal serves another queue. At exit: another task than the
+            one that entered leaves, as one does that closes an async generator which was left
+            open; the queue stays open.
         WriteBehindCrashedError: at exit: a background task crashed three times with nothing
             persisted in between. The block is cancelled when that happens, and what it
             raised is the error's ``__context__``.
@@ -153,15 +140,17 @@ def open_write_behind_queue(
     wall_clock = _utc_now if wall_clock is None else wall_clock
     _check_time(wall_clock())
     return _Opening(
-        repository,
-        options,
-        name=name,
-        key=attrgetter("veri_key") if key is None else key,
-        merge=merge,
-        sink=dead_letters,
-        wall_clock=wall_clock,
-        telemetry=telemetry,
-        journal=journal,
+        Setup(
+            repository=repository,
+            options=options,
+            name=name,
+            key=attrgetter("veri_key") if key is None else key,
+            merge=merge,
+            dead_letters=dead_letters,
+            wall_clock=wall_clock,
+            telemetry=telemetry,
+            journal=journal,
+        )
     )
 
 
@@ -192,161 +181,84 @@ def _utc_now() -> datetime:
 
 
 @final
-class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic[E]):
-    """A queue's life, from ``__aenter__`` to ``__aexit__``.
+class _Opening(Opening["WriteBehindQueue[E]"], Generic[E]):
+    """A queue's life, from ``__aenter__`` to ``__aexit__``."""
 
-    Not a generator: an exception thrown in between two of a generator's steps, as
-    KeyboardInterrupt can be, would leave the queue half open.
-    """
+    what = "a queue"
+    function = "open_write_behind_queue"
+    one_task = True
+
+    def __init__(self, setup: Setup[E]) -> None:
+        self._setup = setup
+        self._life: _Life[E]
+
+    async def _open(self) -> WriteBehindQueue[E]:
+        # Nothing here yields, so a queue is open or it is not.
+        parts = assemble(self._setup)
+        parts.note_opened()
+        manager = trio.open_nursery(strict_exception_groups=True)
+        # Not `async with`: what the body raises must not pass through our nursery.
+        nursery = await manager.__aenter__()
+        self._life = _Life(parts, manager, nursery)
+        nursery.start_soon(self._life.host, name=f"{__name__}: queue {self._setup.name!r}")
+        return parts.queue
+
+    async def _close(self, error: BaseException | None, /) -> None:
+        await self._life.leave(error)
+
+
+class _Life(Generic[E]):
+    """The parts of an open queue, and the nursery that they run in."""
 
     def __init__(
         self,
-        repository: Repository[E],
-        options: WriteBehindOptions,
-        *,
-        name: str,
-        key: Callable[[E], Hashable],
-        merge: Callable[[E, E], E] | None,
-        sink: DeadLetterSink[E] | None,
-        wall_clock: Callable[[], datetime],
-        telemetry: Telemetry | None,
-        journal: Journal[E] | None,
+        parts: Assembly[E],
+        manager: AbstractAsyncContextManager[trio.Nursery, bool | None],
+        nursery: trio.Nursery,
     ) -> None:
-        self._repository = repository
-        self._options = options
-        self._name = name
-        self._key = key
-        self._merge = merge
-        self._sink = sink
-        self._wall_clock = wall_clock
-        self._telemetry = telemetry
-        self._journal = journal
-        self._notes: Notes | None = None
-        self._recorder: Recorder[E] | None = None
-        self._entered = False
+        self._parts = parts
+        self._lifetime = parts.lifetime
+        self._manager = manager
+        self._nursery = nursery
 
     @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> WriteBehindQueue[E]:
-        if self._entered:
-            raise RuntimeError("a queue can be entered once; open another one")
-        self._entered = True
-        await trio.lowlevel.checkpoint()
-        # From here to the end nothing yields, so a queue is open or it is not.
-        options = self._options
-        self._lifetime = lifetime = Lifetime(
-            name=self._name,
-            options=options,
-            ledger=Ledger(),
-            clock=trio.lowlevel.current_clock().current_time,
-            wall_clock=self._wall_clock,
-            telemetry=self._telemetry,
-        )
-        self._notes = notes = None if self._journal is None else Notes()
-        if self._journal is not None:
-            self._journal.attach()
-        self._lanes = lanes = Lanes[E](tuple(map(self._make_line, range(options.writers))))
-        self._room = WaitingRoom(lanes, lifetime)
-        watch = StoreWatch(lifetime)
-        self._outbox = Outbox(self._sink, lifetime, watch, notes)
-        if self._journal is not None and notes is not None:
-            self._recorder = Recorder(
-                self._journal,
-                lanes,
-                [line for line in lanes.lines if isinstance(line, JournaledLine)],
-                self._outbox,
-                self._room,
-                notes,
-                lifetime,
-                key=self._key,
-            )
-        self._writers = tuple(
-            Writer(self._repository, line, self._outbox, watch, lifetime, lane=lane)
-            for lane, line in enumerate(lanes.lines)
-        )
-        self._supervisor = Supervisor(lifetime, self._give_up)
-        self._queue = WriteBehindQueue(
-            lifetime,
-            lanes,
-            self._room,
-            self._outbox,
-            watch,
-            tuple(writer.backoff for writer in self._writers),
-            self._recorder,
-            key=self._key,
-        )
-        if self._telemetry is not None:
-            store = getattr(self._repository, "db_system_name", None)
-            self._telemetry.opened(self._name, self._queue.metrics, store)
-        lifetime.log(
-            logging.INFO,
-            "started: batch size %d, flush interval %g s, capacity %d",
-            options.batch_size,
-            options.flush_interval_seconds,
-            options.queue_capacity,
-            batch_size=options.batch_size,
-            flush_interval_seconds=options.flush_interval_seconds,
-            queue_capacity=options.queue_capacity,
-        )
-        self._nursery_manager = trio.open_nursery(strict_exception_groups=True)
-        # Not `async with`: what the body raises must not pass through our nursery.
-        self._nursery = await self._nursery_manager.__aenter__()
-        self._nursery.start_soon(self._host, name=f"{__name__}: queue {self._name!r}")
-        return self._queue
+    async def host(self) -> None:
+        """Run our tasks, out of reach of every surrounding scope."""
+        parts = self._parts
+        with trio.CancelScope(shield=True), parts.tasks() as tasks:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(parts.calls.watch, name="calls")
+                await parts.supervisor.run(tasks, self._give_up)
+                nursery.cancel_scope.cancel()
+        if parts.supervisor.last_straw is not None:
+            await self._finish_journal()
+            parts.hand_back()  # now: nobody should wait for a fate until the body has ended
 
-    def _make_line(self, _: int) -> Line[E]:
-        options, lifetime = self._options, self._lifetime
-        if self._journal is None or self._notes is None:
-            return Line[E](
-                batch_size=options.batch_size,
-                coalesce=options.coalesce,
-                merge=self._merge,
-                ledger=lifetime.ledger,
-                clock=lifetime.clock,
-            )
-        return JournaledLine[E](
-            batch_size=options.batch_size,
-            coalesce=options.coalesce,
-            merge=self._merge,
-            ledger=lifetime.ledger,
-            clock=lifetime.clock,
-            notes=self._notes,
-            marks=not self._journal.always,
-        )
+    def _give_up(self) -> None:
+        self._parts.close_intake()
+        self._parts.cancel_tasks()
+        self._nursery.cancel_scope.cancel()
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self._close_intake()
-        interrupted = _holds_interrupt(exc)
+    async def leave(self, error: BaseException | None) -> None:
+        """Drain, end our tasks, hand back what is left, and report."""
+        parts, lifetime = self._parts, self._lifetime
+        parts.close_intake()
+        interrupted = _holds_interrupt(error)
         interrupt: KeyboardInterrupt | None = None
         try:
-            if not self._lifetime.forked:
+            if not lifetime.forked:
                 interrupt = await self._drain(interrupted=interrupted)  # noqa: ASYNC102  # is shielded
             interrupt = await self._stop_tasks() or interrupt  # noqa: ASYNC102  # ends them first
             await self._finish_journal()  # noqa: ASYNC102  # is shielded
         finally:
-            self._hand_back()
-            self._lifetime.closed = True
-            if self._telemetry is not None and not self._lifetime.forked:
-                self._telemetry.closed(self._name, self._queue.metrics)
-        self._report(exc, None if interrupted else interrupt)
-
-    def _close_intake(self) -> None:
-        lifetime = self._lifetime
-        lifetime.owner = 0
-        lifetime.closing.set()
-        self._room.close(self._name)
-        self._lanes.seal(FlushReason.DRAIN)
-        lifetime.note_settled()
+            parts.hand_back()
+            parts.note_closed()
+        self._report(error, None if interrupted else interrupt)
 
     async def _drain(self, *, interrupted: bool) -> KeyboardInterrupt | None:
         """Wait until everything is settled, the time is up, or a second interrupt comes."""
         interrupt: KeyboardInterrupt | None = None
-        with trio.move_on_after(self._options.drain_timeout_seconds, shield=True):
+        with trio.move_on_after(self._lifetime.options.drain_timeout_seconds, shield=True):
             while True:
                 try:
                     await self._lifetime.drained.wait()
@@ -361,10 +273,10 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
 
     async def _stop_tasks(self) -> KeyboardInterrupt | None:
         """End our tasks; a repository that does not return when cancelled delays this."""
-        self._lifetime.scope.cancel()
+        self._parts.cancel_tasks()
         try:
             # Waits for the tasks whether or not a surrounding scope is cancelled.
-            await self._nursery_manager.__aexit__(None, None, None)
+            await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             interrupts, others = group.split(KeyboardInterrupt)
             if interrupts is None or others is not None:  # our tasks let nothing else out
@@ -374,34 +286,23 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
 
     async def _finish_journal(self) -> None:
         """Leave in the journal what is left; before it is handed back."""
-        if self._recorder is not None and not self._lifetime.forked:
-            await self._recorder.finish()
+        recorder = self._parts.recorder
+        if recorder is not None and not self._lifetime.forked:
+            await recorder.finish()
 
-    def _hand_back(self) -> None:
-        """Settle what is left as abandoned: after this, every entry has its fate."""
-        if self._lifetime.forked:
-            return  # the parent's entries
-        name = self._name
-        batches = [
-            *self._outbox.abandon(),
-            *self._lanes.abandon(lambda: QueueClosedError(f"queue {name!r} ended before that")),
-        ]
-        batches.sort(key=lambda batch: batch[0])
-        self._outbox.undelivered += tuple(entry for _, entries in batches for entry in entries)
-        self._lifetime.note_settled()  # after giving up, there is nothing to wait for
-
-    def _report(self, exc: BaseException | None, interrupt: KeyboardInterrupt | None) -> None:
+    def _report(self, error: BaseException | None, interrupt: KeyboardInterrupt | None) -> None:
         """Log the end, and raise what the caller has to know."""
-        left = self._outbox.undelivered
-        kept = self._recorder is not None and self._recorder.kept
+        parts, name = self._parts, self._lifetime.name
+        left = self._lifetime.undelivered
+        kept = parts.recorder is not None and parts.recorder.kept
         self._log_end(len(left), kept=kept)
-        last_straw = self._supervisor.last_straw
+        last_straw = parts.supervisor.last_straw
         if last_straw is not None:
             crashed = WriteBehindCrashedError(
-                f"queue {self._name!r} gave up after {MOST_CRASHES} crashes of its tasks; "
+                f"queue {name!r} gave up after {MOST_CRASHES} crashes of its tasks; "
                 f"{len(left)} entries are in .undelivered",
                 undelivered=left,
-                metrics=self._queue.metrics(),
+                metrics=parts.queue.metrics(),
             )
             crashed.__cause__ = last_straw
             if interrupt is not None:  # whoever pressed the key wants the program to end
@@ -412,22 +313,23 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
                 raise interrupt
             return
         message = (
-            f"queue {self._name!r} could not write {len(left)} entries within "
-            f"{self._options.drain_timeout_seconds:g} s; they are in .undelivered"
+            f"queue {name!r} could not write {len(left)} entries within "
+            f"{self._lifetime.options.drain_timeout_seconds:g} s; they are in .undelivered"
         )
         if interrupt is not None:
             interrupt.add_note(message)
             raise interrupt
-        if exc is None or not other_than_cancelled(exc):
+        if error is None or not other_than_cancelled(error):
             raise DrainTimeoutError(
-                message, undelivered=left, metrics=self._queue.metrics()
-            ) from exc
-        exc.add_note(message)
+                message, undelivered=left, metrics=parts.queue.metrics()
+            ) from error
+        error.add_note(message)
 
     def _log_end(self, left: int, *, kept: bool) -> None:
-        log = self._lifetime.log
-        if self._recorder is not None and self._recorder.recovering:
-            log(logging.WARNING, "older entries stay in the journal: not all were replayed yet")
+        log, recorder = self._lifetime.log, self._parts.recorder
+        unread = recorder is not None and self._lifetime.recovering
+        if recorder is not None and unread:
+            recorder.replay.log_rest()
         if left and kept:
             log(logging.WARNING, "%d entries stay in the journal", left, count=left)
         elif left:
@@ -437,38 +339,9 @@ class _Opening(AbstractAsyncContextManager["WriteBehindQueue[E]", None], Generic
                 left,
                 count=left,
             )
-        else:
+        elif not unread:
             log(logging.INFO, "drained")
         log(logging.INFO, "stopped")
-
-    @trio.lowlevel.enable_ki_protection
-    async def _host(self) -> None:
-        """Run our tasks, out of reach of every surrounding scope."""
-        tasks: list[Task] = []
-        with ExitStack() as channels:
-            for lane, (line, writer) in enumerate(
-                zip(self._lanes.lines, self._writers, strict=True)
-            ):
-                # No buffer: a send waits until the writer is free.
-                sender, receiver = trio.open_memory_channel[Batch[E]](0)
-                channels.enter_context(sender)
-                channels.enter_context(receiver)
-                batcher = partial(run_batcher, line, sender, self._repository, self._lifetime)
-                number = f" {lane + 1}" if len(self._writers) > 1 else ""
-                tasks.append(Task(f"batcher{number}", batcher, lane))
-                tasks.append(Task(f"writer{number}", partial(writer.run, receiver), lane))
-            if self._sink is not None:
-                tasks.append(Task("dead letters", partial(self._outbox.run, self._sink)))
-            if self._recorder is not None:
-                tasks.append(Task("journal", self._recorder.run))
-            await self._supervisor.run(tasks)
-        if self._supervisor.last_straw is not None:
-            await self._finish_journal()
-            self._hand_back()  # now: nobody should wait for a fate until the body has ended
-
-    def _give_up(self) -> None:
-        self._close_intake()
-        self._nursery.cancel_scope.cancel()
 
 
 def _holds_interrupt(error: BaseException | None) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Generic
 
 import trio
 
+from provcache_trio._vocabulary.failures import Kind
 from provcache_trio._vocabulary.protocols import DeadLetter, E
 
 from .backoff import Backoff
@@ -15,12 +16,13 @@ from .batch import Bell
 from .verdict import result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from provcache_trio._vocabulary.failures import Failure
     from provcache_trio._vocabulary.protocols import DeadLetterSink
 
     from .batch import Batch, Place
+    from .calls import WatchedSink
     from .journaled_line import Notes
     from .lifetime import Lifetime
     from .watch import StoreWatch
@@ -40,7 +42,7 @@ class Outbox(Generic[E]):
         sink: DeadLetterSink[E] | None,
         lifetime: Lifetime,
         watch: StoreWatch,
-        notes: Notes | None = None,
+        notes: Notes[E] | None = None,
     ) -> None:
         self._sink = sink
         self._notes = notes
@@ -48,14 +50,22 @@ class Outbox(Generic[E]):
         self._watch = watch
         self._backoff = Backoff(lifetime)
         self._bell = Bell()  # letters wait
-        self._changed = trio.Event()  # letters were taken, or the sink began to fail
+        self._changed = trio.Event()  # a call of the sink is over, or the queue
         self.letters: list[DeadLetter[E]] = []
         self.places: list[Place] = []  # of each letter, with a journal
+        # Those that the sink can never take, and when their batches were opened. They are in
+        # nobody's way, and handed back at the end.
+        self._unfit: list[tuple[float, DeadLetter[E]]] = []
+        self._unfit_places: list[Place] = []
         self._opened_at: list[float] = []  # on trio's clock, when their batches were opened
         self._oldest: float | None = None  # of these, which for several lanes are in no order
         self.failing: bool = False  # the sink's last call failed
         self.blocked: int = 0  # writers that wait for room
-        self.undelivered: tuple[E, ...] = ()  # handed back at the end, the line's included
+        # Letters are numbered from 1 in the order in which they come, which is also that in
+        # which they go.
+        self.posted: int = 0  # number of the last one that came
+        self._tried: int = 0  # of the last one that the sink took, or failed to take
+        self._is_over = False  # what is left was handed back
 
     def oldest(self) -> float | None:
         """Return when the oldest batch of a letter was opened; from any thread."""
@@ -76,8 +86,21 @@ class Outbox(Generic[E]):
                     await self._changed.wait()
                 finally:
                     self.blocked -= 1
-        while self.letters and not self.failing:
+        last = self.posted
+        for fate in batch.fates:
+            fate.letters = last
+        while self._tried < last and not self.failing:
             await self._changed.wait()
+
+    async def wait_for(self, number: int) -> bool:
+        """Wait until the sink has, or has failed to take, every letter up to ``number``.
+
+        Returns:
+            Whether that happened before what was left was handed back.
+        """
+        while self._tried < number and not self._is_over:
+            await self._changed.wait()
+        return self._tried >= number
 
     def _take_over(self, batch: Batch[E]) -> None:
         """Move refused entries from ``batch`` to here, in one step, as far as they fit."""
@@ -111,7 +134,9 @@ class Outbox(Generic[E]):
         self._opened_at += [batch.opened_at] * len(posted)
         self._oldest = min(self._opened_at, default=None)
         self.letters += posted
+        self.posted += len(posted)
         if self._sink is None:
+            self._tried = self.posted
             self._settle(posted)
         else:
             self._bell.ring()
@@ -142,26 +167,61 @@ class Outbox(Generic[E]):
             )
         self._lifetime.note_settled()
 
-    async def run(self, sink: DeadLetterSink[E]) -> None:
+    async def run(self, sink: WatchedSink[E]) -> None:
         """Give ``sink`` its letters, oldest first, for as long as the queue lives."""
         failures = 0
         while True:
             while not self.letters:
                 await self._bell.wait()
-            letters = tuple(self.letters)
+            letters, last = tuple(self.letters), self.posted
             if self._lifetime.forked:
                 await trio.sleep_forever()  # the parent's letters
-            failure = await result_of(lambda: _put(sink, letters), self._lifetime.scope, sink)  # noqa: B023  # awaited before the next turn
+            failure = await self._put(sink, letters)
+            self._tried = last
             if failure is None:
                 failures = 0
                 self._works()
                 self._settle(letters)
-                self._wake_writers()
+                self._wake()
+            elif (position := _unfit_one(failure, len(letters))) is not None:
+                self._put_by(position, failure)
+                self._wake()
             else:
                 failures += 1
                 self._fails(failure)
-                self._wake_writers()
+                self._wake()
                 await self._backoff.wait(failures)
+
+    async def _put(self, sink: WatchedSink[E], letters: Sequence[DeadLetter[E]]) -> Failure | None:
+        async def put() -> None:
+            with trio.fail_after(_SINK_TIMEOUT_SECONDS):
+                await sink.put_many(letters)
+
+        return await result_of(put, self._lifetime.scope, sink.watched)
+
+    def _put_by(self, position: int, failure: Failure) -> None:
+        """Keep a letter beside the others: the sink has said that it will never take it."""
+        letter = self.letters.pop(position)
+        self._unfit.append((self._opened_at.pop(position), letter))
+        self._oldest = min(self._opened_at, default=None)
+        if self._notes is not None:
+            self._unfit_places.append(self.places.pop(position))
+        self._lifetime.unfit += 1
+        self._lifetime.log(
+            logging.ERROR,
+            "the dead letter sink can never take a letter, which is kept until the queue ends: %s (%s)",
+            letter.key,
+            failure.described(),
+            key=letter.key,
+            error_class=failure.error_class,
+        )
+        self._lifetime.note_settled()
+
+    def journaled(self) -> Iterator[tuple[DeadLetter[E], Place]]:
+        """Yield every letter that is here, and its place in the journal."""
+        yield from zip(self.letters, self.places, strict=True)
+        for (_, letter), place in zip(self._unfit, self._unfit_places, strict=True):
+            yield letter, place
 
     def _fails(self, failure: Failure) -> None:
         self._watch.note(failure)
@@ -180,7 +240,7 @@ class Outbox(Generic[E]):
             self.failing = False
             self._lifetime.log(logging.INFO, "dead letter sink works again")
 
-    def _wake_writers(self) -> None:
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
@@ -189,7 +249,11 @@ class Outbox(Generic[E]):
         given_up = [
             (at, [letter.entry]) for at, letter in zip(self._opened_at, self.letters, strict=True)
         ]
+        given_up += [(at, [letter.entry]) for at, letter in self._unfit]
         moved = len(given_up)
+        self._unfit.clear()
+        self._unfit_places.clear()
+        self._lifetime.unfit = 0
         self.letters.clear()
         self.places.clear()
         self._opened_at.clear()
@@ -197,9 +261,14 @@ class Outbox(Generic[E]):
         ledger = self._lifetime.ledger
         ledger.in_flight -= moved
         ledger.abandoned += moved
+        self._is_over = True
+        self._wake()
         return given_up
 
 
-async def _put(sink: DeadLetterSink[E], letters: Sequence[DeadLetter[E]]) -> None:
-    with trio.fail_after(_SINK_TIMEOUT_SECONDS):
-        await sink.put_many(letters)
+def _unfit_one(failure: Failure, count: int) -> int | None:
+    """Return which of ``count`` letters the sink will never take, if it has said so."""
+    if failure.kind is not Kind.REJECTED:
+        return None
+    position = 0 if count == 1 else failure.position
+    return position if position is not None and 0 <= position < count else None

@@ -1,4 +1,4 @@
-"""The recorder: the task that keeps the journal, and replays what a dead process left.
+"""The recorder: the task that keeps the journal, once it has replayed what a dead process left.
 
 Accepting an entry only marks it. Everything here that changes something does so in one
 synchronous step, before or after a call of the journal, whose calls come one at a time.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from itertools import chain
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, cast
 
 import trio
 
@@ -17,9 +18,11 @@ from provcache_trio._vocabulary.errors import JournalError, QueueClosedError
 from provcache_trio._vocabulary.protocols import E
 
 from .batch import Place
+from .durability import Durability
+from .replay import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 
     from provcache_trio._vocabulary.protocols import Journal
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from .waiting_room import Producer, WaitingRoom
 
 _MOST_IN_A_GROUP: Final = 1000
+_MOST_AT_ONCE: Final = 500  # entries that one step collects or notes
 
 
 class Recorder(Generic[E]):
@@ -43,110 +47,72 @@ class Recorder(Generic[E]):
         lines: Sequence[JournaledLine[E]],
         outbox: Outbox[E],
         room: WaitingRoom[E],
-        notes: Notes,
+        notes: Notes[E],
         lifetime: Lifetime,
         *,
         key: Callable[[E], Hashable],
     ) -> None:
         self._journal = journal
-        self._lanes = lanes
-        self._lines = lines  # the same, with a journal
         self._outbox = outbox
         self._room = room
         self._notes = notes
         self._lifetime = lifetime
-        self._key = key
+        self._durability = Durability(notes, lifetime, journal.sync_interval_seconds)
         self.always: bool = journal.always
-        self.recovering: bool = journal.holds_entries
-        self.durable: bool = True
         self.kept: bool = False  # at the end: the journal holds everything that is left
-        self._replayed = 0  # number of the last entry that was taken over
-        self._stuck: list[int] = []  # numbers of replayed entries that have no key
+        self.replay: Replay[E] = Replay(
+            journal, lanes, lines, room, notes, lifetime, key=key, durability=self._durability
+        )
         self._calling = False  # the end of a call was not seen yet
+        self._in_call: list[_Item[E]] = []
+        self._again: list[_Item[E]] = []  # what could not be written
+        self._anew = False  # only a new file helps, made of what is in memory
         self._group: list[Producer[E]] = []  # whose entries are being written
         # Something since it was empty, or damage that is to go away.
-        self._written = journal.holds_entries or journal.overgrown
+        self._written = lifetime.recovering or journal.overgrown
         self._finished = False
-        room.serve(notes.bell, always=self.always)
-        self._hold()
+        if lifetime.recovering or self.always:
+            room.close_door()
 
-    def _hold(self) -> None:
-        """Nobody is let in at once while older entries are to come, or the disk comes first."""
-        self.holds: bool = self.recovering or self.always
-        self._room.held = self.holds
+    @property
+    def durable(self) -> bool:
+        """Whether what was accepted would survive a crash; see ``Durability``; from any thread."""
+        return self._durability.is_true()
 
     async def run(self) -> None:
         """Keep the journal for as long as the queue lives."""
         if self._calling:  # we crashed in a call
-            self._calling = False
-            self._fail(JournalError("a call was cut off"))
+            self._note_cut_off()
         for producer in self._group:
             self._room.dismiss(producer, JournalError("the queue's journal task crashed"))
         self._group = []
-        while self.recovering:
-            await self._replay()
+        while self._lifetime.recovering:
+            if self._notes.settled and self._lifetime.clock() >= self._durability.retry_at:
+                await self._write_what_is_left()
+            await self.replay.go_on()
         while True:
             await (self._commit() if self.always else self._sync_after_interval())
-
-    # Replay
-
-    async def _replay(self) -> None:
-        lifetime = self._lifetime
-        while self._stuck:
-            await self._set_aside(self._stuck[0])
-        if self._notes.settled and self.durable:
-            await self._write([])
-        room = lifetime.options.queue_capacity - lifetime.ledger.depth
-        if room <= 0 or lifetime.closing.is_set():
-            self._room.hurry()
-            await self._notes.bell.wait()
-            return
-        most = min(room, lifetime.options.batch_size)
-        try:
-            page = await self._journal.replay(self._replayed, most)
-        except JournalError as error:
-            self._fail(error)
-            await trio.sleep(self._journal.sync_interval_seconds)
-            return
-        if lifetime.closing.is_set():
-            return
-        self._take_over(page)
-        if not page:
-            self.recovering = False
-            self._hold()
-            self._room.let_in()
-
-    def _take_over(self, page: Sequence[tuple[int, E]]) -> None:
-        for number, entry in page:
-            try:
-                key = self._key(entry)
-                batch = self._lines[self._lanes.number_of(key)].recover(key, entry)
-            except Exception:  # noqa: BLE001  # whatever the user's key or merge raised
-                self._stuck.append(number)
-            else:
-                batch.places.setdefault(key, Place()).numbers.append(number)
-            self._replayed = number  # not before: what crashes us is asked for again
-
-    async def _set_aside(self, number: int) -> None:
-        try:
-            await self._journal.set_aside(number)
-        except JournalError as error:
-            self._fail(error)
-            await trio.sleep(self._journal.sync_interval_seconds)
-            return
-        self._stuck.remove(number)
-        self._lifetime.log(
-            logging.ERROR, "record %d of the journal has no key, and is set aside", number
-        )
 
     # "interval"
 
     async def _sync_after_interval(self) -> None:
-        ledger = self._lifetime.ledger
-        while not (ledger.depth or ledger.in_flight or self._notes.settled or not self.durable):
-            await self._notes.bell.wait()  # without a deadline: an idle queue wakes nobody
-        await trio.sleep(self._journal.sync_interval_seconds)
-        await self._write([])
+        notes, clock = self._notes, self._lifetime.clock
+        while not (notes.marked or self._has_work()):
+            # An idle queue wakes nobody, unless its journal waits for room to become smaller.
+            with trio.move_on_at(self._tidy_at()):
+                await notes.bell.wait()
+        since = clock() if notes.marked_at is None else notes.marked_at
+        at = since + self._journal.sync_interval_seconds
+        await trio.sleep_until(max(at, self._durability.retry_at))
+        await self._write_what_is_left()
+
+    def _has_work(self) -> bool:
+        left = self._notes.settled or self._again or self._durability.failing
+        return bool(left) or self._journal.overgrown
+
+    def _tidy_at(self) -> float:
+        at: float = getattr(self._journal, "tidy_at", math.inf)
+        return at
 
     # "always"
 
@@ -154,34 +120,36 @@ class Recorder(Generic[E]):
         """Write what a group of producers brings, then accept it."""
         self._group = group = await self._next_group()
         brought = [_Item(producer.key, producer.entry, Place()) for producer in group]
-        error = await self._write(brought)
+        error = self._durability.error
+        # While the disk fails, nobody waits for it: those who come are sent away at once.
+        if not group or error is None or self._lifetime.clock() >= self._durability.retry_at:
+            error = await self._write_what_is_left(brought)
         self._group = []
         for producer, item in zip(group, brought, strict=True):
-            if error is not None:
+            # It is on disk, even if something else could not be written after it.
+            if item.place.numbers:
+                self._accept(producer, item)
+            elif error is not None:
                 self._room.dismiss(producer, JournalError(str(error)))
-            elif not item.place.numbers:
+            else:
                 self._room.dismiss(
                     producer, JournalError("the entry can't be written as JSON and read back")
                 )
-            else:
-                self._accept(producer, item)
 
     async def _next_group(self) -> list[Producer[E]]:
         lifetime, deadline = self._lifetime, math.inf
         while True:
             room = lifetime.options.queue_capacity - lifetime.ledger.depth
-            group = self._room.take(min(room, _MOST_IN_A_GROUP), self._holder)
+            group = self._room.take(min(room, _MOST_IN_A_GROUP))
             if group or lifetime.clock() >= deadline:
                 return group
             if self._room.producers:
                 self._room.hurry()  # a full line need not be due to be in the way
-            if self._notes.settled or not self.durable:
-                deadline = min(deadline, lifetime.clock() + self._journal.sync_interval_seconds)
-            with trio.move_on_at(deadline):
+            if self._has_work():
+                soon = lifetime.clock() + self._journal.sync_interval_seconds
+                deadline = min(deadline, max(soon, self._durability.retry_at))
+            with trio.move_on_at(self._tidy_at() if deadline == math.inf else deadline):
                 await self._notes.bell.wait()
-
-    def _holder(self, key: Hashable) -> Batch[E] | None:
-        return self._lines[self._lanes.number_of(key)].holder(key)
 
     def _accept(self, producer: Producer[E], item: _Item[E]) -> None:
         if self._lifetime.closing.is_set():
@@ -192,89 +160,200 @@ class Recorder(Generic[E]):
             batch = self._room.admit(producer)
         if batch is None:
             self._notes.settle([item.place])
-        elif (place := batch.places.setdefault(item.key, item.place)) is not item.place:
-            place.numbers += item.place.numbers
+        else:
+            place = batch.journaled.places.setdefault(item.key, item.place)
+            if place is not item.place:
+                place.numbers += item.place.numbers
+                self._notes.held.pop(item.place, None)
+            self._notes.hold(place, batch.entries[item.key])
 
     # Both
 
-    def _collect(self, *, everything: bool) -> list[_Item[E]]:
-        """Return what is not settled, oldest first in each lane; or only that which has to be written."""
-        items: list[_Item[E]] = []
-        for letter, place in zip(self._outbox.letters, self._outbox.places, strict=True):
-            if everything or place.unsafe:
-                place.unsafe = False
-                items.append(_Item(letter.key, letter.entry, place))
-        for batch in chain.from_iterable(line.unsettled() for line in self._lines):
-            keys = (*batch.refused, *batch.entries) if everything else tuple(batch.unsafe)
-            batch.unsafe.clear()
-            for key in keys:
-                refusal = batch.refused.get(key)
-                entry = batch.entries[key] if refusal is None else refusal.entry
-                items.append(_Item(key, entry, batch.places.setdefault(key, Place())))
-        return items
+    async def _write_what_is_left(self, brought: Sequence[_Item[E]] = ()) -> JournalError | None:
+        """Write all that is marked, and ``brought``; return why it could not be.
 
-    def _places(self) -> Iterator[Place]:
-        """Yield where the journal holds what is not settled."""
-        yield from self._outbox.places
-        for line in self._lines:
-            for batch in line.unsettled():
-                yield from batch.places.values()
-
-    async def _write(self, brought: Sequence[_Item[E]]) -> JournalError | None:
-        """Write what has to be written, and ``brought``; return why it could not be."""
+        A call for so many at a time that none of the steps before and after it takes long.
+        """
         if self._lifetime.forked:
             await trio.sleep_forever()  # the parent keeps the journal
-        anew = not self.recovering and (not self.durable or self._journal.overgrown)
-        items = [*self._collect(everything=anew), *brought]
-        settled, self._notes.settled = self._notes.settled, []
-        if not (items or settled or anew):
-            return None
+        notes = self._notes
+        batches, notes.marked_at = len(notes.marked), None
+        self._durability.begin()
+        error = await self._rewrite() if self._must_rewrite() else None
+        if brought and error is None:
+            error = await self._append(brought, is_new=True)
+        # After a failure a call is made even if there is nothing to write, to see whether it works.
+        is_due = self._durability.failing
+        while error is None:
+            items, batches = self._next_items(batches)
+            if not (items or notes.settled or is_due):
+                break
+            is_due = False
+            error = await self._append(items)
+        if notes.marked:
+            notes.note_time()
+        self._durability.end()
+        if error is None and self._journal.overgrown and not self._lifetime.recovering:
+            error = await self._tidy()
+        return error
+
+    def _must_rewrite(self) -> bool:
+        heals: bool = getattr(self._journal, "heals", False)
+        # With nothing held, the journal is emptied before anything is written: that makes room.
+        helps = not (heals and self._notes.held)
+        self._anew = self._anew or (self._durability.failing and helps)
+        return self._anew and not self._lifetime.recovering
+
+    def _next_items(self, batches: int) -> tuple[list[_Item[E]], int]:
+        """Take the next of what has to be written; return it, and how many batches are left."""
+        again, self._again = self._again[:_MOST_AT_ONCE], self._again[_MOST_AT_ONCE:]
+        items = [item for item in again if not item.place.gone]
+        batches += self._notes.displaced
+        marked = self._in_order()
+        while batches and marked and len(items) < _MOST_AT_ONCE:
+            batch = marked[0]
+            self._take_from(batch, items)
+            if not batch.journaled.unsafe:
+                marked.popleft()
+                batches -= 1
+        if len(items) < _MOST_AT_ONCE:
+            items += self._letters()
+        return items, batches
+
+    def _in_order(self) -> deque[Batch[E]]:
+        notes = self._notes
+        if notes.displaced:
+            notes.displaced = 0
+            notes.marked = deque(sorted(notes.marked, key=_number))
+        return notes.marked
+
+    @staticmethod
+    def _take_from(batch: Batch[E], items: list[_Item[E]]) -> None:
+        unsafe, places = batch.journaled.unsafe, batch.journaled.places
+        for key in list(islice(unsafe, _MOST_AT_ONCE - len(items))):
+            del unsafe[key]
+            refusal = batch.refused.get(key)
+            entry = batch.entries[key] if refusal is None else refusal.entry
+            items.append(_Item(key, entry, places.setdefault(key, Place())))
+
+    def _letters(self) -> Iterator[_Item[E]]:
+        for letter, place in self._outbox.journaled():
+            if place.unsafe:
+                place.unsafe = False
+                yield _Item(letter.key, letter.entry, place)
+
+    async def _append(
+        self, items: Sequence[_Item[E]], *, is_new: bool = False
+    ) -> JournalError | None:
+        """Write these, and what is settled; return why that could not be.
+
+        Args:
+            items: what to write.
+            is_new: whether it is not accepted yet, so nothing is owed to it.
+        """
+        notes = self._notes
+        settled, notes.settled = notes.settled, []
+        self._in_call = [] if is_new else list(items)
         self._calling = self._written = True
         try:
-            if anew:
-                numbers = await self._journal.rewrite([item.entry for item in items])
-            else:
-                numbers = await self._journal.append(
-                    [(item.entry, tuple(item.place.numbers)) for item in items], settled
-                )
+            numbers = await self._journal.append(
+                [(item.entry, tuple(item.place.numbers)) for item in items], settled
+            )
         except JournalError as error:
             self._calling = False
-            self._fail(error)
+            notes.settled = settled + notes.settled
+            self._again = self._in_call + self._again
+            self._durability.fail(error)
             return error
         self._calling = False
-        for item, number in zip(items, numbers, strict=True):
-            self._note(item, number, anew=anew)
-        self._works()
+        self._note_all(items, numbers, is_new=is_new)
+        self._note_success()
         return None
 
-    def _note(self, item: _Item[E], number: int | None, *, anew: bool) -> None:
-        place = item.place
-        place.refused = number is None
-        if number is not None:
-            place.numbers = [number]  # it takes the place of the others
-            if place.gone:
-                self._notes.settle([place])
-            return
-        if anew:
-            place.numbers = []
+    def _note_all(
+        self, items: Sequence[_Item[E]], numbers: Sequence[int | None], *, is_new: bool
+    ) -> None:
+        refused: list[_Item[E]] = []
+        for item, number in zip(items, numbers, strict=True):
+            if number is None:
+                refused.append(item)
+            else:
+                self._note(item.place, item.entry, number)
+        if refused and not is_new:
+            self._report_refused(refused)
+
+    def _note(self, place: Place, entry: E, number: int) -> None:
+        notes = self._notes
+        place.numbers = [number]  # it takes the place of the others
+        notes.refused.pop(place, None)
+        if place.gone:
+            notes.settle([place])
+        else:
+            notes.hold(place, entry)
+
+    def _report_refused(self, refused: Sequence[_Item[E]]) -> None:
+        """Log the first of them: with the wrong ``entry_type`` there may be one in each interval."""
+        for item in refused:
+            if not item.place.gone:
+                self._notes.refused[item.place] = None
+        key, more = refused[0].key, len(refused) - 1
         self._lifetime.log(
             logging.ERROR,
-            "entry can't be written to the journal as JSON and read back: %s",
-            item.key,
-            key=item.key,
+            "entry can't be written to the journal as JSON and read back: %s%s",
+            key,
+            f" (and {more} more)" if more else "",
+            key=key,
         )
 
-    def _fail(self, error: JournalError) -> None:
-        if self.durable:
-            self.durable = False
-            self._lifetime.log(
-                logging.ERROR, "what is accepted would not survive a crash now: %s", error
-            )
+    async def _rewrite(self) -> JournalError | None:
+        """Have a new file with all that the journal should hold, out of memory."""
+        places: list[Place] = list(self._notes.held)
+        entries: list[E] = []
+        for at in range(0, len(places), _MOST_AT_ONCE):
+            entries += [cast("E", place.entry) for place in places[at : at + _MOST_AT_ONCE]]
+            await trio.lowlevel.checkpoint()
+        self._calling = self._written = self._anew = True
+        self._in_call = []
+        self._notes.settled = []
+        try:
+            numbers = await self._journal.rewrite(entries)
+        except JournalError as error:
+            self._calling = False
+            self._durability.fail(error)
+            return error
+        for at in range(0, len(places), _MOST_AT_ONCE):
+            some = zip(places[at:], numbers[at : at + _MOST_AT_ONCE], strict=False)
+            for place, number in some:
+                self._note_anew(place, number)
+            await trio.lowlevel.checkpoint()
+        self._calling = self._anew = False
+        return None
 
-    def _works(self) -> None:
-        if not self.durable and not self.recovering:
-            self.durable = True
-            self._lifetime.log(logging.INFO, "journal works again")
+    def _note_anew(self, place: Place, number: int | None) -> None:
+        if number is not None:
+            self._note(place, cast("E", place.entry), number)
+        else:  # it was written before, so somebody has changed it since
+            place.numbers = []
+            self._notes.refused[place] = None
+
+    async def _tidy(self) -> JournalError | None:
+        """Make the journal smaller, if it knows how to, without what is in memory."""
+        tidy: Callable[[], Awaitable[None]] | None = getattr(self._journal, "tidy", None)
+        if tidy is None:
+            return await self._rewrite()
+        await tidy()
+        return None
+
+    def _note_success(self) -> None:
+        if not (self._anew or self._lifetime.recovering):
+            self._durability.work()
+
+    def _note_cut_off(self) -> None:
+        """Note that it is not known what a call came to: numbers are lost."""
+        self._calling = False
+        self._again = self._in_call + self._again
+        self._anew = True
+        self._durability.fail(JournalError("a call was cut off"))
 
     async def finish(self) -> None:
         """Leave the journal as the next queue should find it; shielded, and once."""
@@ -286,23 +365,32 @@ class Recorder(Generic[E]):
             self._room.dismiss(producer, QueueClosedError(f"queue {name!r} was closed"))
         self._group = []
         if self._calling:
-            self._calling = False
-            self._fail(JournalError("a call was cut off"))
+            self._note_cut_off()
         with trio.CancelScope(shield=True):  # for as long as the disk takes
             self.kept = await self._write_last()
 
     async def _write_last(self) -> bool:
         ledger = self._lifetime.ledger
-        if self.recovering or ledger.depth or ledger.in_flight:
-            # The first failure may be of the file, which the second one writes anew.
-            written = await self._write([]) is None or await self._write([]) is None
-            return written and not any(place.refused for place in self._places())
+        if self._lifetime.recovering or ledger.depth or ledger.in_flight:
+            # The first failure may be of the file, which the second one makes good.
+            written = (
+                await self._write_what_is_left() is None or await self._write_what_is_left() is None
+            )
+            return written and not self._notes.refused
         if self._written:
             try:
                 await self._journal.rewrite([])
             except JournalError as error:  # what is settled will be written once more
                 self._lifetime.log(logging.WARNING, "the journal could not be emptied: %s", error)
+            else:
+                self._anew = False
+                self._notes.marked_at = None
+                self._durability.work()
         return True
+
+
+def _number(batch: Batch[E]) -> int:
+    return batch.journaled.number
 
 
 class _Item(NamedTuple, Generic[E]):

@@ -31,35 +31,37 @@ class Task(NamedTuple):
 class Supervisor:
     """Runs the queue's tasks; each finds the work of a crashed one where that left it."""
 
-    def __init__(self, lifetime: Lifetime, give_up: Callable[[], None]) -> None:
+    def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
-        self._give_up = give_up
         self.last_straw: BaseException | None = None  # the crash that was one too many
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self, tasks: Iterable[Task]) -> None:
-        """Run every task, none of which ends by itself, until the lifetime's scope is over."""
+    async def run(self, tasks: Iterable[Task], give_up: Callable[[], None]) -> None:
+        """Run every task, none of which ends by itself, until the lifetime's scope is over.
+
+        ``give_up`` is called at once when there was one crash too many.
+        """
         with self._lifetime.scope:
             async with trio.open_nursery() as nursery:
                 for task in tasks:
-                    nursery.start_soon(self._supervise, task, name=task.name)
+                    nursery.start_soon(self._supervise, task, give_up, name=task.name)
 
     @trio.lowlevel.enable_ki_protection
-    async def _supervise(self, task: Task) -> None:
+    async def _supervise(self, task: Task, give_up: Callable[[], None]) -> None:
         lifetime = self._lifetime
         while True:
             try:
                 await task.run()
             except BaseException as error:  # noqa: BLE001, ASYNC103  # the sleep raises it again
                 if not lifetime.scope.cancel_called or other_than_cancelled(error):
-                    self._note_crash(task, error)
+                    self._note_crash(task, error, give_up)
             lifetime.restarting += 1
             try:
                 await trio.sleep(_RESTART_SECONDS)
             finally:
                 lifetime.restarting -= 1
 
-    def _note_crash(self, task: Task, error: BaseException) -> None:
+    def _note_crash(self, task: Task, error: BaseException, give_up: Callable[[], None]) -> None:
         lifetime = self._lifetime
         crashes = lifetime.note_crash(task.lane)
         # The frames, but not the message, which may quote an entry.
@@ -78,7 +80,7 @@ class Supervisor:
         if crashes >= MOST_CRASHES and not lifetime.scope.cancel_called:
             self.last_straw = error
             lifetime.scope.cancel()
-            self._give_up()
+            give_up()
 
 
 def other_than_cancelled(error: BaseException) -> bool:

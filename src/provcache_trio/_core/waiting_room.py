@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections import OrderedDict
 from math import inf
 from typing import TYPE_CHECKING, Generic
 
@@ -12,9 +12,10 @@ from provcache_trio._vocabulary.errors import QueueClosedError
 from provcache_trio._vocabulary.protocols import E
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
     from .batch import Batch, Bell, Receipt
+    from .calls import Calls
     from .lanes import Lanes
     from .lifetime import Lifetime
 
@@ -37,34 +38,61 @@ class Producer(Generic[E]):
 
 
 class WaitingRoom(Generic[E]):
-    """Lets producers in as the line gets shorter.
+    """Admits producers as the line gets shorter.
 
     The step that makes room accepts the entries itself, on behalf of the tasks that brought
     them. Nobody who comes later can slip in before they run, and a producer that is
     cancelled was either accepted or leaves no trace.
+
+    Who is admitted, and when:
+
+    - A key in line needs no room. So when a key gets its place, everybody who waits with it is
+      admitted with it, in order.
+    - Otherwise there has to be room, and whoever came first is first.
+    - Nobody while the door is closed: older entries come from the journal, or, with a journal of
+      durability "always", every entry goes to the disk first. Then ``take`` does what the door
+      does otherwise.
+
+    Args:
+        bell: rings when somebody comes or there is room.
     """
 
-    def __init__(self, lanes: Lanes[E], lifetime: Lifetime) -> None:
+    def __init__(
+        self, lanes: Lanes[E], lifetime: Lifetime, calls: Calls, bell: Bell | None = None
+    ) -> None:
         self._lanes = lanes
+        self._calls = calls
         self._ledger = lifetime.ledger
         self._capacity = lifetime.options.queue_capacity
-        # Whether those who wait with the same key are let in together.
+        # Whether those who wait with the same key are admitted together.
         self._together = lifetime.options.coalesce
         self._telemetry = lifetime.telemetry
-        self.held: bool = False  # nobody is let in, though there be room
-        self._bell: Bell | None = None  # of the recorder, with a journal
-        self.producers: dict[Producer[E], None] = {}  # in the order in which they came
-        # One who comes now is let in while fewer are in line. (A merge function may call the
+        self._bell = bell
+        self.door_is_open: bool = True
+        # In the order in which they came. Not a dict, whose first is found by passing over all
+        # that were deleted before it.
+        self.producers: OrderedDict[Producer[E], None] = OrderedDict()
+        # One who comes now is admitted while fewer are in line. (A merge function may call the
         # queue while ``let_in`` runs, when there is room, and others wait for it.)
         self.most: int = self._capacity
         self._by_key: dict[Hashable, dict[Producer[E], None]] = {}
+        # Keys that were seen in line while somebody waited with them; only ``take`` asks.
+        self._need_no_room: dict[Hashable, None] = {}
         for line in lanes.lines:
             line.on_room = self.let_in
 
-    def serve(self, bell: Bell, *, always: bool) -> None:
-        """Ring ``bell`` when somebody comes or there is room; ``always``: for ``take``."""
-        self._bell = bell
-        self._together = self._together and not always
+    def close_door(self) -> None:
+        """Admit nobody, even if there is room."""
+        self.door_is_open = False
+
+    def open_door(self) -> None:
+        """Admit everybody whose key is in line, in order, then others, as far as there is room."""
+        self.door_is_open = True
+        for producer in tuple(self.producers):
+            if self._lanes.of(producer.key).holder(producer.key) is not None:
+                self._leave(producer)
+                self.admit(producer)
+        self.let_in()
 
     @trio.lowlevel.enable_ki_protection
     async def wait(self, key: Hashable, entry: E, receipt: Receipt | None) -> None:
@@ -72,12 +100,15 @@ class WaitingRoom(Generic[E]):
 
         Raises:
             QueueClosedError: the intake was closed first.
+            RuntimeError: the caller is what makes room, and would wait for itself.
             Exception: whatever the queue's ``merge`` raised for this entry.
         """
+        self._calls.refuse("waiting for room")
         known_as = None if self._telemetry is None else self._telemetry.producer()
         producer = Producer(key, entry, receipt, known_as)
         if self._together:  # first: comparing keys runs code that may raise
             self._by_key.setdefault(key, {})[producer] = None
+            self._note_place(key)
         self.producers[producer] = None
         self.most = 0
         self.hurry()
@@ -87,7 +118,7 @@ class WaitingRoom(Generic[E]):
         def abort(_: object) -> trio.lowlevel.Abort:
             producer.gone = producer not in self.producers
             if not producer.gone:
-                self._dismiss(producer)
+                self._leave(producer)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -101,53 +132,46 @@ class WaitingRoom(Generic[E]):
 
     def close(self, name: str) -> None:
         """Send everybody away."""
-        why = "before the journal had it" if self.held else "while it was full"
+        why = "while it was full" if self.door_is_open else "before the journal had it"
         for producer in tuple(self.producers):
-            self._dismiss(producer)
+            self._leave(producer)
             self.dismiss(producer, QueueClosedError(f"queue {name!r} was closed {why}"))
 
-    def _dismiss(self, producer: Producer[E]) -> None:
+    def _leave(self, producer: Producer[E]) -> None:
         del self.producers[producer]
-        self._note_leaving()
+        if not self.producers:
+            self.most = self._capacity
         if self._together:
             same_key = self._by_key[producer.key]
             del same_key[producer]
             if not same_key:
                 del self._by_key[producer.key]
 
-    def _note_leaving(self) -> None:
-        if not self.producers:
-            self.most = self._capacity
-
     def let_in(self) -> None:
-        """Accept those who wait, as far as there is room."""
+        """Admit those who wait, as far as there is room."""
         if self._bell is not None:
             self._bell.ring()
-        while self.producers and self._ledger.depth < self._capacity and not self.held:
+        while self.door_is_open and self.producers and self._ledger.depth < self._capacity:
             first = next(iter(self.producers))
             same_key = tuple(self._by_key.get(first.key, (first,)))
             for producer in same_key:  # the first gets the key its place, the others share it
-                self._dismiss(producer)
+                self._leave(producer)
                 self.admit(producer)
         if self.producers:
             self.hurry()
 
-    def take(self, room: int, holder: Callable[[Hashable], Batch[E] | None]) -> list[Producer[E]]:
-        """Take the first ones out, as far as there is room, and those who need none."""
-        if len(self.producers) <= room:
-            taken = list(self.producers)
-            self.producers.clear()
-            self._note_leaving()
-            return taken
-        taken = list(islice(self.producers, max(room, 0)))
-        taken += [
-            producer
-            for producer in islice(self.producers, len(taken), None)
-            if holder(producer.key) is not None
-        ]
-        for producer in taken:
-            del self.producers[producer]
-        self._note_leaving()
+    def take(self, room: int) -> list[Producer[E]]:
+        """Take the first ones out, as far as there is room, and everybody who needs none."""
+        taken: list[Producer[E]] = []
+        while self.producers and len(taken) < room:
+            taken.append(next(iter(self.producers)))
+            self._leave(taken[-1])
+        keys, self._need_no_room = self._need_no_room, {}
+        for key in keys:
+            if self._lanes.of(key).holder(key) is not None:
+                for producer in tuple(self._by_key.get(key, ())):
+                    taken.append(producer)
+                    self._leave(producer)
         return taken
 
     def admit(self, producer: Producer[E]) -> Batch[E] | None:
@@ -176,4 +200,10 @@ class WaitingRoom(Generic[E]):
         if producer.receipt is not None and not producer.gone:
             line.await_fate(batch, key, producer.receipt)
         batch.note_producer(producer.known_as)
+        self._note_place(key)
         return batch
+
+    def _note_place(self, key: Hashable) -> None:
+        """Remember for ``take`` that ``key`` may be in line while somebody waits with it."""
+        if not self.door_is_open and key in self._by_key:
+            self._need_no_room[key] = None

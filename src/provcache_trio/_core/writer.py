@@ -21,10 +21,10 @@ from .verdict import result_of
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from provcache_trio._vocabulary.protocols import Repository
     from provcache_trio._vocabulary.telemetry import FlushTelemetry
 
     from .batch import Batch
+    from .calls import WatchedRepository
     from .lifetime import Lifetime
     from .line import Line
     from .outbox import Outbox
@@ -46,7 +46,7 @@ class Writer(Generic[E]):
 
     def __init__(
         self,
-        repository: Repository[E],
+        repository: WatchedRepository[E],
         line: Line[E],
         outbox: Outbox[E],
         watch: StoreWatch,
@@ -140,7 +140,9 @@ class Writer(Generic[E]):
         call = self._watch.begin()
         began_at = self._lifetime.clock()
         result = await result_of(
-            lambda: self._repository.upsert_many(entries), self._lifetime.scope, self._repository
+            lambda: self._repository.upsert_many(entries),
+            self._lifetime.scope,
+            self._repository.watched,
         )
         if not isinstance(result, Failure):
             self._persisted(batch, progress, part, call, result)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
+import struct
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from provcache_trio._vocabulary.errors import (
@@ -16,7 +19,7 @@ from provcache_trio._vocabulary.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
 _BUSY_TIMEOUT_SECONDS: Final = 0.1  # a thread that waits for a lock can't be interrupted
 _INSTRUCTIONS_BETWEEN_LOOKS: Final = 1_000_000  # some ten milliseconds
@@ -39,6 +42,17 @@ _VERDICTS: Final[dict[int, tuple[Translated, bool]]] = {
 # and whatever else there is need a person.
 _OTHERWISE: Final = (StoreMisconfiguredError, False)
 
+_CANNOT_WRITE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+# There is no room: for the -wal or the file itself, or for the -shm file.
+FULL: Final = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
+_MOST_LOG_BYTES: Final = 4 * 1024 * 1024  # that a -wal file keeps
+_FOREIGN: Final = "the file is a database of another application"
+
+# As in "WAL-mode File Format" of SQLite's documentation.
+_LOG_HEAD: Final = struct.Struct(">8xI4x8s8x")  # page size, salt
+_FRAME_HEAD: Final = struct.Struct(">I4x8s8x")  # page number, salt
+_APPLICATION_AT: Final = slice(68, 72)  # of the first page
+
 _creating: Final = threading.Lock()
 
 
@@ -48,6 +62,8 @@ class Application(NamedTuple):
     application_id: int
     version: int
     schema: tuple[str, ...]
+    before: tuple[str, ...] = ()  # outside of the transaction that the schema is made in
+    former: Mapping[int, str] = MappingProxyType({})  # what to do, by version of the schema
 
 
 class SQLiteConnection:
@@ -162,9 +178,39 @@ class SQLiteConnection:
         connection.execute("ROLLBACK")
 
     def _open(self) -> sqlite3.Connection:
+        # First: nothing of a file that is somebody else's is changed, nor put beside it.
+        raise_if_foreign(self._path, self._application)
         self._prepare()
+        try:
+            return self._connect("mode=rw")  # never makes it; ``_prepare`` did, or failed
+        except sqlite3.OperationalError as error:
+            if not self._reads_only(error):
+                raise
+        return self._connect("mode=ro&immutable=1")
+
+    def _reads_only(self, error: sqlite3.OperationalError) -> bool:
+        """Whether the file can be read, though nothing can be put beside it, as SQLite needs.
+
+        Raises:
+            StoreMisconfiguredError: only a part of it could be read.
+        """
+        code: int = error.sqlite_errorcode & 0xFF
+        directory = os.path.dirname(self._real_path)  # noqa: PTH120
+        if code not in _CANNOT_WRITE or os.access(directory, os.W_OK):
+            return False
+        with suppress(OSError):
+            if os.stat(f"{self._real_path}-wal").st_size:  # noqa: PTH116
+                raise StoreMisconfiguredError(
+                    f"nothing can be written to {directory}, and the last changes of the file are "
+                    "still in its -wal file; copy both to where you may write",
+                    error_class=error.sqlite_errorname,
+                )
+        return True
+
+    def _connect(self, how: str, *, alone: bool = False) -> sqlite3.Connection:
+        """Connect, and set up; ``alone``, nobody else can use the file meanwhile."""
         connection = sqlite3.connect(
-            f"{Path(self._path).as_uri()}?mode=rw",  # never makes it; ``_prepare`` did, or failed
+            f"{Path(self._path).as_uri()}?{how}",
             uri=True,
             timeout=_BUSY_TIMEOUT_SECONDS,
             isolation_level=None,
@@ -173,6 +219,9 @@ class SQLiteConnection:
         try:
             # An interrupt that comes just before a statement starts is forgotten; this is not.
             connection.set_progress_handler(lambda: self.stopped, _INSTRUCTIONS_BETWEEN_LOOKS)
+            connection.execute(f"PRAGMA journal_size_limit = {_MOST_LOG_BYTES}")
+            if alone:
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchone()
             self._set_up(connection)
         except BaseException:
             connection.close()
@@ -200,14 +249,18 @@ class SQLiteConnection:
         connection.execute("COMMIT")
         if not ours and not self._create:
             raise StoreMisconfiguredError("the file is empty")
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         if not ours:
+            # Before there is a -wal file: so the file itself says whose it is from then on.
+            for statement in self._application.before:
+                connection.execute(statement)
             connection.execute("BEGIN IMMEDIATE")
             if not is_ours(connection, self._application):  # nobody was faster
                 for statement in self._application.schema:
                     connection.execute(statement)
             connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # there is a -wal file
 
 
 def create_file(path: str) -> None:
@@ -247,12 +300,64 @@ def is_ours(connection: sqlite3.Connection, ours: Application) -> bool:
     if application == ours.application_id:
         if version == ours.version:
             return True
+        if version in ours.former:
+            raise StoreMisconfiguredError(ours.former[version])
         raise StoreMisconfiguredError(
             f"the file has schema version {version}, and this program knows {ours.version} only"
         )
     if application or version or number_of(connection, "SELECT count(*) FROM sqlite_master"):
-        raise StoreMisconfiguredError("the file is a database of another application")
+        raise StoreMisconfiguredError(_FOREIGN)
     return False
+
+
+def raise_if_foreign(path: str, ours: Application) -> None:
+    """Raise if the file at ``path`` is somebody else's; nothing is changed, nor put beside it.
+
+    A file that is not there, or is empty, is not.
+
+    Raises:
+        StoreMisconfiguredError: it is a database of another application, or none.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return
+    # SQLite itself: closing a descriptor of our own would take away the locks that other
+    # connections of this process hold on the file.
+    how = f"{Path(path).as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(how, uri=True, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")  # a part may still be in the -wal file
+        application = number_of(connection, "PRAGMA application_id")
+        version = number_of(connection, "PRAGMA user_version")
+        pages = number_of(connection, "PRAGMA page_count")
+    if application == ours.application_id:
+        return
+    is_blank = not (application or version) and pages <= 1
+    if not is_blank or _application_in_log(f"{path}-wal") not in {None, ours.application_id}:
+        raise StoreMisconfiguredError(_FOREIGN)
+
+
+def _application_in_log(path: str) -> int | None:
+    """Return the application that a -wal file says it is of, or None: it says nothing.
+
+    Of a young database only that file may know, as long as nothing was moved from it.
+    """
+    found: int | None = None
+    with suppress(OSError), open(path, "rb") as log:  # noqa: PTH123
+        head = log.read(_LOG_HEAD.size)
+        if len(head) < _LOG_HEAD.size:
+            return None
+        page_bytes, salt = _LOG_HEAD.unpack(head)
+        while len(frame := log.read(_FRAME_HEAD.size)) == _FRAME_HEAD.size:
+            page, of = _FRAME_HEAD.unpack(frame)
+            content = log.read(page_bytes)
+            if of != salt:  # left over from before
+                break
+            if page == 1:
+                found = int.from_bytes(content[_APPLICATION_AT], "big")
+    return found
 
 
 def number_of(connection: sqlite3.Connection, query: str) -> int:

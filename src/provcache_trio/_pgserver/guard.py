@@ -1,6 +1,6 @@
 """Ends a Postgres server that its program left behind, whatever ended the program.
 
-A program of its own (``python _postgres_guard.py PLACE``) that uses the standard library only.
+A program of its own (``python guard.py PLACE``) that uses the standard library only.
 Its standard input is a pipe from the program that it guards: a byte there says that the server
 is no longer needed, and the pipe's end that the program, with all that it forked, has ended.
 A parent-death signal would come too early: when the thread ends that started the server.
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 POLL_SECONDS: Final = 0.01
-# Fast, immediate, and last a kill. An immediate shutdown itself kills after 5 s who lives on.
+# Fast, immediate, and last a kill. Immediate shutdown kills stragglers after 5 s.
 _STEPS: Final = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
 
 

@@ -1,61 +1,43 @@
-"""A throw-away Postgres server, for tests and for the demo.
+"""A throw-away Postgres server, for the demo and the benchmarks; the tests extend it.
 
 A real server on a free port of the loopback, with a data directory of its own that is removed
-with it. It ends with the program that runs it, even one that is killed (``_postgres_guard``).
-Everything blocks; nothing needs a driver. For POSIX systems only.
+with it. It ends with the program that runs it, even one that is killed (``guard``). Everything
+blocks; nothing needs a driver. For POSIX systems only.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from provcache_trio._pgserver import guard as _postgres_guard
-
-from .binaries import (
-    PostgresInstallation,
-    PostgresNotFoundError,
-    PostgresServerError,
-    find_installations,
-)
-from .cluster import SUPERUSER, PostgresCluster
-from .guard import POLL_SECONDS, is_running, read_status, shut_down
+from .binaries import PostgresServerError, choose_account, find_installations
+from .guard import POLL_SECONDS, read_status, shut_down
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator
+    from contextlib import AbstractContextManager
 
-__all__ = [
-    "PostgresInstallation",
-    "PostgresNotFoundError",
-    "PostgresServer",
-    "PostgresServerError",
-    "StopMode",
-    "find_installations",
-    "run_postgres_server",
-]
+    from .binaries import PostgresInstallation
 
-StopMode: TypeAlias = Literal["smart", "fast", "immediate"]
+__all__ = ["PostgresServer", "PostgresServerError", "run_postgres_server"]
 
-_STOP_SIGNALS: Final[dict[StopMode, signal.Signals]] = {
-    "smart": signal.SIGTERM,
-    "fast": signal.SIGINT,
-    "immediate": signal.SIGQUIT,
-}
+SUPERUSER: Final = "postgres"
+_GUARD: Final = Path(__file__).with_name("guard.py")
 # Below what systems give to outgoing connections: none of those may take the port while the
 # server is stopped, and a client that tries to reach it then can't be connected to itself.
 _PORTS: Final = range(20_000, 32_000)
 _PORT_TRIES: Final = 20
-# Shared memory in the data directory goes with it, even if the server is killed.
-_SETTINGS: Final = MappingProxyType({"dynamic_shared_memory_type": "mmap"})
+_LOG_BYTES: Final = 4096
+_COMMAND_SECONDS: Final = 60.0
 
 
 class _PortTakenError(PostgresServerError):
@@ -68,98 +50,69 @@ class PostgresServer:
     Every method blocks and is called by one thread at a time.
 
     Attributes:
-        binaries: its programs.
         version: major and minor, such as (18, 4).
         host: the address that it listens on.
         port: the TCP port, the same after every start.
-        data_directory: its data directory.
     """
 
-    def __init__(self, cluster: PostgresCluster, host: str) -> None:
-        self.binaries: PostgresInstallation = cluster.binaries
-        self.version: tuple[int, int] = cluster.binaries.version
-        self.host: str = host
-        self.port: int = 0
-        self.data_directory: Path = cluster.data
-        self._cluster = cluster
+    host: str = "127.0.0.1"
+    port: int = 0
+
+    def __init__(self, binaries: PostgresInstallation, place: Path) -> None:
+        self.version: tuple[int, int] = binaries.version
+        self._binaries = binaries
+        self._place = place  # holds everything, as the guard knows it
+        self._account = choose_account(binaries, place)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def dsn(self) -> str:
-        """The superuser's URL of the database ``postgres``, with the password if there is one."""
-        return self.dsn_of("postgres")
+        """The superuser's URL of the database ``postgres``."""
+        return f"postgresql://{SUPERUSER}@{self.host}:{self.port}/postgres"
 
-    @property
-    def password(self) -> str | None:
-        """The superuser's password; None if everybody is trusted."""
-        return self._cluster.password
-
-    @property
-    def process_id(self) -> int:
-        """The process number of the postmaster.
+    def initialize(self) -> None:
+        """Make the data directory.
 
         Raises:
-            PostgresServerError: the server is stopped.
+            PostgresServerError: it can't be made, with the end of the log.
         """
-        process = self._running()
-        if process is None:
-            raise PostgresServerError("the server is stopped")
-        return process.pid
+        self._initialize("--auth=trust")
 
-    def dsn_of(self, database: str) -> str:
-        """Return the superuser's URL of ``database``, with the password if there is one."""
-        user = (
-            SUPERUSER if self.password is None else f"{SUPERUSER}:{quote(self.password, safe='')}"
-        )
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"postgresql://{user}@{host}:{self.port}/{quote(database, safe='')}"
+    def _initialize(self, *options: str) -> None:
+        # Without an encoding, the locale C means SQL_ASCII.
+        text = ("--locale=C", "--encoding=UTF8")
+        self._complete("initdb", "-U", SUPERUSER, "--no-sync", "--no-instructions", *text, *options)
 
     def start(self, *, timeout_seconds: float = 60.0) -> None:
         """Start the server with its data and port, and return when it answers.
 
         Args:
-            timeout_seconds: how long to wait, first for the last processes of a server that
-                was killed, then for this one, which may have to recover.
+            timeout_seconds: how long to wait; the server may have to recover.
 
         Raises:
-            PostgresServerError: it runs, does not start (with the end of its log), or takes
-                longer than ``timeout_seconds``; then it is killed.
+            PostgresServerError: it does not start (with the end of its log), or takes longer
+                than ``timeout_seconds``; then it is killed.
         """
-        if self._running() is not None:
-            raise PostgresServerError("the server runs already")
-        if not _wait_until(lambda: not is_running(self._cluster.place), timeout_seconds):
-            raise PostgresServerError("processes of the killed server are still there")
-        self._cluster.unlock()
-        logged = self._cluster.log_size()
+        logged = self._log_size()
         address = ("-h", self.host, "-p", str(self.port), "-k", "")
-        self._process = self._cluster.start("postgres", *address)
-        if not _wait_until(lambda: self._running() is None or self._answers(), timeout_seconds):
+        # Shared memory in the data directory goes with it, even if the server is killed.
+        self._process = self._spawn("postgres", *address, "-c", "dynamic_shared_memory_type=mmap")
+        if not wait_until(lambda: self._running() is None or self._answers(), timeout_seconds):
             self.kill()
             raise PostgresServerError(f"the server did not answer within {timeout_seconds} s")
         if self._running() is None:
-            said = self._cluster.log_since(logged)
+            said = self._log_since(logged)
             kind = _PortTakenError if "Address already in use" in said else PostgresServerError
             raise kind(f"the server did not start:\n{said}")
 
-    def stop(self, mode: StopMode = "fast", *, timeout_seconds: float = 60.0) -> None:
-        """Stop the server and return when it has ended; if it is stopped, do nothing.
-
-        Args:
-            mode: ``smart`` waits until the clients have left, ``fast`` rolls back what they
-                do, ``immediate`` is a crash: the next start recovers.
-            timeout_seconds: how long to wait for its end.
-
-        Raises:
-            PostgresServerError: it takes longer than ``timeout_seconds``, and goes on to stop.
-        """
-        if self._process is None:
-            return
-        self._process.send_signal(_STOP_SIGNALS[mode])
-        try:
-            self._process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            message = f"the server did not stop within {timeout_seconds} s"
-            raise PostgresServerError(message) from None
+    def start_on_free_port(self) -> None:
+        """Start the server on a port that nobody listens on."""
+        for _ in range(_PORT_TRIES):
+            self.port = secrets.choice(_PORTS)
+            with suppress(_PortTakenError):
+                self.start()
+                return
+        raise PostgresServerError(f"no port was free on {self.host} in {_PORT_TRIES} tries")
 
     def kill(self) -> None:
         """Kill the postmaster; the other processes see that, and end a moment later."""
@@ -167,76 +120,90 @@ class PostgresServer:
             self._process.kill()
             self._process.wait()
 
-    def log(self) -> str:
-        """Return the end of what the server has logged, over all its starts."""
-        return self._cluster.log_since(0)
-
-    def create_database(self, name: str) -> str:
-        """Create a database and return its URL.
-
-        Raises:
-            PostgresServerError: the server refused to, or there is no ``createdb``.
-        """
-        address = ("-h", self.host, "-p", str(self.port), "-U", SUPERUSER, "-w")
-        self._cluster.ask("createdb", *address, "--", name)
-        return self.dsn_of(name)
-
     def _running(self) -> subprocess.Popen[bytes] | None:
         process = self._process
         return process if process is not None and process.poll() is None else None
 
     def _answers(self) -> bool:
-        return read_status(self._cluster.place)[-1:] == ["ready   "]
+        return read_status(self._place)[-1:] == ["ready   "]
+
+    def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a program on the data directory."""
+        place, account = self._place, self._account
+        command = [*account.prefix, str(self._binaries.directory / program), "-D", f"{place}/data"]
+        with (place / "lock").open("w") as lock, (place / "log").open("ab") as log:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return subprocess.Popen(  # noqa: S603  # of the installation that was found
+                [*command, *arguments],
+                user=account.user,
+                group=account.group,
+                extra_groups=account.extra_groups,
+                cwd=place,  # ours may be closed to that account
+                env=self._environment(program),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock.fileno(),),
+                # A terminal's Ctrl-C goes to the whole process group of a program.
+                start_new_session=True,
+            )
+
+    def _complete(self, program: str, *arguments: str) -> None:
+        with self._spawn(program, *arguments) as process:
+            try:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_COMMAND_SECONDS)
+            finally:
+                process.kill()  # unless it has ended
+        if process.returncode != 0:
+            raise PostgresServerError(f"{program} failed:\n{self._log_since(0)}")
+
+    def _environment(self, _program: str) -> dict[str, str]:
+        ours = {name: text for name, text in os.environ.items() if not name.startswith("PG")}
+        return {**ours, "LC_ALL": "C"}
+
+    def _log_size(self) -> int:
+        return (self._place / "log").stat().st_size
+
+    def _log_since(self, size: int) -> str:
+        """Return what has been logged since there were ``size`` bytes; the end if it is much."""
+        with (self._place / "log").open("rb") as log:
+            log.seek(max(size, self._log_size() - _LOG_BYTES))
+            return log.read().decode("utf-8", "replace")
 
 
-@contextmanager
-def run_postgres_server(
-    *,
-    binaries: PostgresInstallation | None = None,
-    directory: Path | None = None,
-    host: str = "127.0.0.1",
-    password: str | None = None,
-    settings: Mapping[str, str] = MappingProxyType({}),
-    hba: Sequence[str] = (),
-    standby_of: PostgresServer | None = None,
-) -> Generator[PostgresServer]:
+S = TypeVar("S", bound=PostgresServer)
+
+
+def run_postgres_server() -> AbstractContextManager[PostgresServer]:
     """Run a server of its own while the block runs, with the superuser ``postgres``.
 
-    Takes about half a second. Afterwards, and when the program ends in whatever way, the server
-    is stopped and its data removed.
-
-    Args:
-        binaries: which programs; by default those of ``standby_of``, or the first that
-            ``find_installations`` returns.
-        directory: where to make the server's directory; by default where temporary files go.
-        host: address to listen on.
-        password: the superuser's; by default, everybody who can reach the port is trusted.
-        settings: for postgresql.conf, such as ``{"fsync": "off"}``.
-        hba: lines for pg_hba.conf that come before its own.
-        standby_of: a running server of the same major version to follow; its password,
-            settings and rules are taken over.
+    Takes about half a second. Everybody who can reach its port is trusted. Afterwards, and when
+    the program ends in whatever way, the server is stopped and its data removed.
 
     Raises:
         PostgresNotFoundError: there are no programs.
         PostgresServerError: the server could not be made or started; the end of its log tells.
-        ValueError: ``password`` is of more than one line.
     """
-    if password is not None and "\n" in password:
-        raise ValueError("password must be one line")
-    if standby_of is not None:
-        password = standby_of.password
-        binaries = binaries or standby_of.binaries
-    binaries = binaries or find_installations()[0]
+    return run(partial(PostgresServer, find_installations()[0]))
+
+
+@contextmanager
+def run(make: Callable[[Path], S], directory: Path | None = None) -> Generator[S]:
+    """Run the server that ``make`` makes of a directory while the block runs.
+
+    Args:
+        make: makes the server, which is then initialised and started.
+        directory: where to make the server's directory; by default where temporary files go.
+
+    Raises:
+        PostgresServerError: the server could not be made or started; the end of its log tells.
+    """
     with ExitStack() as afterwards, _guarded_place(directory) as place:
-        cluster = PostgresCluster(binaries, place, password)
-        if standby_of is None:
-            cluster.initialize()
-        else:
-            cluster.copy(standby_of.host, standby_of.port)
-        cluster.configure({**_SETTINGS, **settings}, hba)
-        server = PostgresServer(cluster, host)
+        server = make(place)
+        server.initialize()
         afterwards.callback(server.kill)  # reaps it, after the guard has shut it down
-        _start_on_free_port(server)
+        server.start_on_free_port()
         yield server
 
 
@@ -244,9 +211,9 @@ def run_postgres_server(
 def _guarded_place(directory: Path | None) -> Generator[Path]:
     """Make a directory; at the end of the block or of the program, shut down what runs there."""
     place = Path(tempfile.mkdtemp(prefix="provcache-postgres-", dir=directory)).resolve()
-    command = [sys.executable, "-I", "-S", _postgres_guard.__file__, str(place)]
+    command = [sys.executable, "-I", "-S", str(_GUARD), str(place)]
     try:
-        with subprocess.Popen(  # noqa: S603
+        with subprocess.Popen(  # noqa: S603  # ourselves
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -263,16 +230,7 @@ def _guarded_place(directory: Path | None) -> Generator[Path]:
         shut_down(place)  # nothing is left to do, unless somebody killed the guard
 
 
-def _start_on_free_port(server: PostgresServer) -> None:
-    for _ in range(_PORT_TRIES):
-        server.port = secrets.choice(_PORTS)
-        with suppress(_PortTakenError):
-            server.start()
-            return
-    raise PostgresServerError(f"no port was free on {server.host} in {_PORT_TRIES} tries")
-
-
-def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     """Return whether ``condition`` became true in that time."""
     deadline = time.monotonic() + seconds
     while not condition():

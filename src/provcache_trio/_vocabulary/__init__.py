@@ -1,5 +1,5 @@
 """The words that everything else is said in: entries, options, metrics, errors, protocols, checks.
 
 They may import each other, msgspec and trio, and nothing else of this package.
-They must never wait, start a task, or keep state.
+They must never start a task or keep state; only ``opening``, the base of all openings, waits.
 """

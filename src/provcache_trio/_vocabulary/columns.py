@@ -1,11 +1,32 @@
-"""How hashes and times are stored by every database."""
+"""How an entry is stored by every database: its columns, its hashes and its times."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from .entries import DecisionDigest, ProvcacheEntry, ReplaySeed
+from .errors import StoreMisconfiguredError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+HASHES: Final = ("veri_key", "verdict_hash", "proof_root", "policy_hash", "signer_set_hash")
+# What the version of a key that was created later brings.
+PAYLOAD: Final = (
+    *HASHES[1:],
+    "digest_version",
+    "feed_epoch",
+    "replay_seed",
+    "trust_score",
+    "created_at",
+    "expires_at",
+)
+COLUMNS: Final = ("veri_key", *PAYLOAD, "hit_count", "last_accessed_at")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -35,6 +56,50 @@ def moment_of(microseconds: int) -> datetime:
         OverflowError: it is before year 1 or after year 9999.
     """
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def hashes_as_text(as_hex: str) -> str:
+    """Return the columns of hashes as a view shows them.
+
+    Args:
+        as_hex: how the database writes a blob in lower-case hex; the blob is at ``{}``.
+    """
+    return ",\n    ".join(f"'sha256:' || {as_hex.format(name)} AS {name}" for name in HASHES)
+
+
+def entry_of(row: Sequence[Any], moment: Callable[[Any], datetime]) -> ProvcacheEntry:
+    """Return the entry that ``row``, in the order of ``COLUMNS``, was stored for.
+
+    Args:
+        row: what the database has; a replay seed as JSON.
+        moment: returns the moment that a column of a time stands for.
+
+    Raises:
+        StoreMisconfiguredError: somebody else wrote the row, and it is no entry.
+    """
+    key, verdict, proof, policy, signers = row[:5]
+    version, epoch, seed, score, created, expires, hits, accessed = row[5:]
+    try:
+        return ProvcacheEntry(
+            veri_key=text_of(key),
+            decision=DecisionDigest(
+                digest_version=version,
+                verdict_hash=text_of(verdict),
+                proof_root=text_of(proof),
+                replay_seed=msgspec.json.decode(seed, type=ReplaySeed),
+                trust_score=score,
+            ),
+            policy_hash=text_of(policy),
+            signer_set_hash=text_of(signers),
+            feed_epoch=epoch,
+            created_at=moment(created),
+            expires_at=moment(expires),
+            hit_count=hits,
+            last_accessed_at=None if accessed is None else moment(accessed),
+        )
+    # A hash may be NULL, and a time be before year 1 or after year 9999.
+    except (AttributeError, msgspec.MsgspecError, OverflowError, TypeError, ValueError):
+        raise StoreMisconfiguredError("a stored row is not an entry") from None
 
 
 # Annotated as object: callers may give what their annotations do not allow.

@@ -12,9 +12,10 @@ from typing import Final, TypeVar, cast
 import msgspec
 from msgspec.structs import force_setattr
 
+from .checks import check_int, check_type
+
 E = TypeVar("E")
 
-_MAX_HIT_COUNT: Final = 2**63 - 1  # what a signed 64-bit column holds
 _MAX_SEED_BYTES: Final = 64 * 1024
 
 _is_hash: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
@@ -76,8 +77,8 @@ class DecisionDigest(msgspec.Struct, frozen=True, kw_only=True):
         _check_text("digest_version", self.digest_version, at_most=32)
         _check_hash("verdict_hash", self.verdict_hash)
         _check_hash("proof_root", self.proof_root)
-        _check_type("replay_seed", self.replay_seed, ReplaySeed)
-        _check_count("trust_score", self.trust_score, at_most=100)
+        check_type("replay_seed", self.replay_seed, ReplaySeed)
+        check_int("trust_score", self.trust_score, at_least=0, at_most=100)
 
 
 class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +118,7 @@ class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check every field; msgspec itself checks types only when it decodes."""
         _check_hash("veri_key", self.veri_key)
-        _check_type("decision", self.decision, DecisionDigest)
+        check_type("decision", self.decision, DecisionDigest)
         _check_hash("policy_hash", self.policy_hash)
         _check_hash("signer_set_hash", self.signer_set_hash)
         _check_text("feed_epoch", self.feed_epoch, at_most=256)
@@ -125,7 +126,7 @@ class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True):
         _put_in_utc(self, "expires_at", self.expires_at)
         if self.expires_at <= self.created_at:
             raise ValueError("expires_at must be after created_at")
-        _check_count("hit_count", self.hit_count, at_most=_MAX_HIT_COUNT)
+        check_int("hit_count", self.hit_count, at_least=0)
         if self.last_accessed_at is not None:
             _put_in_utc(self, "last_accessed_at", self.last_accessed_at)
 
@@ -224,26 +225,14 @@ def build_veri_key(
 # The parameters are annotated as callers should call, and checked because callers may not.
 
 
-def _check_type(field: str, value: object, kind: type) -> None:
-    if type(value) is not kind:  # exactly: bool is no int here
-        article = "an" if kind is int else "a"
-        raise TypeError(f"{field} must be {article} {kind.__name__}, not {type(value).__name__}")
-
-
-def _check_count(field: str, value: int, *, at_most: int) -> None:
-    _check_type(field, value, int)
-    if not 0 <= value <= at_most:
-        raise ValueError(f"{field} must be 0 to {at_most}")
-
-
 def _check_hash(field: str, value: str) -> None:
-    _check_type(field, value, str)
+    check_type(field, value, str)
     if not _is_hash(value):
         raise ValueError(f"{field} must be 'sha256:' and 64 lower-case hex digits")
 
 
 def _check_text(field: str, value: str, *, at_most: int) -> None:
-    _check_type(field, value, str)
+    check_type(field, value, str)
     if not 1 <= len(value) <= at_most or _find_unstorable(value):
         raise ValueError(
             f"{field} must be 1 to {at_most} characters without NUL or lone surrogates"
@@ -251,7 +240,7 @@ def _check_text(field: str, value: str, *, at_most: int) -> None:
 
 
 def _check_ids(field: str, ids: tuple[str, ...]) -> None:
-    _check_type(field, ids, tuple)
+    check_type(field, ids, tuple)
     each = f"each of {field}"
     for value in ids:
         _check_text(each, value, at_most=256)
@@ -269,7 +258,7 @@ def _read_hashes(field: str, values: object) -> set[str]:
 
 
 def _put_in_utc(entry: ProvcacheEntry, field: str, value: datetime) -> None:
-    _check_type(field, value, datetime)
+    check_type(field, value, datetime)
     if value.tzinfo is UTC:
         return
     try:

@@ -48,8 +48,12 @@ class FlushReason(enum.StrEnum):
 
     FULL = "full"
     DUE = "due"
-    REQUESTED = "flush"
+    REQUESTED = "requested"
     DRAIN = "drain"
+
+
+# By reason: the field of ``WriteBehindMetrics`` in which batches are counted.
+FLUSHES: Final = {reason.value: f"flushes_{reason}" for reason in FlushReason}
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +128,7 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
         recovering: a journal is being replayed; nothing new is accepted at once until it has been.
         durable: whether accepted entries survive a crash, as far as the journal's durability goes;
             None without a journal.
+        call_seconds: age of the oldest call of the store that is under way; 0.0 when none is.
         next_try_in_seconds: time to the writer's next try while it backs off, else None.
         last_error: the last error of the store or the sink, or None. It stays after the
             store has recovered; ``state`` tells about now.
@@ -153,6 +158,7 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
     state: QueueState
     recovering: bool
     durable: bool | None
+    call_seconds: float
     next_try_in_seconds: float | None
     last_error: LastError | None
     timestamp: datetime

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Final
 
 import msgspec
+
+from .checks import check_int, check_seconds, check_type
 
 _MOST_WRITERS: Final = 100
 
@@ -51,35 +52,15 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check every field; msgspec itself checks types only when it decodes."""
-        _check_int("queue_capacity", self.queue_capacity, at_least=1)
-        _check_int("batch_size", self.batch_size, at_least=1)
-        _check_seconds("flush_interval_seconds", self.flush_interval_seconds)
+        check_int("queue_capacity", self.queue_capacity, at_least=1, at_most=None)
+        check_int("batch_size", self.batch_size, at_least=1, at_most=None)
+        check_seconds("flush_interval_seconds", self.flush_interval_seconds)
         if self.max_retries is not None:
-            _check_int("max_retries", self.max_retries, at_least=0)
-        _check_seconds("retry_base_seconds", self.retry_base_seconds)
-        if not self.retry_base_seconds > 0:
-            raise ValueError("retry_base_seconds must be above 0")
-        _check_seconds("retry_cap_seconds", self.retry_cap_seconds)
+            check_int("max_retries", self.max_retries, at_least=0, at_most=None)
+        check_seconds("retry_base_seconds", self.retry_base_seconds, positive=True)
+        check_seconds("retry_cap_seconds", self.retry_cap_seconds)
         if self.retry_cap_seconds < self.retry_base_seconds:
             raise ValueError("retry_cap_seconds must be at least retry_base_seconds")
-        _check_seconds("drain_timeout_seconds", self.drain_timeout_seconds)
-        if type(self.coalesce) is not bool:
-            raise TypeError(f"coalesce must be a bool, not {type(self.coalesce).__name__}")
-        _check_int("writers", self.writers, at_least=1)
-        if self.writers > _MOST_WRITERS:
-            raise ValueError(f"writers must be at most {_MOST_WRITERS}")
-
-
-def _check_int(field: str, value: object, *, at_least: int) -> None:
-    if type(value) is not int:
-        raise TypeError(f"{field} must be an int, not {type(value).__name__}")
-    if value < at_least:
-        raise ValueError(f"{field} must be at least {at_least}")
-
-
-def _check_seconds(field: str, value: object) -> None:
-    if type(value) is not float and type(value) is not int:
-        raise TypeError(f"{field} must be a number of seconds, not {type(value).__name__}")
-    # NaN fails this, too, and an int that no float can hold.
-    if not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"{field} must be finite and at least 0")
+        check_seconds("drain_timeout_seconds", self.drain_timeout_seconds)
+        check_type("coalesce", self.coalesce, bool)
+        check_int("writers", self.writers, at_least=1, at_most=_MOST_WRITERS)

@@ -1,4 +1,4 @@
-"""What the queue asks of the outside, and what it gives: five small protocols."""
+"""What the queue asks of the outside, and what it gives: six small protocols."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Repository(Protocol[E_contra]):
     call of ``upsert_many`` is under way, it is given what is likely to come next, and
     returns the same entries as a sequence that ``upsert_many`` will take faster, having
     encoded them, say. That sequence comes back if nothing changed until then, and otherwise
-    is forgotten. An exception has no consequence: ``upsert_many`` is called all the same.
+    is forgotten. An exception has no consequence: ``upsert_many`` is called all the same. A call
+    that is still running when the writer is free is cancelled; after three of these in a row it
+    is not called again.
     """
 
     async def upsert_many(self, entries: Sequence[E_contra], /) -> int:
@@ -101,6 +103,11 @@ class DeadLetterSink(Protocol[E_contra]):
 
         Args:
             letters: at least one letter, oldest first.
+
+        Raises:
+            EntryRejectedError: the letter at ``index`` can never be taken. It is logged, not
+                sent again, and handed back when the queue ends; the others come again.
+            Exception: anything else: all come again.
         """
         ...
 
@@ -108,9 +115,17 @@ class DeadLetterSink(Protocol[E_contra]):
 class Journal(Protocol[E]):
     """What keeps accepted entries on disk; ``provcache_trio.journal.open_journal`` opens one.
 
+    A journal may have more than this. ``heals: bool`` says that ``append`` works again by itself
+    after it failed, so that nothing has to be written anew. ``async def tidy(self)`` makes it
+    smaller by itself and is called instead of ``rewrite`` when it is overgrown; ``tidy_at: float``
+    is when to look again, on trio's clock. ``entries_to_replay: int`` counts those.
+
     It gives each entry a number, 1 or more and ascending. One queue uses it, once, and makes
     one call at a time. A call is as good as done or has to raise ``JournalError``; cancelled,
     it goes on to its end and returns.
+
+    If it has an attribute ``entries_to_replay``, the number of entries that it held when it was
+    opened, the log can say at the end how many were not replayed.
     """
 
     @property
@@ -183,6 +198,19 @@ class Journal(Protocol[E]):
         Raises:
             JournalError: it could not be kept.
         """
+        ...
+
+
+class ObservedQueue(Protocol):
+    """What is asked of a queue to show how it is doing; a ``WriteBehindQueue`` has it."""
+
+    @property
+    def name(self) -> str:
+        """What the queue is called; of several that are shown, no two have the same name."""
+        ...
+
+    def metrics(self) -> WriteBehindMetrics:
+        """Return a snapshot; is called from whichever thread serves."""
         ...
 
 

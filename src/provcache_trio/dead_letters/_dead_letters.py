@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Generic, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
 
 import msgspec
-import trio
 
+from provcache_trio._disk.documents import check_evolution
 from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
-from provcache_trio._vocabulary.checks import check_bool
+from provcache_trio._vocabulary.checks import check_type
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.log import log
+from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.protocols import DeadLetter
 
 from ._file import DeadLettersFile, DeadLettersFullError, Filter
@@ -23,7 +24,7 @@ from ._pack import Packer, UnreadableLetterError, text_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ._file import Row
@@ -38,11 +39,13 @@ class StoredLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
     Attributes:
         id: its number, 1 or more; a later letter has a higher one, and no other letter ever
             gets the same.
+        entry_type: name of the type of its entry, as ``package.module.Class``.
         letter: the letter. Its ``key`` is text: a key that is no str is shown as its
             ``repr``. Entry and times are as they were.
     """
 
     id: int
+    entry_type: str
     letter: DeadLetter[E_co]
 
 
@@ -66,6 +69,8 @@ def open_dead_letters(
     max_bytes: int = ...,
     create: bool = ...,
     read_only: bool = ...,
+    upgrade: Callable[[Any], Any] | None = ...,
+    aliases: Iterable[str] = ...,
 ) -> AbstractAsyncContextManager[DeadLetters[ProvcacheEntry]]: ...
 
 
@@ -78,6 +83,8 @@ def open_dead_letters(
     max_bytes: int = ...,
     create: bool = ...,
     read_only: bool = ...,
+    upgrade: Callable[[Any], Any] | None = ...,
+    aliases: Iterable[str] = ...,
 ) -> AbstractAsyncContextManager[DeadLetters[E]]: ...
 
 
@@ -89,19 +96,22 @@ def open_dead_letters(
     max_bytes: int = 256 * 1024 * 1024,
     create: bool = True,
     read_only: bool = False,
+    upgrade: Callable[[Any], Any] | None = None,
+    aliases: Iterable[str] = (),
 ) -> AbstractAsyncContextManager[DeadLetters[E]]:
     """Open a file of dead letters, for the length of an ``async with``.
 
     Entering fails at once if the file can't be used, unlike that of a repository: a program
     without a place for its dead letters should know before it accepts anything. A file that
     is not there is made, with mode 0600, and a directory that is not there with mode 0700.
-    Mode 0600 is given to a file that is there, too. Beside it, ``PATH.lock`` says by a lock
-    who owns it, and stays. A symbolic link is not followed. A file that was removed
-    meanwhile is made anew.
+    Mode 0600 is given to a file of letters that is there, too. Beside it, ``PATH.lock`` says by
+    a lock who owns it, and stays. A symbolic link is not followed, and a file that is somebody
+    else's is left as it is. A file that was removed meanwhile is made anew.
 
     **When it is full, nothing is dropped**: ``put_many`` raises ``DeadLettersFullError``, so
     the queue keeps its letters, then waits (its state is ``paused``), and hands back at exit
-    what it could not give away. One error is logged when that begins, not one per try.
+    what it could not give away. One error is logged when that begins, not one per try. Only a
+    letter that is larger than ``max_bytes`` by itself is refused, as it can never fit.
 
     Leaving the block interrupts the calls that other tasks have under way, and closes the
     file. That is shielded from cancellation, and waits for the disk.
@@ -115,7 +125,13 @@ def open_dead_letters(
         max_bytes: most bytes of letters, as JSON; the file is somewhat larger.
         create: make the file if it is not there, and fill an empty one.
         read_only: read while it may have another owner. Nothing is made, and nothing can be
-            changed.
+            changed. Where nothing can be put beside the file, it is read all the same, unless a
+            crash left its last changes beside it.
+        upgrade: called with the decoded JSON of an entry that can't be read as ``entry_type``,
+            such as one that an older program wrote; returns what can be.
+        aliases: former names of ``entry_type``, as ``package.module.Class``. Letters with
+            entries of other types are ``UnreadableLetter``; with ``msgspec.Raw`` and ``dict``,
+            all are read.
 
     Raises:
         TypeError: an argument has the wrong type, or ``entry_type`` is none for msgspec.
@@ -127,9 +143,13 @@ def open_dead_letters(
     """
     _check_number("max_letters", max_letters, at_least=1)
     _check_number("max_bytes", max_bytes, at_least=1)
-    check_bool("create", create)
-    check_bool("read_only", read_only)
-    packer = Packer(cast("type[E]", ProvcacheEntry if entry_type is None else entry_type))
+    check_type("create", create, bool)
+    check_type("read_only", read_only, bool)
+    packer = Packer(
+        cast("type[E]", ProvcacheEntry if entry_type is None else entry_type),
+        upgrade=upgrade,
+        aliases=check_evolution(upgrade, aliases),
+    )
     file = DeadLettersFile(
         absolute(path),
         create=create,
@@ -141,23 +161,23 @@ def open_dead_letters(
 
 
 @final
-class _Opening(Generic[E]):
-    """What ``open_dead_letters`` returns; no generator, so that Ctrl-C can't leak it."""
+class _Opening(Opening["DeadLetters[E]"], Generic[E]):
+    """What ``open_dead_letters`` returns."""
+
+    what = "a file of dead letters"
+    function = "open_dead_letters"
 
     def __init__(self, file: DeadLettersFile, packer: Packer[E]) -> None:
         self._file = file
         self._packer = packer
         self._calls = SQLiteCalls(file, "the store of dead letters")
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> DeadLetters[E]:
-        await trio.lowlevel.checkpoint()
+    async def _open(self) -> DeadLetters[E]:
         await self._calls.run(self._file.open)
         return DeadLetters(self._file, self._calls, self._packer)
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(self, *_: object) -> None:
-        await self._calls.close()  # noqa: ASYNC102  # shielded
+    async def _close(self, _error: BaseException | None, /) -> None:
+        await self._calls.close()
 
 
 @final
@@ -182,6 +202,11 @@ class DeadLetters(Generic[E]):
         self._packer = packer
         self._full = False
 
+    @property
+    def entry_type(self) -> object:
+        """Return what entries are."""
+        return self._packer.entry_type
+
     async def put_many(self, letters: Sequence[DeadLetter[E]], /) -> None:
         """Store every letter, or none; see ``DeadLetterSink.put_many``.
 
@@ -190,8 +215,8 @@ class DeadLetters(Generic[E]):
 
         Raises:
             DeadLettersFullError: there is no room for all of them.
-            EntryRejectedError: an entry would not come back from JSON as it is; ``index``
-                tells which.
+            EntryRejectedError: an entry would not come back from JSON as it is, or its letter is
+                larger than ``max_bytes``; ``index`` tells which.
         """
         taken = tuple(letters)
         try:
@@ -260,10 +285,19 @@ class DeadLetters(Generic[E]):
         """
         return await self._calls.run(self._file.remove, _checked(numbers))
 
+    async def purge(self, *, key: str | None = None, since: datetime | None = None) -> int:
+        """Remove the letters that match, and give their room back; return how many there were.
+
+        Cancelled, it has removed some of them. See ``letters`` for the filters. Without a filter
+        it works even when the disk is full.
+        """
+        return await self._calls.run(self._file.purge, _filter(key, since))
+
     def _unpack(self, row: Row) -> StoredLetter[E] | UnreadableLetter:
-        number, key, _ = row
+        number, key, _, entry_type = row
         try:
-            return StoredLetter(id=number, letter=self._packer.unpack(row))
+            letter = self._packer.unpack(row)
+            return StoredLetter(id=number, entry_type=str(entry_type), letter=letter)
         except UnreadableLetterError:
             return UnreadableLetter(id=number, key=str(key))
 

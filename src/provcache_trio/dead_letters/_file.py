@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import sqlite3
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 from provcache_trio._disk.owner_lock import OwnerLock
 from provcache_trio._disk.private_files import make_directory, regular_file, translated
-from provcache_trio._disk.sqlite_connection import Application, SQLiteConnection, create_file
-from provcache_trio._vocabulary.errors import StoreUnavailableError
+from provcache_trio._disk.sqlite_connection import (
+    FULL,
+    Application,
+    SQLiteConnection,
+    create_file,
+    number_of,
+    raise_if_foreign,
+)
+from provcache_trio._vocabulary.errors import EntryRejectedError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 T = TypeVar("T")
 
 # A letter is one JSON document, so that reading it back is one strict decoding. What letters
 # are found by stands beside it. ``identity`` is a hash of the document: the same letter
 # again is no second row. AUTOINCREMENT: the number of a letter that was removed is never
-# given to another one.
+# given to another one. ``entry_type`` and ``entry_version`` say what the entry is: the name of a
+# class, or of a declared table and the version of its declaration.
 _TABLE: Final = """
 CREATE TABLE provcache_dead_letters (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     identity BLOB NOT NULL UNIQUE,
+    entry_type TEXT NOT NULL,
+    entry_version INTEGER NOT NULL DEFAULT 0,
     key TEXT NOT NULL,
     failed_at INTEGER NOT NULL,  -- microseconds
     size INTEGER NOT NULL,  -- of the document, in bytes
@@ -35,7 +45,7 @@ CREATE TABLE provcache_dead_letters (
 _INDEX: Final = "CREATE INDEX provcache_dead_letters_by_size ON provcache_dead_letters (size)"
 
 APPLICATION_ID: Final = 0x7076646C  # "pvdl"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _APPLICATION: Final = Application(
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -45,11 +55,16 @@ _APPLICATION: Final = Application(
         f"PRAGMA application_id = {APPLICATION_ID}",
         f"PRAGMA user_version = {SCHEMA_VERSION}",
     ),
+    before=("PRAGMA auto_vacuum = INCREMENTAL",),
+    former={
+        1: "the file was written by version 0.1, whose letters this version does not read. Let "
+        "version 0.1 send them again, or throw them away, or move the file away"
+    },
 )
 
 _INSERT: Final = """
-INSERT INTO provcache_dead_letters (identity, key, failed_at, size, letter)
-VALUES (?, ?, ?, ?, ?) ON CONFLICT (identity) DO NOTHING
+INSERT INTO provcache_dead_letters (identity, entry_type, key, failed_at, size, letter)
+VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (identity) DO NOTHING
 """
 _TOTALS: Final = "SELECT count(*), total(size) FROM provcache_dead_letters"
 _MATCHING: Final = """
@@ -57,9 +72,20 @@ FROM provcache_dead_letters WHERE id > :after
 AND (:key IS NULL OR key = :key) AND (:since IS NULL OR failed_at >= :since)
 """
 _COUNT: Final = f"SELECT count(*) {_MATCHING}"  # made of constants
-_SELECT: Final = f"SELECT id, key, letter {_MATCHING} ORDER BY id LIMIT :limit"  # likewise
-_GET: Final = "SELECT id, key, letter FROM provcache_dead_letters WHERE id = ?"
+_SELECT: Final = (
+    f"SELECT id, key, letter, entry_type {_MATCHING} ORDER BY id LIMIT :limit"  # likewise
+)
+_GET: Final = "SELECT id, key, letter, entry_type FROM provcache_dead_letters WHERE id = ?"
 _DELETE: Final = "DELETE FROM provcache_dead_letters WHERE id = ?"
+_DELETE_SOME: Final = f"""
+DELETE FROM provcache_dead_letters WHERE id IN (SELECT id {_MATCHING} ORDER BY id LIMIT :limit)
+"""  # noqa: S608  # likewise
+_LAST_NUMBER: Final = "SELECT total(seq) FROM sqlite_sequence"
+_GO_ON_FROM: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES ('provcache_dead_letters', ?)"
+
+_AT_ONCE: Final = 100  # letters that are removed in one transaction
+_WORTH_VACUUMING: Final = 256  # pages; about a megabyte
+_ROOM: Final = "about 2 MiB"  # that removing _AT_ONCE letters takes in the -wal file at most
 
 
 class DeadLettersFullError(StoreUnavailableError):
@@ -73,14 +99,15 @@ class Packed(NamedTuple):
     """A letter as it is stored."""
 
     identity: bytes
+    entry_type: str
     key: str
     failed_at: int
     size: int
     letter: bytes
 
 
-# Number, key, and document; the latter two are whatever somebody else made of them.
-Row: TypeAlias = tuple[int, object, object]
+# Number, key, document, and type; all but the first are whatever somebody else made of them.
+Row: TypeAlias = tuple[int, object, object, object]
 
 
 class Filter(NamedTuple):
@@ -125,12 +152,20 @@ class DeadLettersFile(SQLiteConnection):
 
     def _connected(self) -> sqlite3.Connection:
         if self._lock is not None:
+            if self._connection is None:
+                self._raise_unless_usable()
             if self._create:
                 make_directory(os.path.dirname(self._path))  # noqa: PTH120
             else:
-                regular_file(self._path)  # first: no lock is left beside nothing
+                regular_file(self._path)
             self._lock.take()
         return super()._connected()
+
+    def _raise_unless_usable(self) -> None:
+        """Look at the file before a lock is put beside it."""
+        if not self._create or os.path.lexists(self._path):
+            regular_file(self._path)
+            raise_if_foreign(self._path, _APPLICATION)
 
     def _prepare(self) -> None:
         """Make the file if there is none and we may, and see that it is ours alone."""
@@ -139,14 +174,26 @@ class DeadLettersFile(SQLiteConnection):
                 with suppress(FileExistsError):
                     create_file(self._path)  # follows no link
             self._opened_as = regular_file(self._path)
-            if not self._read_only:
-                _keep_private(self._path)
         except OSError as error:
-            raise translated("the file can't be made or kept private", error) from None
+            raise translated("the file can't be made", error) from None
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return super()._open()
+        except sqlite3.OperationalError as error:
+            # On a full disk there is no room for the -shm file, which who is alone can do without.
+            if self._lock is None or error.sqlite_errorname not in FULL:
+                raise
+        return self._connect("mode=rw", alone=True)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         if regular_file(self._path) != self._opened_as:  # SQLite itself follows links
             raise StoreUnavailableError("the file was replaced while it was opened")
+        if not self._read_only:
+            try:
+                _keep_private(self._path)
+            except OSError as error:
+                raise translated("the file can't be kept private", error) from None
         # Somebody's edit may have left what is no UTF-8; that is no reason to fail.
         connection.text_factory = _legible
         if self._read_only:
@@ -158,10 +205,11 @@ class DeadLettersFile(SQLiteConnection):
 
         Raises:
             DeadLettersFullError: there is no room for them.
+            EntryRejectedError: one is larger than ``max_bytes`` by itself.
         """
         with self._transaction("BEGIN IMMEDIATE") as connection:
             before = connection.total_changes
-            connection.executemany(_INSERT, self._stoppable(pack()))
+            connection.executemany(_INSERT, self._stoppable(self._that_can_fit(pack())))
             if connection.total_changes == before:
                 return  # all of them come again, and found room before
             letters, size = connection.execute(_TOTALS).fetchone()
@@ -195,16 +243,100 @@ class DeadLettersFile(SQLiteConnection):
             row: Row | None = connection.execute(_GET, (number,)).fetchone()
         return row
 
+    def _that_can_fit(self, letters: Iterable[Packed]) -> Iterator[Packed]:
+        for index, letter in enumerate(letters):
+            if letter.size > self._max_bytes:
+                raise EntryRejectedError(
+                    f"a letter of {letter.size:,} bytes never fits into {self._max_bytes:,} "
+                    "(max_bytes)",
+                    index=index,
+                )
+            yield letter
+
     def remove(self, numbers: Iterable[int]) -> int:
         """Remove these letters, or none; return how many there were."""
         rows = ((number,) for number in numbers)
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            return connection.executemany(_DELETE, self._stoppable(rows)).rowcount
+        with _room_needed(), self._transaction("BEGIN IMMEDIATE") as connection:
+            removed = connection.executemany(_DELETE, self._stoppable(rows)).rowcount
+        self._give_back()
+        return removed
+
+    def purge(self, only: Filter) -> int:
+        """Remove all that match, and give their room back; return how many there were.
+
+        All of them go even on a full disk; some of them need room.
+        """
+        try:
+            with _room_needed():
+                return self._purge_some(only)
+        except StoreUnavailableError as error:
+            if only != Filter() or error.error_class not in FULL:
+                raise
+        return self._start_over()
+
+    def _purge_some(self, only: Filter) -> int:
+        removed = 0
+        parameters = {"after": 0, "limit": _AT_ONCE, **only._asdict()}
+        while True:
+            with self._transaction("BEGIN IMMEDIATE") as connection:
+                some = connection.execute(_DELETE_SOME, parameters).rowcount
+            if not some:
+                self._give_back()
+                return removed
+            self._raise_if_stopped()
+            removed += some
+
+    def _give_back(self) -> None:
+        """Make the file smaller by what is free in it, if that is worth it and possible."""
+        with self._transaction("BEGIN") as connection:
+            free = number_of(connection, "PRAGMA freelist_count")
+            letters, _ = connection.execute(_TOTALS).fetchone()
+            pages = number_of(connection, "PRAGMA page_count") - free
+            page_bytes = number_of(connection, "PRAGMA page_size")
+        # Of what an earlier call freed, a part may be in the -wal file only.
+        too_large = os.stat(self._path).st_size // page_bytes - pages  # noqa: PTH116
+        if too_large >= _WORTH_VACUUMING or (too_large > 0 and not letters):
+            with suppress(sqlite3.Error):  # no room, or somebody reads; the next one will do it
+                # As a script: ``execute`` ends after the first of many steps.
+                connection.executescript("PRAGMA incremental_vacuum")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    def _start_over(self) -> int:
+        """Remove the file with all its letters, and begin with the next number in a new one."""
+        with self._transaction("BEGIN") as connection:
+            letters, _ = connection.execute(_TOTALS).fetchone()
+            last = int(connection.execute(_LAST_NUMBER).fetchone()[0])
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._path}{suffix}")  # noqa: PTH108
+        create, self._create = self._create, True
+        try:
+            with self._transaction("BEGIN IMMEDIATE") as connection:
+                connection.execute(_GO_ON_FROM, (last,))
+        finally:
+            self._create = create
+        return int(letters)
 
     def _stoppable(self, rows: Iterable[T]) -> Iterator[T]:
         for row in rows:
             self._raise_if_stopped()
             yield row
+
+
+@contextmanager
+def _room_needed() -> Generator[None]:
+    """Say how much room is needed, if there is none."""
+    try:
+        yield
+    except StoreUnavailableError as error:
+        if error.error_class not in FULL:
+            raise
+        raise StoreUnavailableError(
+            f"the disk is full: to remove some of the letters takes {_ROOM} of room there; to "
+            "remove all of them takes none",
+            error_class=error.error_class,
+        ) from None
 
 
 def _legible(raw: bytes) -> str:

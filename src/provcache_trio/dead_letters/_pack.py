@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from provcache_trio._disk.documents import name_of, reader_of
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.protocols import DeadLetter
@@ -14,11 +15,14 @@ from provcache_trio._vocabulary.protocols import DeadLetter
 from ._file import Packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from ._file import Row
 
 E = TypeVar("E")
+
+# Types that say nothing of what an entry is; with them, letters with any entry are read.
+_ANYTHING: Final[tuple[object, ...]] = (msgspec.Raw, dict, Any, object)
 
 # Deterministic: of two equal sets, one may be walked in another order.
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
@@ -35,13 +39,21 @@ class Packer(Generic[E]):
         TypeError: msgspec can't decode that type.
     """
 
-    def __init__(self, entry_type: type[E]) -> None:
+    def __init__(
+        self,
+        entry_type: type[E],
+        *,
+        upgrade: Callable[[Any], Any] | None = None,
+        aliases: Collection[str] = (),
+    ) -> None:
         # Parametrised at run time, which no checker follows.
         kind = cast("type[DeadLetter[E]]", DeadLetter[entry_type])  # type: ignore[valid-type]
-        try:
-            self._decode = msgspec.json.Decoder(kind).decode
-        except Exception:  # noqa: BLE001  # whatever looking at somebody's type raises
-            raise TypeError("entry_type must be a type that msgspec can decode") from None
+        self._decode = reader_of(kind, None)
+        self._read = reader_of(kind, upgrade, inside="entry")
+        self.entry_type = entry_type
+        self._name = name_of(entry_type)
+        self._names = {self._name, *aliases}
+        self._reads_all = entry_type in _ANYTHING
 
     def pack_all(self, letters: Iterable[DeadLetter[E]]) -> Iterator[Packed]:
         """Yield every letter as it is stored.
@@ -76,6 +88,7 @@ class Packer(Generic[E]):
             raise ValueError
         return Packed(
             identity=hashlib.sha256(document).digest(),
+            entry_type=self._name,
             key=str(plain.key),
             failed_at=microseconds_of(plain.failed_at),
             size=len(document),
@@ -88,8 +101,10 @@ class Packer(Generic[E]):
         Raises:
             UnreadableLetterError: it is none of this type.
         """
+        if not self._reads_all and row[3] not in self._names:
+            raise UnreadableLetterError
         try:
-            return self._decode(cast("bytes", row[2]))
+            return self._read(cast("bytes", row[2]))
         except Exception:  # noqa: BLE001  # some of it is the check of somebody's type
             raise UnreadableLetterError from None
 

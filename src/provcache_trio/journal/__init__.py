@@ -38,7 +38,21 @@ from ._journal import (
     FileJournal as FileJournal,
     open_journal as open_journal,
 )
+from ._restore import (
+    Restored as Restored,
+    SetAside as SetAside,
+    count_set_aside as count_set_aside,
+    restore_set_aside as restore_set_aside,
+)
 
-__all__ = ["Durability", "FileJournal", "open_journal"]
+__all__ = [
+    "Durability",
+    "FileJournal",
+    "Restored",
+    "SetAside",
+    "count_set_aside",
+    "open_journal",
+    "restore_set_aside",
+]
 
 show_public_names(globals())

@@ -26,25 +26,29 @@ class Disk:
         """Make a file that nobody else may read, in place of a leftover; open it."""
         with suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         os.fchmod(descriptor, 0o600)  # whatever the umask is
         return descriptor
 
     def open(self, path: str, *, read_only: bool) -> int:
-        """Open a file that is there, and keep it to ourselves. No link is followed."""
+        """Open a file that is there, and change nothing. No link is followed."""
         access = os.O_RDONLY if read_only else os.O_RDWR | os.O_APPEND
         descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise OSError("it is no regular file")
-        if not read_only and status.st_mode & 0o077:
-            os.fchmod(descriptor, 0o600)
         return descriptor
+
+    def keep_private(self, descriptor: int) -> None:
+        """Take an open file away from everybody but its owner."""
+        if os.fstat(descriptor).st_mode & 0o077:
+            os.fchmod(descriptor, 0o600)
 
     def open_note(self, path: str) -> int:
         """Open a file that is written over and over, and make it if there is none."""
+        # What is there stays: on a full disk, only a file that has a block can be written.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(path, flags, 0o600)
 
@@ -72,6 +76,11 @@ class Disk:
         """Return how many bytes an open file has."""
         return os.fstat(descriptor).st_size
 
+    def free(self, path: str) -> int:
+        """Return how many bytes may still be written to the volume that ``path`` is on."""
+        volume = os.statvfs(path)
+        return volume.f_bavail * volume.f_frsize
+
     def give(self, descriptor: int, like: int) -> None:
         """Give a new file to the owner of an open one, who has to get at it later."""
         owner, ours = os.fstat(like), os.fstat(descriptor)
@@ -95,7 +104,7 @@ class Disk:
         """Return what tells the file of this name from others, or None: there is none."""
         try:
             status = os.lstat(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_dev, status.st_ino
 

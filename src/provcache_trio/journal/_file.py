@@ -1,337 +1,533 @@
-"""One journal, as a worker thread reads and writes it.
+"""One journal, as a worker thread reads and writes it: descriptors, size, and numbers.
 
 Order is all: what is appended was synced before ``append`` returns; a new file is synced, then
-takes the place of the old one, then its name is synced. After anything failed, the file is not
-trusted again: only ``rewrite``, into a new one, is left.
+takes the place of the old one, then its name is synced. After a sync failed, the file is not
+trusted again: what is live is copied into a new one, and only then something is appended.
+
+Room: a write that fails is cut back, and the file is as good as before. A new file that does not
+fit changes nothing. What is settled goes away without any room once nothing is live.
 """
 
 from __future__ import annotations
 
-import io
+import errno
 import os
-import secrets
 from contextlib import contextmanager, suppress
-from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from provcache_trio._vocabulary.errors import JournalError
 
+from ._aside import About, AsideFile, pack_kept, write_all
+from ._new_file import NewFile
+from ._note import LastNote
+from ._numbers import Live
 from ._records import (
+    FIRST_FORMAT,
+    FORMAT,
     MAGIC_LINE,
+    MOST_BEGINNING_BYTES,
     Beginning,
-    Damage,
     Kind,
     Record,
     document_in,
-    pack,
     pack_entry,
+    pack_held,
     pack_settled,
     pieces,
-    settled_by,
+    ranges_of,
+    read_beginning,
 )
+from ._scan import Findings, Scan
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 
+    from ._aside import Kept, Why
     from ._disk import Disk, Identity
+    from ._records import Damage
+    from ._replay import Replay
 
-FORMAT: Final = 1
-_WRITE_BYTES: Final = 1024 * 1024
-_LONGEST_GAP: Final = 2**24  # numbers; each takes a byte while the file is read
 _NONE: Final = -1  # no descriptor
-_GROWTH_BYTES: Final = 16 * 1024 * 1024
+_GROWTH_BYTES: Final = 3 * 1024 * 1024
+_ALMOST_FULL_BYTES: Final = 4 * 1024 * 1024
+_MOST_DAMAGE_IN_MEMORY: Final = 16 * 1024 * 1024
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_MOST_LOOKS: Final = 3
+
+_ADVICE: Final = {
+    errno.ENOSPC: "; it goes on by itself once there is room on its volume",
+    errno.EDQUOT: "; it goes on by itself once its user's quota has room",
+    errno.EFBIG: "; raise the limit on the size of files",
+    errno.EACCES: "; give it to the user that runs this program",
+    errno.EPERM: "; give it to the user that runs this program",
+    errno.EROFS: "; put it on a volume that can be written",
+    errno.ELOOP: "; it is a symbolic link, and none is followed: name the file itself",
+    errno.EIO: "; look at the disk",
+}
 
 
-class Findings(NamedTuple):
-    """What was found in a file when it was opened."""
-
-    entries: int  # to be replayed
-    missing: list[tuple[int, int]]  # numbers, first and last, of records that are not there
-    damaged_bytes: int
-    unfinished_bytes: int  # of them, at the end, where a crash cuts a record off
-
-    @property
-    def only_unfinished(self) -> bool:
-        """Whether nothing is wrong but what a crash does to the last record."""
-        return not self.missing and self.damaged_bytes == self.unfinished_bytes
-
-    @property
-    def flawless(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.missing and not self.damaged_bytes
+class NoRoomError(JournalError):
+    """The volume is full, or a quota or limit is reached."""
 
 
 class JournalFile:
     """The file of one name; one caller at a time.
 
     Every method but ``close`` raises:
-        JournalError: it could not be done.
+        JournalError: it could not be done; names the file.
+
+    Attributes:
+        entry_type: name of the type of its entries.
+        last: the highest number that was ever given.
+        generation: rises whenever offsets change their meaning.
+        trusted: whether it can be appended to as it is.
+        legible: whether all that is live could be read back, when that was last tried.
+        short_of_room: whether the volume has hardly room for a new file.
     """
 
     def __init__(
-        self, path: str, *, entry_type: str | None, disk: Disk, read_only: bool = False
+        self,
+        path: str,
+        *,
+        entry_type: str | None,
+        disk: Disk,
+        aliases: Collection[str] = (),
+        read_only: bool = False,
     ) -> None:
-        self._path = path
+        self.path: str = path
         self._directory = os.path.dirname(path)  # noqa: PTH120
         self.entry_type: str = entry_type or ""  # if it is not given: that of the file
         self._any_type = entry_type is None
+        self._aliases = aliases
         self._disk = disk
         self._read_only = read_only
         self._descriptor = _NONE
+        self._note = LastNote(f"{path}.last", disk)
         self._identity: Identity | None = None
         self._home: Identity | None = None  # the directory
-        self._trusted = False
-        self._name = ""  # of what the file holds, so that no note is taken for another's
-        self._note_descriptor = _NONE
-        self._size = 0
-        self._grown_at = 0  # the size from which on it should be rewritten
-        self._last = 0  # number of the last record
-        self._entries_at = 0  # where the first entry may be
-        # By number, from ``_base`` on: whether it is an entry that is to be replayed.
-        self._base = 1
-        self._live = bytearray()
-        self._replayer: Iterator[tuple[int, bytes]] = iter(())
-        self._replay_end = 0  # as far as the file was read when it was opened
-        self._replayed = 0  # number of the last entry that was returned
-        self._page: list[tuple[int, bytes]] = []
-        self._damaged_at: set[int] = set()  # offsets of what is no record, or can't be there
+        self._aside = AsideFile(
+            f"{path}.set-aside", disk, self._create, lambda: disk.sync_directory(self._directory)
+        )
+        self._live = Live()
+        self._beginning = Beginning(format=FORMAT, identity="", type=self.entry_type)
+        self._begins_with = 0  # how many bytes
+        self._end = 0  # where the next record goes
+        self._good_until = 0  # where its last good record ended when it was opened
+        self._sound = False  # whether its beginning is as it should be
+        self._flawed = False  # something of it should go away
+        self._bare = False  # the next record has to say what is held
+        self._damage: list[tuple[int, int]] = []  # in the file, and to be set aside
+        self._homeless: list[bytes] = []  # the same, in memory: the file had to be emptied
+        self.last: int = 0
+        self.generation: int = 0
+        self.trusted: bool = False
+        self.legible: bool = True
+        self.short_of_room: bool = False
 
     @property
     def overgrown(self) -> bool:
         """Whether most of it is settled, and a new file would be a good deal smaller."""
-        return self._size >= self._grown_at
+        return self._flawed or self._end >= _GROWTH_BYTES + 3 * self._live.bytes
+
+    @property
+    def damaged(self) -> bool:
+        """Whether there is damage that could not be set aside yet."""
+        return bool(self._damage or self._homeless)
+
+    # Opening
+
+    def raise_if_foreign(self) -> None:
+        """Look whether the file is a journal, empty, or not there; change nothing."""
+        with self._reported("can't be opened"):
+            if self._disk.identity(self.path) is None:
+                return
+            descriptor = self._disk.open(self.path, read_only=True)
+            try:
+                data = self._disk.read(descriptor, MOST_BEGINNING_BYTES, 0)
+            finally:
+                self._disk.close(descriptor)
+        if data:
+            self._checked(data)
 
     def open(self) -> Findings:
-        """Open the file, or make it, and look at all of it."""
-        with _reported("the journal can't be opened"):
+        """Open the file, or make it, and look at all of it.
+
+        A file that is there is not changed unless there is room, nor if it can't be used.
+        """
+        with self._reported("can't be opened"):
             self._home = self._disk.identity(self._directory)
-            self._identity = self._disk.identity(self._path)
+            self._identity = self._disk.identity(self.path)
             if self._identity is None:
                 if self._read_only:
-                    raise JournalError("there is no such journal")
-                self.rewrite(())
-                return Findings(0, [], 0, 0)
-            self._descriptor = self._disk.open(self._path, read_only=self._read_only)
+                    raise JournalError(f"there is no journal {self.path}")
+                return self._make()
+            self._descriptor = self._disk.open(self.path, read_only=self._read_only)
             if self._disk.identity_of(self._descriptor) != self._identity:
-                raise JournalError("the journal was replaced while it was opened")
+                raise JournalError(
+                    f"journal {self.path} was replaced while it was opened; try again"
+                )
+            if self._disk.size(self._descriptor) == 0:
+                return self._open_empty()
+            self._read_beginning()
+            if self._read_only:
+                return self._look()
+            self._disk.keep_private(self._descriptor)
+            self._remove_leftover()
             findings = self._scan()
-            self._trusted = not self._read_only
-            # What is damaged goes away once everything else has been taken over.
-            self._grown_at = _GROWTH_BYTES if findings.flawless else 0
-            self._replay_end = self._size
-            self._replayer = self._unsettled()
-            if findings.damaged_bytes and not self._read_only:
-                self._mend(findings)
+            self.trusted = True
+            self._flawed = not (self._sound and findings.flawless)
+            self._mend(findings)
+        return findings
+
+    def _open_empty(self) -> Findings:
+        """Begin anew; if it was not always empty, what is gone is missing."""
+        self.last = self._note.read(None)
+        missing = [(1, self.last)] if self.last else []
+        if not self._read_only:
+            self._make()
+        return Findings(0, missing, 0, 0)
+
+    def _make(self) -> Findings:
+        """Make the file; on a full disk it is made later."""
+        with suppress(NoRoomError):
+            self.rewrite(())
+        return Findings(0, [], 0, 0)
+
+    def _checked(self, data: bytes) -> tuple[Beginning, int, bool]:
+        """Return what the first bytes of a file say, if it is a journal of ours."""
+        found = read_beginning(data)
+        if found is None:
+            raise JournalError(
+                f"{self.path} is no journal, or its beginning is damaged; it was left as it is. "
+                "Name another file, or move this one away"
+            )
+        payload, end, sound = found
+        try:
+            number: int = msgspec.json.decode(payload)["format"]
+        except Exception:  # noqa: BLE001  # whatever is in there
+            number = 0
+        if number == FIRST_FORMAT:
+            raise JournalError(
+                f"journal {self.path} was written by version 0.1, which has another format. Let "
+                "version 0.1 replay it (it is done once `provcache journal status` counts 0 "
+                "entries), or move it away"
+            )
+        if number != FORMAT:
+            raise JournalError(
+                f"journal {self.path} has format version {number}, and this program knows "
+                f"{FORMAT} only. Use the program that wrote it, or move the file away"
+            )
+        return msgspec.json.decode(payload, type=Beginning), end, sound
+
+    def _read_beginning(self) -> None:
+        data = self._disk.read(self._descriptor, MOST_BEGINNING_BYTES, 0)
+        beginning, self._begins_with, sound = self._checked(data)
+        if self._any_type:
+            self.entry_type = beginning.type
+        self._sound = sound and beginning.type == self.entry_type
+        if beginning.type != self.entry_type and beginning.type not in self._aliases:
+            raise JournalError(
+                f"journal {self.path} holds entries of type {beginning.type}, not "
+                f"{self.entry_type}. If the type was renamed, give its former name in aliases="
+            )
+        self._beginning = beginning
+
+    def _look(self) -> Findings:
+        """Scan a file that somebody else may be writing; what looks wrong is looked at again."""
+        findings = self._scan()
+        for _ in range(_MOST_LOOKS):
+            if findings.flawless or self._disk.size(self._descriptor) >= self._end:
+                break
+            findings = self._scan()
         return findings
 
     def _scan(self) -> Findings:
-        beginning = self._pieces(len(MAGIC_LINE))
-        self._base = expected = self._read_beginning(beginning)
         # In this order, as whoever only looks does so while it grows: what is noted is in the
         # file, and what is written from now on is not looked at.
-        noted = self._noted_last()
-        records = self._pieces(self._entries_at, self._disk.size(self._descriptor))
-        missing: list[tuple[int, int]] = []
-        damaged = unfinished = 0
-        for piece in records:
-            if isinstance(piece, Damage) or not self._note(piece, expected):
-                damaged += len(piece.raw)
-                self._damaged_at.add(piece.at)
-                unfinished = len(piece.raw) if isinstance(piece, Damage) and piece.at_end else 0
-                continue
-            if piece.number > expected:
-                missing.append((expected, piece.number - 1))
-            expected = piece.number + 1
-        if noted >= expected:
-            missing.append((expected, noted))
-        self._last = max(expected - 1, noted)
-        return Findings(sum(self._live), missing, damaged, unfinished)
+        noted = self._note.read(self._beginning.identity)
+        self._end = self._disk.size(self._descriptor)
+        scan = Scan(self._begins_with)
+        findings = scan.run(self._pieces(), noted)
+        self._live, self.last, self._damage = scan.live, scan.last, scan.damage
+        self._good_until = scan.good_until
+        return findings
 
-    def _read_beginning(self, records: Iterator[Record | Damage]) -> int:
-        if self._read(len(MAGIC_LINE), 0) != MAGIC_LINE:
-            raise JournalError("the file is no journal, or its beginning is damaged")
-        first = next(records, None)
-        if not isinstance(first, Record) or first.kind != Kind.BEGINNING:
-            raise JournalError("the beginning of the journal is damaged")
-        self._entries_at = self._size = first.at + len(first.raw)
-        try:
-            number: int = msgspec.json.decode(first.payload)["format"]
-        except Exception:  # noqa: BLE001  # whatever is in there
-            raise JournalError("the beginning of the journal can't be read") from None
-        if number != FORMAT:
-            raise JournalError(
-                f"the journal has format version {number}, and this program knows {FORMAT} only"
-            )
-        beginning = msgspec.json.decode(first.payload, type=Beginning)
-        self._name = beginning.identity
-        if self._any_type:
-            self.entry_type = beginning.entry_type
-        if beginning.entry_type != self.entry_type:
-            raise JournalError(
-                f"the journal holds entries of type {beginning.entry_type}, not {self.entry_type}"
-            )
-        return first.number + 1
-
-    def _note(self, record: Record, expected: int) -> bool:
-        """Note what ``record`` says; return whether it is one that can be here."""
-        if not expected <= record.number < expected + _LONGEST_GAP or record.kind not in _KNOWN:
-            return False
-        try:
-            ranges = settled_by(record)
-        except (ValueError, msgspec.MsgspecError):
-            return False
-        live = self._live
-        live.extend(bytes(record.number - self._base - len(live)))
-        live.append(record.kind != Kind.SETTLED)
-        for first, last in ranges:
-            start = max(first - self._base, 0)
-            count = min(last + 1 - self._base, record.number - self._base) - start
-            if count > 0:
-                live[start : start + count] = bytes(count)
-        self._size = record.at + len(record.raw)
-        return True
-
-    def _noted_last(self) -> int:
-        """Return the number of the last record that was known to be on disk, or 0.
-
-        Nothing else could tell that whole records are gone from the end.
-        """
-        path = f"{self._path}.last"
+    def _remove_leftover(self) -> None:
+        """Remove what a crash left of a new file: on a full disk it takes the last room."""
+        new = f"{self.path}.new"
         with suppress(OSError):
-            if self._disk.identity(path) is not None:
-                descriptor = self._disk.open(path, read_only=True)
-                data = self._disk.read(descriptor, 1024, 0)
-                self._disk.close(descriptor)
-                note = next(pieces(io.BytesIO(data).read, 0), None)
-                if isinstance(note, Record) and note.payload == self._name.encode():
-                    return note.number
-        return 0
-
-    def _note_last(self) -> None:
-        """Note it, unsynced: it costs next to nothing, and is there after all but a power cut."""
-        with suppress(OSError):
-            if self._note_descriptor == _NONE:
-                self._note_descriptor = self._disk.open_note(f"{self._path}.last")
-            data = pack(Kind.LAST, self._last, self._name.encode())
-            self._disk.write_over(self._note_descriptor, data)
+            if self._disk.identity(new) is None:
+                return
+            descriptor = self._disk.open(new, read_only=True)
+            data = self._disk.read(descriptor, len(MAGIC_LINE), 0)
+            self._disk.close(descriptor)
+            if MAGIC_LINE.startswith(data):
+                self._disk.remove(new)
 
     def _mend(self, findings: Findings) -> None:
-        """Keep a copy of what is no record, and cut it off where it is at the end."""
-        for piece in self._pieces(self._entries_at):
-            if piece.at in self._damaged_at:
-                self._set_aside(piece.raw)
-        if findings.unfinished_bytes:
-            self._disk.truncate(self._descriptor, self._size)
-            self._disk.sync(self._descriptor)
+        """Set damage aside, and cut it off at the end; if there is no room, leave it there."""
+        if not findings.damaged_bytes:
+            return
+        with suppress(OSError):
+            self._set_damage_aside()
+            if findings.unfinished_bytes:
+                self.trusted = False
+                self._disk.truncate(self._descriptor, self._good_until)
+                self._end = self._good_until
+                self._disk.sync(self._descriptor)
+                self.trusted = True
 
-    def set_aside(self, number: int) -> None:
-        """Keep a copy of an entry of the last page that is none of this type."""
-        with _reported("a record can't be set aside"):
-            for known, document in self._page:
-                if known == number:
-                    self._set_aside(pack_entry(number, document, ()))
+    # What is set aside
 
-    def _set_aside(self, raw: bytes) -> None:
-        path = f"{self._path}.set-aside"
-        is_new = self._disk.identity(path) is None
-        descriptor = self._create(path) if is_new else self._disk.open(path, read_only=False)
-        try:
-            self._write(descriptor, raw)
-            self._disk.sync(descriptor)
-            if is_new:
-                self._disk.sync_directory(self._directory)
-        finally:
-            self._disk.close(descriptor)
+    def set_aside(self, numbers: Collection[int]) -> None:
+        """Keep a copy of entries that nobody can use; ``forget`` is another step."""
+        about = self._about("entry")
+        with self._reported("can't set a record aside"):
+            self._aside.add(
+                raw
+                for number, document in self.live_entries()
+                if number in numbers
+                for raw in pack_kept(number, about, document)
+            )
 
-    def next_page(self, most: int) -> list[tuple[int, bytes]]:
-        """Return the next entries that were not settled at the beginning, and their numbers."""
-        with _reported("the journal can't be read"):
-            try:
-                self._page = list(islice(self._replayer, most))
-            except BaseException:  # it has ended; the next try begins where this one did
-                self._replayer = self._unsettled()
-                raise
-        if self._page:
-            self._replayed = self._page[-1][0]
-        return self._page
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Leave these entries out of every file to come."""
+        self._live.settle(ranges_of(numbers), self.last + 1)
 
-    def _unsettled(self) -> Iterator[tuple[int, bytes]]:
-        last = max(self._replayed, self._base - 1)
-        for piece in self._pieces(self._entries_at):
-            if piece.at >= self._replay_end:
-                return
-            if isinstance(piece, Record) and last < piece.number < self._base + len(self._live):
+    def what_was_set_aside(self) -> Iterator[Kept]:
+        """Yield what was ever set aside."""
+        with self._reported("can't be restored from"):
+            yield from self._aside.read()
+
+    def keep_aside(self, records: Sequence[bytes]) -> None:
+        """Keep these of what was set aside, and nothing else."""
+        with self._reported("can't be restored from"):
+            self._aside.replace(records)
+
+    def _about(self, why: Why) -> About:
+        # The same entry is the same whatever file it is in.
+        salt = 0 if why == "entry" else self._beginning.salt
+        return About(why=why, type=self._beginning.type, salt=salt)
+
+    def _set_damage_aside(self) -> None:
+        if self.damaged:
+            self._aside.add(self._damage_as_records())
+            self._damage, self._homeless = [], []
+
+    def _damage_as_records(self) -> Iterator[bytes]:
+        yield from self._homeless
+        about = self._about("damage")
+        for at, length in self._damage:
+            yield from pack_kept(0, about, self._read(length, at))
+
+    # Reading
+
+    def live_entries(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the entries that are live, in order, and their numbers."""
+        sizes, last = self._live.sizes, 0
+        for piece in self._pieces():
+            if not isinstance(piece, Record) or piece.kind not in _ENTRIES:
+                continue
+            # A number that comes once more is damage.
+            if piece.number in sizes and piece.number > last:
                 last = piece.number
-                if self._live[last - self._base]:
-                    yield last, document_in(piece)
+                yield last, document_in(piece)
+
+    def next_page(self, replay: Replay, after: int, most: int) -> list[tuple[int, bytes]]:
+        """Return the next page of ``replay``."""
+        with self._reported("can't be read"):
+            return replay.next(after, most)
+
+    def _pieces(self) -> Iterator[Record | Damage]:
+        position, end = self._begins_with, self._end
+
+        def read(count: int) -> bytes:
+            nonlocal position
+            # Not beyond the end, and nothing of a file that is not there yet.
+            some = self._read(min(count, end - position), position) if position < end else b""
+            position += len(some)
+            return some
+
+        return pieces(read, position, self._beginning.salt)
+
+    def _read(self, count: int, at: int) -> bytes:
+        return self._disk.read(self._descriptor, count, at)
+
+    # Writing
 
     def append(self, entries: Sequence[tuple[bytes, Sequence[int]]], settled: Iterable[int]) -> int:
-        """Have entries, and that others are settled, on disk; return the first one's number."""
-        first = self._last + 1
-        data = [
-            pack_entry(first + index, document, replaces)
-            for index, (document, replaces) in enumerate(entries)
-        ]
-        self._last += len(data)
+        """Have entries, and that others are settled, on disk; return the first one's number.
+
+        A file that failed before is made good first.
+        """
         settled = tuple(settled)
+        if not self.trusted:
+            self.compact()
+        salt = self._beginning.salt
+        first = number = self.last + 1
+        data = [pack_held(self.last, (), salt)] if self._bare and (entries or settled) else []
+        added: list[tuple[int, int]] = []
+        for document, replaces in entries:
+            packed = pack_entry(number, document, replaces, salt)
+            added.append((number, len(packed)))
+            data.append(packed)
+            number += 1
         if settled:
-            data.append(pack_settled(self._last + 1, settled))
-            self._last += 2
-        descriptor = self._usable()
-        try:
-            with _reported("the journal can't be written"):
-                self._raise_if_replaced()
-                self._size += self._write(descriptor, b"".join(data))
-                self._disk.sync(descriptor)
-        except BaseException:
-            self._trusted = False
-            raise
-        self._note_last()
+            data.append(pack_settled(number, settled, salt))
+            number += 2
+        with self._reported("can't be written"):
+            self._extend(b"".join(data))
+        if not data:  # it was only to be seen whether it works
+            return first
+        self._bare = False
+        self.last = number - 1
+        for (new, size), (_, replaces) in zip(added, entries, strict=True):
+            self._live.settle(ranges_of(replaces), new)
+            self._live.add(new, size)
+        self._live.settle(ranges_of(settled), number)
+        self._note.write(self.last, self._beginning.identity)
+        self._look_at_room()
         return first
 
+    def _extend(self, data: bytes) -> None:
+        """Write ``data`` at the end and sync it, or have the file as it was."""
+        self._raise_if_replaced()
+        try:
+            write_all(self._disk, self._descriptor, data)
+        except BaseException:
+            self.trusted = False
+            self._disk.truncate(self._descriptor, self._end)
+            self.trusted = True
+            raise
+        self.trusted = False  # until it is synced
+        self._disk.sync(self._descriptor)
+        self.trusted = True
+        self._end += len(data)
+
     def _raise_if_replaced(self) -> None:
-        if self._disk.identity(self._path) != self._identity:
-            raise JournalError("the journal was removed or replaced")
+        if not self._is_in_place():
+            self.trusted = False
+            raise JournalError(f"journal {self.path} was removed or replaced; it is made anew")
 
-    def _usable(self) -> int:
-        if not self._trusted:
-            raise JournalError("the journal failed before and has to be written anew")
-        return self._descriptor
+    def _is_in_place(self) -> bool:
+        return self._descriptor != _NONE and self._disk.identity(self.path) == self._identity
 
-    def rewrite(self, documents: Iterable[bytes]) -> int:
+    def _look_at_room(self) -> None:
+        with suppress(OSError):
+            free = self._disk.free(self._directory)
+            self.short_of_room = free < 2 * self._live.bytes + _ALMOST_FULL_BYTES
+
+    def compact(self) -> None:
+        """Hold what is live and nothing else; numbers stay.
+
+        With nothing live that needs no room. Else, if there is none, nothing is changed.
+        """
+        if not self._live.sizes:
+            self._empty()
+            return
+        with self._reported("can't be written anew"):
+            if self._disk.free(self._directory) < self._live.bytes:
+                raise OSError(errno.ENOSPC, "")  # without taking what room there is from others
+            self._set_damage_aside()
+            self._renew((), self._live.sizes.keys())
+
+    def rewrite(self, documents: Sequence[bytes], keeping: Collection[int] = ()) -> int:
         """Begin anew with these entries; return the first one's number.
 
         Whatever else the journal held is forgotten, in the moment in which the new file takes
         the old one's place.
+
+        Args:
+            documents: the entries.
+            keeping: numbers of entries that stay as they are.
         """
-        self._grown_at = max(self._grown_at, 2 * self._size)  # should this one fail
-        with _reported("the journal can't be written anew"):
-            if self._home is None or self._disk.identity(self._directory) != self._home:
-                raise JournalError("the journal's directory is gone, or is another one")
-            new = f"{self._path}.new"
-            descriptor = self._create(new)
+        if not documents and not keeping:
+            self._empty()
+            return self.last + 1
+        with self._reported("can't be written anew"):
+            self._set_damage_aside()
+            return self._renew(documents, keeping)
+
+    def _empty(self) -> None:
+        """Hold nothing. It needs no room, unless the file is not there or failed before."""
+        with self._reported("can't be emptied"):
+            homeless = self._keep_damage_in_memory()
             try:
-                filled = self._fill(descriptor, documents)
-                self._disk.sync(descriptor)
-                identity = self._disk.identity_of(descriptor)
-                self._trusted = False  # until the name is safe
-                self._disk.rename(new, self._path)
-            except BaseException:
-                self._disk.close(descriptor)
-                with suppress(OSError):
-                    self._disk.remove(new)
+                if self.trusted and self._sound and self._is_in_place():
+                    self._cut_off()
+                else:
+                    self._renew((), ())
+            except OSError as error:
+                can_be_cut = self._begins_with > 0 and self._is_in_place()
+                if error.errno not in _NO_ROOM or not can_be_cut:
+                    raise
+                self._cut_off()  # that makes room
+            self._damage, self._homeless = [], homeless
+        with suppress(OSError):
+            self._set_damage_aside()
+
+    def _keep_damage_in_memory(self) -> list[bytes]:
+        """Set damage aside, or else return it, if it is not too much."""
+        try:
+            self._set_damage_aside()
+        except OSError:
+            if sum(length for _, length in self._damage) > _MOST_DAMAGE_IN_MEMORY:
                 raise
-            old, self._descriptor, self._identity = self._descriptor, descriptor, identity
-            self._take(filled)
-            if old != _NONE:
-                self._disk.close(old)
-            self._disk.sync_directory(self._directory)
-            self._trusted = True
-            self._note_last()
-            self._grown_at = _GROWTH_BYTES + 2 * filled.size
-        return filled.first
+        return list(self._damage_as_records())
+
+    def _cut_off(self) -> None:
+        """Cut off everything behind the beginning."""
+        self._note.wipe()  # else what is gone would be missed
+        self.trusted = False
+        self._disk.truncate(self._descriptor, self._begins_with)
+        self._disk.sync(self._descriptor)
+        self.trusted = True
+        self._live = Live()
+        self._end, self._bare, self._flawed = self._begins_with, True, False
+        self.generation += 1
+
+    def _renew(self, documents: Iterable[bytes], keeping: Collection[int]) -> int:
+        """Put a new file in the place of the old one; raise ``OSError`` if that can't be."""
+        if self._home is None or self._disk.identity(self._directory) != self._home:
+            raise JournalError(
+                f"the directory of journal {self.path} is gone, or is another one; mount it again"
+            )
+        path = f"{self.path}.new"
+        descriptor = self._create(path)
+        try:
+            new = NewFile(self._disk, descriptor, self.entry_type)
+            last = self._fill(new, documents, keeping)
+            identity = self._disk.identity_of(descriptor)
+            self.trusted = False  # until the name is safe
+            self._disk.rename(path, self.path)
+        except BaseException:
+            self._disk.close(descriptor)
+            with suppress(OSError):
+                self._disk.remove(path)
+            raise
+        old, self._descriptor, self._identity = self._descriptor, descriptor, identity
+        first = self.last + 1
+        self._take(new, last)
+        if old != _NONE:
+            self._disk.close(old)
+        self._disk.sync_directory(self._directory)
+        self.trusted = True
+        self._note.write(self.last, self._beginning.identity)
+        return first
+
+    def _fill(self, new: NewFile, documents: Iterable[bytes], keeping: Collection[int]) -> int:
+        """Fill and sync a new file; return the highest number."""
+        number = self.last
+        new.begin(number, keeping)
+        for kept, document in self._kept(keeping):
+            new.put(kept, document)
+        for document in documents:
+            number += 1
+            new.put(number, document)
+        new.finish()
+        return number
 
     def _create(self, path: str) -> int:
         """Make a file for whoever owns the journal, though root may be at work."""
@@ -340,80 +536,45 @@ class JournalFile:
             self._disk.give(descriptor, self._descriptor)
         return descriptor
 
-    def _fill(self, descriptor: int, documents: Iterable[bytes]) -> _Filled:
-        name = secrets.token_hex(8)
-        beginning = Beginning(format=FORMAT, entry_type=self.entry_type, identity=name)
-        number = self._last + 1
-        buffer = [MAGIC_LINE, pack(Kind.BEGINNING, number, msgspec.json.encode(beginning))]
-        buffered = begins_with = sum(map(len, buffer))
-        size = 0
-        for document in documents:
-            number += 1
-            packed = pack_entry(number, document, ())
-            buffer.append(packed)
-            buffered += len(packed)
-            if buffered >= _WRITE_BYTES:
-                size += self._write(descriptor, b"".join(buffer))
-                buffer.clear()
-                buffered = 0
-        size += self._write(descriptor, b"".join(buffer))
-        return _Filled(self._last + 2, number, size, begins_with, name)
+    def _kept(self, numbers: Collection[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield these entries from the old file, if they are all there."""
+        count = 0
+        for number, document in self.live_entries() if numbers else ():
+            if number in numbers:
+                count += 1
+                yield number, document
+        self.legible = count == len(numbers)
+        if not self.legible:
+            raise JournalError(
+                f"journal {self.path} can't be written anew: some of what it holds can't be read "
+                "back; look at the disk"
+            )
 
-    def _take(self, filled: _Filled) -> None:
-        self._base, self._last = filled.first, filled.last
-        self._size, self._entries_at, self._name = filled.size, filled.entries_at, filled.name
-        self._live = bytearray()
-        self._replayer, self._page = iter(()), []
+    def _take(self, new: NewFile, last: int) -> None:
+        self._beginning, self._begins_with = new.beginning, new.begins_with
+        self._live, self._end, self.last = new.live, new.size, last
+        self._sound, self._flawed, self._bare = True, False, False
+        self.generation += 1
 
     def close(self) -> None:
         """Let go of the file."""
-        for descriptor in (self._descriptor, self._note_descriptor):
-            if descriptor != _NONE:
-                with suppress(OSError):
-                    self._disk.close(descriptor)
-        self._descriptor = self._note_descriptor = _NONE
-        self._trusted = False
+        self._note.close()
+        if self._descriptor != _NONE:
+            with suppress(OSError):
+                self._disk.close(self._descriptor)
+        self._descriptor = _NONE
+        self.trusted = False
         self._home = None  # whoever owns it next has it to itself
 
-    def _pieces(self, at: int, end: int | None = None) -> Iterator[Record | Damage]:
-        position = at
-
-        def read(count: int) -> bytes:
-            nonlocal position
-            some = self._read(count if end is None else min(count, end - position), position)
-            position += len(some)
-            return some
-
-        return pieces(read, at)
-
-    def _read(self, count: int, at: int) -> bytes:
-        return self._disk.read(self._descriptor, count, at)
-
-    def _write(self, descriptor: int, data: bytes) -> int:
-        """Write all of ``data``; a disk that is full takes a part of it before it says so."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._disk.write(descriptor, rest) :]
-        return len(data)
+    @contextmanager
+    def _reported(self, what: str) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            advice = _ADVICE.get(error.errno or 0, "")
+            kind = NoRoomError if error.errno in _NO_ROOM else JournalError
+            raise kind(f"journal {self.path} {what}: {reason}{advice}") from None
 
 
-class _Filled(NamedTuple):
-    """What a new file holds."""
-
-    first: int  # number of the first entry
-    last: int
-    size: int
-    entries_at: int
-    name: str
-
-
-_KNOWN: Final = frozenset({Kind.ENTRY, Kind.NEWER, Kind.SETTLED})
-
-
-@contextmanager
-def _reported(what: str) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise JournalError(f"{what}: {reason}") from None
+_ENTRIES: Final = frozenset({Kind.ENTRY, Kind.NEWER})

@@ -1,14 +1,16 @@
 """The bytes of a journal: records that stand alone, so that none depends on another.
 
-A file is ``MAGIC_LINE`` and records. A record is a head of 28 bytes and a payload, which is
-text: the mark that begins every head is no UTF-8, so no payload can look like a record. The
-checksums cover number, kind, length and payload. Numbers go up by one from record to record,
-so that a missing one is noticed.
+A file is ``MAGIC_LINE``, its beginning twice, and records. A record is a head of 28 bytes and a
+payload. A journal's payloads are text: the mark that begins every head is no UTF-8, so none of
+them can look like a record. The checksums cover number, kind, length and payload, and are salted
+with the file's identity: bytes of another file are no records here. Numbers go up by one from
+record to record, so that a missing one is noticed.
 """
 
 from __future__ import annotations
 
 import enum
+import io
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from zlib import crc32
@@ -20,23 +22,29 @@ if TYPE_CHECKING:
 
 MAGIC_LINE: Final = b"provcache journal\n"
 MOST_PAYLOAD_BYTES: Final = 16 * 1024 * 1024
+FORMAT: Final = 2
+FIRST_FORMAT: Final = 1  # of version 0.1
+MOST_BEGINNING_BYTES: Final = 64 * 1024
 
 _MARK: Final = b"\xf7pvj"
 _HEAD: Final = struct.Struct("<4sIIQII")  # mark, kind, length, number, two checksums
 _COVERED: Final = struct.Struct("<IIQ")  # what the first checksum begins with
 _CHUNK_BYTES: Final = 1024 * 1024
+_RANGES_IN_A_RECORD: Final = 100_000
 
 
 class Kind(enum.IntEnum):
     """What a record says.
 
     Attributes:
-        BEGINNING: the first one: format and entry type.
+        BEGINNING: format, and what the entries are. Comes first, twice, with number 0 and no salt.
         ENTRY: an entry.
         NEWER: an entry that takes the place of records which are named before it.
         SETTLED: which entries are settled. Always there twice, so that a flipped bit does
             not bring them back.
         LAST: in a file of its own, the number of the last record that was known to be on disk.
+        HELD: which numbers the file began with. The others up to its own are not missing.
+        ASIDE: in a file of its own, what was set aside.
     """
 
     BEGINNING = 0
@@ -44,6 +52,8 @@ class Kind(enum.IntEnum):
     NEWER = 2
     SETTLED = 3
     LAST = 4
+    HELD = 5
+    ASIDE = 6
 
 
 class Record(NamedTuple):
@@ -68,33 +78,90 @@ Piece: TypeAlias = Record | Damage
 
 
 class Beginning(msgspec.Struct, frozen=True, kw_only=True):
-    """The payload of the first record."""
+    """The payload of the first record.
+
+    Attributes:
+        format: ``FORMAT`` of the program that made the file.
+        identity: random; no other file has it.
+        type: name of the entries' class.
+        table: name of the table that they are for, if they are for a declared one.
+        version: of that declaration.
+    """
 
     format: int
-    entry_type: str
     identity: str
+    type: str
+    table: str | None = None
+    version: int = 0
+
+    @property
+    def salt(self) -> int:
+        """Return what the checksums of the file's records begin with."""
+        return crc32(self.identity.encode())
 
 
-def pack(kind: Kind, number: int, payload: bytes) -> bytes:
+def pack(kind: Kind, number: int, payload: bytes, salt: int = 0) -> bytes:
     """Return a record."""
     length = len(payload)
-    checksum = crc32(payload, crc32(_COVERED.pack(kind, length, number)))
+    checksum = crc32(payload, crc32(_COVERED.pack(kind, length, number), salt))
     head = _HEAD.pack(_MARK, kind, length, number, checksum, 0)[:-4]
-    return b"%b%b%b" % (head, crc32(head).to_bytes(4, "little"), payload)
+    return b"%b%b%b" % (head, crc32(head, salt).to_bytes(4, "little"), payload)
 
 
-def pack_settled(number: int, settled: Iterable[int]) -> bytes:
+def pack_beginning(beginning: Beginning) -> bytes:
+    """Return the first bytes of a file."""
+    return MAGIC_LINE + 2 * pack(Kind.BEGINNING, 0, msgspec.json.encode(beginning))
+
+
+def read_beginning(data: bytes) -> tuple[bytes, int, bool] | None:
+    """Look for a beginning in the first bytes of a file.
+
+    Returns:
+        Its payload, where the records after it begin, and whether all of it is as it was written.
+        None if there is no beginning.
+    """
+    found: Record | None = None
+    times = 0
+    for piece in pieces(io.BytesIO(data).read, 0):
+        if isinstance(piece, Record) and piece.kind == Kind.BEGINNING:
+            found = piece
+            times += 1
+        elif found is not None:
+            break
+    # Elsewhere it is a part of something else, such as an archive of journals.
+    if found is None or found.at not in _places_of(found, times):
+        return None
+    sound = data.startswith(MAGIC_LINE + 2 * found.raw) and times > 1
+    return found.payload, found.at + len(found.raw), sound
+
+
+def _places_of(last: Record, times: int) -> tuple[int, ...]:
+    """Return where the last one of a beginning may be that was found so many times."""
+    second = len(MAGIC_LINE) + len(last.raw)
+    return (second,) if times > 1 else (len(MAGIC_LINE), second)
+
+
+def pack_held(last: int, numbers: Iterable[int], salt: int) -> bytes:
+    """Return the records that say which numbers up to ``last`` a file begins with."""
+    ranges = ranges_of(numbers)
+    starts = range(0, max(1, len(ranges)), _RANGES_IN_A_RECORD)
+    some = (msgspec.json.encode(ranges[at : at + _RANGES_IN_A_RECORD]) for at in starts)
+    return b"".join(pack(Kind.HELD, last, payload, salt) for payload in some)
+
+
+def pack_settled(number: int, settled: Iterable[int], salt: int) -> bytes:
     """Return the two records, ``number`` and the next, that say what is settled."""
     payload = msgspec.json.encode(ranges_of(settled))
-    return pack(Kind.SETTLED, number, payload) + pack(Kind.SETTLED, number + 1, payload)
+    first = pack(Kind.SETTLED, number, payload, salt)
+    return first + pack(Kind.SETTLED, number + 1, payload, salt)
 
 
-def pack_entry(number: int, document: bytes, replaces: Sequence[int]) -> bytes:
+def pack_entry(number: int, document: bytes, replaces: Sequence[int], salt: int) -> bytes:
     """Return the record of an entry, which may take the place of others."""
     if not replaces:
-        return pack(Kind.ENTRY, number, document)
+        return pack(Kind.ENTRY, number, document, salt)
     named = msgspec.json.encode(ranges_of(replaces))
-    return pack(Kind.NEWER, number, b"%b\n%b" % (named, document))
+    return pack(Kind.NEWER, number, b"%b\n%b" % (named, document), salt)
 
 
 def ranges_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
@@ -111,13 +178,13 @@ def ranges_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
 _ranges_in: Final = msgspec.json.Decoder(list[tuple[int, int]]).decode
 
 
-def settled_by(record: Record) -> list[tuple[int, int]]:
-    """Return the ranges of numbers that are settled or replaced by ``record``.
+def ranges_in(record: Record) -> list[tuple[int, int]]:
+    """Return the ranges of numbers that ``record`` names: settled, replaced, or held.
 
     Raises:
         ValueError: its payload is none of ours.
     """
-    if record.kind == Kind.SETTLED:
+    if record.kind in {Kind.SETTLED, Kind.HELD}:
         return _ranges_in(record.payload)
     if record.kind == Kind.NEWER:
         return _ranges_in(record.payload.partition(b"\n")[0])
@@ -131,14 +198,15 @@ def document_in(record: Record) -> bytes:
     return record.payload
 
 
-def pieces(read: Callable[[int], bytes], at: int) -> Iterator[Piece]:
+def pieces(read: Callable[[int], bytes], at: int, salt: int = 0) -> Iterator[Piece]:
     """Yield everything that ``read`` gives, in order; never more than a record in memory.
 
     Args:
         read: returns at most so many of the next bytes, and none at the end.
         at: offset of the first of them.
+        salt: that of the file; no record of another one is found.
     """
-    window = _Window(read, at)
+    window = _Window(read, at, salt)
     damaged = 0  # how many bytes before the window's position are no record
     while window.fill(_HEAD.size):
         record = window.record()
@@ -165,8 +233,9 @@ def pieces(read: Callable[[int], bytes], at: int) -> Iterator[Piece]:
 class _Window:
     """The part of a file that is looked at."""
 
-    def __init__(self, read: Callable[[int], bytes], at: int) -> None:
+    def __init__(self, read: Callable[[int], bytes], at: int, salt: int) -> None:
         self._read = read
+        self._salt = salt
         self._bytes = b""
         self._position = 0  # in the bytes
         self._at = at  # offset of the bytes in the file
@@ -215,13 +284,13 @@ class _Window:
         if (
             mark != _MARK
             or length > MOST_PAYLOAD_BYTES  # before any of it is read
-            or crc32(self._bytes[start : start + _HEAD.size - 4]) != heads
+            or crc32(self._bytes[start : start + _HEAD.size - 4], self._salt) != heads
             or not self.fill(_HEAD.size + length)
         ):
             return None
         start = self._position
         end = start + _HEAD.size + length
         payload = self._bytes[start + _HEAD.size : end]
-        if crc32(payload, crc32(_COVERED.pack(kind, length, number))) != checksum:
+        if crc32(payload, crc32(_COVERED.pack(kind, length, number), self._salt)) != checksum:
             return None
         return Record(number, kind, payload, self._at + start, self._bytes[start:end])

@@ -11,9 +11,16 @@ import asyncpg
 import trio
 
 from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
-from provcache_trio._vocabulary.checks import check_bool, check_limit, check_moment
-from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
+from provcache_trio._vocabulary.checks import (
+    check_int,
+    check_moment,
+    check_seconds,
+    check_text,
+    check_type,
+)
+from provcache_trio._vocabulary.columns import blobs_of, entry_of, microseconds_of
 from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.opening import Opening
 
 from ._pool import SessionPool, close_all
 from ._rows import (
@@ -26,7 +33,6 @@ from ._rows import (
     UPSERT_CHANGES,
     arguments_of,
     check_entries,
-    entry_of,
     once_each,
     pack,
     refused_index,
@@ -43,7 +49,7 @@ if TYPE_CHECKING:
     from provcache_trio._asyncio.bridge import Bridge
     from provcache_trio._vocabulary.entries import ProvcacheEntry
 
-    from ._rows import Packed
+    from ._rows import Slice
 
 T = TypeVar("T")
 
@@ -106,17 +112,15 @@ def open_postgres_repository(
         ImportError: ``bridge`` is "trio-asyncio", and that is not installed, or can't be
             imported by this Python.
     """
-    if not isinstance(dsn, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"dsn must be a str, not {type(dsn).__name__}")
+    check_text("dsn", dsn)
     if not dsn.startswith(("postgresql://", "postgres://")):
         raise ValueError("dsn must begin with postgresql://")
-    _check_count("write_connections", write_connections)
-    _check_seconds("connect_timeout_seconds", connect_timeout_seconds)
-    _check_seconds("command_timeout_seconds", command_timeout_seconds)
-    check_bool("create", create)
-    check_bool("pgbouncer", pgbouncer)
-    if bridge not in {"trio-asyncio", "thread"}:
-        raise ValueError("bridge must be 'trio-asyncio' or 'thread'")
+    check_int("write_connections", write_connections, at_least=1, at_most=_MOST_CONNECTIONS)
+    check_timeout = partial(check_seconds, positive=True, at_most=_MOST_SECONDS)
+    check_timeout("connect_timeout_seconds", connect_timeout_seconds)
+    check_timeout("command_timeout_seconds", command_timeout_seconds)
+    check_type("create", create, bool)
+    check_type("pgbouncer", pgbouncer, bool)
     connector = Connector(
         dsn,
         schema=(named := Schema(schema)),
@@ -126,25 +130,29 @@ def open_postgres_repository(
         server_settings=_checked_settings(server_settings),
         pgbouncer=pgbouncer,
     )
-    return _Opening(PostgresRepository(connector, named, write_connections, make_bridge(bridge)))
+    opened = make_bridge(bridge)
+    repository = PostgresRepository(connector, named, write_connections, opened)
+    return _Opening(repository, opened)
 
 
 @final
-class _Opening:
-    """What ``open_postgres_repository`` returns; no generator, so that Ctrl-C can't leak it."""
+class _Opening(Opening["PostgresRepository"]):
+    """What ``open_postgres_repository`` returns."""
 
-    def __init__(self, repository: PostgresRepository) -> None:
+    what = "a repository"
+    function = "open_postgres_repository"
+
+    def __init__(self, repository: PostgresRepository, bridge: Bridge) -> None:
+        self.one_task = bridge.one_task
         self._repository = repository
+        self._bridge = bridge
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> PostgresRepository:
-        await self._repository._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    async def _open(self) -> PostgresRepository:
+        await self._bridge.open()
         return self._repository
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(self, *_: object) -> None:
-        repository = self._repository
-        await repository._close()  # noqa: ASYNC102, SLF001  # pyright: ignore[reportPrivateUsage]
+    async def _close(self, _error: BaseException | None, /) -> None:
+        await self._repository._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the only one who may
 
 
 @final
@@ -256,7 +264,7 @@ class PostgresRepository:
     async def _pack(self, entries: tuple[ProvcacheEntry, ...]) -> _Prepared:
         check_entries(entries)
         once = once_each(entries)
-        slices: list[Packed] = []
+        slices: list[Slice] = []
         for start in range(0, len(once), _ROWS_IN_SLICE):
             if start:
                 await trio.lowlevel.checkpoint()
@@ -287,7 +295,7 @@ class PostgresRepository:
         )
         found: dict[str, ProvcacheEntry] = {}
         for number, row in enumerate(rows, 1):
-            entry = entry_of(tuple(row))
+            entry = entry_of(tuple(row), _as_it_is)
             found[entry.veri_key] = entry
             if number % _ROWS_BETWEEN_CHECKPOINTS == 0:
                 await trio.lowlevel.checkpoint()
@@ -331,8 +339,8 @@ class PostgresRepository:
             ValueError: ``now`` is naive, or ``limit`` is out of its range.
             EntryRejectedError: a constraint or a trigger that somebody added refused it.
         """
-        check_moment(now)
-        check_limit(limit)
+        check_moment("now", now)
+        check_int("limit", limit, at_least=1)
         moment = microseconds_of(now)
         return await self._run(
             self._writers,
@@ -373,9 +381,6 @@ class PostgresRepository:
     def _raise_if_closed(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("the repository is closed")
-
-    async def _open(self) -> None:
-        await self._bridge.open()
 
     async def _close(self) -> None:
         self._closed = True
@@ -420,21 +425,11 @@ class _Prepared(tuple["ProvcacheEntry", ...]):  # noqa: SLOT001  # a tuple can h
         return self
 
 
+def _as_it_is(moment: datetime) -> datetime:
+    return moment
+
+
 # Annotated as object: callers may give what their annotations do not allow.
-
-
-def _check_count(name: str, value: object) -> None:
-    if type(value) is not int:
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 1 <= value <= _MOST_CONNECTIONS:
-        raise ValueError(f"{name} must be 1 to {_MOST_CONNECTIONS}")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if type(value) not in {int, float}:
-        raise TypeError(f"{name} must be an int or a float, not {type(value).__name__}")
-    if not 0 < cast("float", value) <= _MOST_SECONDS:
-        raise ValueError(f"{name} must be more than 0 and at most {_MOST_SECONDS}")
 
 
 def _checked_settings(settings: object) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How an entry is stored in PostgreSQL: the statements, and rows in both directions.
+"""How an entry is stored in PostgreSQL: the statements, and what is sent for entries.
 
 Statements name ``{schema}``, which stands for the quoted name of the schema.
 """
@@ -10,46 +10,27 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from provcache_trio._vocabulary.columns import text_of
-from provcache_trio._vocabulary.entries import (
-    DecisionDigest,
-    ProvcacheEntry,
-    ReplaySeed,
-    merge_entries,
-)
-from provcache_trio._vocabulary.errors import EntryRejectedError, StoreMisconfiguredError
+from provcache_trio._vocabulary.columns import COLUMNS, HASHES, PAYLOAD
+from provcache_trio._vocabulary.entries import ProvcacheEntry, merge_entries
+from provcache_trio._vocabulary.errors import EntryRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from asyncpg import PostgresError
 
-Packed: TypeAlias = tuple[bytes, ...]
+Slice: TypeAlias = tuple[bytes, ...]
 
 # A row is quoted with at most 64 characters of each value, of which "\\x" is two.
 _FIRST_VALUE: Final = re.compile(r"\(\\x([0-9a-f]{62})(?:\.\.\.|[0-9a-f]{2})[,)]").search
 _OTHER_COLUMN: Final = re.compile(r"\((?!veri_key\))[^()]*\)=\(").search
 
-_PAYLOAD: Final = (
-    "verdict_hash",
-    "proof_root",
-    "policy_hash",
-    "signer_set_hash",
-    "digest_version",
-    "feed_epoch",
-    "replay_seed",
-    "trust_score",
-    "created_at",
-    "expires_at",
-)
-_COLUMNS: Final = ("veri_key", *_PAYLOAD, "hit_count", "last_accessed_at")
 # asyncpg encodes an array in half a microsecond an element, and all of them in one step: six
 # milliseconds for 500 entries, in which the host's tasks stand still and the server waits. So
 # arrays are packed here into few values, in a tenth of that. The server unpacks them in no
 # more time than it takes to read arrays.
-_HASHES: Final = ("veri_key", "verdict_hash", "proof_root", "policy_hash", "signer_set_hash")
 _HASH_BYTES: Final = 32
-_ROW_OF_HASHES: Final = _HASH_BYTES * len(_HASHES)
+_ROW_OF_HASHES: Final = _HASH_BYTES * len(HASHES)
 # How each other column is unpacked. JSON's way to write a number, a time or null is that of
 # PostgreSQL, too; an array of them is in braces.
 _UNPACKED: Final = {
@@ -77,7 +58,7 @@ def _list(columns: Iterable[str], prefix: str = "") -> str:
 
 
 _SENT: Final = f"""
-    SELECT {", ".join(_hash(number, name) for number, name in enumerate(_HASHES))},
+    SELECT {", ".join(_hash(number, name) for number, name in enumerate(HASHES))},
         {_list(_UNPACKED)}
     FROM ROWS FROM (
         {", ".join(each.format(number) for number, each in enumerate(_UNPACKED.values(), 2))}
@@ -87,7 +68,7 @@ _SENT: Final = f"""
 _WINNERS: Final = ", ".join(
     f"{column} = CASE WHEN excluded.created_at >= t.created_at"
     f" THEN excluded.{column} ELSE t.{column} END"
-    for column in _PAYLOAD
+    for column in PAYLOAD
 )
 
 
@@ -95,7 +76,7 @@ def _changes(new: str) -> str:
     """Return the condition that ``new``, merged with row ``t``, is not ``t``."""
     return f"""(
     {new}.created_at >= t.created_at
-        AND ({_list(_PAYLOAD, "t.")}) IS DISTINCT FROM ({_list(_PAYLOAD, f"{new}.")})
+        AND ({_list(PAYLOAD, "t.")}) IS DISTINCT FROM ({_list(PAYLOAD, f"{new}.")})
     OR {new}.hit_count > t.hit_count
     OR {new}.last_accessed_at > t.last_accessed_at
     OR t.last_accessed_at IS NULL AND {new}.last_accessed_at IS NOT NULL
@@ -109,8 +90,8 @@ def _upsert(arriving: str) -> str:
 WITH arriving AS (
     {_SENT}
 )
-INSERT INTO {{schema}}.entries AS t ({_list(_COLUMNS)})
-SELECT {_list(_COLUMNS, "a.")}
+INSERT INTO {{schema}}.entries AS t ({_list(COLUMNS)})
+SELECT {_list(COLUMNS, "a.")}
 FROM arriving AS a {arriving}
 ORDER BY a.veri_key
 ON CONFLICT (veri_key) DO UPDATE SET
@@ -129,7 +110,7 @@ UPSERT_CHANGES: Final = _upsert(f"""LEFT JOIN LATERAL (
 ) AS t ON true
 WHERE t.veri_key IS NULL OR {_changes("a")}""")  # noqa: S608  # likewise
 SELECT: Final = f"""
-SELECT {_list(_COLUMNS)} FROM {{schema}}.entries WHERE veri_key = ANY($1::bytea[])
+SELECT {_list(COLUMNS)} FROM {{schema}}.entries WHERE veri_key = ANY($1::bytea[])
 """  # noqa: S608  # likewise
 COUNT: Final = "SELECT count(*) FROM {schema}.entries"
 # An array, not a join: a plan that was made for a small table is kept while it grows.
@@ -178,7 +159,7 @@ def once_each(entries: Sequence[ProvcacheEntry]) -> Sequence[ProvcacheEntry]:
     return tuple(merged.values())
 
 
-def pack(entries: Sequence[ProvcacheEntry]) -> Packed:
+def pack(entries: Sequence[ProvcacheEntry]) -> Slice:
     """Return what is sent for ``entries``, to be given to ``arguments_of``.
 
     Raises:
@@ -186,7 +167,7 @@ def pack(entries: Sequence[ProvcacheEntry]) -> Packed:
             found here; the server refuses the others.
     """
     decisions = [entry.decision for entry in entries]
-    hashes = [""] * (len(entries) * len(_HASHES))
+    hashes = [""] * (len(entries) * len(HASHES))
     hashes[0::5] = [entry.veri_key[7:] for entry in entries]
     hashes[1::5] = [decision.verdict_hash[7:] for decision in decisions]
     hashes[2::5] = [decision.proof_root[7:] for decision in decisions]
@@ -217,7 +198,7 @@ def _listed(values: list[Any]) -> bytes:
     return msgspec.json.encode(values)[1:-1]
 
 
-def arguments_of(slices: Sequence[Packed]) -> tuple[bytes | str, ...]:
+def arguments_of(slices: Sequence[Slice]) -> tuple[bytes | str, ...]:
     """Return the arguments of both ``UPSERT`` for entries that were packed in slices."""
     blobs, *columns = zip(*slices, strict=True) if slices else ((), *((),) * len(_UNPACKED))
     return (
@@ -261,33 +242,3 @@ def _is_sound(entry: ProvcacheEntry) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def entry_of(row: Sequence[Any]) -> ProvcacheEntry:
-    """Return the entry that ``row`` was stored for.
-
-    Raises:
-        StoreMisconfiguredError: somebody else wrote the row, and it is no entry.
-    """
-    key, verdict, proof, policy, signers = row[:5]
-    version, epoch, seed, score, created, expires, hits, accessed = row[5:]
-    try:
-        return ProvcacheEntry(
-            veri_key=text_of(key),
-            decision=DecisionDigest(
-                digest_version=version,
-                verdict_hash=text_of(verdict),
-                proof_root=text_of(proof),
-                replay_seed=msgspec.json.decode(seed, type=ReplaySeed),
-                trust_score=score,
-            ),
-            policy_hash=text_of(policy),
-            signer_set_hash=text_of(signers),
-            feed_epoch=epoch,
-            created_at=created,
-            expires_at=expires,
-            hit_count=hits,
-            last_accessed_at=accessed,
-        )
-    except (AttributeError, msgspec.MsgspecError, TypeError, ValueError):  # a hash may be NULL
-        raise StoreMisconfiguredError("a stored row is not an entry") from None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from provcache_trio._vocabulary.checks import check_text
+from provcache_trio._vocabulary.columns import hashes_as_text
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
 
 if TYPE_CHECKING:
@@ -38,17 +40,9 @@ CREATE TABLE {{schema}}.entries (
 _INDEX: Final = "CREATE INDEX entries_by_expiry ON {schema}.entries (expires_at)"
 
 
-def _hash_as_text(column: str) -> str:
-    return f"'sha256:' || encode({column}, 'hex') AS {column}"
-
-
 _VIEW: Final = f"""
 CREATE VIEW {{schema}}.entries_readable AS SELECT
-    {_hash_as_text("veri_key")},
-    {_hash_as_text("verdict_hash")},
-    {_hash_as_text("proof_root")},
-    {_hash_as_text("policy_hash")},
-    {_hash_as_text("signer_set_hash")},
+    {hashes_as_text("encode({}, 'hex')")},
     digest_version, feed_epoch, replay_seed, trust_score,
     created_at, expires_at, hit_count, last_accessed_at
 FROM {{schema}}.entries
@@ -84,14 +78,13 @@ class Schema:
             or begins with ``pg_``, which PostgreSQL keeps for itself.
     """
 
-    def __init__(self, name: object) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"schema must be a str, not {type(name).__name__}")
+    def __init__(self, name: str) -> None:
+        check_text("schema", name)
         try:
             size = len(name.encode())
         except UnicodeEncodeError:
             raise ValueError("schema must not hold a lone surrogate") from None
-        if not 1 <= size <= _MOST_NAME_BYTES:
+        if size > _MOST_NAME_BYTES:
             raise ValueError(f"schema must be 1 to {_MOST_NAME_BYTES} bytes long")
         if "\0" in name:
             raise ValueError("schema must not hold NUL")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
-import trio
-
 from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
-from provcache_trio._vocabulary.checks import check_bool, check_limit, check_moment
+from provcache_trio._vocabulary.checks import check_int, check_moment, check_type
 from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
+from provcache_trio._vocabulary.opening import Opening
 
 from ._file import SQLiteFile
 
@@ -46,25 +45,26 @@ def open_sqlite_repository(
             ``create`` is no bool.
         ValueError: ``path`` is empty, ``":memory:"``, or holds NUL.
     """
-    check_bool("create", create)
-    return _Opening(SQLiteRepository(absolute(path), create=create))
+    check_type("create", create, bool)
+    return _Opening(SQLiteFile(absolute(path), create=create))
 
 
 @final
-class _Opening:
-    """What ``open_sqlite_repository`` returns; no generator, so that Ctrl-C can't leak it."""
+class _Opening(Opening["SQLiteRepository"]):
+    """What ``open_sqlite_repository`` returns."""
 
-    def __init__(self, repository: SQLiteRepository) -> None:
-        self._repository = repository
+    what = "a repository"
+    function = "open_sqlite_repository"
 
-    async def __aenter__(self) -> SQLiteRepository:
-        await trio.lowlevel.checkpoint()
-        return self._repository
+    def __init__(self, file: SQLiteFile) -> None:
+        self._file = file
+        self._calls = SQLiteCalls(file, "the repository")
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(self, *_: object) -> None:
-        calls = self._repository._calls  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        await calls.close()  # noqa: ASYNC102  # shielded
+    async def _open(self) -> SQLiteRepository:
+        return SQLiteRepository(self._file, self._calls)
+
+    async def _close(self, _error: BaseException | None, /) -> None:
+        await self._calls.close()
 
 
 @final
@@ -89,9 +89,9 @@ class SQLiteRepository:
 
     db_system_name: Final = "sqlite"  # in the semantic conventions of OpenTelemetry
 
-    def __init__(self, path: str, *, create: bool) -> None:
-        self._file = SQLiteFile(path, create=create)
-        self._calls = SQLiteCalls(self._file, "the repository")
+    def __init__(self, file: SQLiteFile, calls: SQLiteCalls) -> None:
+        self._file = file
+        self._calls = calls
 
     async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
         """Store every entry, or none; see ``Repository.upsert_many``.
@@ -135,7 +135,8 @@ class SQLiteRepository:
     async def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete the entries whose ``expires_at`` has come, those that expired first first.
 
-        Other writers wait meanwhile, so a large table is better cleaned in several calls.
+        Other writers wait meanwhile, so a large table is better cleaned in several calls. On a
+        full disk it deletes in small steps, as far as there is any room.
 
         Args:
             now: aware; an entry that expires at this very instant has expired.
@@ -149,8 +150,8 @@ class SQLiteRepository:
             ValueError: ``now`` is naive, or ``limit`` is out of its range.
             EntryRejectedError: a trigger that somebody added refused it.
         """
-        check_moment(now)
-        check_limit(limit)
+        check_moment("now", now)
+        check_int("limit", limit, at_least=1)
         return await self._calls.run(self._file.delete_expired, microseconds_of(now), limit)
 
     async def check(self) -> None:

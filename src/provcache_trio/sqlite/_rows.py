@@ -1,4 +1,4 @@
-"""How an entry is stored in SQLite: the table, the statements, and a row in both directions."""
+"""How an entry is stored in SQLite: the table, the statements, and what is stored for an entry."""
 
 from __future__ import annotations
 
@@ -6,30 +6,22 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from provcache_trio._vocabulary.columns import blob_of, microseconds_of, moment_of, text_of
-from provcache_trio._vocabulary.entries import DecisionDigest, ProvcacheEntry, ReplaySeed
-from provcache_trio._vocabulary.errors import EntryRejectedError, StoreMisconfiguredError
+from provcache_trio._vocabulary.columns import (
+    COLUMNS,
+    PAYLOAD,
+    blob_of,
+    hashes_as_text,
+    microseconds_of,
+)
+from provcache_trio._vocabulary.entries import ProvcacheEntry
+from provcache_trio._vocabulary.errors import EntryRejectedError
 
-Row: TypeAlias = tuple[
+Cells: TypeAlias = tuple[
     bytes, bytes, bytes, bytes, bytes, str, str, str, int, int, int, int, int | None
 ]
 
 APPLICATION_ID: Final = 0x70766373  # "pvcs", by which file(1) and we know the file
 SCHEMA_VERSION: Final = 1
-
-_PAYLOAD: Final = (
-    "verdict_hash",
-    "proof_root",
-    "policy_hash",
-    "signer_set_hash",
-    "digest_version",
-    "feed_epoch",
-    "replay_seed",
-    "trust_score",
-    "created_at",
-    "expires_at",
-)
-_COLUMNS: Final = ("veri_key", *_PAYLOAD, "hit_count", "last_accessed_at")
 
 # A rowid table: with keys that are hashes, WITHOUT ROWID is 2.6 times as slow to fill. And
 # checks instead of STRICT, which SQLite before 3.37 could not even open. The index costs an
@@ -59,10 +51,6 @@ CREATE TABLE provcache_entries (
 _INDEX: Final = "CREATE INDEX provcache_entries_by_expiry ON provcache_entries (expires_at)"
 
 
-def _hash_as_text(column: str) -> str:
-    return f"'sha256:' || lower(hex({column})) AS {column}"
-
-
 def _time_as_text(column: str) -> str:
     fraction = f"(({column} % 1000000 + 1000000) % 1000000)"  # of years before 1970, too
     seconds = f"({column} - {fraction}) / 1000000"
@@ -74,11 +62,7 @@ def _time_as_text(column: str) -> str:
 
 _VIEW: Final = f"""
 CREATE VIEW provcache_readable AS SELECT
-    {_hash_as_text("veri_key")},
-    {_hash_as_text("verdict_hash")},
-    {_hash_as_text("proof_root")},
-    {_hash_as_text("policy_hash")},
-    {_hash_as_text("signer_set_hash")},
+    {hashes_as_text("lower(hex({}))")},
     digest_version, feed_epoch, replay_seed, trust_score,
     {_time_as_text("created_at")},
     {_time_as_text("expires_at")},
@@ -97,14 +81,14 @@ SCHEMA: Final = (
 
 # The rule of ``merge_entries``. A row that it would leave as it is, is not written.
 _ARRIVED_NEWER: Final = "excluded.created_at >= created_at"
-_ARRIVED: Final = [f"excluded.{column}" for column in _PAYLOAD]
+_ARRIVED: Final = [f"excluded.{column}" for column in PAYLOAD]
 _WINNERS: Final = [
     f"{column} = CASE WHEN {_ARRIVED_NEWER} THEN excluded.{column} ELSE {column} END"
-    for column in _PAYLOAD
+    for column in PAYLOAD
 ]
 UPSERT: Final = f"""
-INSERT INTO provcache_entries ({", ".join(_COLUMNS)})
-VALUES ({", ".join("?" * len(_COLUMNS))})
+INSERT INTO provcache_entries ({", ".join(COLUMNS)})
+VALUES ({", ".join("?" * len(COLUMNS))})
 ON CONFLICT (veri_key) DO UPDATE SET
     {", ".join(_WINNERS)},
     hit_count = max(hit_count, excluded.hit_count),
@@ -112,11 +96,11 @@ ON CONFLICT (veri_key) DO UPDATE SET
         ifnull(last_accessed_at, excluded.last_accessed_at),
         ifnull(excluded.last_accessed_at, last_accessed_at)
     )
-WHERE {_ARRIVED_NEWER} AND ({", ".join(_PAYLOAD)}) IS NOT ({", ".join(_ARRIVED)})
+WHERE {_ARRIVED_NEWER} AND ({", ".join(PAYLOAD)}) IS NOT ({", ".join(_ARRIVED)})
     OR excluded.hit_count > hit_count
     OR excluded.last_accessed_at > ifnull(last_accessed_at, excluded.last_accessed_at - 1)
 """  # noqa: S608  # made of names from here
-_READ: Final = f"SELECT {', '.join(_COLUMNS)} FROM provcache_entries"  # noqa: S608  # likewise
+_READ: Final = f"SELECT {', '.join(COLUMNS)} FROM provcache_entries"  # noqa: S608  # likewise
 SELECT: Final = f"{_READ} WHERE veri_key = ?"
 PROBE: Final = f"{_READ} LIMIT 1"
 COUNT: Final = "SELECT count(*) FROM provcache_entries"
@@ -128,7 +112,7 @@ DELETE FROM provcache_entries WHERE rowid IN (
 """
 
 
-def row_of(entry: ProvcacheEntry) -> Row:
+def cells_of(entry: ProvcacheEntry) -> Cells:
     """Return what is stored for ``entry``.
 
     Raises:
@@ -152,33 +136,3 @@ def row_of(entry: ProvcacheEntry) -> Row:
         entry.hit_count,
         None if accessed is None else microseconds_of(accessed),
     )
-
-
-def entry_of(row: Row) -> ProvcacheEntry:
-    """Return the entry that ``row`` was stored for.
-
-    Raises:
-        StoreMisconfiguredError: somebody else wrote the row, and it is no entry.
-    """
-    key, verdict, proof, policy, signers = row[:5]
-    version, epoch, seed, score, created, expires, hits, accessed = row[5:]
-    try:
-        return ProvcacheEntry(
-            veri_key=text_of(key),
-            decision=DecisionDigest(
-                digest_version=version,
-                verdict_hash=text_of(verdict),
-                proof_root=text_of(proof),
-                replay_seed=msgspec.json.decode(seed, type=ReplaySeed),
-                trust_score=score,
-            ),
-            policy_hash=text_of(policy),
-            signer_set_hash=text_of(signers),
-            feed_epoch=epoch,
-            created_at=moment_of(created),
-            expires_at=moment_of(expires),
-            hit_count=hits,
-            last_accessed_at=None if accessed is None else moment_of(accessed),
-        )
-    except (msgspec.MsgspecError, OverflowError, TypeError, ValueError):
-        raise StoreMisconfiguredError("a stored row is not an entry") from None

@@ -15,10 +15,10 @@ Opened around the queue, it tells of the drain, too.
 # It must never import the core: queues are known by what they show of themselves.
 
 from provcache_trio._vocabulary.faces import show_public_names
+from provcache_trio._vocabulary.protocols import ObservedQueue as ObservedQueue
 
 from ._app import StatusApp as StatusApp
 from ._opening import open_status_server as open_status_server
-from ._report import ObservedQueue as ObservedQueue
 from ._server import StatusServer as StatusServer
 
 __all__ = ["ObservedQueue", "StatusApp", "StatusServer", "open_status_server"]

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from ._answers import Answer, answer
 from ._report import Observed
 
 if TYPE_CHECKING:
-    from ._report import ObservedQueue
+    from provcache_trio._vocabulary.protocols import ObservedQueue
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
+# So wide that an app fits whatever a server or a framework calls an ASGI app: some of them
+# have a TypedDict for each message, others a mapping for all.
+Message: TypeAlias = Mapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Send: TypeAlias = Callable[[Any], Awaitable[None]]
 
 
 @final
 class StatusApp:
-    """An ASGI 3 app that tells how queues are doing.
+    """An ASGI 3 app that reports how queues are doing.
 
     Mount it at any path of any ASGI server, on trio or asyncio, in the queues' process; it
     uses no event loop itself, and only reads memory. Programs that have no server use
@@ -35,7 +36,7 @@ class StatusApp:
     queues' names and error classes; whoever may not see them must not reach it.
 
     Args:
-        queues: what to tell about; see ``add``.
+        queues: what to report on; see ``add``.
 
     Raises:
         ValueError: two queues have the same name.
@@ -43,14 +44,14 @@ class StatusApp:
 
     def __init__(self, *queues: ObservedQueue) -> None:
         # Never changed but replaced, so that a request in another thread sees one or the other.
-        self._observed: tuple[Observed, ...] = ()
+        self._observed: dict[str, Observed] = {}
         for queue in queues:
             self.add(queue)
 
     def add(
         self, queue: ObservedQueue, *, dead_letters: Callable[[], int | None] | None = None
     ) -> None:
-        """Tell about ``queue`` too, from now on.
+        """Report on ``queue`` too, also after it was closed, until it is removed.
 
         Args:
             queue: a ``WriteBehindQueue``, or anything with a ``name`` and ``metrics()``.
@@ -59,24 +60,18 @@ class StatusApp:
                 raises is taken for None.
 
         Raises:
-            ValueError: there is one of the same name. Remove that one first.
+            ValueError: there is another queue of that name. Remove that one first.
         """
-        if any(queue.name == other.name for other, _ in self._observed):
-            raise ValueError(f"there is a queue {queue.name!r} already")
-        self._observed = (*self._observed, Observed(queue, dead_letters))
+        if self._observed.get(queue.name, Observed(queue)).queue is not queue:
+            raise ValueError(f"there is another queue {queue.name!r} already")
+        self._observed = {**self._observed, queue.name: Observed(queue, dead_letters)}
 
     def remove(self, queue: ObservedQueue) -> None:
-        """Tell no more about ``queue``.
+        """Stop reporting on ``queue``; no effect if it is not reported on."""
+        observed = self._observed.items()
+        self._observed = {name: one for name, one in observed if one.queue is not queue}
 
-        Raises:
-            ValueError: it was not added, or has been removed.
-        """
-        left = tuple(one for one in self._observed if one.queue is not queue)
-        if len(left) == len(self._observed):
-            raise ValueError(f"queue {queue.name!r} is not here")
-        self._observed = left
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one connection, as ASGI demands.
 
         Raises:
@@ -93,9 +88,9 @@ class StatusApp:
                 raise NotImplementedError("only HTTP is served")
 
     def _answer(self, method: str, path: str, accept: str) -> Answer:
-        return answer(self._observed, method, path, accept)
+        return answer(tuple(self._observed.values()), method, path, accept)
 
-    def _answer_scope(self, scope: Scope) -> Answer:
+    def _answer_scope(self, scope: Message) -> Answer:
         path: str = scope["path"]
         root: str = scope.get("root_path", "").rstrip("/")
         # ASGI has the mount's path in both; some frameworks take it off.

@@ -12,7 +12,7 @@ from provcache_trio.prometheus import QueueCollector
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._report import ObservedQueue
+    from provcache_trio._vocabulary.protocols import ObservedQueue
 
 
 def expose(queues: Iterable[ObservedQueue], accept: str) -> tuple[bytes, str]:

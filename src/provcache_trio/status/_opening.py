@@ -1,8 +1,10 @@
-"""``open_status_server``, and the check of its arguments."""
+"""``open_status_server``, which checks its arguments at once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+from provcache_trio._vocabulary.checks import check_int, check_text, check_type
 
 from ._app import StatusApp
 from ._server import ServerOpening, StatusServer
@@ -42,21 +44,12 @@ def open_status_server(
         OSError: at entry: the address is in use, or not of this machine, or the name is not
             known.
     """
-    _check_arguments(app, host, port)
+    if app is None:
+        app = StatusApp()
+    check_type("app", app, StatusApp)
+    check_text("host", host)
+    check_int("port", port, at_least=0, at_most=_HIGHEST_PORT)
     # Here, because the app does without h11.
     from ._connection import serve_connection  # noqa: PLC0415
 
-    return ServerOpening(StatusApp() if app is None else app, host, port, serve_connection)
-
-
-def _check_arguments(app: object, host: object, port: object) -> None:
-    if app is not None and not isinstance(app, StatusApp):
-        raise TypeError(f"app must be a StatusApp, not of {type(app).__name__}")
-    if not isinstance(host, str):
-        raise TypeError(f"host must be a str, not of {type(host).__name__}")
-    if not host:
-        raise ValueError("host must not be empty")
-    if not isinstance(port, int) or isinstance(port, bool):
-        raise TypeError(f"port must be an int, not of {type(port).__name__}")
-    if not 0 <= port <= _HIGHEST_PORT:
-        raise ValueError(f"port must be in 0..{_HIGHEST_PORT}")
+    return ServerOpening(app, host, port, serve_connection)

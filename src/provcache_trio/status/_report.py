@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -12,28 +12,18 @@ from provcache_trio._vocabulary.metrics import QueueState, WriteBehindMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from provcache_trio._vocabulary.protocols import ObservedQueue
+
 _MINUTE: Final = 60
+_SLOW_CALL: Final = 30.0
 _HOUR: Final = 3600
-
-
-class ObservedQueue(Protocol):
-    """What is asked of a queue; a ``WriteBehindQueue`` has it."""
-
-    @property
-    def name(self) -> str:
-        """What the queue is called; no two queues of one app have the same name."""
-        ...
-
-    def metrics(self) -> WriteBehindMetrics:
-        """Return a snapshot; is called from whichever thread serves."""
-        ...
 
 
 class Observed(NamedTuple):
     """A queue, and what counts its dead letters."""
 
     queue: ObservedQueue
-    dead_letters: Callable[[], int | None] | None
+    dead_letters: Callable[[], int | None] | None = None
 
     def count_dead_letters(self) -> int | None:
         """Return how many letters are kept, or None: that is not known."""
@@ -85,7 +75,7 @@ def _report_on_one(observed: Observed) -> QueueReport:
     )
 
 
-_REASONS: Final = {
+_WHY_NOT_READY: Final = {
     QueueState.WAITING: "the store can't be reached, or needs a person",
     QueueState.PAUSED: (
         "nothing is written: a background task crashed, or the dead letter sink fails"
@@ -97,8 +87,8 @@ _REASONS: Final = {
 
 def why_not_ready(metrics: WriteBehindMetrics) -> str | None:
     """Return why the queue should get no new work, or None: it should."""
-    if metrics.state in _REASONS:
-        return _REASONS[metrics.state]
+    if metrics.state in _WHY_NOT_READY:
+        return _WHY_NOT_READY[metrics.state]
     if metrics.durable is False:
         return "the journal can't be written: accepted entries would not survive a crash"
     return None
@@ -137,7 +127,10 @@ def _summarize_running(metrics: WriteBehindMetrics, left: int) -> str:
     if left == 0:
         return f"{doing}; none is waiting."
     age = _duration(metrics.oldest_pending_seconds)
-    return f"{doing}; {_entries(left)} {_are(left)} on the way, the oldest for {age}."
+    told = f"{doing}; {_entries(left)} {_are(left)} on the way, the oldest for {age}."
+    if metrics.call_seconds < _SLOW_CALL:
+        return told
+    return f"{told} A call of the store has not returned for {_duration(metrics.call_seconds)}."
 
 
 def _entries(count: int) -> str:

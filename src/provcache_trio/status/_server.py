@@ -10,16 +10,15 @@ from __future__ import annotations
 import logging
 import socket
 import traceback
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 import trio
 
 from provcache_trio._vocabulary.failures import leaves_of
+from provcache_trio._vocabulary.opening import Opening
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
     from ._app import StatusApp
 
@@ -54,22 +53,21 @@ class StatusServer:
 
 
 @final
-class ServerOpening(AbstractAsyncContextManager["StatusServer", None]):
-    """What ``open_status_server`` returns; no generator, so that Ctrl-C can't leak it."""
+class ServerOpening(Opening["StatusServer"]):
+    """What ``open_status_server`` returns."""
+
+    what = "a status server"
+    function = "open_status_server"
+    one_task = True
 
     def __init__(self, app: StatusApp, host: str, port: int, serve: Serve) -> None:
         self._app = app
         self._host = host
         self._port = port
         self._serve = serve
-        self._entered = False
         self._free = trio.Semaphore(MOST_CONNECTIONS)
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> StatusServer:
-        if self._entered:
-            raise RuntimeError("a status server can be entered once; open another one")
-        self._entered = True
+    async def _open(self) -> StatusServer:
         listener = await _listen(self._host, self._port)
         # From here to the end nothing yields, so a server is open or it is not.
         server = StatusServer(self._app, listener)
@@ -81,20 +79,14 @@ class ServerOpening(AbstractAsyncContextManager["StatusServer", None]):
         nursery.start_soon(self._run, listener, name=f"status server {server.url}")
         return server
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    async def _close(self, error: BaseException | None, /) -> None:
         self._scope.cancel()
         try:
             # Waits for our tasks whether or not a surrounding scope is cancelled; none of
             # them shields anything.
-            await self._nursery_manager.__aexit__(None, None, None)  # noqa: ASYNC102  # ends at once
+            await self._nursery_manager.__aexit__(None, None, None)
         except BaseExceptionGroup:  # our tasks let nothing out, so it is Ctrl-C
-            raise KeyboardInterrupt from exc
+            raise KeyboardInterrupt from error
 
     @trio.lowlevel.enable_ki_protection
     async def _run(self, listener: trio.SocketListener) -> None:

@@ -1,0 +1,234 @@
+"""The command line: commands, their options, and what they end with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path  # noqa: TC003  # cyclopts reads annotations
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from provcache_trio import __version__
+from provcache_trio._pgserver.server import PostgresServerError, run_postgres_server
+
+from .arguments import as_paths, check_give_up_after, input_file, is_directory, settle_hyphens
+from .dead_letters.commands import app as dead_letters
+from .demo.job import Demo
+from .help import help_console
+from .ingest.job import Ingest
+from .input import Input
+from .journal.commands import app as journal
+from .output import OutputError, Stream, complain, say
+from .reading import check_key, entry_as_json, store_facts
+from .running import Status, attempt, carry_out
+from .stores import wait_until_ready
+from .text import printable
+from .top.views import watch_queues
+from .urls import MisuseError, check_is_no_url, postgres_target, target_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = App(
+    name="provcache",
+    help="A write-behind queue for decisions about software artifacts.",
+    version=__version__,
+    backend="trio",
+    print_error=False,
+    exit_on_error=False,
+    result_action="return_value",
+)
+app.register_install_completion_command(  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+    help="Set up completion in your shell's start-up file."
+)
+app.command(dead_letters)
+app.command(journal)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command that ``arguments`` name and return its exit status."""
+    try:
+        status: int | None = app(settle_hyphens(arguments), console=help_console())
+    except (CycloptsError, MisuseError) as error:
+        complain(f"{error} (see provcache --help)", quotes=isinstance(error, CycloptsError))
+        return Status.MISUSED
+    except (OutputError, OSError) as error:  # the latter of --install-completion
+        complain(str(error))
+        return Status.FAILED
+    return status or Status.DONE
+
+
+@app.command
+async def demo(
+    *,
+    to: str = "sqlite:provcache-demo.db",
+    paths: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
+) -> int:
+    """Check every installed file and write the verdicts behind, into a database.
+
+    Each file of each installed Python distribution is held against its RECORD, by hash. Every
+    verdict becomes an entry under its VeriKey. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what
+    was accepted, report how much that was, and end with status 130, 143 or 129.
+
+    Args:
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
+            it is not there; entries that it has stay. Or postgres: a server of the demo's own,
+            which is gone with it.
+        paths: Directories with installed distributions, such as site-packages; by default
+            where this Python looks.
+    """
+    places = as_paths(sys.path if paths is None else paths)
+    for path in paths or ():
+        check_is_no_url(str(path))
+        if not is_directory(path):
+            complain(f"{path} is no directory")
+            return Status.FAILED
+    if to != "postgres":
+        return await carry_out(Demo(places, target_of(to)))
+    try:
+        # Blocks for a second: nothing else has begun.
+        with run_postgres_server() as server:
+            major, minor = server.version
+            target = postgres_target(server.dsn, f"a PostgreSQL {major}.{minor} of its own")
+            return await carry_out(Demo(places, target))
+    except PostgresServerError as error:
+        complain(str(error))
+        return Status.FAILED
+
+
+@app.command
+async def ingest(
+    file: Annotated[Path, Parameter(allow_leading_hyphen=True, converter=input_file)],
+    /,
+    *,
+    to: str,
+    strict: Annotated[bool, Parameter(negative="")] = False,
+    all_errors: Annotated[bool, Parameter(negative="")] = False,
+    give_up_after: float = 600,
+) -> int:
+    """Read entries, one in JSON per line, and write them behind, into a store.
+
+    A line that is no entry is reported on standard error, by its number and what is wrong with
+    it, and skipped; so is one longer than 1 MiB. After twenty, they are only counted. Blank
+    lines are skipped. The status is 0 if every line went in, 1 if some were bad or refused, 3
+    if it had to stop. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what was accepted, report how
+    much that was, and end with status 130, 143 or 129, also while the input is a silent pipe.
+
+    Args:
+        file: The file, or - for standard input.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
+            it is not there; an entry that it has is merged with the one that comes.
+        strict: Read no further than the first bad line; what came before is written. A line
+            with a field that entries do not have is bad, too.
+        all_errors: Report every bad line, however many there are.
+        give_up_after: End when the store has been away, or has needed a person, for so many
+            seconds; inf waits for ever.
+    """
+    check_give_up_after(give_up_after)
+    check_is_no_url(str(file))
+    job = Ingest(
+        Input(str(file)),
+        target_of(to),
+        strict=strict,
+        all_errors=all_errors,
+        give_up_after=give_up_after,
+    )
+    return await carry_out(job)
+
+
+@app.command
+async def get(veri_key: str, /, *, from_: Annotated[str, Parameter(name="--from")]) -> int:
+    """Print the entry of a VeriKey in one line of JSON.
+
+    The status is 1 if there is none, and 3 if the store can't be read.
+
+    Args:
+        veri_key: The key: sha256: and 64 hex digits.
+        from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
+    """
+    check_key(veri_key)
+    target = target_of(from_)
+    status, line = await attempt(partial(entry_as_json, target, veri_key), target.label)
+    if status:
+        return status
+    if line is None:
+        complain("no entry has this VeriKey", target.label)
+        return Status.NOT_ALL
+    say(line, sys.stdout)
+    return Status.DONE
+
+
+@app.command
+async def init(*, to: str) -> int:
+    """Make a store; one that is there already stays as it is.
+
+    Args:
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE.
+    """
+    target = target_of(to)
+
+    async def work() -> None:
+        async with target.open() as store:
+            await wait_until_ready(store, complain)
+
+    status, _ = await attempt(work, target.label)
+    if status:
+        return status
+    results = Stream(sys.stdout)
+    results.add(f"{printable(target.label)} is ready\n")
+    await results.flush()
+    results.check()
+    return Status.DONE
+
+
+@app.command
+async def stats(
+    *,
+    from_: Annotated[str, Parameter(name="--from")],
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Print how many entries a store holds, its size, and the version of its schema.
+
+    The status is 3 if the store can't be read.
+
+    Args:
+        from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
+        as_json: Print one line of JSON.
+    """
+    target = target_of(from_)
+    status, facts = await attempt(partial(store_facts, target), target.label)
+    if status or facts is None:
+        return status
+    if as_json:
+        say(json.dumps(facts), sys.stdout)
+        return Status.DONE
+    for name, value in facts.items():
+        say(f"{name:<7} {value:>15,}", sys.stdout)
+    return Status.DONE
+
+
+@app.command
+async def top(
+    url: str,
+    /,
+    *,
+    interval: float = 1.0,
+    once: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show the write-behind queues of a running program, live, from its status page.
+
+    On a terminal it is a table, until SIGINT (Ctrl-C), SIGTERM or SIGHUP ends it with status 130,
+    143 or 129. In a pipe, or where NO_COLOR is set, it prints a line for each queue, again and
+    again.
+
+    Args:
+        url: The page, such as http://127.0.0.1:9464 or https://USER:PASSWORD@HOST/PREFIX/.
+        interval: Seconds between two looks, 0.1 to 3600.
+        once: Print a line for each queue and end. The status is 0 if there are queues and all are
+            ready for work, 1 if not, 3 if there is no answer.
+        as_json: With --once, print the page's status.json.
+    """
+    return await watch_queues(url, sys.stdout, interval=interval, once=once, as_json=as_json)

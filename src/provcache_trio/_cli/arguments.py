@@ -1,0 +1,59 @@
+"""What arguments mean, where that is not plain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .urls import MisuseError, without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from cyclopts import Token
+
+
+def settle_hyphens(arguments: Sequence[str]) -> list[str]:
+    """Return ``arguments`` with a file that comes after ``--`` named so that it is no option.
+
+    ``input_file`` gets to see option and file alike, but not that there was a ``--``.
+    """
+    settled = list(arguments)
+    if settled[:1] == ["ingest"] and "--" in settled:
+        for index in range(settled.index("--") + 1, len(settled)):
+            if settled[index].startswith("-") and settled[index] != "-":
+                settled[index] = f"./{settled[index]}"
+    return settled
+
+
+def input_file(_: object, tokens: Sequence[Token]) -> Path:
+    """Return the file that a token names; ``-``, and nothing else, becomes ``Path("-")``.
+
+    Raises:
+        MisuseError: it is meant as an option.
+    """
+    name = tokens[0].value
+    if name.startswith("-") and name != "-":
+        raise MisuseError(f"Unknown option: {without_secrets(name)}")
+    path = Path(name)
+    # A path drops the ./ that tells a file named - from standard input.
+    return Path.cwd() / path if str(path).startswith("-") and name != "-" else path
+
+
+def check_give_up_after(seconds: float) -> None:
+    """Raise MisuseError unless ``seconds`` is above 0; inf is."""
+    if not seconds > 0:  # nan is not, either
+        raise MisuseError("--give-up-after is a number of seconds above 0, or inf")
+
+
+def as_paths(names: Iterable[Path | str]) -> list[Path]:
+    """Return those of ``names`` that are directories, each once, in their order."""
+    return list(dict.fromkeys(path for path in map(Path, names) if is_directory(path)))
+
+
+def is_directory(path: Path) -> bool:
+    """Return whether ``path`` is a directory; one that can't even be asked is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # its name is too long, or holds NUL
+        return False

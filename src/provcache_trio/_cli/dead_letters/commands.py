@@ -1,0 +1,215 @@
+"""``provcache dead-letters``: its commands, their options, and what they end with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+from cyclopts import App, Parameter
+
+from provcache_trio._cli.arguments import check_give_up_after
+from provcache_trio._cli.dead_letters import letters
+from provcache_trio._cli.input import Input, InputError
+from provcache_trio._cli.output import Stream, complain, put, say
+from provcache_trio._cli.running import Status, attempt, carry_out
+from provcache_trio._cli.text import counted
+from provcache_trio._cli.urls import MisuseError, check_is_no_url, target_of
+from provcache_trio.dead_letters import StoredLetter
+
+from .letters import Only
+from .retry import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import msgspec
+
+    from provcache_trio.dead_letters import UnreadableLetter
+
+LettersFile: TypeAlias = Annotated[Path, Parameter(name="--in")]
+AsJson: TypeAlias = Annotated[bool, Parameter(name="--json", negative="")]
+Yes: TypeAlias = Annotated[bool, Parameter(negative="")]
+
+app = App(
+    name="dead-letters",
+    help="Look at what a store refused, send it again, or throw it away.",
+)
+
+
+@app.command(name="list")
+async def list_(
+    *, in_: LettersFile, key: str | None = None, since: str | None = None, json_: AsJson = False
+) -> int:
+    """Print the letters, one per line, without their entries.
+
+    A service may own the file meanwhile. The status is 1 if a letter can't be read, and 3 if
+    the file can't be.
+
+    Args:
+        in_: The file of dead letters.
+        key: Only letters with this key.
+        since: Only letters that failed then or later: a time, in UTC, or a duration, such as 1h.
+        json_: Print one JSON object per line.
+    """
+    check_is_no_url(str(in_))
+    only = _only(key, since)
+    results = Stream(sys.stdout)
+    row_of = letters.facts_as_json if json_ else letters.as_row
+    readable = unreadable = 0
+
+    async def see(page: Sequence[StoredLetter[msgspec.Raw] | UnreadableLetter]) -> None:
+        nonlocal readable, unreadable
+        for each in page:
+            if not isinstance(each, StoredLetter):
+                unreadable += 1
+                complain(f"letter {each.id} can't be read (key {each.key})", str(in_))
+                continue
+            readable += 1
+            if readable == 1 and not json_:
+                results.add(f"{letters.HEADING}\n")
+            results.add(f"{row_of(each)}\n")
+        await results.flush()
+
+    status, _ = await attempt(partial(letters.visit, in_, only, see), str(in_))
+    results.check()
+    if status:
+        return status
+    if not readable and not unreadable and not json_:
+        say("no letters", sys.stdout)
+    return Status.NOT_ALL if unreadable else Status.DONE
+
+
+@app.command
+async def show(number: int, /, *, in_: LettersFile, json_: AsJson = False) -> int:
+    """Print everything about one letter, its entry included.
+
+    A service may own the file meanwhile. The status is 1 if there is no such letter, or it
+    can't be read, and 3 if the file can't be.
+
+    Args:
+        number: The letter's number, as list prints it.
+        in_: The file of dead letters.
+        json_: Print one line of JSON.
+    """
+    check_is_no_url(str(in_))
+    if not 0 <= number < 2**63:
+        raise MisuseError("the number of a letter is 1 or more")
+    status, found = await attempt(partial(letters.read_letter, in_, number), str(in_))
+    if status:
+        return status
+    if found is None:
+        complain(f"there is no letter {number}", str(in_))
+        return Status.NOT_ALL
+    if not isinstance(found, StoredLetter):
+        complain(f"letter {number} can't be read (key {found.key})", str(in_))
+        return Status.NOT_ALL
+    for line in [letters.as_json(found)] if json_ else letters.as_text(found):
+        say(line, sys.stdout)
+    return Status.DONE
+
+
+@app.command
+async def retry(
+    *,
+    in_: LettersFile,
+    to: str,
+    key: str | None = None,
+    since: str | None = None,
+    give_up_after: float = 600,
+    json_: AsJson = False,
+) -> int:
+    """Send letters through a queue again, into a store, and remove those that were persisted.
+
+    No service may own the file meanwhile. A letter that is refused again stays as it is.
+    Where the store has a newer version of an entry, that stays. The status is 0 if no letter
+    stays, 1 if some were refused again or can't be read, 3 if it had to stop. SIGINT (Ctrl-C),
+    SIGTERM and SIGHUP write what was sent, remove what was persisted, and end with status 130,
+    143 or 129.
+
+    Args:
+        in_: The file of dead letters.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
+        key: Only letters with this key.
+        since: Only letters that failed then or later: a time, in UTC, or a duration, such as 1h.
+        give_up_after: End when the store has been away, or has needed a person, for so many
+            seconds; inf waits for ever.
+        json_: Print the summary as one line of JSON.
+    """
+    check_give_up_after(give_up_after)
+    check_is_no_url(str(in_))
+    only = _only(key, since)
+    job = Retry(in_, target_of(to), only, as_json=json_, give_up_after=give_up_after)
+    return await carry_out(job)
+
+
+@app.command
+async def purge(
+    *,
+    in_: LettersFile,
+    key: str | None = None,
+    since: str | None = None,
+    yes: Yes = False,
+    json_: AsJson = False,
+) -> int:
+    """Throw letters away, for good.
+
+    No service may own the file meanwhile. On a terminal it asks first. The status is 1 if the
+    answer is no, and 3 if the file can't be used.
+
+    Args:
+        in_: The file of dead letters.
+        key: Only letters with this key.
+        since: Only letters that failed then or later: a time, in UTC, or a duration, such as 1h.
+        yes: Do not ask. Needed to purge every letter, and where there is no terminal.
+        json_: Print how many were purged as one line of JSON.
+    """
+    check_is_no_url(str(in_))
+    only = _only(key, since)
+    if not yes:
+        _check_that_it_may_ask(only)
+    job = letters.Purge(in_, only)
+
+    async def work() -> bool:
+        expected: int | None = None
+        if not yes:
+            expected = await letters.count_letters(in_, only)
+            if not await _agreed(f"Purge {counted(expected, 'letter')}?"):
+                return False
+        await job.run(expected)
+        return True
+
+    status, agreed = await attempt(work, str(in_))
+    if job.removed or status != Status.FAILED:
+        purged = counted(job.removed, "letter")
+        say(json.dumps({"purged": job.removed}) if json_ else f"{purged} purged", sys.stdout)
+    return status or (Status.DONE if agreed else Status.NOT_ALL)
+
+
+def _check_that_it_may_ask(only: Only) -> None:
+    if only.means_all:
+        raise MisuseError("to purge every letter needs --yes; --key and --since purge some")
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise MisuseError("there is no terminal to ask on: --yes purges without")
+
+
+async def _agreed(question: str) -> bool:
+    """Ask on the terminal; a signal ends the wait, and no answer means no."""
+    put(f"{question} [y/N] ", sys.stderr)
+    terminal = Input("-")
+    try:
+        await terminal.open()
+        answer = await terminal.read()
+    except InputError as error:
+        complain(str(error))
+        return False
+    finally:
+        terminal.close()
+    return answer.strip().lower() in {b"y", b"yes"}
+
+
+def _only(key: str | None, since: str | None) -> Only:
+    return Only(key, None if since is None else letters.read_since(since, datetime.now(UTC)))

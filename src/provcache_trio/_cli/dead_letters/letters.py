@@ -1,0 +1,189 @@
+"""``provcache dead-letters``: looking at letters, and throwing them away."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from provcache_trio import StoreUnavailableError
+from provcache_trio._cli.text import counted, printable
+from provcache_trio._cli.urls import MisuseError
+from provcache_trio.dead_letters import StoredLetter, UnreadableLetter, open_dead_letters
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
+_PAGE: Final = 100
+
+_is_duration: Final = re.compile(r"(\d{1,9})([smhdw])").fullmatch
+_WHAT_SINCE_IS: Final = (
+    "--since is a time such as 2026-11-25T12:00 (UTC), or a duration such as 90s, 1h, 2d"
+)
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Only(msgspec.Struct, frozen=True):
+    """Which letters are meant.
+
+    Attributes:
+        key: those with this key; None: with any.
+        since: those that failed then or later; None: at any time.
+    """
+
+    key: str | None = None
+    since: datetime | None = None
+
+    @property
+    def means_all(self) -> bool:
+        """Whether every letter is meant."""
+        return self.key is None and self.since is None
+
+
+def read_since(text: str, now: datetime) -> datetime:
+    """Return the moment that ``text`` means: a date, a date and time, or how long ago.
+
+    Args:
+        text: such as ``2026-11-25``, ``2026-11-25T12:00``, with an offset or else in UTC; or
+            ``90s``, ``30m``, ``1h``, ``2d``, ``1w``.
+        now: what a duration is counted from.
+
+    Raises:
+        MisuseError: it is none of them.
+    """
+    try:
+        if found := _is_duration(text):
+            return now - timedelta(**{_UNITS[found[2]]: int(found[1])})
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise MisuseError(_WHAT_SINCE_IS) from None
+
+
+# Looking
+
+
+async def visit(
+    path: Path,
+    only: Only,
+    see: Callable[[Sequence[StoredLetter[msgspec.Raw] | UnreadableLetter]], Awaitable[None]],
+) -> None:
+    """Await ``see`` with each page of letters, while another process may own the file.
+
+    Raises:
+        StoreError: the file can't be read.
+    """
+    async with open_dead_letters(path, entry_type=msgspec.Raw, read_only=True) as letters:
+        after = 0
+        while page := await letters.letters(
+            after=after, limit=_PAGE, key=only.key, since=only.since
+        ):
+            await see(page)
+            after = page[-1].id
+
+
+HEADING: Final = f"{'id':>6}  {'failed at':<20}  {'attempts':>8}  key and error"
+
+
+def as_row(stored: StoredLetter[msgspec.Raw]) -> str:
+    """Return a line of the table: why a letter is there, and nothing of its entry."""
+    letter = stored.letter
+    error = " ".join(filter(None, (letter.error_class, letter.sqlstate, letter.constraint)))
+    failed_at = f"{letter.failed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    line = f"{stored.id:>6}  {failed_at}  {letter.attempts:>8}  {letter.key}  {error}"
+    return printable(line)
+
+
+def facts_as_json(stored: StoredLetter[msgspec.Raw]) -> str:
+    """Return the same, and more, in one line of JSON."""
+    return json.dumps(letter_facts(stored), separators=(",", ":"))
+
+
+def letter_facts(stored: StoredLetter[msgspec.Raw]) -> dict[str, object]:
+    """Return what is known of a letter, but for its entry."""
+    letter = stored.letter
+    return {
+        "id": stored.id,
+        "key": letter.key,
+        "error_class": letter.error_class,
+        "sqlstate": letter.sqlstate,
+        "constraint": letter.constraint,
+        "attempts": letter.attempts,
+        "opened_at": letter.opened_at.astimezone(UTC).isoformat(),
+        "failed_at": letter.failed_at.astimezone(UTC).isoformat(),
+    }
+
+
+async def read_letter(
+    path: Path, number: int
+) -> StoredLetter[msgspec.Raw] | UnreadableLetter | None:
+    """Return the letter with this number, or None: there is none."""
+    async with open_dead_letters(path, entry_type=msgspec.Raw, read_only=True) as letters:
+        return await letters.get(number)
+
+
+def as_json(stored: StoredLetter[msgspec.Raw]) -> str:
+    """Return everything about a letter in one line of JSON.
+
+    It is ASCII, so that no terminal obeys a character and no encoding lacks one.
+    """
+    whole = {**letter_facts(stored), "entry": msgspec.json.decode(stored.letter.entry)}
+    return json.dumps(whole, separators=(",", ":"))
+
+
+def as_text(stored: StoredLetter[msgspec.Raw]) -> list[str]:
+    """Return everything about a letter, for people; the entry is JSON, in ASCII."""
+    facts = [
+        f"{name:<12} {value}" for name, value in letter_facts(stored).items() if value is not None
+    ]
+    entry = json.dumps(msgspec.json.decode(stored.letter.entry), indent=2)
+    return [*map(printable, facts), "entry", *entry.splitlines()]
+
+
+# Throwing away
+
+
+async def count_letters(path: Path, only: Only) -> int:
+    """Return how many letters are meant, while another process may own the file.
+
+    Raises:
+        StoreError: the file can't be read.
+    """
+    async with open_dead_letters(path, entry_type=msgspec.Raw, read_only=True) as letters:
+        return await letters.count(key=only.key, since=only.since)
+
+
+class Purge:
+    """Removes letters.
+
+    Attributes:
+        removed: how many it has removed.
+    """
+
+    def __init__(self, path: Path, only: Only) -> None:
+        self._path = path
+        self._only = only
+        self.removed = 0
+
+    async def run(self, expected: int | None) -> None:
+        """Remove the letters that are meant; cancelled, it has removed some of them.
+
+        Args:
+            expected: how many there should be; nothing is removed if there are others. None:
+                however many there are.
+
+        Raises:
+            StoreError: the file can't be used, or holds another number of them.
+        """
+        only = self._only
+        async with open_dead_letters(self._path, entry_type=msgspec.Raw, create=False) as letters:
+            found = await letters.count(key=only.key, since=only.since)
+            if expected is not None and found != expected:
+                message = f"there are {counted(found, 'letter')} now; nothing was removed"
+                raise StoreUnavailableError(message)
+            while page := await letters.letters(limit=_PAGE, key=only.key, since=only.since):
+                self.removed += await letters.remove(each.id for each in page)

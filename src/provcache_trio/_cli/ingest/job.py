@@ -1,0 +1,221 @@
+"""``provcache ingest``: the job itself, which knows no terminal."""
+
+from __future__ import annotations
+
+import codecs
+import math
+from typing import TYPE_CHECKING, Final
+
+from provcache_trio import (
+    DrainTimeoutError,
+    ProvcacheEntry,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
+from provcache_trio._cli.accounting import in_words, places_of
+from provcache_trio._cli.input import InputError, LineSplitter
+from provcache_trio._cli.running import Job, Status
+from provcache_trio._cli.stores import wait_until_ready
+from provcache_trio._cli.text import counted, printable
+
+from .lines import BadLineError, read_entry
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterable, Iterator
+
+    from provcache_trio import WriteBehindQueue
+    from provcache_trio._cli.input import Input
+    from provcache_trio._cli.progress import Progress
+    from provcache_trio._cli.stores import Target
+
+# The queue bounds how many entries wait, this how large they are together.
+_MOST_UNWRITTEN: Final = 16 * 1024 * 1024  # bytes of input
+
+_MOST_REPORTED: Final = 20  # bad lines
+_ALWAYS: Final = ("persisted", "coalesced", "dead-lettered")  # in the summary, though there be none
+
+
+class Ingest(Job):
+    """Reads entries, one in JSON per line, and writes them behind.
+
+    ``run`` does the work; everything else may be read while it runs, by other tasks. Memory
+    is bounded, however long the input or a line of it is.
+
+    Args:
+        source: where lines come from.
+        target: where entries go.
+        strict: whether the first bad line is the last one to be read, and a field that entries
+            do not have makes a line a bad one.
+        give_up_after: seconds for which a store may be away, or need a person; then the job
+            ends.
+        all_errors: whether to report every bad line, not only the first twenty.
+        options: the queue's options.
+
+    Attributes:
+        lines: how many lines were read.
+        blank: how many of them hold nothing.
+        bad: how many of them are no entry.
+        unreported: how many of those were only counted.
+        trouble: why the input could not be read to its end; empty if it could.
+    """
+
+    def __init__(
+        self,
+        source: Input,
+        target: Target,
+        *,
+        strict: bool = False,
+        all_errors: bool = False,
+        give_up_after: float = math.inf,
+        options: WriteBehindOptions = WriteBehindOptions(),  # noqa: B008  # it is immutable
+    ) -> None:
+        super().__init__(target, options, give_up_after=give_up_after)
+        self.source = source
+        self.strict = strict
+        self.lines = 0
+        self.blank = 0
+        self.bad = 0
+        self.unreported = 0
+        self.trouble = ""
+        self._most_reported = math.inf if all_errors else _MOST_REPORTED
+        self._bad_line = ""
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether a bad line has ended the reading."""
+        return self.strict and self.bad > 0
+
+    async def run(self, progress: Progress) -> None:
+        """Do the whole job; ``progress`` gets each bad line, by its number.
+
+        Cancelled, it writes what it has enqueued and ends, within the queue's drain timeout.
+
+        Raises:
+            StoreError: the store can't be used, or was given up.
+            DrainTimeoutError: something was not written in time.
+            WriteBehindCrashedError: the queue gave up.
+        """
+        left = ""
+        with self.outage.scope:
+            try:
+                await self._run(progress)
+            except InputError as error:
+                self.trouble = str(error)
+            except DrainTimeoutError as error:
+                if not self.outage.why:
+                    raise
+                left = f"; {counted(len(error.undelivered), 'entry', 'entries')} not written"
+            finally:
+                self.source.close()
+        self.outage.check(left)
+
+    async def _run(self, progress: Progress) -> None:
+        await self.source.open()  # first: without any input no store is made
+        async with self.target.open() as store:
+            await wait_until_ready(store, progress.notice)
+            async with open_write_behind_queue(store, self.options, name="ingest") as queue:
+                self.outage.queue = queue
+                await self._read(queue, progress)
+                await queue.flush()
+
+    async def _read(self, queue: WriteBehindQueue[ProvcacheEntry], progress: Progress) -> None:
+        splitter = LineSplitter()
+        unwritten = 0
+        while chunk := await self.source.read():
+            await self._take(splitter.feed(chunk), queue, progress)
+            if self.stopped_early:
+                return
+            unwritten += len(chunk)
+            if unwritten >= _MOST_UNWRITTEN:
+                await queue.flush()
+                unwritten = 0
+        await self._take(splitter.finish(), queue, progress)
+
+    async def _take(
+        self,
+        lines: Iterator[bytes | None],
+        queue: WriteBehindQueue[ProvcacheEntry],
+        progress: Progress,
+    ) -> None:
+        while True:
+            self._bad_line = ""
+            await queue.enqueue_many(self._entries(lines))
+            if not self._bad_line:
+                return
+            await progress.report(self._bad_line)
+            if self.strict:
+                return
+
+    def _entries(self, lines: Iterable[bytes | None]) -> Iterator[ProvcacheEntry]:
+        """Yield entries up to the end or to a bad line that is to be reported."""
+        for line in lines:
+            self.lines += 1
+            content = line
+            if content is not None:
+                content = content.removeprefix(codecs.BOM_UTF8 if self.lines == 1 else b"")
+                if not content.strip():
+                    self.blank += 1
+                    continue
+            try:
+                entry = read_entry(content, strict=self.strict)
+            except BadLineError as error:
+                self.bad += 1
+                if self.bad > self._most_reported:
+                    self.unreported += 1
+                    continue
+                self._bad_line = f"line {self.lines}: {error}"
+                return
+            yield entry
+
+    # What is seen of it
+
+    def where(self) -> str:
+        """Return where the job is."""
+        words = [counted(self.lines, "line"), f"{self.bad:,} bad"]
+        metrics = self.outage.metrics
+        if metrics is not None:
+            words += in_words(metrics)
+        return ", ".join(words)
+
+    def summary(self, stopped_by: signal.Signals | None) -> list[str]:
+        """Return what became of every line; nothing if the job never began."""
+        metrics = self.outage.metrics
+        if metrics is None:
+            return []
+        accepted = metrics.total_enqueued
+        lines = [
+            f"{counted(self.lines, 'line')} read, into {printable(self.target.label)}",
+            f"  {accepted:>9,} accepted",
+            f"  {self.bad:>9,} bad",
+            f"  {self.blank:>9,} blank",
+        ]
+        # A cancellation may come while an entry waits for room in the queue.
+        if left := self.lines - accepted - self.bad - self.blank:
+            lines.append(f"  {left:>9,} not accepted")
+        lines.append("of those accepted")
+        lines += [
+            f"  {count:>9,} {words}"
+            for count, words in places_of(metrics)
+            if count or words.startswith(_ALWAYS)
+        ]
+        if stopped_by is not None:
+            lines.append(f"Stopped by {stopped_by.name}")
+        elif self.stopped_early:
+            lines.append("Stopped at the first bad line")
+        return lines
+
+    def complaints(self) -> list[str]:
+        """Return what is wrong with the input."""
+        more = f"{counted(self.unreported, 'more bad line')}; --all-errors tells each"
+        return list(filter(None, (more if self.unreported else "", self.trouble)))
+
+    @property
+    def status(self) -> Status:
+        """Whether the whole input was read, every line was good, and the store took it."""
+        metrics = self.outage.metrics
+        if self.trouble:
+            return Status.FAILED
+        if self.bad or metrics is None or metrics.total_failed:
+            return Status.NOT_ALL
+        return Status.DONE

@@ -1,0 +1,102 @@
+"""``provcache journal replay``: the job itself."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from provcache_trio import DrainTimeoutError, ProvcacheError, WriteBehindOptions
+from provcache_trio._cli.running import Status
+from provcache_trio._cli.sending import AT_ONCE, Kept, Resending
+from provcache_trio._cli.text import counted
+from provcache_trio.journal import open_journal
+
+from .inspection import inspect_journal
+
+if TYPE_CHECKING:
+    import signal
+    from pathlib import Path
+
+    from provcache_trio import Journal, ProvcacheEntry
+    from provcache_trio._cli.progress import Progress
+    from provcache_trio._cli.stores import Target
+
+_PAGE: Final = 500
+_OPTIONS: Final = WriteBehindOptions(
+    batch_size=AT_ONCE, coalesce=False, drain_timeout_seconds=0, flush_interval_seconds=0
+)
+
+
+class Replay(Resending):
+    """Writes what a dead process left in a journal.
+
+    Args:
+        path: the journal.
+        target: where entries go.
+        give_up_after: see ``Job``.
+
+    Attributes:
+        replayed: how many entries were tried.
+        left: how many stay in the journal.
+    """
+
+    name = "replay"
+
+    def __init__(self, path: Path, target: Target, *, give_up_after: float) -> None:
+        super().__init__(path, target, _OPTIONS, give_up_after)
+        self.replayed = 0
+        self.left = 0
+
+    async def run(self, progress: Progress) -> None:
+        """Do the whole job; cancelled, what is not written stays in the journal.
+
+        Raises:
+            JournalError: the journal can't be used.
+            StoreError: the store can't be, or was given up.
+        """
+        inspect_journal(self.path)  # a journal that is not there is not to be made
+        try:
+            with self.outage.scope, suppress(DrainTimeoutError):
+                async with open_journal(self.path) as journal:
+                    await self._write_all(journal, progress)
+        finally:
+            with suppress(ProvcacheError, OSError):
+                self.left = inspect_journal(self.path).entries
+        self.outage.check()
+
+    async def _write_all(self, journal: Journal[ProvcacheEntry], progress: Progress) -> None:
+        remove = partial(journal.append, ())
+        after = 0
+        async with self.open_store(progress) as store:
+            while page := await journal.replay(after, _PAGE):
+                after = page[-1][0]
+                self.replayed += len(page)
+                try:
+                    await store.upsert_many([entry for _, entry in page])
+                except ProvcacheError:  # some of it is refused, or the store is away
+                    kept = [Kept(number, entry.veri_key, entry) for number, entry in page]
+                    for start in range(0, len(kept), AT_ONCE):
+                        await self.send(store, kept[start : start + AT_ONCE], remove, progress)
+                else:
+                    await self.settle([number for number, _ in page], remove)
+            if self.stored == self.replayed:
+                await journal.rewrite(())
+
+    # What is seen of it
+
+    def where(self) -> str:
+        """Return where the job is."""
+        return f"{counted(self.replayed, 'entry', 'entries')} replayed, {self.stored:,} written"
+
+    def summary(self, stopped_by: signal.Signals | None) -> list[str]:  # noqa: ARG002  # a job's
+        """Return what became of the entries; nothing if the job never began."""
+        if not self.started:
+            return []
+        tried = f"replayed {counted(self.replayed, 'entry', 'entries')}"
+        return [f"{tried}: {self.stored:,} written; {self.left:,} stay in the journal"]
+
+    @property
+    def status(self) -> Status:
+        """Whether nothing stays in the journal."""
+        return Status.NOT_ALL if self.left else Status.DONE

@@ -1,0 +1,187 @@
+"""Text for standard output and standard error, whose reader may be slow, or gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+import threading
+from collections import deque
+from typing import Final, TextIO
+
+import trio
+
+from .text import printable
+from .urls import without_secrets
+
+_ROOM: Final = 100  # texts that wait
+
+
+class OutputError(Exception):
+    """Standard output does not take what a command has found; the message gives the reason."""
+
+    def __init__(self, error: OSError) -> None:
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror
+        super().__init__(f"standard output: {reason}")
+
+
+# At once
+
+
+def say(text: str, file: TextIO) -> None:
+    """Print a line at once; see ``put``."""
+    put(f"{text}\n", file)
+
+
+def put(text: str, file: TextIO) -> None:
+    """Print ``text`` at once, whatever the encoding is, and go on when nobody reads it.
+
+    Blocks while the reader takes nothing.
+
+    Raises:
+        OutputError: ``file`` is standard output, and fails. Nothing else is worth ending for.
+    """
+    try:
+        _write(text, file)
+    except OSError as error:
+        _silence(file)
+        if file is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise OutputError(error) from None
+
+
+def complaint(text: str, label: str = "", *, quotes: bool = True) -> str:
+    """Return a line that reports what is wrong.
+
+    Args:
+        text: what is wrong.
+        label: what it is about, if that holds no secret, such as a target's.
+        quotes: whether ``text`` may quote arguments, which may hold a password.
+    """
+    about = f"{label}: " if label else ""
+    return printable(f"provcache: {about}{without_secrets(text) if quotes else text}")
+
+
+def complain(text: str, label: str = "", *, quotes: bool = True) -> None:
+    """Report at once, on standard error, what is wrong; see ``complaint``."""
+    say(complaint(text, label, quotes=quotes), sys.stderr)
+
+
+# In its turn
+
+
+class Stream:
+    """Writes in a thread, in the order in which things were added.
+
+    A pipe that nobody reads, or a terminal after Ctrl-S, takes nothing; whoever waits for it
+    may be cancelled, which leaves the thread behind. That thread keeps no program from ending.
+    Once the stream has failed, all that is added vanishes.
+
+    Args:
+        file: where to write; nothing else should meanwhile.
+
+    Attributes:
+        trouble: the first error, or None.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self.trouble: OSError | None = None
+        self._file = file
+        self._waiting: deque[str] = deque()
+        self._turn = threading.Lock()  # what a cancelled call began is still written first
+        self._added = trio.Event()
+        self._written = trio.Event()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits."""
+        return not self._waiting
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it is worth adding what may as well be left out."""
+        return len(self._waiting) < _ROOM
+
+    def add(self, text: str) -> None:
+        """Have ``text`` written in its turn, whether there is room or not."""
+        self._waiting.append(text)
+        self._added.set()
+
+    async def room(self) -> None:
+        """Wait until there is room, which ``run`` has to make."""
+        await trio.lowlevel.checkpoint()
+        while not self.has_room:
+            self._written = trio.Event()
+            await self._written.wait()
+
+    async def run(self) -> None:
+        """Write what is added, until cancelled; what waits then is left for ``flush``."""
+        while True:
+            await self._added.wait()
+            self._added = trio.Event()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Wait until everything was written, or has failed to be."""
+        while True:
+            try:
+                if _descriptor_of(self._file) is None:
+                    await trio.lowlevel.checkpoint()
+                    self._write_all()
+                else:
+                    await trio.to_thread.run_sync(self._write_all, abandon_on_cancel=True)
+            except OSError as error:
+                self.trouble = self.trouble or error
+                _silence(self._file)
+            self._written.set()
+            if self.is_idle:
+                return
+
+    def check(self) -> None:
+        """Raise OutputError unless everything was written, or its reader left."""
+        if self.trouble is not None and self.trouble.errno not in {errno.EPIPE, errno.EBADF}:
+            raise OutputError(self.trouble)
+
+    def _write_all(self) -> None:
+        with self._turn:
+            texts: list[str] = []
+            while self._waiting:
+                texts.append(self._waiting.popleft())
+            _write("".join(texts), self._file)
+
+
+def _write(text: str, file: TextIO) -> None:
+    """Write ``text``, with an escape for what the encoding has not. Blocks.
+
+    What has a descriptor is written to without a buffer: a thread that waits in there would
+    hold a lock that Python wants at the program's end.
+    """
+    encoding = file.encoding or "utf-8"
+    data = text.encode(encoding, "backslashreplace")
+    descriptor = _descriptor_of(file)
+    if descriptor is None:
+        file.write(data.decode(encoding))
+        file.flush()
+        return
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # another process that shares it has made it non-blocking
+            select.select((), (descriptor,), ())
+
+
+def _descriptor_of(file: TextIO) -> int | None:
+    """Return the descriptor of ``file``, or None: it is in memory."""
+    try:
+        return file.fileno()
+    except OSError:
+        return None
+
+
+def _silence(file: TextIO) -> None:
+    """Let whatever is still written to ``file`` vanish, as after ``| head``."""
+    descriptor = _descriptor_of(file)
+    if descriptor is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)

@@ -1,0 +1,300 @@
+"""The work of a command: under signals, in sight of the user, and what it came to."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+import signal
+import sys
+from abc import ABC, abstractmethod
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+from provcache_trio import DrainTimeoutError, ProvcacheError
+
+from .outage import Outage
+from .output import OutputError, Stream, complain, complaint
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+
+    from provcache_trio import WriteBehindOptions
+
+    from .stores import Target
+
+T = TypeVar("T")
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE: Final = 2.0  # seconds that whoever reads the last words gets, after a signal
+_HEAD_START: Final = 0.5  # seconds of them that go to what is shown meanwhile
+
+
+class Status(enum.IntEnum):
+    """The exit statuses of every command; 128 + n: it was ended by signal n.
+
+    Attributes:
+        DONE: it did what it was asked for.
+        NOT_ALL: it did, but there is something to look at: no such entry, bad lines,
+            entries that the store refused.
+        MISUSED: it was called wrongly.
+        FAILED: it could not, or not to the end, because of the store, the input or the
+            output.
+    """
+
+    DONE = 0
+    NOT_ALL = 1
+    MISUSED = 2
+    FAILED = 3
+
+
+class Attempt:
+    """Work that the first signal cancels; later ones change nothing.
+
+    A queue that the work has open drains while the cancellation passes through it, and that
+    ends by itself, so a second signal has nothing to hurry. A signal that this process was
+    started to ignore, as by ``nohup`` or, in the background, by a shell without job control,
+    is ignored.
+
+    Attributes:
+        failure: what went wrong; empty if nothing did.
+        stopped_by: the first signal, if it ended the work, or what is written about it.
+    """
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.failure = ""
+        self.stopped_by: signal.Signals | None = None
+        self._work = work
+        self._unwritten: OutputError | None = None
+        self._first: signal.Signals | None = None
+        self._concluding = False
+        self._working, self._last = trio.CancelScope(), trio.CancelScope()
+
+    async def run(self) -> None:
+        """Do the work, and then conclude.
+
+        Raises:
+            OutputError: by the work.
+        """
+        heeded = [each for each in _ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+        with trio.open_signal_receiver(*heeded) if heeded else nullcontext() as signals:
+            async with trio.open_nursery() as nursery:
+                if signals is not None:
+                    nursery.start_soon(self._listen, signals)
+                async with trio.open_nursery() as watching:
+                    watching.start_soon(self._watch)
+                    with self._working:
+                        await self._guarded_work()
+                    watching.cancel_scope.cancel()
+                self._concluding, self.stopped_by = True, self._first
+                if self._first is not None:
+                    self._hurry()
+                with self._last:
+                    await self._conclude()
+                nursery.cancel_scope.cancel()
+        if self._last.cancelled_caught:
+            self.stopped_by = self._first
+        if self._unwritten is not None:
+            raise self._unwritten
+
+    @property
+    def status(self) -> int:
+        """The exit status, as far as failure and signals decide it; else 0."""
+        if self.failure:
+            return Status.FAILED
+        return Status.DONE if self.stopped_by is None else 128 + self.stopped_by
+
+    # What a job adds
+
+    async def _watch(self) -> None:
+        """Runs beside the work, and is cancelled when that has ended."""
+        await trio.lowlevel.checkpoint()
+
+    def _heed(self, received: signal.Signals) -> None:
+        """Called with every signal that comes before ``_conclude``."""
+
+    async def _conclude(self) -> None:
+        """Runs last. Since or from a signal on it has two seconds."""
+        await trio.lowlevel.checkpoint()
+
+    # How it goes
+
+    async def _guarded_work(self) -> None:
+        try:
+            await self._work()
+        except DrainTimeoutError as error:
+            self.failure = f"{len(error.undelivered):,} entries could not be written in time"
+        except (ProvcacheError, OSError) as error:
+            self.failure = str(error)
+        except OutputError as error:  # on its way out it would get into a group
+            self._unwritten = error
+
+    async def _listen(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            received = signal.Signals(number)
+            self._first = self._first or received
+            self._working.cancel()
+            if self._concluding:
+                self._hurry()
+            else:
+                self._heed(received)
+
+    def _hurry(self) -> None:
+        self._last.deadline = min(self._last.deadline, trio.current_time() + _PATIENCE)
+
+
+async def attempt(
+    work: Callable[[], Awaitable[T]], label: str, *, quotes: bool = True
+) -> tuple[int, T | None]:
+    """Do work that is over soon, and report what failed.
+
+    Args:
+        work: what to do.
+        label: what a failure is about.
+        quotes: see ``complaint``.
+
+    Returns:
+        The exit status, as far as failure and signals decide it, else 0; and what the work
+        returned, or None.
+
+    Raises:
+        OutputError: by the work.
+    """
+    result: T | None = None
+
+    async def keep_result() -> None:
+        nonlocal result
+        result = await work()
+
+    trial = Attempt(keep_result)
+    await trial.run()
+    if trial.failure:
+        complain(trial.failure, label, quotes=quotes)
+    return trial.status, result
+
+
+# Jobs
+
+
+class Job(ABC):
+    """Work that takes a while. It knows neither terminal nor signals.
+
+    Args:
+        target: where entries go.
+        options: the options of its queue.
+        give_up_after: seconds for which the store may be away, or need a person; then the job
+            ends.
+
+    Attributes:
+        place: what is in use, to report where a failure is from.
+        outage: ends the job when its store has been away for too long; holds its queue.
+    """
+
+    def __init__(
+        self, target: Target, options: WriteBehindOptions, *, give_up_after: float = math.inf
+    ) -> None:
+        self.target = target
+        self.options = options
+        self.place = target.label
+        self.outage = Outage(give_up_after)
+
+    @abstractmethod
+    async def run(self, progress: Progress) -> None:
+        """Do the whole job, and show on ``progress`` what comes up. It may be cancelled."""
+
+    @abstractmethod
+    def where(self) -> str:
+        """Return where the job is, in one line."""
+
+    @abstractmethod
+    def summary(self, stopped_by: signal.Signals | None) -> list[str]:
+        """Return the lines that a finished or stopped job ends with."""
+
+    def complaints(self) -> list[str]:
+        """Return what is wrong, in the end, beside a failure."""
+        return []
+
+    @property
+    @abstractmethod
+    def status(self) -> Status:
+        """The exit status, unless failure or signals decide it."""
+
+
+async def carry_out(job: Job, progress: Progress | None = None) -> int:
+    """Do a job in sight of the user, print its summary, and return the exit status.
+
+    Args:
+        job: what to do.
+        progress: what shows it meanwhile; by default standard error.
+
+    Raises:
+        OutputError: the summary could not be written.
+    """
+    progress = progress or Progress(job.where, sys.stderr)
+    with warnings_shown_by(progress.notice):
+        trial = _JobAttempt(job, progress)
+        await trial.run()
+    trial.results.check()
+    return trial.status or job.status
+
+
+class _JobAttempt(Attempt):
+    def __init__(self, job: Job, progress: Progress) -> None:
+        super().__init__(lambda: job.run(progress))
+        self.results = Stream(sys.stdout)
+        self._job = job
+        self._progress = progress
+        self._again = ""
+
+    async def _watch(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._progress.run)
+            nursery.start_soon(self._job.outage.watch)
+
+    def _heed(self, received: signal.Signals) -> None:
+        if limit := self._job.options.drain_timeout_seconds:
+            text = f"{self._again}writing what was accepted, at most {limit:g} s"
+            self._progress.notice(f"{received.name}: {text}")
+            self._again = "still "
+
+    async def _conclude(self) -> None:
+        """Show progress to its end, then results, then complaints."""
+        for line in self._job.summary(self.stopped_by):
+            self.results.add(f"{line}\n")
+        complaints = [complaint(text) for text in self._job.complaints()]
+        if self.failure:
+            complaints.append(complaint(self.failure, self._job.place))
+        if self.stopped_by is None:
+            await self._progress.finish()
+        else:  # then there is not much time, and the summary matters more
+            with trio.move_on_after(_HEAD_START):
+                await self._progress.finish()
+        await self.results.flush()
+        last = Stream(sys.stderr)
+        for line in complaints:
+            last.add(f"{line}\n")
+        await last.flush()
+
+
+@contextmanager
+def warnings_shown_by(notice: Callable[[str], None]) -> Generator[None]:
+    """Have ``notice`` called, in trio's thread, with what the library warns of.
+
+    Otherwise logging would write it to standard error, and wait there for its reader.
+    """
+    token = trio.lowlevel.current_trio_token()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(notice, self.format(record))
+
+    logger, handler = logging.getLogger("provcache_trio"), Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,165 @@
+"""Writing behind to a store that may stay away, or refuse some of it for good."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
+
+import msgspec
+import trio
+
+from provcache_trio import ProvcacheEntry, open_write_behind_queue
+
+from .running import Job
+from .stores import wait_until_ready
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+    from pathlib import Path
+
+    from provcache_trio import DeadLetter, WriteBehindOptions, WriteBehindQueue
+
+    from .progress import Progress
+    from .stores import Store, Target
+
+    # Removes entries from the file, by their numbers.
+    Remove: TypeAlias = Callable[[Sequence[int]], Awaitable[object]]
+
+# A queue that sees twenty refusals in a row takes them for the store's fault and waits. Here
+# each is an entry's own: it stays where it is. So no queue sees twenty.
+AT_ONCE: Final = 19
+_REMOVAL_SECONDS: float = 10
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An entry that a file keeps.
+
+    Attributes:
+        number: its number there.
+        label: what to call it in messages.
+        entry: itself.
+    """
+
+    number: int
+    label: str
+    entry: ProvcacheEntry
+
+
+class Resending(Job):
+    """A job that sends what a file keeps through a queue, and removes what was stored.
+
+    In between, an entry is in both places, never in none; one that is sent twice, because a
+    crash came before its removal, changes nothing in the store the second time. What the store
+    refuses stays in the file.
+
+    Args:
+        path: the file, which this owns meanwhile.
+        target: where entries go. It has to be there: they are not to vanish into a store that a
+            misspelt name made.
+        options: the queues' options.
+        give_up_after: see ``Job``.
+
+    Attributes:
+        name: the queues' name.
+        started: whether both could be used.
+        stored: how many entries the store has.
+        refused: how many it refused.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, path: Path, target: Target, options: WriteBehindOptions, give_up_after: float
+    ) -> None:
+        super().__init__(target, options, give_up_after=give_up_after)
+        self.path = path
+        self.place = str(path)
+        self.started = False
+        self.stored = 0
+        self.refused = 0
+
+    @asynccontextmanager
+    async def open_store(self, progress: Progress) -> AsyncGenerator[Store]:
+        """Open the store, once it is ready."""
+        self.place = self.target.label
+        async with self.target.open_existing() as store:
+            await wait_until_ready(store, progress.notice)
+            self.started = True
+            with _without_dead_letter_lines(self.name):
+                yield store
+
+    async def send(
+        self, store: Store, kept: Sequence[Kept], remove: Remove, progress: Progress
+    ) -> None:
+        """Send some, at most ``AT_ONCE``, and wait for their fates.
+
+        However it ends, what was stored is removed, and what was refused is shown.
+        """
+        self.place = self.target.label
+        sink = _Refused()
+        sent: list[Kept] = []
+        queue: WriteBehindQueue[ProvcacheEntry] | None = None
+        try:
+            async with open_write_behind_queue(
+                store, self.options, name=self.name, dead_letters=sink
+            ) as queue:
+                self.outage.queue = queue
+                for one in kept:
+                    queue.enqueue_nowait(one.entry)  # there is room for all
+                    sent.append(one)
+                await queue.flush()
+        finally:
+            # Every entry that was sent is now in one of three places; by identity, as several
+            # may have one key, or be equal.
+            open_fates = () if queue is None else queue.undelivered
+            refusals = {id(letter.entry): _reason_of(letter) for letter in sink.letters}
+            left = {*refusals, *map(id, open_fates)}
+            for one in sent:
+                if reason := refusals.get(id(one.entry)):
+                    self.refused += 1
+                    progress.tell(f"{one.label} was refused, and stays: {reason}")
+            stored = [one.number for one in sent if id(one.entry) not in left]
+            with trio.move_on_after(_REMOVAL_SECONDS, shield=True):
+                await self.settle(stored, remove)
+
+    async def settle(self, stored: Sequence[int], remove: Remove) -> None:
+        """Count what was stored, and remove it."""
+        if not stored:
+            return
+        self.stored += len(stored)
+        place, self.place = self.place, str(self.path)
+        await remove(stored)
+        self.place = place
+
+
+class _Refused:
+    """A sink that remembers what was refused."""
+
+    def __init__(self) -> None:
+        self.letters: list[DeadLetter[ProvcacheEntry]] = []
+
+    async def put_many(self, letters: Sequence[DeadLetter[ProvcacheEntry]], /) -> None:
+        await trio.lowlevel.checkpoint()
+        self.letters += letters
+
+
+def _reason_of(letter: DeadLetter[ProvcacheEntry]) -> str:
+    sqlstate = f", SQLSTATE {letter.sqlstate}" if letter.sqlstate else ""
+    constraint = f", constraint {letter.constraint}" if letter.constraint else ""
+    return f"{letter.error_class}{sqlstate}{constraint}"
+
+
+@contextmanager
+def _without_dead_letter_lines(queue: str) -> Generator[None]:
+    """Keep the queue of that name from logging dead letters, which the command reports itself."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return getattr(record, "queue", "") != queue or not hasattr(record, "key")
+
+    logger = logging.getLogger("provcache_trio")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)

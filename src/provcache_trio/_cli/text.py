@@ -1,0 +1,32 @@
+"""How commands write numbers and names."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with an escape for everything that a terminal might obey.
+
+    File names come from RECORD files, that is, from strangers.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a duration with its unit, about three digits."""
+    if seconds < 1e-3:  # noqa: PLR2004
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.1f} s"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with its unit."""
+    return f"{count / 1e6:,.1f} MB"
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number and its noun, such as ``1 row`` or ``2,000 rows``."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

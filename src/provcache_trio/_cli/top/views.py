@@ -1,0 +1,113 @@
+"""``provcache top``: once, in lines, or in a table."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Final, TextIO
+
+import trio
+
+from provcache_trio._cli.output import Stream
+from provcache_trio._cli.running import Status, attempt
+from provcache_trio._cli.terminal import terminal_for
+from provcache_trio._cli.urls import MisuseError
+
+from .document import NoAnswerError
+from .source import Source
+from .table import draw
+from .watch import Watch
+from .words import in_one_line, no_answer
+
+if TYPE_CHECKING:
+    from provcache_trio._cli.terminal import Terminal
+
+_SHORTEST: Final = 0.1  # seconds
+_LONGEST: Final = 3600.0
+_PATIENCE: Final = 1.0  # seconds that a terminal gets to take what puts it back
+
+
+async def watch_queues(
+    url: str, file: TextIO, *, interval: float = 1.0, once: bool = False, as_json: bool = False
+) -> int:
+    """Show the queues whose status page is at ``url``, and return the exit status.
+
+    Args:
+        url: of the page; ``/status.json`` is added.
+        file: where to show them.
+        interval: seconds between two tries, 0.1 to 3600.
+        once: print what there is and end.
+        as_json: print it as it came; goes with ``once``.
+
+    Raises:
+        MisuseError: the URL, or what is asked for, makes no sense.
+        OutputError: what there is can't be written.
+    """
+    if as_json and not once:
+        raise MisuseError("--json goes with --once")
+    if not _SHORTEST <= interval <= _LONGEST:
+        raise MisuseError(f"--interval is {_SHORTEST:g} to {_LONGEST:g} seconds")
+    watch = Watch(Source(url))
+    if once:
+        view = partial(_print_once, watch, Stream(file), as_json=as_json)
+    elif (terminal := terminal_for(file)) is None:
+        view = partial(_print_again_and_again, watch, Stream(file), interval)
+    else:
+        view = partial(_show_table, watch, terminal, interval)
+    status, shown = await attempt(view, watch.source.label, quotes=False)
+    return status or shown or Status.DONE
+
+
+async def _print_once(watch: Watch, stream: Stream, *, as_json: bool) -> int:
+    """Print one answer, in lines or as it came; the status is 1 unless all queues are ready."""
+    await watch.ask()
+    if watch.trouble:
+        raise NoAnswerError(watch.trouble)
+    stream.add(_as_it_came(watch) if as_json else _lines(watch))
+    await stream.flush()
+    stream.check()
+    queues = watch.document.queues
+    ready = bool(queues) and all(queue.ready for queue in queues)
+    return Status.DONE if ready else Status.NOT_ALL
+
+
+async def _print_again_and_again(watch: Watch, stream: Stream, interval: float) -> int:
+    """Print a line for each queue, until nobody reads it, as after ``| head``."""
+    while True:
+        await watch.ask()
+        stream.add(f"{no_answer(watch)}\n" if watch.trouble else _lines(watch))
+        await stream.flush()
+        stream.check()
+        if stream.trouble is not None:
+            return Status.DONE
+        await trio.sleep(interval)
+
+
+async def _show_table(watch: Watch, terminal: Terminal, interval: float) -> int:
+    """Show a table, until the terminal is gone; the SIGHUP that reports that may come later."""
+    picture = partial(draw, watch, terminal.console)
+    try:
+        await watch.ask()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(terminal.show, picture, pause=min(interval, 1)))
+            while terminal.stream.trouble is None:
+                await trio.sleep(interval)
+                await watch.ask()
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(_PATIENCE, shield=True):
+            await terminal.stream.flush()
+    return 128 + signal.SIGHUP
+
+
+def _lines(watch: Watch) -> str:
+    lines = [in_one_line(queue, pace, watch.document.time) for queue, pace in watch.queues]
+    return "".join(f"{line}\n" for line in lines or ["no queue is open"])
+
+
+def _as_it_came(watch: Watch) -> str:
+    """Return the document, with an escape for whatever a terminal might obey."""
+    text = watch.body.decode(errors="replace").replace("\r", " ").strip()
+    return re.sub(r"[^\n\t -~]", lambda found: json.dumps(found[0])[1:-1], text) + "\n"

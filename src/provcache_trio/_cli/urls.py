@@ -1,0 +1,78 @@
+"""Where a URL points. A URL may hold a password, so no message quotes one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from .stores import SqliteTarget
+
+if TYPE_CHECKING:
+    from .stores import Target
+
+
+class MisuseError(Exception):
+    """A command was called wrongly; the message is for the user."""
+
+
+def target_of(url: str) -> Target:
+    """Return the store that ``url`` names.
+
+    Args:
+        url: ``sqlite:PATH``; what comes after the colon is taken as it stands. Or
+            ``postgresql://...``, as asyncpg takes it.
+
+    Raises:
+        MisuseError: it names none that is known, or one that needs an extra.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite" and rest:
+        return _sqlite(rest)
+    if scheme in {"postgresql", "postgres"} and rest.startswith("//"):
+        return postgres_target(url)
+    raise MisuseError("a store is named by a URL: sqlite:PATH or postgresql://HOST/DATABASE")
+
+
+def _sqlite(path: str) -> Target:
+    if path.startswith("//"):
+        # Elsewhere, sqlite:///name is a file in this directory; to us it would be one in /.
+        raise MisuseError("sqlite: is followed by the path alone, as in sqlite:cache.db")
+    check_is_no_url(path)
+    if path == ":memory:" or "\0" in path:
+        raise MisuseError("sqlite: path must name a file")
+    return SqliteTarget(Path(path))
+
+
+def check_is_no_url(name: str) -> None:
+    """Raise MisuseError if ``name``, of a file, is by mistake a store's: it may hold a password."""
+    if re.match(r"postgres(ql)?:", name):
+        raise MisuseError("the name of a file is wanted there, not a URL")
+
+
+def postgres_target(dsn: str, label: str = "") -> Target:
+    """Return the PostgreSQL database that ``dsn`` names; see ``PostgresTarget``.
+
+    Raises:
+        MisuseError: the URL is malformed, or the extra is not installed.
+    """
+    try:
+        from .postgres import PostgresTarget  # noqa: PLC0415  # needs an extra
+    except ImportError:
+        raise MisuseError(
+            "PostgreSQL needs the extra: pip install 'provcache-trio[postgres]'"
+        ) from None
+    try:
+        return PostgresTarget(dsn, label)
+    except ValueError:
+        message = "the URL is malformed; percent-encode / ? # @ in user name and password"
+        raise MisuseError(message) from None
+
+
+# A URL, which may have gone through a Path; and what stands before an @, with a colon in it.
+_hide: Final = re.compile(r"(?is)(:/|password=).*|\S*:(?!\s).*@.*").sub
+
+
+def without_secrets(text: str) -> str:
+    """Return ``text`` up to the first thing that may hold a password."""
+    return _hide(lambda found: f"{found[1] or ''}...", text)

@@ -1,0 +1,210 @@
+"""The replay of what a dead process left in the journal, page by page."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Generic
+
+import trio
+
+from provcache_trio._vocabulary.errors import JournalError
+from provcache_trio._vocabulary.metrics import FlushReason
+from provcache_trio._vocabulary.protocols import E
+
+from .batch import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from provcache_trio._vocabulary.protocols import Journal
+
+    from .batch import Fate
+    from .durability import Durability
+    from .journaled_line import JournaledLine, Notes
+    from .lanes import Lanes
+    from .lifetime import Lifetime
+    from .waiting_room import WaitingRoom
+
+
+class Replay(Generic[E]):
+    """Takes over what the journal holds, as far as there is room, before anything new is accepted.
+
+    Each row is one step of ``go_on``; the first that applies is taken.
+
+    | state                                       | action                                  |
+    |---------------------------------------------|-----------------------------------------|
+    | an entry came that has no key               | set it aside                            |
+    | an entry can't merge with that in line      | wait until that is with the writer      |
+    | no room                                     | wait for room                           |
+    | some of a page is left                      | take it over, seal what it is in        |
+    | else                                        | read the next page; if there is none,   |
+    |                                             | seal, admit who waits: the replay is over |
+
+    What was read leaves the page only once it is taken over, so a crash loses nothing of it. It
+    is due at once: it is older than any flush interval.
+    """
+
+    def __init__(
+        self,
+        journal: Journal[E],
+        lanes: Lanes[E],
+        lines: Sequence[JournaledLine[E]],
+        room: WaitingRoom[E],
+        notes: Notes[E],
+        lifetime: Lifetime,
+        *,
+        key: Callable[[E], Hashable],
+        durability: Durability[E],
+    ) -> None:
+        self._journal = journal
+        self._lanes = lanes
+        self._lines = lines  # the same, with a journal
+        self._room = room
+        self._notes = notes
+        self._lifetime = lifetime
+        self._key = key
+        self._durability = durability
+        self._last = 0  # number of the last entry that was read
+        self._page: deque[tuple[int, E]] = deque()  # of what was read, not taken over yet
+        self._keyless: deque[int] = deque()  # numbers of entries that are to be set aside
+        self._unmerged: Hashable = None  # key of the first of the page, if it can't merge
+        self._is_held_up = False  # by that one
+        self._taken = 0
+        self._over = trio.Event()  # or it was given up
+        self._last_fates: list[Fate] = []  # of what it brought, once it is over
+
+    async def go_on(self) -> None:
+        """Do the next step."""
+        lifetime = self._lifetime
+        if self._keyless:
+            await self._set_aside(self._keyless[0])
+        elif self._waits_for_the_writer() or lifetime.ledger.depth >= self._capacity:
+            self._room.hurry()
+            await self._notes.bell.wait()
+        elif self._page:
+            self._take_over()
+        elif await self._read():
+            self._end()
+
+    @property
+    def _capacity(self) -> int:
+        return self._lifetime.options.queue_capacity
+
+    def _waits_for_the_writer(self) -> bool:
+        if self._is_held_up and self._holder_of_unmerged() is None:
+            self._is_held_up = False
+        return self._is_held_up
+
+    def _holder_of_unmerged(self) -> object:
+        return self._line_of(self._unmerged).holder(self._unmerged)
+
+    def _line_of(self, key: Hashable) -> JournaledLine[E]:
+        return self._lines[self._lanes.number_of(key)]
+
+    async def _read(self) -> bool:
+        """Read a page; return whether there is none any more."""
+        lifetime = self._lifetime
+        room = self._capacity - lifetime.ledger.depth
+        try:
+            page = await self._journal.replay(self._last, min(room, lifetime.options.batch_size))
+        except JournalError as error:
+            await self._pause_after(error)
+            return False
+        # The journal finishes a call that is cancelled. Then the queue is over, and what it
+        # read stays there.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if page:
+            self._page.extend(page)
+            self._last = page[-1][0]
+        return not page
+
+    def _take_over(self) -> None:
+        """Take over the page, up to an entry that can't merge with the one in line."""
+        while self._page and not self._is_held_up:
+            number, entry = self._page[0]
+            try:
+                key = self._key(entry)
+                line = self._line_of(key)
+                line.holder(key)  # hashes and compares the key
+            except Exception:  # noqa: BLE001  # whatever the user's key raised
+                self._keyless.append(number)
+            else:
+                if not self._recover(line, key, number, entry):
+                    break
+            self._page.popleft()  # not before: what crashes us is taken over again
+        self._lanes.seal(FlushReason.DRAIN if self._lifetime.closing.is_set() else FlushReason.DUE)
+
+    def _recover(self, line: JournaledLine[E], key: Hashable, number: int, entry: E) -> bool:
+        try:
+            batch = line.recover(key, entry)
+        except Exception as error:  # noqa: BLE001  # whatever the user's merge raised
+            # Both were accepted, so neither is lost: as without the crash, the older one is
+            # written, then the newer one, and the store judges each.
+            self._unmerged, self._is_held_up = key, True
+            self._lifetime.log(
+                logging.ERROR,
+                "record %d of the journal does not merge with the version before (%s), and is "
+                "written behind it: %s",
+                number,
+                type(error).__qualname__,
+                key,
+                key=key,
+                error_class=type(error).__qualname__,
+            )
+            return False
+        place = batch.journaled.places.setdefault(key, Place())
+        place.numbers.append(number)
+        self._notes.hold(place, batch.entries[key])
+        self._taken += 1
+        return True
+
+    async def _set_aside(self, number: int) -> None:
+        try:
+            await self._journal.set_aside(number)
+        except JournalError as error:
+            await self._pause_after(error)
+            return
+        self._keyless.popleft()
+        self._taken += 1
+        self._lifetime.log(
+            logging.ERROR, "record %d of the journal has no key, and is set aside", number
+        )
+
+    async def _pause_after(self, error: JournalError) -> None:
+        self._durability.fail(error)
+        await trio.sleep_until(self._durability.retry_at)
+
+    def _end(self) -> None:
+        lifetime = self._lifetime
+        lifetime.recovering = False
+        self._last_fates = self._lanes.tails()  # all sealed: of nothing that comes later
+        self._over.set()
+        if not self._journal.always:
+            self._room.open_door()
+        lifetime.note_settled()
+
+    def give_up(self) -> None:
+        """Let those who wait for the end go: the queue is over."""
+        self._over.set()
+
+    async def fates(self) -> list[Fate]:
+        """Wait for the end, then return the fates that are known last."""
+        await self._over.wait()
+        return self._last_fates
+
+    def log_rest(self) -> None:
+        """Log what stays in the journal because it was not read."""
+        held: int | None = getattr(self._journal, "entries_to_replay", None)
+        if held is None:
+            self._lifetime.log(
+                logging.WARNING, "older entries stay in the journal: not all were replayed yet"
+            )
+            return
+        left = held - self._taken
+        self._lifetime.log(
+            logging.WARNING,
+            "%d older entries stay in the journal: they were not replayed yet",
+            left,
+            count=left,
+        )

@@ -1,0 +1,87 @@
+"""Entries as JSON: what their type is called, and how to read what an older program wrote."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_origin
+
+import msgspec
+
+from provcache_trio._vocabulary.entries import ProvcacheEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_MOST_NAME_CHARACTERS: Final = 1000
+
+
+def name_of(entry_type: object) -> str:
+    """Return what files call the type of their entries."""
+    if entry_type is ProvcacheEntry:
+        return "provcache_trio.ProvcacheEntry"
+    if get_origin(entry_type) is None and hasattr(entry_type, "__qualname__"):
+        name = f"{entry_type.__module__}.{entry_type.__qualname__}"
+    else:
+        name = repr(entry_type)
+    if len(name) <= _MOST_NAME_CHARACTERS:
+        return name
+    return f"{name[: _MOST_NAME_CHARACTERS - 65]} {hashlib.sha256(name.encode()).hexdigest()}"
+
+
+# Annotated as object: callers may give what their annotations do not allow.
+
+
+def check_evolution(upgrade: object, aliases: object) -> tuple[str, ...]:
+    """Return ``aliases`` as a tuple, if both arguments are what they should be.
+
+    Raises:
+        TypeError: ``upgrade`` can't be called, or ``aliases`` is no iterable of str.
+    """
+    if upgrade is not None and not callable(upgrade):
+        raise TypeError(f"upgrade must be callable, not {type(upgrade).__name__}")
+    if isinstance(aliases, str):
+        raise TypeError("aliases must be an iterable of str, not a single str")
+    try:
+        names = tuple(cast("tuple[object, ...]", aliases))
+    except TypeError:
+        kind = type(aliases).__name__
+        raise TypeError(f"aliases must be an iterable of str, not {kind}") from None
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("aliases must be an iterable of str")
+    return cast("tuple[str, ...]", names)
+
+
+def reader_of(
+    kind: type[T], upgrade: Callable[[Any], Any] | None, *, inside: str | None = None
+) -> Callable[[bytes], T]:
+    """Return a function that decodes a document, or else what ``upgrade`` makes of it.
+
+    Args:
+        kind: what a document is decoded to.
+        upgrade: called with the decoded object of a document that is no ``kind``.
+        inside: the member of the document that it is about; None: the whole.
+
+    Raises:
+        TypeError: msgspec can't decode ``kind``.
+    """
+    try:
+        decode = msgspec.json.Decoder(kind).decode
+    except Exception:  # noqa: BLE001  # whatever looking at somebody's type raises
+        raise TypeError("entry_type must be a type that msgspec can decode") from None
+    if upgrade is None:
+        return decode
+
+    def read(document: bytes) -> T:
+        try:
+            return decode(document)
+        except Exception:  # noqa: BLE001  # some of it is the check of somebody's type
+            found = msgspec.json.decode(document)
+            if inside is None:
+                found = upgrade(found)
+            else:
+                found[inside] = upgrade(found[inside])
+            return decode(msgspec.json.encode(found))
+
+    return read

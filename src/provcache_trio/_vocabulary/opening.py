@@ -1,0 +1,78 @@
+"""What every ``open_…`` function returns: a life that ``async with`` begins once, and ends."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+import trio
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+T = TypeVar("T")
+
+
+class Opening(AbstractAsyncContextManager[T, None], Generic[T]):
+    """Opens something at ``__aenter__`` and closes it at ``__aexit__``.
+
+    No generator: an exception that is thrown in between two of a generator's steps, as
+    KeyboardInterrupt can be, would leave the thing half open. Both methods are protected from
+    it, and so is what they call.
+
+    Attributes:
+        what: what is opened, as messages name it, such as "a queue".
+        function: the name of the function that returns the opening.
+        one_task: whether the task that entered has to leave, as a nursery demands it.
+    """
+
+    what: ClassVar[str]
+    function: ClassVar[str]
+    one_task: bool = False
+
+    _entered = False
+    _task: trio.lowlevel.Task
+
+    @abstractmethod
+    async def _open(self) -> T:
+        """Open it. What this raises, ``__aenter__`` raises, and nothing must be left open."""
+
+    @abstractmethod
+    async def _close(self, error: BaseException | None, /) -> None:
+        """Close it, shielded from cancellation; ``error`` is what the block raised."""
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> T:
+        if self._entered:
+            raise RuntimeError(f"{self.what} can be entered once; call {self.function} again")
+        self._entered = True
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.checkpoint()
+        return await self._open()
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        task = trio.lowlevel.current_task()
+        if self.one_task and task is not self._task:
+            raise RuntimeError(
+                f"{self.what} has to be left by the task that entered it, {self._task.name},"
+                f" and not by {task.name}"
+            )
+        await self._close(exc)  # noqa: ASYNC102  # shields itself
+
+    # Hidden from checkers, which find the mistake by themselves.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            raise AttributeError(
+                f"{self.what} is opened by 'async with {self.function}(...) as it:';"
+                f" only then there is it.{name}",
+                name=name,
+                obj=self,
+            )

@@ -1,0 +1,45 @@
+"""The replay: what a dead process left, page by page."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._file import JournalFile
+
+
+class Replay:
+    """Reads the entries that were live when the file was opened, in order.
+
+    It goes on where it was. Asked for anything else, or after a failure, or if the file was
+    written anew meanwhile, it begins at the front: numbers stay, so nothing comes twice.
+    """
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+        self._end = file.last  # what was written since is known to whoever wrote it
+        self._rest: Iterator[tuple[int, bytes]] = iter(())
+        self._position: tuple[int, int] | None = None  # generation, and number that came last
+
+    def next(self, after: int, most: int) -> list[tuple[int, bytes]]:
+        """Return the first entries with numbers above ``after``, at most ``most``.
+
+        Raises:
+            OSError: they can't be read.
+        """
+        if self._position != (self._file.generation, after):
+            self._rest = self._entries(after)
+        self._position = None
+        page = list(islice(self._rest, most))
+        self._position = (self._file.generation, page[-1][0] if page else after)
+        return page
+
+    def _entries(self, after: int) -> Iterator[tuple[int, bytes]]:
+        for number, document in self._file.live_entries():
+            if number > self._end:
+                return
+            if number > after:
+                yield number, document

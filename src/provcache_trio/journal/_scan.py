@@ -1,0 +1,105 @@
+"""What a journal's file holds, found by reading all of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from ._numbers import Expected, Live
+from ._records import Damage, Kind, Record, ranges_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._records import Piece
+
+_LONGEST_GAP: Final = 2**32  # numbers; a record beyond it is none of this file
+_KNOWN: Final = frozenset({Kind.ENTRY, Kind.NEWER, Kind.SETTLED})
+
+
+class Findings(NamedTuple):
+    """What was found in a file when it was opened."""
+
+    entries: int  # to be replayed
+    missing: list[tuple[int, int]]  # numbers, first and last, of records that are not there
+    damaged_bytes: int
+    unfinished_bytes: int  # of them, at the end, where a crash cuts a record off
+
+    @property
+    def only_unfinished(self) -> bool:
+        """Whether nothing is wrong but what a crash does to the last record."""
+        return not self.missing and self.damaged_bytes == self.unfinished_bytes
+
+    @property
+    def flawless(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.missing and not self.damaged_bytes
+
+
+class Scan:
+    """Reads the records of a file, once.
+
+    Attributes:
+        live: what is to be replayed.
+        last: the highest number that was ever given.
+        good_until: offset of the end of the last good record.
+        damage: offset and length of what is no record, or can't be where it is.
+        unfinished_bytes: of it, at the end.
+        missing: numbers, first and last, of records that are not there.
+    """
+
+    def __init__(self, at: int) -> None:
+        self.live = Live()
+        self.last: int = 0
+        self.good_until: int = at
+        self.damage: list[tuple[int, int]] = []
+        self.unfinished_bytes: int = 0
+        self.missing: list[tuple[int, int]] = []
+        self._expected = Expected()
+
+    def run(self, found: Iterable[Piece], noted: int) -> Findings:
+        """Look at everything.
+
+        Args:
+            found: the file, from its first record on.
+            noted: number of the last record that was known to be on disk.
+        """
+        for piece in found:
+            if isinstance(piece, Damage) or not self._take(piece):
+                self.damage.append((piece.at, len(piece.raw)))
+                at_end = isinstance(piece, Damage) and piece.at_end
+                self.unfinished_bytes = len(piece.raw) if at_end else 0
+        last = max(self.last, noted, self._expected.last)
+        self.missing += self._expected.between(self.last, last + 1)
+        self.last = last
+        damaged = sum(length for _, length in self.damage)
+        return Findings(len(self.live.sizes), self.missing, damaged, self.unfinished_bytes)
+
+    def _take(self, record: Record) -> bool:
+        """Note what ``record`` says; return whether it is one that can be here."""
+        try:
+            ranges = ranges_in(record)
+        except (ValueError, msgspec.MsgspecError):
+            return False
+        if record.kind == Kind.HELD:
+            if self.last:
+                return False
+            self._expected.begin(record.number, ranges)
+        elif not self._take_numbered(record, ranges):
+            return False
+        self.good_until = record.at + len(record.raw)
+        return True
+
+    def _take_numbered(self, record: Record, ranges: list[tuple[int, int]]) -> bool:
+        number = record.number
+        highest = max(self.last, self._expected.last) + _LONGEST_GAP
+        if not self.last < number < highest or record.kind not in _KNOWN:
+            return False
+        if number > self.last + 1:
+            self.missing += self._expected.between(self.last, number)
+        self.live.settle(ranges, number)
+        if record.kind != Kind.SETTLED:
+            self.live.add(number, len(record.raw))
+        self.last = number
+        return True

@@ -1,0 +1,288 @@
+"""``provcache journal``: what a dead process left, and where it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from provcache_trio import (
+    EntryRejectedError,
+    StoreUnavailableError,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
+from provcache_trio._cli import main
+from provcache_trio._cli.journal.replay import Replay
+from provcache_trio._cli.urls import target_of
+from provcache_trio.journal import open_journal
+from provcache_trio.sqlite import SQLiteRepository
+from provcache_trio.testing import MemoryRepository
+
+from tests.cli.support import BAD, Impatient, change, entries_in, entry, key_of, url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from provcache_trio import ProvcacheEntry
+
+
+def leave(path: Path, *entries: ProvcacheEntry) -> None:
+    """Leave entries in a journal."""
+
+    async def work() -> None:
+        store = MemoryRepository()
+        store.down()
+        options = WriteBehindOptions(drain_timeout_seconds=0)
+        async with (
+            open_journal(path) as journal,
+            open_write_behind_queue(store, options, journal=journal) as queue,
+        ):
+            await queue.enqueue_many(entries)
+
+    trio.run(work)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a journal with three entries."""
+    path = tmp_path / "journal"
+    leave(path, entry(1), entry(2), entry(3))
+    return path
+
+
+def run(*arguments: object) -> int:
+    return main(["journal", *map(str, arguments)])
+
+
+def test_status_tells_what_a_journal_holds_and_changes_nothing(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = path.read_bytes()
+    assert run("status", path) == 0
+    told = capsys.readouterr().out
+    assert "entries               3  of type provcache_trio.ProvcacheEntry\n" in told
+    assert f"bytes   {len(before):>15,}\n" in told
+    assert "in use               no\n" in told
+    assert "missing" not in told
+    assert "damaged" not in told
+    assert path.read_bytes() == before
+
+
+@pytest.mark.one_lane
+def test_status_tells_what_is_missing_and_damaged(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = key_of(2).encode()
+    path.write_bytes(path.read_bytes().replace(key, key.upper()))
+    assert run("status", path) == 1
+    told = capsys.readouterr().out
+    assert "missing          2 to 2  (numbers of records)\n" in told
+    assert "bytes, 0 of them at the end" in told
+
+
+def test_status_as_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with path.open("ab") as file:
+        file.write(b"cut off")
+    assert run("status", path, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "entries": 3,
+        "bytes": path.stat().st_size,
+        "entry_type": "provcache_trio.ProvcacheEntry",
+        "in_use": False,
+        "missing": [],
+        "damaged_bytes": 7,
+        "unfinished_bytes": 7,
+    }
+    path.write_bytes(path.read_bytes()[:-40])
+    assert run("status", path, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["missing"] == [[3, 3]]
+
+
+async def test_status_works_while_a_service_owns_the_journal(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_journal(path):
+        assert await trio.to_thread.run_sync(run, "status", path) == 0
+    assert "in use              yes\n" in capsys.readouterr().out
+
+
+def test_a_journal_that_never_had_an_owner_is_not_in_use(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.with_name("journal.lock").unlink()
+    assert run("status", path) == 0
+    assert "in use               no\n" in capsys.readouterr().out
+    assert not path.with_name("journal.lock").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "replay"])
+def test_a_journal_that_is_not_there_is_not_made(
+    tmp_path: Path,
+    cache: Path,
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    to = ["--to", url(cache)] if command == "replay" else []
+    assert run(command, tmp_path / "other", *to) == 3
+    other = tmp_path / "other"
+    assert capsys.readouterr().err == f"provcache: {other}: there is no journal {other}\n"
+    assert not (tmp_path / "other").exists()
+
+
+def test_replay_writes_what_is_left(
+    path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("replay", path, "--to", url(cache)) == 0
+    assert capsys.readouterr().out == ("replayed 3 entries: 3 written; 0 stay in the journal\n")
+    assert entries_in(cache) == {key_of(number): entry(number) for number in (1, 2, 3)}
+    assert run("replay", path, "--to", url(cache)) == 0
+    assert "replayed 0 entries" in capsys.readouterr().out
+
+
+def test_what_the_store_refuses_stays_in_the_journal(
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "journal"
+    leave(path, entry(1), entry(2, hit_count=BAD), entry(3))
+    assert run("replay", path, "--to", url(cache)) == 1
+    assert capsys.readouterr() == (
+        "replayed 3 entries: 2 written; 1 stay in the journal\n",
+        f"provcache: {key_of(2)} was refused, and stays: SQLITE_CONSTRAINT_TRIGGER\n",
+    )
+    change(cache, "DROP TRIGGER picky")
+    assert run("replay", path, "--to", url(cache)) == 0
+    assert len(entries_in(cache)) == 3
+
+
+def test_however_many_the_store_refuses_the_others_are_written(
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "journal"
+    bad = {number for number in range(1200) if number < 30 or number % 2}
+    leave(path, *(entry(n, hit_count=BAD if n in bad else 0) for n in range(1200)))
+    for _ in range(2):  # also when only refused ones are left
+        assert run("replay", path, "--to", url(cache)) == 1
+        assert f"{len(bad)} stay in the journal" in capsys.readouterr().out
+    assert len(entries_in(cache)) == len([n for n in range(1000) if n not in bad])
+    change(cache, "DROP TRIGGER picky")
+    assert run("replay", path, "--to", url(cache)) == 0
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal(
+    path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    calls: int,
+) -> None:
+    leave(path, *(entry(number) for number in range(4, 60)))
+    job = Replay(path, target_of(url(cache)), give_up_after=60)
+    upsert_many, made = SQLiteRepository.upsert_many, 0
+
+    async def cut_off(store: SQLiteRepository, entries: Sequence[ProvcacheEntry], /) -> int:
+        nonlocal made
+        made += 1
+        if made == calls:
+            job.outage.scope.cancel()
+        if made == 1:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise EntryRejectedError("some of it")
+        return await upsert_many(store, entries)
+
+    monkeypatch.setattr(SQLiteRepository, "upsert_many", cut_off)
+    trio.run(job.run, Impatient())
+    monkeypatch.undo()
+    assert job.left > 0
+    assert run("replay", path, "--to", url(cache)) == 0
+    assert set(entries_in(cache)) == {key_of(number) for number in range(1, 60)}
+
+
+def test_whether_it_is_in_use_may_not_be_known(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = path.with_name("journal.lock")
+    lock.unlink()
+    lock.symlink_to(path)
+    assert run("status", path) == 3
+    assert "whether it is in use can't be told" in capsys.readouterr().err
+
+
+def test_a_store_that_is_not_there_is_told_and_nothing_is_lost(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("replay", path, "--to", url(tmp_path / "other.db")) == 3
+    assert "other.db: there is no such file" in capsys.readouterr().err
+    assert run("status", path) == 0
+    assert "entries               3" in capsys.readouterr().out
+
+
+def test_a_store_that_goes_away_is_given_up_and_nothing_is_lost(
+    path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(*_: object) -> int:
+        await trio.lowlevel.checkpoint()
+        raise StoreUnavailableError("gone")
+
+    monkeypatch.setattr("provcache_trio.sqlite.SQLiteRepository.upsert_many", away)
+    assert run("replay", path, "--to", url(cache), "--give-up-after", "0.1") == 3
+    told = capsys.readouterr()
+    assert "3 stay in the journal" in told.out
+    assert f"{cache}: given up after 0.1 s without the store (StoreUnavailableError)" in told.err
+
+
+def test_replay_checks_its_arguments(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("replay", path, "--to", "sqlite:x.db", "--give-up-after", "0") == 2
+    assert "--give-up-after" in capsys.readouterr().err
+
+
+def test_a_signal_ends_it_without_a_word_of_writing_on(
+    path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def away(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(SQLiteRepository, "upsert_many", away)
+    assert run("replay", path, "--to", url(cache)) == 143
+    assert capsys.readouterr() == ("replayed 3 entries: 0 written; 3 stay in the journal\n", "")
+
+
+def test_a_signal_ends_it_and_nothing_is_lost(
+    path: Path,
+    cache: Path,
+) -> None:
+    program = (
+        "import sys, trio\n"
+        "from provcache_trio import StoreUnavailableError\n"
+        "from provcache_trio.sqlite import SQLiteRepository\n"
+        "from provcache_trio._cli import main\n"
+        "async def away(*_):\n"
+        "    print('away', flush=True)\n"
+        "    await trio.sleep_forever()\n"
+        "SQLiteRepository.upsert_many = away\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "journal", "replay", str(path), "--to", url(cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"away\n"
+        os.kill(process.pid, signal.SIGTERM)
+        assert b"3 stay in the journal" in process.stdout.read()
+        assert process.wait(20) == 143

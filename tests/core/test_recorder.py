@@ -1,0 +1,197 @@
+"""What the journal's task writes and when, seen by a journal in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from provcache_trio import WriteBehindOptions, open_write_behind_queue
+from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
+
+from tests.support.items import Item, assert_settled, items
+from tests.support.journals import MemoryJournal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio.testing import MockClock
+
+AT_ONCE = WriteBehindOptions(flush_interval_seconds=0)
+
+
+@pytest.fixture
+def store() -> MemoryRepository[Item]:
+    return MemoryRepository[Item]()
+
+
+class Watched(MemoryJournal[Item]):
+    """A journal that remembers what it was asked to write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appended: list[Item] = []
+
+    async def append(
+        self, entries: Sequence[tuple[Item, Sequence[int]]], settled: Sequence[int], /
+    ) -> Sequence[int | None]:
+        self.appended += [entry for entry, _ in entries]
+        return await super().append(entries, settled)
+
+
+def held(journal: MemoryJournal[Item]) -> list[Item]:
+    return [entry for _, entry in sorted(journal.rows.items())]
+
+
+# Letters
+
+
+async def test_a_letter_that_comes_while_the_sink_is_called_stays_until_the_sink_has_it(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.reject("a", "b")
+    sink = MemoryDeadLetters[Item](latency_seconds=2)
+    sink.fail_next(OSError("as the test asked"))
+    journal = MemoryJournal[Item]()
+    options = WriteBehindOptions(flush_interval_seconds=0, retry_base_seconds=0.001)
+    async with open_write_behind_queue(store, options, dead_letters=sink, journal=journal) as queue:
+        await queue.enqueue(Item("a"))
+        await trio.sleep(3)  # the sink has failed, and is called again
+        await queue.enqueue(Item("b"))
+        await trio.sleep(0.5)
+        assert held(journal) == items("ab")
+        await trio.sleep(1)  # now it has a, and is called with b
+        assert [letter.key for letter in sink.letters] == ["a"]
+        assert held(journal) == items("b")
+        await trio.sleep(2)
+        assert [letter.key for letter in sink.letters] == ["a", "b"]
+        assert held(journal) == []
+    assert_settled(queue, failed=2)
+
+
+async def test_a_letter_that_waits_for_its_sink_is_written_once(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.reject("a")
+    sink = MemoryDeadLetters[Item]()
+    sink.down()
+    journal = Watched()
+    async with open_write_behind_queue(store, AT_ONCE, dead_letters=sink, journal=journal) as queue:
+        await queue.enqueue(Item("a"))
+        await trio.sleep(60)
+        assert held(journal) == items("a")
+        assert journal.appended == items("a")
+        sink.up()
+
+
+# Rewriting
+
+
+async def test_what_is_settled_while_the_journal_is_rewritten_leaves_it_all_the_same(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.latency_seconds = 1.5
+    journal = MemoryJournal[Item]()
+    async with open_write_behind_queue(store, AT_ONCE, journal=journal) as queue:
+        await queue.enqueue(Item("a"))
+        await trio.sleep(1)
+        journal.latency_seconds, journal.shrinks = 2, True
+        await queue.enqueue(Item("b"))  # so that it writes
+        await trio.sleep(0.9)
+        assert journal.in_call
+        assert set(store.rows) == {"a"}
+        await trio.sleep(1.5)
+        assert Item("a") in held(journal)
+        journal.latency_seconds = 0
+        await trio.sleep(2)
+        assert held(journal) == []
+
+
+# Batches that join
+
+
+@pytest.mark.one_lane
+async def test_what_joined_another_batch_is_in_the_journal_until_it_is_settled(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.stall()
+    journal = MemoryJournal[Item]()
+    async with (
+        open_write_behind_queue(store, AT_ONCE, journal=journal) as queue,
+        trio.open_nursery() as nursery,
+    ):
+        for key in "abc":
+            await queue.enqueue(Item(key))
+            nursery.start_soon(queue.flush)
+            await trio.sleep(0.1)
+        assert held(journal) == items("abc")
+        store.resume()
+        await trio.sleep(0.2)
+        assert [list(call) for call in store.calls] == [items("a"), items("bc")]
+        assert held(journal) == []
+
+
+@pytest.mark.one_lane
+@pytest.mark.parametrize("replaced", ["bc", "b", "c"])
+async def test_what_joined_another_batch_before_it_was_written_is_written_all_the_same(
+    store: MemoryRepository[Item], replaced: str, autojump_clock: MockClock
+) -> None:
+    store.latency_seconds = 3
+    journal = MemoryJournal[Item]()
+    journal.sync_interval_seconds = 1.2
+    async with (
+        open_write_behind_queue(store, AT_ONCE, journal=journal) as queue,
+        trio.open_nursery() as nursery,
+    ):
+        for key in "abc":
+            await queue.enqueue(Item(key))
+            nursery.start_soon(queue.flush)
+            await trio.sleep(0.001)
+        await trio.sleep(2.5)
+        assert held(journal) == items("abc")
+        for key in replaced:
+            await queue.enqueue(Item(key, 1))
+        await trio.sleep(0.8)
+        expected = [Item(key, int(key in replaced)) for key in "bc"]
+        assert list(store.calls[-1]) == expected  # they joined
+        assert held(journal) == items("abc")
+        await trio.sleep(1)
+        assert sorted(held(journal), key=lambda item: item.veri_key) == expected
+    assert journal.rows == {}
+
+
+@pytest.mark.one_lane
+async def test_versions_are_written_in_the_order_of_their_batches(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    """Although a younger batch was marked first: a replay would end with the wrong version."""
+    store.latency_seconds = 3
+    journal = MemoryJournal[Item]()
+    journal.sync_interval_seconds = 1.2
+    async with (
+        open_write_behind_queue(store, AT_ONCE, journal=journal) as queue,
+        trio.open_nursery() as nursery,
+    ):
+        await queue.enqueue(Item("x"))
+        await trio.sleep(0.001)
+        await queue.enqueue(Item("a"))
+        nursery.start_soon(queue.flush)
+        await trio.sleep(2.5)
+        await queue.enqueue(Item("b"))  # opens a batch and marks it
+        await queue.enqueue(Item("a", 1))  # marks the batch before
+        await trio.sleep(0.6)
+        assert list(store.calls[-1]) == [Item("a", 1)]
+        await queue.enqueue(Item("a", 2))  # in the batch of b
+        await trio.sleep(0.9)
+        assert [item.version for item in held(journal) if item.veri_key == "a"] == [1, 2]
+
+
+async def test_an_entry_that_is_settled_before_it_was_written_is_never_written(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    journal = Watched()
+    async with open_write_behind_queue(store, AT_ONCE, journal=journal) as queue:
+        await queue.persist(Item("a"))
+        await trio.sleep(1)
+        assert journal.appended == []

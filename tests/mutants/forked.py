@@ -1,0 +1,70 @@
+"""Tests run in a forked child of a warm process: all but the package was imported before.
+
+Importing pytest and what tests use takes longer than most of the tests that find a mutant. The
+server of multiprocessing, which forks, imports that once. It has one thread and no loop of
+trio's. Each mutant gets a child of it, which imports the package as its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HANG_SECONDS = "15"  # for a test that waits in vain
+WARM = multiprocessing.get_context("forkserver")
+# What the package and its tests import, but neither of them. One that can't be imported is left out.
+WARM.set_forkserver_preload(
+    [
+        *("asyncio", "asyncpg", "cyclopts", "h11", "hypercorn.trio", "hypothesis.stateful"),
+        *("opentelemetry.sdk.trace.export", "opentelemetry.sdk.metrics.export"),
+        *("prometheus_client", "pytest", "pytest_cov.plugin", "pytest_trio", "rich.console"),
+        *("sqlite3", "trio.testing", "trio_asyncio", "trustme", "xdist.plugin"),
+        "_hypothesis_pytestplugin",
+    ]
+)
+
+
+def run_pytest(arguments: list[str], folder: Path, longest_seconds: float) -> str | None:
+    """Return what pytest says of the package in ``folder``; None if that takes too long."""
+    output = folder / "output"
+    child = WARM.Process(target=_run, args=(arguments, folder, output))
+    child.start()
+    try:
+        child.join(longest_seconds)
+        return None if child.is_alive() else output.read_text("utf-8")
+    finally:
+        # What a test left running, and a test that hangs with all that it has started.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid or 0, signal.SIGKILL)
+        child.join()
+
+
+def _run(arguments: list[str], folder: Path, output: Path) -> None:
+    """Be the child: import the package from ``folder``, write to ``output``."""
+    os.setpgid(0, 0)
+    gc.freeze()  # what was imported before need not be looked through for garbage
+    import pytest  # noqa: PLC0415  # only here: the process that starts children need not
+
+    sys.path.insert(0, str(folder))
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{others}" if others else str(folder)
+    os.environ["HANG_SECONDS"] = HANG_SECONDS
+    with output.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    # Plugins were imported before pytest could rewrite their asserts, of which it warns.
+    unwarned = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+    try:
+        pytest.main(["-q", "-p", "no:cacheprovider", *unwarned, *arguments])
+    finally:
+        sys.stdout.flush()
+        atexit._run_exitfuncs()  # multiprocessing runs none: servers would stay
