@@ -83,7 +83,7 @@ def test_an_entry_in_doubt_waits_until_the_others_were_tried() -> None:
     progress.halve(next_part(progress))
     doubtful = next_part(progress)
     progress.doubts["a"] = Doubt()
-    progress.set_aside(doubtful)
+    progress.set_aside(doubtful, REFUSED)
     progress.done(next_part(progress))
     assert progress.next(100, suspecting=False) is None
     assert progress.begin_round() == 1

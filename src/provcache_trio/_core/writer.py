@@ -123,8 +123,8 @@ class Writer(Generic[E]):
         """Wait, then try what is in doubt again; return whether there is anything."""
         if not progress.doubtful:
             return False
-        if progress.last_unknown is not None:  # there was one, or nothing would be in doubt
-            self._watch.waits_in_doubt(self.backoff, progress.last_unknown)
+        _, failure = progress.doubtful[-1]
+        self._watch.waits_in_doubt(self.backoff, failure)
         progress.rounds += 1
         await self.backoff.wait(progress.rounds)
         self._lifetime.ledger.retries += progress.begin_round()
@@ -304,7 +304,6 @@ class Writer(Generic[E]):
     ) -> None:
         watch, (key,) = self._watch, part.keys
         part.failed_unknown = True
-        progress.last_unknown = failure
         waits = progress.note_alone(failure.error_class, call) and key not in progress.doubts
         doubt = progress.doubts.get(key)
         if doubt is None:
@@ -316,7 +315,7 @@ class Writer(Generic[E]):
         if doubt.condemned(self._case(progress, part, call)) and not watch.suspecting:
             await self._refuse(batch, progress, part, call, failure, condemned=True)
             return
-        progress.set_aside(part)
+        progress.set_aside(part, failure)
         if waits:
             await self._wait_after_unknown(progress, failure)
         else:
