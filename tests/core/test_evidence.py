@@ -150,6 +150,21 @@ async def test_ten_unknown_errors_at_exit_hand_no_good_entry_back(
     assert_settled(queue, persisted=4000 - len(bad), failed=len(bad))
 
 
+async def test_while_draining_no_failure_waits_until_a_round_begins(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _, high: high)
+    classes = [type(f"Odd{number}", (Exception,), {}) for number in range(10)]
+    store = Odd()
+    store.answer = lambda entries: next(
+        (classes[int(item.veri_key)]() for item in entries if int(item.veri_key) < 10), None
+    )
+    async with open_write_behind_queue(store) as queue:
+        await queue.enqueue_many(items(range(20)))
+    assert trio.current_time() == pytest.approx(0.2)  # the one retry, and the round
+    assert_settled(queue, persisted=10, failed=10)
+
+
 async def test_sixty_unknown_errors_of_one_class_in_a_batch_take_rounds_and_not_hours(
     autojump_clock: MockClock,
 ) -> None:

@@ -141,6 +141,15 @@ def test_what_was_refused_is_tried_again_as_the_table_says(
     assert keys == (["key"] if again else [])
 
 
+def test_only_the_first_refusal_of_an_entry_of_a_batch_of_which_nothing_was_stored_counts() -> None:
+    progress = progress_of("abc")
+    progress.doubts["a"] = Doubt()
+    progress.put_back("b")
+    assert [progress.counts(key) for key in "abc"] == [False, False, True]
+    progress.stored = True
+    assert not progress.counts("c")
+
+
 def test_what_is_put_back_is_tried_for_the_second_time() -> None:
     progress = progress_of("ab")
     progress.put_back("xy")

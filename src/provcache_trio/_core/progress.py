@@ -228,6 +228,10 @@ class Progress:
 
     # What becomes of refused entries
 
+    def counts(self, key: Hashable) -> bool:
+        """Return whether a refusal of ``key`` may say something about the store: the first may."""
+        return not self.stored and key not in self.second and key not in self.doubts
+
     def to_try_again(
         self, refused: Iterable[tuple[Hashable, Refusal[E]]], *, suspecting: bool, epoch: int
     ) -> list[Hashable]:
