@@ -370,9 +370,9 @@ async def test_a_closed_queue_as_the_store_of_another_costs_nothing(
         pass
     with pytest.raises(DrainTimeoutError) as caught:
         async with open_write_behind_queue(Forwarding()) as queue:
-            await queue.enqueue_many(items(range(30)))
+            await queue.enqueue(Item("a"))  # fewer than the rule of twenty protects
             await keep(queue, 600)
-    assert len(caught.value.undelivered) == 30
+    assert caught.value.undelivered == (Item("a"),)
 
 
 # Too much
@@ -403,7 +403,8 @@ async def test_a_batch_that_is_too_much_is_halved_after_three_calls_and_then_aft
     options = WriteBehindOptions(batch_size=16, max_retries=0)
     async with open_write_behind_queue(store, options) as queue:
         await queue.enqueue_many(items(range(16)))
-        await queue.flush()
+        with trio.fail_after(60):
+            await queue.flush()
         assert queue.metrics().state is QueueState.RUNNING
     sizes = [len(call) for call in store.calls]
     assert sizes[:6] == [16, 16, 16, 8, 4, 2]

@@ -379,7 +379,7 @@ WRITING = (
     ),
     mutant(
         "what is refused under suspicion gets no other chance",
-        "core/writer::a_store_that_refuses_everything_is_misconfigured_and_nothing_is_dead_lettered",
+        "core/writer::entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change",
         (
             "_core/progress.py",
             "            return [key for key, refusal in open_ones if refusal.is_doubtful(epoch)]\n",
@@ -594,7 +594,7 @@ FAILURES = (
     ),
     mutant(
         "held lanes are not released",
-        "core/lanes::what_one_lane_refused_under_suspicion_is_stored_whichever_lane_proves_the_store core/watch::a_proof_by_any_lane_releases_and_wakes_every_held_lane",
+        "core/watch::a_proof_by_any_lane_releases_and_wakes_every_held_lane",
         (
             "_core/watch.py",
             "            self._held.clear()\n",
@@ -621,7 +621,7 @@ FAILURES = (
     ),
     mutant(
         "a second refusal counts again",
-        "core/progress::only_the_first_refusal_of_an_entry_of_a_batch_of_which_nothing_was_stored_counts core/lanes::a_batch_of_only_bad_entries_is_refused_for_good_once_another_lane_is_proof",
+        "core/progress::only_the_first_refusal_of_an_entry_of_a_batch_of_which_nothing_was_stored_counts",
         (
             "_core/progress.py",
             " and key not in self.second and",
