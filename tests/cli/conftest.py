@@ -27,6 +27,12 @@ def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 
 
 @pytest.fixture
+def no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show no progress, however slow the machine is."""
+    monkeypatch.setattr("provcache_trio._cli.progress._FIRST_PAUSE", 3600.0)
+
+
+@pytest.fixture
 def draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a pseudo-terminal be one that can show everything."""
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):

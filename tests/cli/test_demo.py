@@ -285,6 +285,7 @@ async def test_an_entry_that_went_missing_is_not_covered_up(
 # The command, in this process
 
 
+@pytest.mark.usefixtures("no_progress")
 @pytest.mark.one_lane
 def test_the_command_says_what_it_wrote(
     site: Path, store: Path, capsys: pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -138,6 +138,7 @@ def test_the_longest_entry_fits_into_a_line() -> None:
 # The command, in this process
 
 
+@pytest.mark.usefixtures("no_progress")
 def test_every_line_goes_in(source: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source.write_bytes(lines([*range(600), 7]) + line(599, trust_score=2))
     assert ingest(source, store) == 0
@@ -542,12 +543,19 @@ def start(store: Path) -> Generator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+def write_all(pipe: IO[bytes], data: bytes) -> None:
+    """Write more than a pipe holds: a writer that is stopped meanwhile has written a part."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[pipe.write(rest) :]
+
+
 def test_a_signal_to_the_program_ends_it_while_its_pipe_is_silent(store: Path) -> None:
     with start(store) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        process.stdin.write(lines(range(100)) + line(100)[:99])
+        write_all(process.stdin, lines(range(100)) + line(100)[:99])
         assert any(b"100 lines, 0 bad" in told for told in process.stderr)
         process.send_signal(signal.SIGTERM)
         out = process.stdout.read().decode()

@@ -120,6 +120,7 @@ async def test_what_upgrade_can_not_mend_is_set_aside_and_stops_nothing(
     assert count_set_aside(path) == SetAside(entries=2, damaged_bytes=0)
 
 
+@pytest.mark.one_lane
 async def test_a_deploy_that_adds_a_field_loses_nothing_once_it_is_told_how(
     path: Path, store: MemoryRepository[Renamed], caplog: pytest.LogCaptureFixture
 ) -> None:

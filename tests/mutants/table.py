@@ -239,10 +239,7 @@ BATCHING = (
         (
             "_core/line.py",
             "        settled = len(keys)\n",
-            "        settled = len(keys)\n"
-            "        for key in keys:\n"
-            "            for other in self.batches:\n"
-            "                other.entries.pop(key, None)\n",
+            "        settled = len(keys)\n        for key in keys:\n            for other in self.batches:\n                other.entries.pop(key, None)\n",
         ),
     ),
     mutant(
@@ -313,16 +310,8 @@ WRITING = (
         "core/writer::a_failed_batch_stays_at_the_head_and_nothing_overtakes_it",
         (
             "_core/writer.py",
-            "        self._lifetime.ledger.retries += len(part.keys)\n\n    async def _wait_under",
-            "        self._lifetime.ledger.retries += len(part.keys)\n"
-            "        line, ledger = self._line, self._lifetime.ledger\n"
-            "        failed = line.writing\n"
-            "        if line.batches:\n"
-            "            ledger.in_flight -= len(part.keys)\n"
-            "            ledger.depth += len(part.keys)\n"
-            "            failed.progress.parts.clear()\n"
-            "            line.batches.append(failed)\n\n"
-            "    async def _wait_under",
+            "        await self.backoff.wait(failures)\n        self._lifetime.ledger.retries += len(part.keys)\n",
+            "        await self.backoff.wait(failures)\n        self._lifetime.ledger.retries += len(part.keys)\n        line, ledger = self._line, self._lifetime.ledger\n        failed = line.writing\n        if line.batches:\n            ledger.in_flight -= len(part.keys)\n            ledger.depth += len(part.keys)\n            failed.progress.parts.clear()\n            line.batches.append(failed)\n",
         ),
     ),
     mutant(
@@ -330,12 +319,8 @@ WRITING = (
         "core/writer::one_refused_entry_is_isolated_at_every_position",
         (
             "_core/writer.py",
-            "        index, several = failure.position, len(part.keys)\n",
-            "        index, several = failure.position, len(part.keys)\n"
-            "        if part.retries < 2:\n"
-            "            part.retries += 1\n"
-            "            await self._retry(part, 1)\n"
-            "            return\n",
+            "                await self._rejected(batch, progress, part, call, result)\n",
+            "                await self._rolled_back(batch, progress, part, call, result)\n",
         ),
     ),
     mutant(
@@ -379,10 +364,10 @@ WRITING = (
     ),
     mutant(
         "what is refused under suspicion gets no other chance",
-        "core/writer::entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change",
+        "core/writer::a_store_that_refuses_everything_is_misconfigured_and_nothing_is_dead_lettered",
         (
             "_core/progress.py",
-            "            return [key for key, refusal in open_ones if refusal.is_doubtful(epoch)]\n",
+            "            return [key for key, _ in open_ones]\n",
             "            return []\n",
         ),
     ),
@@ -754,6 +739,15 @@ FAILURES = (
             "                if draining or failures > 3:\n",
         ),
     ),
+    mutant(
+        "what was refused under suspicion is not tried again once some of its batch was stored",
+        "core/writer::entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change",
+        (
+            "_core/progress.py",
+            "            return [key for key, refusal in open_ones if refusal.is_doubtful(epoch)]\n",
+            "            return []\n",
+        ),
+    ),
 )
 
 LANES = (
@@ -816,17 +810,8 @@ LANES = (
         "core/lanes::the_first_lane_that_finds_the_store_again_wakes_the_others",
         (
             "_core/watch.py",
-            "is not Kind.UNKNOWN:\n                    lane.cut()\n",
-            "is not Kind.UNKNOWN:\n                    pass\n",
-        ),
-    ),
-    mutant(
-        "every success of a lane wakes those that wait",
-        "core/lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
-        (
-            "_core/watch.py",
-            "        if kind is not None:\n            self._report_end(wake=kind is not Kind.UNKNOWN,",
-            "        if True:\n            self._report_end(wake=True,",
+            "                if kind is not Kind.UNKNOWN:\n                    lane.cut()\n",
+            "                pass\n",
         ),
     ),
     mutant(
@@ -834,8 +819,8 @@ LANES = (
         "core/lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits",
         (
             "_core/watch.py",
-            "        if kind is not None:\n",
-            "        self._waiting.clear()\n        if kind is not None:\n",
+            "        kind = self._waiting.pop(lane, None)\n        if kind is not None:\n",
+            "        kind = self._waiting.pop(lane, None)\n        self._waiting.clear()\n        if kind is not None:\n",
         ),
     ),
     mutant(
@@ -1035,8 +1020,7 @@ POSTGRES = (
         (
             "postgres/_session.py",
             "            failure = translated(error, verdict, too_slow=too_slow)\n",
-            "            failure = translated(error, verdict, too_slow=too_slow)\n"
-            "            raise failure\n",
+            "            failure = translated(error, verdict, too_slow=too_slow)\n            raise failure\n",
         ),
     ),
     mutant(
@@ -1400,8 +1384,8 @@ JOURNAL = (
         "journal/journal::always_tells_the_producer_that_the_disk_failed_and_heals",
         (
             "_core/recorder.py",
-            "            if error is not None:\n",
-            "            if error is None and 0:\n",
+            "            if item.place.numbers:\n                self._accept(producer, item)\n",
+            "            if not item.place.gone:\n                self._accept(producer, item)\n",
         ),
     ),
 )

@@ -13,7 +13,8 @@ from .terminal import terminal_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LONGEST_PAUSE: Final = 60.0  # seconds
+_FIRST_PAUSE: Final = 1.0  # seconds
+_LONGEST_PAUSE: Final = 60.0
 _BLINK: Final = 0.1
 
 
@@ -61,7 +62,7 @@ class Progress:
         await self._stream.flush()
 
     async def _print_again_and_again(self) -> None:
-        pause = 1.0
+        pause = _FIRST_PAUSE
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stream.run)
             while True:

@@ -21,8 +21,9 @@ def name_of(entry_type: object) -> str:
     """Return what files call the type of their entries."""
     if entry_type is ProvcacheEntry:
         return "provcache_trio.ProvcacheEntry"
-    if get_origin(entry_type) is None and hasattr(entry_type, "__qualname__"):
-        name = f"{entry_type.__module__}.{entry_type.__qualname__}"
+    qualname: object = getattr(entry_type, "__qualname__", None)
+    if get_origin(entry_type) is None and qualname is not None:
+        name = f"{entry_type.__module__}.{qualname}"
     else:
         name = repr(entry_type)
     if len(name) <= _MOST_NAME_CHARACTERS:

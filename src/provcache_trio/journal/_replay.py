@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._file import JournalFile
+
+class Source(Protocol):
+    """What a replay needs of the journal's file."""
+
+    @property
+    def last(self) -> int:
+        """The number of the last entry."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """Changes when the file is written anew."""
+        ...
+
+    def live_entries(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each live entry's number and document, in order."""
+        ...
 
 
 class Replay:
@@ -18,7 +34,7 @@ class Replay:
     written anew meanwhile, it begins at the front: numbers stay, so nothing comes twice.
     """
 
-    def __init__(self, file: JournalFile) -> None:
+    def __init__(self, file: Source) -> None:
         self._file = file
         self._end = file.last  # what was written since is known to whoever wrote it
         self._rest: Iterator[tuple[int, bytes]] = iter(())
