@@ -150,6 +150,21 @@ async def test_ten_unknown_errors_at_exit_hand_no_good_entry_back(
     assert_settled(queue, persisted=4000 - len(bad), failed=len(bad))
 
 
+async def test_while_draining_no_failure_waits_until_a_round_begins(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _, high: high)
+    classes = [type(f"Odd{number}", (Exception,), {}) for number in range(10)]
+    store = Odd()
+    store.answer = lambda entries: next(
+        (classes[int(item.veri_key)]() for item in entries if int(item.veri_key) < 10), None
+    )
+    async with open_write_behind_queue(store) as queue:
+        await queue.enqueue_many(items(range(20)))
+    assert trio.current_time() == pytest.approx(0.2)  # the one retry, and the round
+    assert_settled(queue, persisted=10, failed=10)
+
+
 async def test_sixty_unknown_errors_of_one_class_in_a_batch_take_rounds_and_not_hours(
     autojump_clock: MockClock,
 ) -> None:
@@ -355,9 +370,9 @@ async def test_a_closed_queue_as_the_store_of_another_costs_nothing(
         pass
     with pytest.raises(DrainTimeoutError) as caught:
         async with open_write_behind_queue(Forwarding()) as queue:
-            await queue.enqueue_many(items(range(30)))
+            await queue.enqueue(Item("a"))  # fewer than the rule of twenty protects
             await keep(queue, 600)
-    assert len(caught.value.undelivered) == 30
+    assert caught.value.undelivered == (Item("a"),)
 
 
 # Too much
@@ -388,7 +403,8 @@ async def test_a_batch_that_is_too_much_is_halved_after_three_calls_and_then_aft
     options = WriteBehindOptions(batch_size=16, max_retries=0)
     async with open_write_behind_queue(store, options) as queue:
         await queue.enqueue_many(items(range(16)))
-        await queue.flush()
+        with trio.fail_after(60):
+            await queue.flush()
         assert queue.metrics().state is QueueState.RUNNING
     sizes = [len(call) for call in store.calls]
     assert sizes[:6] == [16, 16, 16, 8, 4, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import traceback
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -789,3 +790,22 @@ async def test_a_wrong_argument_is_named_before_anything_is_opened(
     with pytest.raises(error, match=message):
         async with open_queue(everything.pop("repository"), **everything):
             raise AssertionError("not reached")
+
+
+async def test_closing_cuts_a_backoff_however_many_there_were_before(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _, high: high)
+    store = MemoryRepository[Item]()
+    store.down()
+    options = WriteBehindOptions(drain_timeout_seconds=3)
+    async with open_write_behind_queue(store, options) as queue:
+        await queue.enqueue(Item("a"))
+        await trio.sleep(120)
+        next_try = queue.metrics().next_try_in_seconds
+        assert next_try is not None
+        assert next_try > 10
+        began = trio.current_time()
+        store.up()
+    assert trio.current_time() == began
+    assert_settled(queue, persisted=1)

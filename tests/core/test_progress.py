@@ -83,7 +83,7 @@ def test_an_entry_in_doubt_waits_until_the_others_were_tried() -> None:
     progress.halve(next_part(progress))
     doubtful = next_part(progress)
     progress.doubts["a"] = Doubt()
-    progress.set_aside(doubtful)
+    progress.set_aside(doubtful, REFUSED)
     progress.done(next_part(progress))
     assert progress.next(100, suspecting=False) is None
     assert progress.begin_round() == 1
@@ -139,6 +139,15 @@ def test_what_was_refused_is_tried_again_as_the_table_says(
     progress.stored = stored
     keys = progress.to_try_again([("key", one)], suspecting=suspecting, epoch=2)
     assert keys == (["key"] if again else [])
+
+
+def test_only_the_first_refusal_of_an_entry_of_a_batch_of_which_nothing_was_stored_counts() -> None:
+    progress = progress_of("abc")
+    progress.doubts["a"] = Doubt()
+    progress.put_back("b")
+    assert [progress.counts(key) for key in "abc"] == [False, False, True]
+    progress.stored = True
+    assert not progress.counts("c")
 
 
 def test_what_is_put_back_is_tried_for_the_second_time() -> None:

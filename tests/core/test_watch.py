@@ -59,18 +59,18 @@ class Scene:
 
 
 @pytest.fixture
-async def scene() -> Scene:
+def scene() -> Scene:
     return Scene()
 
 
-async def test_nineteen_refusals_in_a_row_leave_the_store_trusted(scene: Scene) -> None:
+def test_nineteen_refusals_in_a_row_leave_the_store_trusted(scene: Scene) -> None:
     scene.refuse(19)
     assert not scene.watch.suspecting
     assert scene.watch.epoch == 0
     assert scene.watch.trouble is None
 
 
-async def test_the_twentieth_refusal_brings_suspicion_a_new_epoch_and_one_line(
+def test_the_twentieth_refusal_brings_suspicion_a_new_epoch_and_one_line(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.refuse(12, lane=0)
@@ -83,13 +83,13 @@ async def test_the_twentieth_refusal_brings_suspicion_a_new_epoch_and_one_line(
     assert ["misconfigured" in record.getMessage() for record in errors] == [True]
 
 
-async def test_what_does_not_count_brings_no_suspicion(scene: Scene) -> None:
+def test_what_does_not_count_brings_no_suspicion(scene: Scene) -> None:
     scene.refuse(100, counts=False)
     assert not scene.watch.suspecting
     assert scene.watch.trouble is None
 
 
-async def test_a_proof_drops_the_refusals_by_calls_that_began_before_it(scene: Scene) -> None:
+def test_a_proof_drops_the_refusals_by_calls_that_began_before_it(scene: Scene) -> None:
     early = scene.watch.begin()
     scene.refuse(19)
     scene.watch.proved(scene.lanes[1], early)  # it says nothing of what began later
@@ -102,7 +102,7 @@ async def test_a_proof_drops_the_refusals_by_calls_that_began_before_it(scene: S
     assert not scene.watch.suspecting
 
 
-async def test_a_proof_by_a_call_that_began_before_the_suspicion_ends_none(scene: Scene) -> None:
+def test_a_proof_by_a_call_that_began_before_the_suspicion_ends_none(scene: Scene) -> None:
     early = scene.watch.begin()
     scene.refuse(20)
     late = scene.watch.begin()
@@ -113,7 +113,7 @@ async def test_a_proof_by_a_call_that_began_before_the_suspicion_ends_none(scene
     assert not scene.watch.suspecting
 
 
-async def test_a_proof_by_any_lane_releases_and_wakes_every_held_lane(
+def test_a_proof_by_any_lane_releases_and_wakes_every_held_lane(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "provcache_trio")
@@ -128,7 +128,7 @@ async def test_a_proof_by_any_lane_releases_and_wakes_every_held_lane(
     assert not scene.watch.suspecting
 
 
-async def test_a_lane_that_finds_no_store_waits_and_its_answer_wakes_the_others(
+def test_a_lane_that_finds_no_store_waits_and_its_answer_wakes_the_others(
     scene: Scene,
 ) -> None:
     first, second, third = scene.lanes
@@ -144,7 +144,7 @@ async def test_a_lane_that_finds_no_store_waits_and_its_answer_wakes_the_others(
     assert scene.watch.trouble is None
 
 
-async def test_a_lane_first_lost_then_misconfigured_logs_both(
+def test_a_lane_first_lost_then_misconfigured_logs_both(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.watch.lost(scene.lanes[0], AWAY)
@@ -154,7 +154,7 @@ async def test_a_lane_first_lost_then_misconfigured_logs_both(
     assert levels == [logging.WARNING, logging.ERROR]
 
 
-async def test_a_lane_that_finishes_its_batch_leaves_held_waiting_and_doubt(scene: Scene) -> None:
+def test_a_lane_that_finishes_its_batch_leaves_held_waiting_and_doubt(scene: Scene) -> None:
     lane, other, _ = scene.lanes
     scene.refuse(20)
     scene.watch.lost(lane, AWAY)
@@ -167,7 +167,7 @@ async def test_a_lane_that_finishes_its_batch_leaves_held_waiting_and_doubt(scen
     assert scene.watch.suspecting  # nobody has proved the store well
 
 
-async def test_entries_in_doubt_are_counted_over_all_lanes(scene: Scene) -> None:
+def test_entries_in_doubt_are_counted_over_all_lanes(scene: Scene) -> None:
     alone = [scene.watch.one_in_doubt]
     for lane, entries in ((0, 1), (1, 1), (0, 0), (0, 0)):
         scene.watch.doubts(scene.lanes[lane], entries)
@@ -175,7 +175,7 @@ async def test_entries_in_doubt_are_counted_over_all_lanes(scene: Scene) -> None
     assert alone == [False, True, False, True, True]
 
 
-async def test_several_in_doubt_are_one_line_until_none_is(
+def test_several_in_doubt_are_one_line_until_none_is(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     lane = scene.lanes[0]
@@ -195,14 +195,14 @@ async def test_several_in_doubt_are_one_line_until_none_is(
     assert levels == [logging.ERROR] * 2
 
 
-async def test_a_lane_that_waits_in_doubt_is_not_woken_by_another_s_answer(scene: Scene) -> None:
+def test_a_lane_that_waits_in_doubt_is_not_woken_by_another_s_answer(scene: Scene) -> None:
     scene.watch.waits_in_doubt(scene.lanes[0], UNKNOWN)
     scene.watch.lost(scene.lanes[1], AWAY)
     scene.watch.answered(scene.lanes[1])
     assert scene.lanes[0].woken == 0
 
 
-async def test_the_store_flaps_for_a_minute_after_something_went_through(scene: Scene) -> None:
+def test_the_store_flaps_for_a_minute_after_something_went_through(scene: Scene) -> None:
     flaps = [scene.watch.flaps]
     scene.watch.went_through()
     for now in (59, 60):

@@ -423,6 +423,333 @@ WRITING = (
     ),
 )
 
+FAILURES = (
+    mutant(
+        "a hint is believed unseen",
+        "core/evidence::a_wrong_index_costs_a_call_and_no_good_entry",
+        (
+            "_core/writer.py",
+            "            progress.single_out(part, index)\n",
+            "            progress.single_out(part, index)\n            await self._refuse(batch, progress, progress.parts[-1], call, failure)\n",
+        ),
+    ),
+    mutant(
+        "hints are believed after one was wrong",
+        "core/evidence::a_wrong_index_costs_a_call_and_no_good_entry",
+        (
+            "_core/writer.py",
+            "            progress.believes_hints = False\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "an unknown error is halved at once",
+        "core/evidence::an_unknown_error_that_has_gone_at_the_retry_costs_one_call",
+        (
+            "_core/writer.py",
+            "part.failed_unknown or part.was_halved:",
+            "True:",
+        ),
+    ),
+    mutant(
+        "each half of an unknown error is retried",
+        "core/evidence::the_good_neighbours_of_one_unknown_error_are_stored_within_a_backoff_and_some_calls",
+        (
+            "_core/writer.py",
+            "progress.halve(part, was_halved=True)",
+            "progress.halve(part)",
+        ),
+    ),
+    mutant(
+        "a known class of unknown errors waits a failure",
+        "core/evidence::sixty_unknown_errors_of_one_class_in_a_batch_take_rounds_and_not_hours",
+        (
+            "_core/writer.py",
+            "            or progress.is_narrowed(failure.error_class, self._last_stored)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a drain waits a failure",
+        "core/evidence::while_draining_no_failure_waits_until_a_round_begins",
+        (
+            "_core/writer.py",
+            "            self._lifetime.closing.is_set()\n            or progress",
+            "            progress",
+        ),
+    ),
+    mutant(
+        "nothing waits after an entry failed alone",
+        "core/evidence::after_one_failed_alone_each_failure_of_another_class_waits",
+        (
+            "_core/writer.py",
+            "        elif progress.failed_alone and not (",
+            "        elif False and not (",
+        ),
+    ),
+    mutant(
+        "what was stored before it failed is evidence against an entry",
+        "core/doubt::what_was_stored_before_its_first_failure_is_no_evidence core/doubt::only_what_was_stored_since_its_last_failure_is_evidence",
+        (
+            "_core/doubt.py",
+            "        stored_since = 0 < self._call < case.last_stored\n        self._call = case.call\n",
+            "        stored_since = case.last_stored > self._call\n        self._call = self._call or 0\n",
+        ),
+    ),
+    mutant(
+        "a call of another lane is evidence against an entry",
+        "core/lanes::another_lane_s_success_does_not_condemn_what_fails_for_an_unknown_reason",
+        (
+            "_core/writer.py",
+            "last_stored=self._last_stored,",
+            "last_stored=call - 1,",
+        ),
+    ),
+    mutant(
+        "a flapping store condemns entries",
+        "core/evidence::a_flapping_store_has_to_fail_an_entry_as_often_as_max_retries",
+        (
+            "_core/writer.py",
+            "flaps=watch.flaps,",
+            "flaps=False,",
+        ),
+    ),
+    mutant(
+        "a drain condemns what nobody knows",
+        "core/evidence::what_is_in_doubt_at_the_end_of_a_drain_is_undelivered",
+        (
+            "_core/doubt.py",
+            "        if case.draining:\n            return False\n",
+            "",
+        ),
+    ),
+    mutant(
+        "several in doubt are condemned like one",
+        "core/evidence::several_in_doubt_wait_ten_minutes_longer_and_one_error_line_says_so",
+        (
+            "_core/doubt.py",
+            "        return case.alone or case.now - self._used_up_at >= _LONGER_SECONDS\n",
+            "        return True\n",
+        ),
+    ),
+    mutant(
+        "one is condemned while others are in doubt",
+        "core/evidence::an_unknown_outage_of_half_a_minute_costs_nothing_where_two_are_in_doubt",
+        (
+            "_core/writer.py",
+            "alone=watch.one_in_doubt and progress.parts == [part],",
+            "alone=True,",
+        ),
+    ),
+    mutant(
+        "what fails alone says nothing about the store",
+        "core/evidence::twenty_that_fail_alone_are_the_store_s_fault",
+        (
+            "_core/writer.py",
+            "            watch.refused(self.backoff, call, failure, counts=progress.counts(key))\n            doubt = ",
+            "            doubt = ",
+        ),
+    ),
+    mutant(
+        "a call that began before the suspicion ends it",
+        "core/lanes::a_slow_call_that_began_before_the_store_broke_is_no_proof core/watch::a_proof_by_a_call_that_began_before_the_suspicion_ends_none",
+        (
+            "_core/watch.py",
+            "        elif call > self._suspected_at:\n",
+            "        else:\n",
+        ),
+    ),
+    mutant(
+        "a proof forgets refusals that came after it",
+        "core/watch::a_proof_drops_the_refusals_by_calls_that_began_before_it",
+        (
+            "_core/watch.py",
+            "for refusal in self._run if refusal >= call]",
+            "for refusal in () if refusal >= call]",
+        ),
+    ),
+    mutant(
+        "a proof wakes only its own lane",
+        "core/watch::a_proof_by_any_lane_releases_and_wakes_every_held_lane",
+        (
+            "_core/watch.py",
+            "            for lane in released:\n                lane.cut()\n",
+            "",
+        ),
+    ),
+    mutant(
+        "held lanes are not released",
+        "core/watch::a_proof_by_any_lane_releases_and_wakes_every_held_lane",
+        (
+            "_core/watch.py",
+            "            self._held.clear()\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "what was refused under suspicion by a lane is lost when another proves the store",
+        "core/lanes::what_one_lane_refused_under_suspicion_is_stored_whichever_lane_proves_the_store",
+        (
+            "_core/progress.py",
+            "        return [key for key, refusal in open_ones if refusal.epoch != epoch]\n",
+            "        return []\n",
+        ),
+    ),
+    mutant(
+        "a lane that has finished its batch still waits",
+        "core/writer::a_store_that_fails_for_unknown_reasons_until_all_is_isolated_is_not_away",
+        (
+            "_core/writer.py",
+            "        self._watch.finished(self.backoff)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a second refusal counts again",
+        "core/progress::only_the_first_refusal_of_an_entry_of_a_batch_of_which_nothing_was_stored_counts",
+        (
+            "_core/progress.py",
+            " and key not in self.second and",
+            " and",
+        ),
+    ),
+    mutant(
+        "a lane first lost and then misconfigured says nothing",
+        "core/watch::a_lane_first_lost_then_misconfigured_logs_both",
+        (
+            "_core/watch.py",
+            "        if self.trouble == before:\n",
+            "        if before is not None:\n",
+        ),
+    ),
+    mutant(
+        "a closed store is drained for all of the time",
+        "core/evidence::a_store_that_was_closed_before_its_queue_costs_nothing_and_ends_the_drain",
+        (
+            "_core/writer.py",
+            "                self._lifetime.end_drain()\n",
+            "                pass\n",
+        ),
+    ),
+    mutant(
+        "a store that was closed once ends the drain",
+        "core/evidence::closed_once_while_draining_is_tried_again",
+        (
+            "_core/writer.py",
+            "_CLOSED_FOR_GOOD: Final = 2",
+            "_CLOSED_FOR_GOOD: Final = 1",
+        ),
+    ),
+    mutant(
+        "closed calls need not be in a row",
+        "core/evidence::closed_once_while_draining_is_tried_again",
+        (
+            "_core/writer.py",
+            "        if not result.closed:\n            self._closed = 0\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a closed store is an unknown error",
+        "core/evidence::a_closed_queue_as_the_store_of_another_costs_nothing",
+        (
+            "_core/verdict.py",
+            "Verdict(Kind.MISCONFIGURED, closed=True)",
+            "Verdict(Kind.UNKNOWN)",
+        ),
+    ),
+    mutant(
+        "a stream that broke is an unknown error",
+        "core/verdict::each_error_means_one_thing",
+        (
+            "_core/verdict.py",
+            "    (trio.BrokenResourceError, _AWAY),\n",
+            "",
+        ),
+    ),
+    mutant(
+        "one slow call halves a batch",
+        "core/evidence::a_batch_that_is_too_much_is_halved_after_three_calls_and_then_after_one",
+        (
+            "_core/pace.py",
+            "_ROW: Final = 3",
+            "_ROW: Final = 1",
+        ),
+    ),
+    mutant(
+        "a batch that is too much is never halved",
+        "core/evidence::a_batch_that_is_too_much_is_halved_after_three_calls_and_then_after_one",
+        (
+            "_core/pace.py",
+            "_ROW: Final = 3",
+            "_ROW: Final = 10**9",
+        ),
+    ),
+    mutant(
+        "fewer are sent at once for ever",
+        "core/evidence::what_is_sent_at_once_grows_to_batch_size_again",
+        (
+            "_core/pace.py",
+            "            self.most = min(2 * self.most, self._batch_size)\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "a network's timeout is a slow store",
+        "core/verdict::only_a_store_that_was_at_work_was_too_slow core/evidence::an_outage_that_is_not_slow_halves_nothing",
+        (
+            "_core/verdict.py",
+            '            if cls is TimeoutError and getattr(leaf, "errno", None) is not None:\n',
+            "            if False:\n",
+        ),
+    ),
+    mutant(
+        "transient retries have no end",
+        "core/writer::an_entry_whose_own_transient_retries_are_used_up_is_a_dead_letter",
+        (
+            "_core/writer.py",
+            "        if most is None or part.retries < most:\n",
+            "        if True:\n",
+        ),
+    ),
+    mutant(
+        "a key forges lines of the log",
+        "core/log::no_key_and_no_queue_s_name_begins_a_line_of_the_log",
+        (
+            "_vocabulary/log.py",
+            "else escaped(arg) for arg",
+            "else arg for arg",
+        ),
+    ),
+    mutant(
+        "an unknown error is located in somebody's library",
+        "core/verdict::an_unknown_error_is_located_in_the_repository_s_own_code",
+        (
+            "_core/verdict.py",
+            '            if module.partition(".")[0] == package:\n',
+            "            if True:\n",
+        ),
+    ),
+    mutant(
+        "closing cuts the first backoffs only",
+        "core/exits::closing_cuts_a_backoff_however_many_there_were_before",
+        (
+            "_core/backoff.py",
+            "                if draining:\n",
+            "                if draining or failures > 3:\n",
+        ),
+    ),
+    mutant(
+        "what was refused under suspicion is not tried again once some of its batch was stored",
+        "core/writer::entries_that_change_nothing_do_not_speak_for_a_store_that_refuses_every_change",
+        (
+            "_core/progress.py",
+            "            return [key for key, refusal in open_ones if refusal.is_doubtful(epoch)]\n",
+            "            return []\n",
+        ),
+    ),
+)
+
 LANES = (
     mutant(
         "crashes of all lanes add up",
@@ -694,6 +1021,42 @@ POSTGRES = (
             "postgres/_session.py",
             "            failure = translated(error, verdict, too_slow=too_slow)\n",
             "            failure = translated(error, verdict, too_slow=too_slow)\n            raise failure\n",
+        ),
+    ),
+    mutant(
+        "a missing partition is the row's fault",
+        "stores/postgres_verdicts::an_error_on_a_connection_means_one_thing",
+        (
+            "postgres/_verdicts.py",
+            '    if error.sqlstate == "23514" and error',
+            '    if error.sqlstate == "23515" and error',
+        ),
+    ),
+    mutant(
+        "the index is lost in a partition",
+        "stores/postgres::a_constraint_of_a_partition_tells_which_entry_it_refused",
+        (
+            "postgres/_rows.py",
+            "    detail = error.detail if error.table_name else None\n",
+            '    detail = error.detail if error.table_name == "entries" else None\n',
+        ),
+    ),
+    mutant(
+        "a silent network is a slow store",
+        "stores/postgres::a_client_s_timeout_counts_only_once_a_fresh_connection_is_answered",
+        (
+            "postgres/_session.py",
+            "                keep = too_slow = await self._answers()\n",
+            "                too_slow = True\n",
+        ),
+    ),
+    mutant(
+        "whoever cancels a statement makes it too slow",
+        "stores/postgres::neither_a_lock_nor_an_administrator_makes_a_statement_too_slow",
+        (
+            "postgres/_session.py",
+            "        return of_server and waited >=",
+            "        return of_server or waited <",
         ),
     ),
 )
@@ -1356,6 +1719,7 @@ MUTANTS = (
     *ACCEPTING,
     *BATCHING,
     *WRITING,
+    *FAILURES,
     *LANES,
     *LEAVING,
     *STORING,

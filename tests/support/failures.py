@@ -248,7 +248,9 @@ class FailingStore:
             raise self.plan.poison_error("poison")
         changed = 0
         for item in entries:
-            if self.rows.get(item.veri_key) != item:
+            row = self.rows.get(item.veri_key)
+            # The newer version is kept, as every store should: a journal may replay what is older.
+            if row is None or row.version < item.version:
                 changed += 1
                 self.rows[item.veri_key] = item
                 self.stored_at[item.veri_key] = trio.current_time()

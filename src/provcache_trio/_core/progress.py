@@ -99,11 +99,10 @@ class Progress:
 
     Attributes:
         parts: a stack; the last one is tried next.
-        doubtful: parts of one entry that wait for the next round.
+        doubtful: parts of one entry that wait for the next round, and why they failed.
         doubts: of entries that failed alone for an unknown reason, by key.
         rounds: how often the doubtful ones were tried again.
         failed_alone: an entry has failed alone for an unknown reason.
-        last_unknown: why one did, last.
         waits: so many there were after such failures.
         stored: a call for this batch changed something.
         believes_hints: no named entry was stored when it was written alone.
@@ -121,7 +120,6 @@ class Progress:
         "doubtful",
         "doubts",
         "failed_alone",
-        "last_unknown",
         "narrowed",
         "parts",
         "rounds",
@@ -134,11 +132,10 @@ class Progress:
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
-        self.doubtful: list[Part] = []
+        self.doubtful: list[tuple[Part, Failure]] = []
         self.doubts: dict[Hashable, Doubt] = {}
         self.rounds: int = 0
         self.failed_alone: bool = False
-        self.last_unknown: Failure | None = None
         self.waits: int = 0
         self.stored: bool = False
         self.believes_hints: bool = True
@@ -207,15 +204,15 @@ class Progress:
         for key in part.keys if self.doubts else ():
             self.doubts.pop(key, None)
 
-    def set_aside(self, part: Part) -> None:
+    def set_aside(self, part: Part, failure: Failure) -> None:
         """Keep an entry in doubt for the next round."""
         self.parts.remove(part)
-        self.doubtful.append(part)
+        self.doubtful.append((part, failure))
 
     def begin_round(self) -> int:
         """Try again what is in doubt; return how many entries that is."""
         entries = len(self.doubtful)
-        self.parts[:0] = reversed(self.doubtful)
+        self.parts[:0] = [part for part, _ in reversed(self.doubtful)]
         self.doubtful.clear()
         return entries
 
@@ -230,6 +227,10 @@ class Progress:
         return self.narrowed.get(error_class, last_stored) < last_stored
 
     # What becomes of refused entries
+
+    def counts(self, key: Hashable) -> bool:
+        """Return whether a refusal of ``key`` may say something about the store: the first may."""
+        return not self.stored and key not in self.second and key not in self.doubts
 
     def to_try_again(
         self, refused: Iterable[tuple[Hashable, Refusal[E]]], *, suspecting: bool, epoch: int

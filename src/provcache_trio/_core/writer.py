@@ -123,8 +123,8 @@ class Writer(Generic[E]):
         """Wait, then try what is in doubt again; return whether there is anything."""
         if not progress.doubtful:
             return False
-        if progress.last_unknown is not None:  # there was one, or nothing would be in doubt
-            self._watch.waits_in_doubt(self.backoff, progress.last_unknown)
+        _, failure = progress.doubtful[-1]
+        self._watch.waits_in_doubt(self.backoff, failure)
         progress.rounds += 1
         await self.backoff.wait(progress.rounds)
         self._lifetime.ledger.retries += progress.begin_round()
@@ -268,8 +268,7 @@ class Writer(Generic[E]):
         watch = self._watch
         (key,) = part.keys
         if not condemned:
-            counts = not progress.stored and key not in progress.second
-            watch.refused(self.backoff, call, failure, counts=counts)
+            watch.refused(self.backoff, call, failure, counts=progress.counts(key))
         unsure = watch.suspecting and not progress.stored
         progress.done(part)
         batch.refused[key] = Refusal(
@@ -304,19 +303,17 @@ class Writer(Generic[E]):
     ) -> None:
         watch, (key,) = self._watch, part.keys
         part.failed_unknown = True
-        progress.last_unknown = failure
         waits = progress.note_alone(failure.error_class, call) and key not in progress.doubts
         doubt = progress.doubts.get(key)
         if doubt is None:
+            watch.refused(self.backoff, call, failure, counts=progress.counts(key))
             doubt = progress.doubts[key] = Doubt()
-            counts = not progress.stored and key not in progress.second
-            watch.refused(self.backoff, call, failure, counts=counts)
             self._log_doubt(key, failure)
             watch.doubts(self.backoff, len(progress.doubts))
         if doubt.condemned(self._case(progress, part, call)) and not watch.suspecting:
             await self._refuse(batch, progress, part, call, failure, condemned=True)
             return
-        progress.set_aside(part)
+        progress.set_aside(part, failure)
         if waits:
             await self._wait_after_unknown(progress, failure)
         else:
@@ -352,9 +349,8 @@ class Writer(Generic[E]):
         """Wait once an entry has failed alone, unless it is known that entries are to blame."""
         if self._watch.suspecting:
             await self._wait_under_suspicion(failure)
-        elif not (
-            not progress.failed_alone
-            or self._lifetime.closing.is_set()
+        elif progress.failed_alone and not (
+            self._lifetime.closing.is_set()
             or progress.is_narrowed(failure.error_class, self._last_stored)
         ):
             progress.waits += 1
