@@ -193,7 +193,7 @@ async def fill(queue: WriteBehindQueue[Item]) -> None:
 
 
 async def in_child_task(queue: WriteBehindQueue[Item]) -> None:
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # a task of its own
         nursery.start_soon(queue.flush)
 
 

@@ -38,7 +38,7 @@ def store() -> MemoryRepository[Item]:
 @asynccontextmanager
 async def nursery_for_a_minute() -> AsyncGenerator[trio.Nursery]:
     """Fail if a task of it waits for ever."""
-    with trio.fail_after(60):
+    with trio.fail_after(60):  # noqa: ASYNC100  # around the user's block
         async with trio.open_nursery() as nursery:
             yield nursery
 

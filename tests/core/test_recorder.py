@@ -14,9 +14,11 @@ from tests.support.items import Item, assert_settled, items
 from tests.support.journals import MemoryJournal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from trio.testing import MockClock
+
+    from tests.support.journals import Failure
 
 AT_ONCE = WriteBehindOptions(flush_interval_seconds=0)
 
@@ -44,6 +46,22 @@ class Watched(MemoryJournal[Item]):
 
 def held(journal: MemoryJournal[Item]) -> list[Item]:
     return [entry for _, entry in sorted(journal.rows.items())]
+
+
+async def test_what_is_on_disk_is_accepted_though_the_call_after_it_fails(
+    autojump_clock: MockClock,
+) -> None:
+    journal = MemoryJournal[Item](always=True, latency_seconds=1)
+    # a, b, and then that a was settled while b was written.
+    outcomes: Iterator[Failure] = iter([None, None, "before"])
+    journal.fails = lambda _: next(outcomes, None)
+    store = MemoryRepository[Item](latency_seconds=0.5)
+    async with open_write_behind_queue(store, AT_ONCE, journal=journal) as queue:
+        await queue.enqueue(Item("a"))
+        await queue.enqueue(Item("b"))
+        assert next(outcomes, None) is None
+    assert held(journal) == []
+    assert_settled(queue, persisted=2)
 
 
 # Letters

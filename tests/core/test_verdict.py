@@ -96,7 +96,7 @@ class Owner:
         raise KeyError("a secret")
 
     async def in_a_group(self) -> None:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # for the group
             nursery.start_soon(self.by_itself)
 
 

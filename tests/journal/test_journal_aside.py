@@ -204,7 +204,7 @@ async def test_of_damage_nothing_is_restored_and_nothing_is_lost(path: Path) -> 
     assert b"SECOND" in bytes_of(path.with_name("journal.set-aside"))
 
 
-async def test_without_a_journal_nothing_was_set_aside(path: Path) -> None:
+def test_without_a_journal_nothing_was_set_aside(path: Path) -> None:
     assert count_set_aside(path) == SetAside(entries=0, damaged_bytes=0)
 
 

@@ -1380,6 +1380,16 @@ JOURNAL = (
         ),
     ),
     mutant(
+        "what is on disk is refused for what failed after it",
+        "core/recorder::what_is_on_disk_is_accepted_though_the_call_after_it_fails",
+        (
+            "_core/recorder.py",
+            "            if item.place.numbers:\n                self._accept(producer, item)\n",
+            "            if item.place.numbers and error is None:\n"
+            "                self._accept(producer, item)\n",
+        ),
+    ),
+    mutant(
         "an entry is accepted although the disk failed",
         "journal/journal::always_tells_the_producer_that_the_disk_failed_and_heals",
         (

@@ -28,6 +28,16 @@ RANKS = (
     {"_cli"},
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+# Beside the vocabulary. What is not here may import no other room; the command may import all.
+NEIGHBOURS = {
+    "sqlite": {"_disk"},
+    "postgres": {"_asyncio"},
+    "journal": {"_disk"},
+    "dead_letters": {"_disk"},
+    "status": {"prometheus"},
+}
+DRIVERS = {"asyncpg", "sqlite3"}
+KNOWS_A_DRIVER = {"_disk", "sqlite", "dead_letters", "postgres", "_cli"}
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 FACE = "__init__"
 READING_ORDER = re.findall(r"^    (\w+)  ", provcache_trio._core.__doc__ or "", re.MULTILINE)
@@ -75,6 +85,16 @@ def test_imports_go_down_the_ranks(path: Path) -> None:
         else:
             # What the package offers at its top is for users, and for the command.
             assert own == "_cli", f"{own} imports provcache_trio.{room}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_its_neighbours_and_no_others(path: Path) -> None:
+    own = room_of(path)
+    if own != "_cli":
+        allowed = {own, "_vocabulary", *NEIGHBOURS.get(own, ())}
+        assert set(imported_rooms(path)) <= allowed
+    if own not in KNOWS_A_DRIVER:
+        assert not {name.partition(".")[0] for name in imports(path)} & DRIVERS
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -14,7 +14,7 @@ trio-asyncio can't be imported, the loop runs in a thread of its own: ``bridge="
 
 # The store in PostgreSQL lives here: schema, statements, sessions, and the table of its verdicts.
 # It may import the vocabulary, and ``_asyncio``, by whose bridges asyncpg is called.
-# It must never import the core or another store; only ``_session`` and ``_pool`` know asyncpg's connections.
+# It must never import the core or another store; what it calls asyncpg with stays in this folder.
 
 from provcache_trio._vocabulary.faces import show_public_names
 
