@@ -62,6 +62,8 @@ if CHROMIUM is None:
     MISSING.append("the status page in a browser: no chromium (apt-get install chromium)")
 if PROMTOOL is None:
     MISSING.append("alert rules and dashboard: no promtool (apt-get install prometheus)")
+if shutil.which("cc") is None:
+    MISSING.append("an unkind machine's slow disk: no C compiler (apt-get install gcc)")
 if PGBOUNCER is None:
     MISSING.append("a queue behind PgBouncer: no pgbouncer (apt-get install pgbouncer)")
 

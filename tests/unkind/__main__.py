@@ -2,7 +2,7 @@
 
     python -m tests.unkind SEED [arguments of pytest ...]
 
-Needs Linux, and a C compiler for the slow disk.
+Needs Linux. Without a C compiler there is no slow disk.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import NamedTuple
 from tests.unkind.stops import Waker, stop_some
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of our own is made in it
+COMPILER = shutil.which("cc") or ""
 SOURCE = Path(__file__).with_name("slow_sync.c")
 
 
@@ -79,11 +80,8 @@ def run(seed: str, conditions: Conditions, arguments: list[str]) -> int:
 
 def compile_slow_sync(folder: Path) -> str:
     """Return the library that makes each sync slow."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise SystemExit("a slow disk needs a C compiler (apt-get install gcc)")
     library = str(folder / "slow_sync.so")
-    command = [compiler, "-shared", "-fPIC", "-o", library, str(SOURCE), "-ldl"]
+    command = [COMPILER, "-shared", "-fPIC", "-o", library, str(SOURCE), "-ldl"]
     subprocess.run(command, check=True)
     return library
 
@@ -95,6 +93,9 @@ def main() -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     conditions = draw_conditions(options.seed)
+    if conditions.slow_disk and not COMPILER:
+        print("not run: a slow disk, for want of a C compiler (apt-get install gcc)")  # noqa: T201  # a person should know
+        conditions = conditions._replace(slow_disk=False)
     print(f"seed {options.seed}: {conditions}", flush=True)  # noqa: T201  # to be run again
     status = run(options.seed, conditions, options.arguments)
     print(f"that was seed {options.seed}: {conditions}", flush=True)  # noqa: T201

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.waiting import wait_until
-from tests.unkind.__main__ import compile_slow_sync, draw_conditions
+from tests.unkind.__main__ import COMPILER, compile_slow_sync, draw_conditions
 from tests.unkind.stops import find_running
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def test_what_somebody_else_has_stopped_is_left_alone() -> None:
         assert os.getpid() in find_running(os.getppid())
 
 
+@pytest.mark.skipif(not COMPILER, reason="no C compiler (apt-get install gcc)")
 @pytest.mark.parametrize("function", ["fsync", "fdatasync"])
 def test_a_slow_disk_takes_20_ms_for_each_sync(tmp_path: Path, function: str) -> None:
     environment = {**os.environ, "LD_PRELOAD": compile_slow_sync(tmp_path)}
