@@ -177,6 +177,10 @@ class JournalFile:
             self.trusted = True
             self._flawed = not (self._sound and findings.flawless)
             self._mend(findings)
+        if not (self._live.sizes or self.damaged) and self._end > self._begins_with:
+            # All of it was settled before a crash: room that nobody needs.
+            with suppress(JournalError):
+                self._empty()
         return findings
 
     def _open_empty(self) -> Findings:
