@@ -33,6 +33,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("full", settings.get_profile("reduced"), max_examples=2000)
+settings.register_profile("few", settings.get_profile("reduced"), max_examples=10)
 settings.register_profile(
     "first failure", settings.get_profile("reduced"), phases=(Phase.explicit, Phase.generate)
 )
@@ -40,6 +41,7 @@ settings.register_profile(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the full counts of heavy tests")
+    parser.addoption("--few", action="store_true", help="draw a tenth of the examples")
     parser.addoption(
         "--first-failure", action="store_true", help="report what fails as it was found"
     )
@@ -58,11 +60,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "stops_processes: so that nobody else may continue them (tests/unkind)"
     )
+    config.addinivalue_line(
+        "markers", "whole_process: starts programs or servers; two Pythons are enough for it"
+    )
     # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # so does nohup
     if config.getoption("--full"):
         settings.load_profile("full")
+    elif config.getoption("--few"):
+        settings.load_profile("few")
     elif config.getoption("--first-failure"):
         settings.load_profile("first failure")
     else:

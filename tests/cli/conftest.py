@@ -26,9 +26,9 @@ def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return cache
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Show no progress, however slow the machine is."""
+    """Show no progress in a pipe, however slow the machine is."""
     monkeypatch.setattr("provcache_trio._cli.progress._FIRST_PAUSE", 3600.0)
 
 

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import pty
+import re
 import select
 import signal
 import sqlite3
@@ -229,3 +230,9 @@ def on_terminal(*arguments: str, columns: int = 60, **environment: str) -> tuple
             if select.select([ours], [], [], 0.05)[0]:
                 output += os.read(ours, 65536)
     return process.returncode, output.decode()
+
+
+def without_progress(errors: str) -> str:
+    """Return what was written to standard error, but for where the job was on a slow machine."""
+    where = re.compile(r"provcache: ([\d,]+ lines?, |\w+: [\d,]+ of [\d,]+ files)")
+    return "".join(line for line in errors.splitlines(keepends=True) if not where.match(line))

@@ -93,7 +93,6 @@ def owned(path: Path) -> Generator[None]:
 # list
 
 
-@pytest.mark.usefixtures("no_progress")
 def test_list_shows_why_each_letter_is_there(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,7 +201,6 @@ def test_letters_of_any_type_can_be_looked_at_and_purged(
 # show
 
 
-@pytest.mark.usefixtures("no_progress")
 def test_show_prints_everything(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show 2", path) == 0
     out, err = capsys.readouterr()
@@ -732,7 +730,7 @@ def arguments(command: str, cache: Path) -> list[str]:
     return ["--to", url(cache)] if command == "retry" else []
 
 
-@pytest.mark.usefixtures("no_progress")
+@pytest.mark.whole_process
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_service_that_owns_the_file_is_told_in_one_line(
     command: str, path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
@@ -769,7 +767,6 @@ def test_a_file_that_can_not_be_used_is_told_in_one_line_and_left_alone(
     assert cache.read_bytes() == before
 
 
-@pytest.mark.usefixtures("no_progress")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("command", "call"), [("list", "letters"), ("show 1", "get"), ("purge --yes", "letters")]
@@ -865,6 +862,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.whole_process
 def test_a_crash_between_storing_and_removing_loses_none_and_doubles_none(
     path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,7 +138,6 @@ def test_the_longest_entry_fits_into_a_line() -> None:
 # The command, in this process
 
 
-@pytest.mark.usefixtures("no_progress")
 def test_every_line_goes_in(source: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source.write_bytes(lines([*range(600), 7]) + line(599, trust_score=2))
     assert ingest(source, store) == 0
@@ -550,6 +549,7 @@ def write_all(pipe: IO[bytes], data: bytes) -> None:
         rest = rest[pipe.write(rest) :]
 
 
+@pytest.mark.whole_process
 def test_a_signal_to_the_program_ends_it_while_its_pipe_is_silent(store: Path) -> None:
     with start(store) as process:
         assert process.stdin is not None
@@ -565,6 +565,7 @@ def test_a_signal_to_the_program_ends_it_while_its_pipe_is_silent(store: Path) -
     assert stored(store) == 100
 
 
+@pytest.mark.whole_process
 def test_a_signal_in_the_middle_of_a_stream_leaves_in_the_file_what_was_said(
     store: Path,
 ) -> None:

@@ -134,7 +134,7 @@ def site(tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
-@pytest.mark.usefixtures("no_progress")
+@pytest.mark.whole_process
 def test_the_demo_brings_a_server_of_its_own(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

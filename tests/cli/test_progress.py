@@ -30,6 +30,11 @@ def in_memory(encoding: str = "utf-8") -> tuple[io.BytesIO, io.TextIOWrapper]:
     return output, io.TextIOWrapper(output, encoding=encoding, write_through=True)
 
 
+@pytest.fixture(autouse=True)
+def no_progress() -> None:
+    """Show it: that is what these tests are about."""
+
+
 # In a pipe
 
 
@@ -91,6 +96,7 @@ async def test_lines_go_on_in_silence_when_nobody_reads() -> None:
 # On a terminal
 
 
+@pytest.mark.whole_process
 @pytest.mark.parametrize("command", ["ingest", "demo"])
 def test_on_a_terminal_one_line_changes_and_the_terminal_is_left_clean(
     command: str, tmp_path: Path

@@ -949,6 +949,7 @@ runpy.run_module("provcache_trio", run_name="__main__")
 """
 
 
+@pytest.mark.whole_process
 @pytest.mark.parametrize(
     ("act", "status"), [("\x03", 130), (signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=repr
 )

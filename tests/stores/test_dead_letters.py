@@ -834,6 +834,7 @@ trio.run(main)
 """
 
 
+@pytest.mark.whole_process
 async def test_there_is_one_owner_at_a_time_among_processes(path: Path) -> None:
     async with open_dead_letters(path):
         assert b"in use" in await run_python(OPEN, str(path))
@@ -921,6 +922,7 @@ trio.run(main)
 """
 
 
+@pytest.mark.whole_process
 async def test_a_lock_ends_with_a_process_that_is_killed_though_its_child_lives(
     path: Path,
 ) -> None:

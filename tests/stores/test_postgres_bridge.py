@@ -247,6 +247,7 @@ print(asyncio.run(host()))
 """
 
 
+@pytest.mark.whole_process
 @each_bridge
 def test_what_connected_to_nothing_is_left_as_a_guest_of_asyncio(bridge: BridgeKind) -> None:
     done = fresh(GUEST, bridge)
@@ -264,6 +265,7 @@ def fresh(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.whole_process
 @pytest.mark.parametrize(
     ("module", "not_imported"),
     [
@@ -293,6 +295,7 @@ trio.run(main)
 """
 
 
+@pytest.mark.whole_process
 @each_bridge
 async def test_no_warning_escapes_and_only_its_own_bridge_imports_trio_asyncio(
     bridge: BridgeKind,
@@ -497,6 +500,7 @@ trio.run(main)
 """
 
 
+@pytest.mark.whole_process
 @each_bridge
 def test_opening_without_a_descriptor_left_raises(bridge: BridgeKind) -> None:
     # Not `fresh`: the loop that asyncio could not make complains when it is collected.

@@ -42,6 +42,8 @@ from tests.support.waiting import HANG_SECONDS, wait_until
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+pytestmark = pytest.mark.whole_process
+
 FOUND = find_installations()
 MAJORS = {one.version[0]: one for one in reversed(FOUND)}
 NEWEST = FOUND[0]

@@ -544,6 +544,7 @@ trio.run(main)
 """
 
 
+@pytest.mark.whole_process
 async def test_several_processes_may_write_one_file(path: Path) -> None:
     async with trio.open_nursery() as nursery:
         for name in "ab":
@@ -593,6 +594,7 @@ trio.run(main)
 """
 
 
+@pytest.mark.whole_process
 async def test_a_write_that_fails_is_unavailable_until_it_works(path: Path) -> None:
     printed = await run_python(FULL, str(path))
     assert printed in {b"SQLITE_IOERR_WRITE\n", b"SQLITE_FULL\n"}

@@ -532,6 +532,7 @@ def test_the_page_loads_nothing_and_holds_no_handler() -> None:
         assert sign not in html, sign
 
 
+@pytest.mark.whole_process
 def test_the_app_needs_no_extra() -> None:
     program = (
         "import sys; sys.modules.update(h11=None, prometheus_client=None, hypercorn=None)\n"

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+pytestmark = pytest.mark.whole_process
+
 
 DOCUMENTS = ("README.md", "docs/guide.md", "docs/postgres.md")
 

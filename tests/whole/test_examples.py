@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
     from types import ModuleType
 
+pytestmark = pytest.mark.whole_process
+
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 SERVICE = (str(EXAMPLES / "service.py"),)
 

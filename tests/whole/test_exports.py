@@ -188,6 +188,7 @@ def modules_after(statement: str) -> set[str]:
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
+@pytest.mark.whole_process
 def test_importing_the_package_imports_no_driver_and_no_user_interface() -> None:
     added = modules_after("import provcache_trio") - modules_after("import trio")
     extras = {

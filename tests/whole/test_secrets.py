@@ -208,6 +208,7 @@ async def postgres_that_refuses(_: Path) -> AsyncGenerator[PostgresRepository]:
         yield store
 
 
+@pytest.mark.whole_process
 @pytest.mark.parametrize("opener", [sqlite_that_refuses, postgres_that_refuses])
 async def test_nothing_that_a_database_reports_is_quoted(
     opener: Callable[[Path], AbstractAsyncContextManager[Repository[ProvcacheEntry]]],

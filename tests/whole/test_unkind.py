@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+pytestmark = pytest.mark.whole_process
+
 SLEEP = (sys.executable, "-c", "import time; print(flush=True); time.sleep(600)")
 STOP = "import sys; from tests.unkind.stops import Waker; Waker().stop(int(sys.argv[1]), 600)"
 SYNC = "import os, time; file = os.open('x', os.O_CREAT); began = time.monotonic(); os.{}(file); print(time.monotonic() - began)"
