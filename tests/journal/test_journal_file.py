@@ -563,6 +563,21 @@ def test_a_rewrite_that_fails_leaves_no_file_behind() -> None:
     assert f"{PATH}.new" not in disk.names
 
 
+def test_a_journal_of_which_all_is_settled_is_emptied_when_it_is_opened_without_any_room() -> None:
+    disk = ModelDisk()
+    file = open_file(disk)
+    size = len(disk.names[PATH].data)
+    first = file.append([(b"{}", ()), (b"{}", ())], ())
+    file.append((), (first, first + 1))
+    disk = disk.crash()
+    disk.capacity = 0
+    opened = open_file(disk)
+    assert len(disk.names[PATH].data) <= size
+    assert opened.append((), ()) > first + 1
+    disk.capacity = None
+    assert opened.append([(b"{}", ())], ()) > first + 1
+
+
 def test_what_root_makes_belongs_to_the_owner_of_the_journal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
