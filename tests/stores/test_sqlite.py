@@ -395,7 +395,7 @@ async def test_whoever_is_second_to_fill_a_file_finds_it_filled(
         if looked == 1:
             connection.execute("COMMIT")
             with closing(
-                _sqlite_file.SQLiteFile(str(path), create=True)
+                _sqlite_file.SQLiteFile(str(path), None, create=True)
             ) as other:  # in a process, say
                 other.check()
             connection.execute("BEGIN")
@@ -873,7 +873,7 @@ async def test_an_interrupt_that_comes_too_early_for_a_statement_is_noticed(
 
 
 def test_an_interrupt_stops_a_call_that_has_no_connection_yet(path: Path) -> None:
-    file = _sqlite_file.SQLiteFile(str(path), create=True)
+    file = _sqlite_file.SQLiteFile(str(path), None, create=True)
     file.interrupt()
     with closing(file), pytest.raises(StoreUnavailableError):
         file.upsert([entry()])
