@@ -16,6 +16,7 @@ from typing import (
     NamedTuple,
     TypeAlias,
     cast,
+    final,
     get_type_hints,
 )
 
@@ -78,6 +79,7 @@ class TableField(NamedTuple):
     annotation: object
 
 
+@final
 class Table(Generic[E]):
     """Says how entries of any type are stored: in memory, in SQLite and in PostgreSQL alike.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from provcache_trio._vocabulary.errors import EntryRejectedError, StoreMisconfiguredError
 
@@ -283,10 +283,11 @@ def _key_cells(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Any], 
     def key_cells(key: Any) -> Sequence[Cell]:  # noqa: ANN401  # of whatever type the key is
         parts: tuple[Any, ...] = (key,)
         if len(fields) > 1:
-            if type(key) is not tuple or len(cast("tuple[object]", key)) != len(fields):
+            kind: type = type(key)
+            parts = key if kind is tuple else ()
+            if len(parts) != len(fields):
                 names = ", ".join(field.name for field in fields)
                 raise TypeError(f"each of keys must be a tuple of {names}")
-            parts = cast("tuple[Any, ...]", key)
         return [
             encoded(field, codecs[field.name], part)
             for field, part in zip(fields, parts, strict=True)
