@@ -1755,7 +1755,7 @@ TABLES = (
     ),
     mutant(
         "SQLite compares decimals as text",
-        "stores/sqlite_tables::versions_are_merged_as_in_memory",
+        "stores/sqlite_tables::decimals_are_compared_as_numbers",
         ("sqlite/_plan.py", '" COLLATE {DECIMAL_ORDER}"', '" COLLATE BINARY"'),
     ),
     mutant(

@@ -214,6 +214,13 @@ async def test_a_nested_object_that_knows_no_equality_is_compared_by_its_documen
     assert found[1].inner.size == 5
 
 
+@pytest.mark.parametrize(("less", "more"), [("9.99", "10"), ("-10", "-9"), ("2", "1E+3")])
+async def test_decimals_are_compared_as_numbers(tmp_path: Path, less: str, more: str) -> None:
+    one, other = (Reading("a", 1, price=Decimal(text)) for text in (less, more))
+    for name, versions in (("up", [one, other]), ("down", [other, one])):
+        assert await rows_of(tmp_path / name, READINGS, versions) == {("a", 1): other}
+
+
 async def test_decimals_are_compared_with_whatever_somebody_else_wrote(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     async with open_sqlite_repository(path, table=READINGS, create=True) as repository:
