@@ -60,6 +60,7 @@ from ._vocabulary.protocols import (
     Journal as Journal,
     Repository as Repository,
 )
+from ._vocabulary.table import Table as Table
 
 __all__ = [
     "DeadLetter",
@@ -82,6 +83,7 @@ __all__ = [
     "StoreError",
     "StoreMisconfiguredError",
     "StoreUnavailableError",
+    "Table",
     "TransientStoreError",
     "WriteBehindCrashedError",
     "WriteBehindMetrics",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from ._vocabulary.entries import ProvcacheEntry
     from ._vocabulary.protocols import DeadLetter
+    from ._vocabulary.table import Table
 
     E = TypeVar("E", default=ProvcacheEntry)
 else:
@@ -132,6 +133,8 @@ class MemoryRepository(_Scripted, Generic[E]):
         key: how to read an entry's key; by default its ``veri_key``.
         merge: what is stored when ``merge(stored, arriving)`` meet. By default the rule of
             ``merge_entries`` for a ``ProvcacheEntry``; anything else is replaced.
+        table: says both, as for the built-in repositories. It does not look at values: what
+            SQLite or PostgreSQL would refuse is taken.
         latency_seconds: see the attribute.
         reject_with_index: whether an ``EntryRejectedError`` tells the entry's position, as
             some stores do.
@@ -146,6 +149,7 @@ class MemoryRepository(_Scripted, Generic[E]):
         max_in_calls: the most that ever were.
         latency_seconds: how long every call takes, in seconds of trio's clock.
         reject_with_index: see above.
+        table: see above, or None.
     """
 
     def __init__(
@@ -153,10 +157,14 @@ class MemoryRepository(_Scripted, Generic[E]):
         *,
         key: Callable[[E], Hashable] | None = None,
         merge: Callable[[E, E], E] | None = None,
+        table: Table[E] | None = None,
         latency_seconds: float = 0.0,
         reject_with_index: bool = False,
     ) -> None:
         super().__init__(latency_seconds)
+        if table is not None:
+            key, merge = key or table.key, merge or table.merge
+        self.table: Table[E] | None = table
         self.rows: dict[Hashable, E] = {}
         self.calls: list[tuple[E, ...]] = []
         self.persisted: list[tuple[E, ...]] = []
@@ -246,7 +254,11 @@ class MemoryRepository(_Scripted, Generic[E]):
         check_moment("now", now)
         check_int("limit", limit, at_least=1)
         await self._arrive()
-        expires = {key: _expires_at(entry) for key, entry in self.rows.items()}
+        field = None if self.table is None else self.table.expires_field
+        name = "expires_at" if field is None else field.name
+        expires = {
+            key: at for key, entry in self.rows.items() if (at := _moment(entry, name)) is not None
+        }
         doomed = sorted((key for key in expires if expires[key] <= now), key=expires.__getitem__)
         for key in doomed[:limit]:
             del self.rows[key]
@@ -302,7 +314,9 @@ class MemoryDeadLetters(_Scripted, Generic[E]):
         await self._write(lambda: self.letters.extend(taken))
 
 
-_expires_at: Callable[[object], datetime] = attrgetter("expires_at")
+def _moment(entry: object, name: str) -> datetime | None:
+    moment: datetime | None = getattr(entry, name)
+    return moment
 
 
 def _answer_lost() -> StoreUnavailableError:

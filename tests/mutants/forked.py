@@ -58,6 +58,8 @@ def _run(arguments: list[str], folder: Path, output: Path) -> None:
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{others}" if others else str(folder)
     os.environ["HANG_SECONDS"] = HANG_SECONDS
+    # Else it tidies up what other runs have left, and so does another one at the same moment.
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -947,8 +947,8 @@ STORING = (
         "stores/sqlite::an_entry_that_is_refused_is_named_and_nothing_is_stored",
         (
             "sqlite/_file.py",
-            'with self._transaction("BEGIN IMMEDIATE") as connection:\n                changed',
-            'with self._transaction("SELECT 1") as connection:\n                changed',
+            'with self._planned("BEGIN IMMEDIATE") as (connection, plan):\n                changed',
+            'with self._planned("SELECT 1") as (connection, plan):\n                changed',
         ),
     ),
 )
@@ -1724,6 +1724,106 @@ GROWTH = (
     ),
 )
 
+TABLES = (
+    mutant(
+        "of two versions of a table's row that are equally new the first is kept",
+        "core/table::every_rule_does_what_it_says",
+        (
+            "_vocabulary/table.py",
+            "_is_less(self._of_newer(later), self._of_newer(older))",
+            "not _is_less(self._of_newer(older), self._of_newer(later))",
+        ),
+    ),
+    mutant(
+        "a table compares moments by the clock on the wall",
+        "core/table::moments_are_compared_as_moments_when_clocks_go_back",
+        (
+            "_vocabulary/table.py",
+            "if isinstance(value, datetime) and value.tzinfo is not UTC:",
+            "if isinstance(value, datetime) and value.tzinfo is None:",
+        ),
+    ),
+    mutant(
+        "a queue does not ask the repository's table for the rule",
+        "core/table::the_queue_takes_key_and_merge_from_the_table",
+        ("_core/opening.py", "merge or declared.merge", "merge"),
+    ),
+    mutant(
+        "a stored version without a number is never replaced",
+        "stores/sqlite_tables::versions_are_merged_as_in_memory",
+        ("sqlite/_plan.py", "(t.{column} IS NULL OR excluded", "(excluded"),
+    ),
+    mutant(
+        "SQLite compares decimals as text",
+        "stores/sqlite_tables::decimals_are_compared_as_numbers",
+        ("sqlite/_plan.py", '" COLLATE {DECIMAL_ORDER}"', '" COLLATE BINARY"'),
+    ),
+    mutant(
+        "SQLite compares text as the column says",
+        "stores/sqlite_tables::text_is_compared_by_code_point_whatever_the_column_says",
+        ("sqlite/_plan.py", '"str": " COLLATE BINARY"', '"str": ""'),
+    ),
+    mutant(
+        "SQLite finds text unchanged that differs in case",
+        "stores/sqlite_tables::text_is_compared_by_code_point_whatever_the_column_says",
+        ("sqlite/_plan.py", "{column} COLLATE BINARY IS NOT t", "{column} IS NOT t"),
+    ),
+    mutant(
+        "what a table keeps is replaced by a newer version",
+        "stores/sqlite_tables::versions_are_merged_as_in_memory",
+        (
+            "sqlite/_plan.py",
+            'if field.rule == "newest"]',
+            'if field.rule in {"newest", "keep"}]',
+        ),
+    ),
+    mutant(
+        "a bool is stored as an int",
+        "stores/sqlite_tables::what_can_not_be_stored_unchanged_is_refused_by_index_and_field",
+        (
+            "sqlite/_cells.py",
+            "    if type(value) is not int:\n",
+            "    if not isinstance(value, int):\n",
+        ),
+    ),
+    mutant(
+        "NaN is stored, as NULL",
+        "stores/sqlite_tables::what_can_not_be_stored_unchanged_is_refused_by_index_and_field",
+        ("sqlite/_cells.py", "    if math.isnan(value):\n", "    if False:\n"),
+    ),
+    mutant(
+        "JSON is not read back before it is stored",
+        "stores/sqlite_tables::what_can_not_be_stored_unchanged_is_refused_by_index_and_field",
+        ("sqlite/_cells.py", "            same = back == value\n", "            same = True\n"),
+    ),
+    mutant(
+        "a migration while it runs is not noticed",
+        "stores/sqlite_tables::a_migration_while_it_runs_is_seen_at_once",
+        ("sqlite/_file.py", "if schema_version(connection) != plan.version:", "if False:"),
+    ),
+    mutant(
+        "a file that is somebody else's is switched to a write-ahead log",
+        "stores/sqlite_tables::a_table_is_put_beside_those_of_somebody_else_if_that_is_asked",
+        ("sqlite/_file.py", "        if is_empty:  #", "        if True:  #"),
+    ),
+    mutant(
+        "an index on some rows is taken for one on the key",
+        "stores/sqlite_tables::a_table_that_does_not_fit_names_the_column",
+        ("sqlite/_catalogue.py", "if not is_unique or partial:", "if not is_unique:"),
+    ),
+    mutant(
+        "a key that SQLite compares without case is taken",
+        "stores/sqlite_tables::a_table_that_does_not_fit_names_the_column",
+        ("sqlite/_catalogue.py", ' - {"BINARY"}', ' - {"BINARY", "NOCASE"}'),
+    ),
+    mutant(
+        "rows are deleted whatever their version",
+        "stores/sqlite_tables::rows_are_deleted_by_fields_and_by_version",
+        ("sqlite/_plan.py", "if before is not None and newer is not None:", "if False:"),
+    ),
+)
+
+
 MUTANTS = (
     *ACCOUNTING,
     *ACCEPTING,
@@ -1733,6 +1833,7 @@ MUTANTS = (
     *LANES,
     *LEAVING,
     *STORING,
+    *TABLES,
     *POSTGRES,
     *JOURNAL,
     *DOOR,

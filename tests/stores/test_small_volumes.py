@@ -6,7 +6,7 @@ import os
 import sqlite3
 import subprocess
 from contextlib import closing, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pytest
 from provcache_trio import (
     DeadLetter,
     EntryRejectedError,
+    ProvcacheEntry,
     StoreMisconfiguredError,
     StoreUnavailableError,
 )
@@ -310,10 +311,10 @@ async def test_what_could_be_deleted_on_a_full_volume_is_counted(
     monkeypatch.setattr(_sqlite_file, "_SMALL_STEP", 16)
     delete = _sqlite_file.SQLiteFile._delete_expired
 
-    def only_few(file: _sqlite_file.SQLiteFile, microseconds: int, limit: int) -> int:
+    def only_few(file: _sqlite_file.SQLiteFile[ProvcacheEntry], now: datetime, limit: int) -> int:
         if limit > 16:
             raise StoreUnavailableError("full", error_class="SQLITE_FULL")
-        return delete(file, microseconds, limit)
+        return delete(file, now, limit)
 
     monkeypatch.setattr(_sqlite_file.SQLiteFile, "_delete_expired", only_few)
     async with open_sqlite_repository(path) as store:

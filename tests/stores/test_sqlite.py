@@ -395,7 +395,7 @@ async def test_whoever_is_second_to_fill_a_file_finds_it_filled(
         if looked == 1:
             connection.execute("COMMIT")
             with closing(
-                _sqlite_file.SQLiteFile(str(path), create=True)
+                _sqlite_file.SQLiteFile[ProvcacheEntry](str(path), None, create=True)
             ) as other:  # in a process, say
                 other.check()
             connection.execute("BEGIN")
@@ -875,7 +875,7 @@ async def test_an_interrupt_that_comes_too_early_for_a_statement_is_noticed(
 
 
 def test_an_interrupt_stops_a_call_that_has_no_connection_yet(path: Path) -> None:
-    file = _sqlite_file.SQLiteFile(str(path), create=True)
+    file = _sqlite_file.SQLiteFile[ProvcacheEntry](str(path), None, create=True)
     file.interrupt()
     with closing(file), pytest.raises(StoreUnavailableError):
         file.upsert([entry()])
@@ -1097,7 +1097,7 @@ async def test_a_file_that_is_removed_is_not_made_anew_unless_it_may_be(path: Pa
 
 def test_whether_to_make_a_file_is_a_bool(path: Path) -> None:
     with pytest.raises(TypeError, match=r"^create must be a bool, not int$"):
-        open_sqlite_repository(path, create=0)  # type: ignore[arg-type]
+        open_sqlite_repository(path, create=0)  # type: ignore[call-overload]
 
 
 async def test_without_a_thread_the_store_is_unavailable_and_the_file_is_closed_all_the_same(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple, assert_type
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_type
 
 import trio
 
@@ -21,6 +21,7 @@ from provcache_trio import (
     ProvcacheEntry,
     QueueClosedError,
     QueueState,
+    Table,
     WriteBehindMetrics,
     WriteBehindOptions,
     WriteBehindQueue,
@@ -28,6 +29,7 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio.journal import FileJournal, open_journal
+from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 if TYPE_CHECKING:
@@ -137,9 +139,8 @@ async def a_type_without_one_needs_it(repository: MemoryRepository[Reading]) -> 
         assert_type(await queue.enqueue_many([Reading("a", 1.0)]), int)
     async with open_write_behind_queue(Readings(), key=lambda reading: reading.sensor) as queue:
         assert_type(queue, WriteBehindQueue[Reading])
-    open_write_behind_queue(repository)  # type: ignore[type-var]
     open_write_behind_queue(Readings())  # type: ignore[type-var]
-    open_write_behind_queue(repository, key=None)  # type: ignore[call-overload]
+    open_write_behind_queue(Readings(), key=None)  # type: ignore[call-overload]
 
 
 def a_repository_has_one_method(repository: Readings) -> None:
@@ -163,7 +164,7 @@ async def a_sink_takes_letters_of_the_queues_entries(
         assert_type(queue, WriteBehindQueue[ProvcacheEntry])
     assert_type(MemoryDeadLetters().letters, list[DeadLetter[ProvcacheEntry]])
     # mypy finds this only where the queue is used: it takes it for one of Never.
-    open_write_behind_queue(readings, key=sensor_of, dead_letters=Sink())  # pyright: ignore[reportArgumentType]
+    open_write_behind_queue(readings, key=sensor_of, dead_letters=Sink())  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 class Recorder:
@@ -232,3 +233,22 @@ async def a_journal_holds_entries_of_its_queue(
         as_protocol: Journal[Visit] = journal_of_visits
         open_write_behind_queue(visits, journal=as_protocol)
     open_journal("journal", durability="never")  # type: ignore[call-overload]
+
+
+async def a_table_says_what_its_entries_are() -> None:
+    table = Table(Reading, "reading", key="sensor")
+    assert_type(table, Table[Reading])
+
+    async with open_sqlite_repository("cache.db") as entries:
+        assert_type(entries, SQLiteRepository[ProvcacheEntry])
+    async with open_sqlite_repository("readings.db", table=table, create=True) as readings:
+        assert_type(readings, SQLiteRepository[Reading])
+        assert_type(await readings.get_many(["boiler"]), dict[Any, Reading])
+        async with open_write_behind_queue(readings) as queue:
+            assert_type(queue, WriteBehindQueue[Reading])
+            await queue.enqueue(entry_of_nothing())  # type: ignore[arg-type]
+    assert_type(MemoryRepository(table=table), MemoryRepository[Reading])
+
+
+def entry_of_nothing() -> object:
+    return None

@@ -46,6 +46,7 @@ NAMES = [
     "StoreError",
     "StoreMisconfiguredError",
     "StoreUnavailableError",
+    "Table",
     "TransientStoreError",
     "WriteBehindCrashedError",
     "WriteBehindMetrics",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final, overload
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast, final, overload
 
 import trio
 
@@ -14,12 +14,13 @@ from provcache_trio._vocabulary.failures import leaves_of
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.options import WriteBehindOptions
 from provcache_trio._vocabulary.protocols import E
+from provcache_trio._vocabulary.table import Table
 
 from .assembly import Assembly, Setup, assemble
 from .supervisor import MOST_CRASHES, other_than_cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from provcache_trio._vocabulary.protocols import DeadLetterSink, Journal, Repository
@@ -38,6 +39,19 @@ class HasVeriKey(Protocol):
 
 
 V = TypeVar("V", bound=HasVeriKey)
+
+
+class TableRepository(Protocol[E]):
+    """A repository that says what it stores; the built-in ones do."""
+
+    @property
+    def table(self) -> Table[E] | None:
+        """The table that it was opened with."""
+        ...
+
+    async def upsert_many(self, entries: Sequence[E], /) -> int:
+        """Store every entry, or none; see ``Repository.upsert_many``."""
+        ...
 
 
 @overload
@@ -61,6 +75,21 @@ def open_write_behind_queue(
     *,
     name: str = ...,
     key: Callable[[E], Hashable],
+    merge: Callable[[E, E], E] | None = ...,
+    dead_letters: DeadLetterSink[E] | None = ...,
+    wall_clock: Callable[[], datetime] | None = ...,
+    telemetry: Telemetry | None = ...,
+    journal: Journal[E] | None = ...,
+) -> AbstractAsyncContextManager[WriteBehindQueue[E], None]: ...
+
+
+@overload
+def open_write_behind_queue(
+    repository: TableRepository[E],
+    options: WriteBehindOptions = ...,
+    *,
+    name: str = ...,
+    key: Callable[[E], Hashable] | None = ...,
     merge: Callable[[E, E], E] | None = ...,
     dead_letters: DeadLetterSink[E] | None = ...,
     wall_clock: Callable[[], datetime] | None = ...,
@@ -97,10 +126,12 @@ def open_write_behind_queue(
         repository: where entries go. Open it around the queue, so that it closes last.
         options: see ``WriteBehindOptions``.
         name: labels logs and metrics.
-        key: what identifies an entry; by default its ``veri_key``.
+        key: what identifies an entry; by default what the repository's table says, or else its
+            ``veri_key``.
         merge: makes one entry of the version in line and a newer one of the same key; must
-            be quick and not call the queue. By default ``merge_entries`` for
-            ``ProvcacheEntry``, and otherwise the newer version wins.
+            be quick and not call the queue. By default the rule of the repository's table, if it
+            has one, ``merge_entries`` for ``ProvcacheEntry``, and otherwise the newer version
+            wins.
         dead_letters: takes what the store refuses. Without it such an entry is logged by
             its key and counted, and its payload is gone.
         wall_clock: stamps metrics and dead letters with an aware datetime; by default the
@@ -137,6 +168,11 @@ def open_write_behind_queue(
     for argument, value in (("key", key), ("merge", merge), ("wall_clock", wall_clock)):
         if value is not None and not callable(value):
             raise TypeError(f"{argument} must be callable, not {type(value).__name__}")
+    # A wrapper of a repository forwards ``table``; others may call something else so.
+    table = getattr(repository, "table", None)
+    if isinstance(table, Table):
+        declared = cast("Table[E]", table)
+        key, merge = key or declared.key, merge or declared.merge
     wall_clock = _utc_now if wall_clock is None else wall_clock
     _check_time(wall_clock())
     return _Opening(

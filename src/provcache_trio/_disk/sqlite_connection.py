@@ -10,7 +10,7 @@ import threading
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
 from provcache_trio._vocabulary.errors import (
     EntryRejectedError,
@@ -69,6 +69,8 @@ class Application(NamedTuple):
 class SQLiteConnection:
     """A file that is opened, and made if ``create``, when it is first needed.
 
+    Without an ``application`` it may be anybody's, and how it is set up is for a subclass to say.
+
     Every method blocks and is called by one thread at a time, but for ``interrupt``.
     ``stopped`` is reset by whoever makes the next call.
 
@@ -78,7 +80,7 @@ class SQLiteConnection:
         EntryRejectedError: a constraint, or somebody's trigger, refused a change.
     """
 
-    def __init__(self, path: str, application: Application, *, create: bool) -> None:
+    def __init__(self, path: str, application: Application | None, *, create: bool) -> None:
         self.stopped: bool = False
         self._path = path
         self._application = application
@@ -179,7 +181,8 @@ class SQLiteConnection:
 
     def _open(self) -> sqlite3.Connection:
         # First: nothing of a file that is somebody else's is changed, nor put beside it.
-        raise_if_foreign(self._path, self._application)
+        if self._application is not None:
+            raise_if_foreign(self._path, self._application)
         self._prepare()
         try:
             return self._connect("mode=rw")  # never makes it; ``_prepare`` did, or failed
@@ -222,6 +225,7 @@ class SQLiteConnection:
             connection.execute(f"PRAGMA journal_size_limit = {_MOST_LOG_BYTES}")
             if alone:
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchone()
+            connection.execute("PRAGMA synchronous = FULL")
             self._set_up(connection)
         except BaseException:
             connection.close()
@@ -244,19 +248,19 @@ class SQLiteConnection:
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         """Make sure that the file is ours, and fill it if it is empty and we may."""
+        application = cast("Application", self._application)  # without one it is not called
         connection.execute("BEGIN")
-        ours = is_ours(connection, self._application)
+        ours = is_ours(connection, application)
         connection.execute("COMMIT")
         if not ours and not self._create:
             raise StoreMisconfiguredError("the file is empty")
-        connection.execute("PRAGMA synchronous = FULL")
         if not ours:
             # Before there is a -wal file: so the file itself says whose it is from then on.
-            for statement in self._application.before:
+            for statement in application.before:
                 connection.execute(statement)
             connection.execute("BEGIN IMMEDIATE")
-            if not is_ours(connection, self._application):  # nobody was faster
-                for statement in self._application.schema:
+            if not is_ours(connection, application):  # nobody was faster
+                for statement in application.schema:
                     connection.execute(statement)
             connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")

@@ -75,15 +75,18 @@ class EntryRejectedError(_DriverError):
         index: position of the entry in the sequence given to ``upsert_many``, when the
             store tells; a hint, which the queue checks by writing that entry alone. None:
             the queue finds it by halving.
+        field: name of the field whose value can't be stored, when that is known.
     """
 
     index: int | None = None
+    field: str | None = None
 
     def __init__(
         self,
         message: str,
         *,
         index: int | None = None,
+        field: str | None = None,
         error_class: str | None = None,
         sqlstate: str | None = None,
         constraint: str | None = None,
@@ -99,6 +102,7 @@ class EntryRejectedError(_DriverError):
             column=column,
         )
         self.index = index
+        self.field = field
 
 
 class StoreError(_DriverError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 from provcache_trio._disk.sqlite_connection import (
     FULL,
@@ -12,107 +12,164 @@ from provcache_trio._disk.sqlite_connection import (
     SQLiteConnection,
     number_of,
 )
-from provcache_trio._vocabulary.columns import entry_of, moment_of
-from provcache_trio._vocabulary.errors import EntryRejectedError, StoreUnavailableError
-
-from ._rows import (
-    APPLICATION_ID,
-    COUNT,
-    DELETE,
-    DELETE_EXPIRED,
-    PROBE,
-    SCHEMA,
-    SCHEMA_VERSION,
-    SELECT,
-    UPSERT,
-    cells_of,
+from provcache_trio._vocabulary.errors import (
+    EntryRejectedError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
 )
 
+from ._catalogue import prepare, read_plan, schema_version, statements_for
+from ._rows import APPLICATION_ID, ENTRIES, SCHEMA, SCHEMA_VERSION
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
-    from provcache_trio._vocabulary.entries import ProvcacheEntry
+    from provcache_trio._vocabulary.table import Table
 
-    from ._rows import Cells
+    from ._cells import Cell
+    from ._plan import Plan, TablePlan
 
+E = TypeVar("E")
 
 _SMALL_STEP: Final = 64  # entries that are deleted at once on a full disk
+_STEP: Final = 10_000  # at once otherwise, so that others may write in between
 _ROOM: Final = "about 1 MiB"  # that so many take in the -wal file at most, and its index
 
 
-class SQLiteFile(SQLiteConnection):
-    """A file of entries; see ``SQLiteConnection``.
+class SQLiteFile(SQLiteConnection, Generic[E]):
+    """A file with a table of entries; see ``SQLiteConnection``.
 
     Every method but ``close`` and ``interrupt`` raises:
         StoreUnavailableError: locked, disk full, I/O error, or interrupted.
-        StoreMisconfiguredError: can't be opened or written, or is no database of ours.
+        StoreMisconfiguredError: can't be opened or written, is no database of ours, or has not
+            the table that was declared.
         EntryRejectedError: a constraint, or somebody's trigger, refused a change.
     """
 
-    def __init__(self, path: str, *, create: bool) -> None:
-        application = Application(APPLICATION_ID, SCHEMA_VERSION, SCHEMA)
-        super().__init__(path, application, create=create)
+    def __init__(self, path: str, table: Table[E] | None, *, create: bool) -> None:
+        ours = Application(APPLICATION_ID, SCHEMA_VERSION, SCHEMA) if table is None else None
+        super().__init__(path, ours, create=create)
+        self._table = table
+        self._plan: Plan[E] = cast("Plan[E]", ENTRIES)  # of a table: once it was looked at
 
-    def upsert(self, entries: Sequence[ProvcacheEntry]) -> int:
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        if self._table is None:
+            super()._set_up(connection)
+            return
+        prepare(connection)
+        connection.execute("BEGIN")
+        plan = read_plan(connection, self._table)
+        is_empty = not number_of(connection, "SELECT count(*) FROM sqlite_master")
+        connection.execute("COMMIT")
+        if plan is None and self._create:
+            plan = self._make_table(connection, self._table, is_empty=is_empty)
+        self._plan = self._found(plan)
+
+    def _make_table(
+        self, connection: sqlite3.Connection, table: Table[E], *, is_empty: bool
+    ) -> TablePlan[E] | None:
+        if is_empty:  # a file that somebody else filled keeps its mode
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        if read_plan(connection, table) is None:  # nobody was faster
+            for statement in statements_for(table):
+                connection.execute(statement)
+        plan = read_plan(connection, table)
+        connection.execute("COMMIT")
+        return plan
+
+    def _found(self, plan: TablePlan[E] | None) -> TablePlan[E]:
+        if plan is None:
+            name = self._table.name if self._table is not None else ""
+            raise StoreMisconfiguredError(
+                f"the file has no table {name!r}; make it, or open the repository with create=True",
+                table=name,
+            )
+        return plan
+
+    @contextmanager
+    def _planned(self, begin: str) -> Generator[tuple[sqlite3.Connection, Plan[E]]]:
+        """Begin a transaction in which the table is what the plan says."""
+        with self._transaction(begin) as connection:
+            if self._table is not None:
+                plan = cast("TablePlan[E]", self._plan)
+                if schema_version(connection) != plan.version:  # somebody changed a table
+                    self._plan = self._found(read_plan(connection, self._table))
+            yield connection, self._plan
+
+    def upsert(self, entries: Sequence[E]) -> int:
         """Store every entry, or none; return how many rows were added or changed."""
         index: int | None = None
 
-        def rows() -> Iterator[Cells]:
+        def rows(plan: Plan[E]) -> Iterator[Sequence[Cell]]:
             nonlocal index
             for index, entry in enumerate(entries):  # noqa: B007  # used when a row is refused
                 self._raise_if_stopped()
-                yield cells_of(entry)
+                yield plan.cells_of(entry)
 
         try:
-            with self._transaction("BEGIN IMMEDIATE") as connection:
-                changed = connection.executemany(UPSERT, rows()).rowcount
+            with self._planned("BEGIN IMMEDIATE") as (connection, plan):
+                changed = connection.executemany(plan.upsert, rows(plan)).rowcount
                 index = None  # each was taken; COMMIT names none
         except EntryRejectedError as error:
             error.index = index
             raise
         return changed
 
-    def get(self, blobs: Mapping[str, bytes]) -> dict[str, ProvcacheEntry]:
+    def get(self, keys: Sequence[Hashable]) -> list[E]:
         """Return the entries that are stored, of one instant."""
-        found: dict[str, ProvcacheEntry] = {}
-        with self._transaction("BEGIN") as connection:
-            for key, blob in blobs.items():
+        found: list[E] = []
+        with self._planned("BEGIN") as (connection, plan):
+            for key in keys:
                 self._raise_if_stopped()
-                row = connection.execute(SELECT, (blob,)).fetchone()
+                row = connection.execute(plan.select, plan.key_cells(key)).fetchone()
                 if row is not None:
-                    found[key] = entry_of(row, moment_of)
+                    found.append(plan.entry_of(row))
         return found
 
     def count(self) -> int:
         """Return how many entries are stored."""
-        with self._transaction("BEGIN") as connection:
-            return number_of(connection, COUNT)
+        with self._planned("BEGIN") as (connection, plan):
+            return number_of(connection, plan.count)
 
-    def delete(self, blobs: Iterable[bytes]) -> int:
+    def delete(self, keys: Sequence[Hashable]) -> int:
         """Delete the entries of these keys; return how many there were."""
 
-        def rows() -> Iterator[tuple[bytes]]:
-            for blob in blobs:
+        def rows(plan: Plan[E]) -> Iterator[Sequence[Cell]]:
+            for key in keys:
                 self._raise_if_stopped()
-                yield (blob,)
+                yield plan.key_cells(key)
 
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            return connection.executemany(DELETE, rows()).rowcount
+        with self._planned("BEGIN IMMEDIATE") as (connection, plan):
+            return connection.executemany(plan.delete, rows(plan)).rowcount
 
-    def delete_expired(self, microseconds: int, limit: int) -> int:
+    def delete_where(self, before: object, equals: Mapping[str, object]) -> int:
+        """Delete the entries with these values of fields, in steps; return how many."""
+        deleted = 0
+        while True:
+            self._raise_if_stopped()
+            with self._planned("BEGIN IMMEDIATE") as (connection, plan):
+                statement, cells = cast("TablePlan[E]", plan).delete_where(before, equals)
+                some = connection.execute(statement, (*cells, _STEP)).rowcount
+            deleted += some
+            if some < _STEP:
+                return deleted
+
+    def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete at most ``limit`` entries that had expired then; return how many.
 
         On a full disk they go in small steps, for which the -wal file may have room.
         """
         try:
-            return self._delete_expired(microseconds, limit)
+            return self._delete_expired(now, limit)
         except StoreUnavailableError as error:
             if error.error_class not in FULL:
                 raise
         step, deleted = _SMALL_STEP, 0
         while step:
             try:
-                some = self._delete_expired(microseconds, min(step, limit - deleted))
+                some = self._delete_expired(now, min(step, limit - deleted))
             except StoreUnavailableError:
                 step //= 4
             else:
@@ -127,9 +184,10 @@ class SQLiteFile(SQLiteConnection):
             )
         return deleted
 
-    def _delete_expired(self, microseconds: int, limit: int) -> int:
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            return connection.execute(DELETE_EXPIRED, (microseconds, limit)).rowcount
+    def _delete_expired(self, now: datetime, limit: int) -> int:
+        with self._planned("BEGIN IMMEDIATE") as (connection, plan):
+            statement = cast("str", plan.delete_expired)  # the repository asked
+            return connection.execute(statement, (plan.moment_cell(now), limit)).rowcount
 
     def _start_log_over(self) -> None:
         """Move what is in the -wal file to its place, so that its room can be used again."""
@@ -138,5 +196,5 @@ class SQLiteFile(SQLiteConnection):
 
     def check(self) -> None:
         """Return if entries could be written now."""
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            connection.execute(PROBE)
+        with self._planned("BEGIN IMMEDIATE") as (connection, plan):
+            connection.execute(plan.probe)

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, Generic, cast, final, overload
 
 from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
 from provcache_trio._vocabulary.checks import check_int, check_moment, check_type
-from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
+from provcache_trio._vocabulary.columns import blobs_of
 from provcache_trio._vocabulary.opening import Opening
+from provcache_trio._vocabulary.table import Table
 
 from ._file import SQLiteFile
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
+    # Only checkers see the default (Python's own TypeVar has it from 3.13 on).
+    from typing_extensions import TypeVar
+
     from provcache_trio._vocabulary.entries import ProvcacheEntry
+
+    E = TypeVar("E", default=ProvcacheEntry)
+else:
+    from typing import TypeVar
+
+    E = TypeVar("E")
+
+
+@overload
+def open_sqlite_repository(
+    path: str | os.PathLike[str], *, create: bool = True
+) -> AbstractAsyncContextManager[SQLiteRepository]: ...
+
+
+@overload
+def open_sqlite_repository(
+    path: str | os.PathLike[str], *, table: Table[E], create: bool = False
+) -> AbstractAsyncContextManager[SQLiteRepository[E]]: ...
 
 
 def open_sqlite_repository(
-    path: str | os.PathLike[str], *, create: bool = True
-) -> AbstractAsyncContextManager[SQLiteRepository]:
+    path: str | os.PathLike[str],
+    *,
+    table: Table[Any] | None = None,
+    create: bool | None = None,
+) -> AbstractAsyncContextManager[SQLiteRepository[Any]]:
     """Open a repository in the SQLite file ``path``, for the length of an ``async with``.
 
     Opening always succeeds. The first call opens the file, or makes it, with mode 0600; call
@@ -33,42 +60,54 @@ def open_sqlite_repository(
     Leaving the block interrupts the calls that other tasks have under way, and closes the
     file. That is shielded from cancellation, and waits for the disk.
 
+    **With a table**, the file may hold anything else, too. The first call reads what SQLite
+    says of the table, and so does each later one after somebody changed a table. str, dates,
+    times, UUIDs, decimals and JSON are stored as TEXT, bool, int and timedelta (microseconds)
+    as INTEGER. A datetime is stored as TEXT of one width, such as
+    ``2026-11-30T08:00:00.000000Z``, or as microseconds since 1970 if its column is an INTEGER.
+
     Args:
         path: the file; a relative path is taken from the directory that is current now. A
             database in memory would live only as long as the block; there is
             ``provcache_trio.testing.MemoryRepository`` for that.
-        create: make the file if it is not there, and fill an empty one; if not, either is a
-            ``StoreMisconfiguredError`` of the first call.
+        table: what is stored, and where; by default ``ProvcacheEntry``, in a file of its own.
+        create: make the file if it is not there, and the table if it is not in there; a table
+            that is there is never changed. By default True without ``table``, False with it.
+            If not, what is missing is a ``StoreMisconfiguredError`` of the first call.
 
     Raises:
-        TypeError: ``path`` is neither str nor a path-like object that stands for one, or
-            ``create`` is no bool.
+        TypeError: ``path`` is neither str nor a path-like object that stands for one,
+            ``table`` is no ``Table``, or ``create`` is no bool.
         ValueError: ``path`` is empty, ``":memory:"``, or holds NUL.
     """
+    if table is not None:
+        check_type("table", table, Table)
+    create = table is None if create is None else create
     check_type("create", create, bool)
-    return _Opening(SQLiteFile(absolute(path), create=create))
+    return _Opening(SQLiteFile(absolute(path), table, create=create), table)
 
 
 @final
-class _Opening(Opening["SQLiteRepository"]):
+class _Opening(Opening["SQLiteRepository[E]"], Generic[E]):
     """What ``open_sqlite_repository`` returns."""
 
     what = "a repository"
     function = "open_sqlite_repository"
 
-    def __init__(self, file: SQLiteFile) -> None:
+    def __init__(self, file: SQLiteFile[E], table: Table[E] | None) -> None:
         self._file = file
+        self._table = table
         self._calls = SQLiteCalls(file, "the repository")
 
-    async def _open(self) -> SQLiteRepository:
-        return SQLiteRepository(self._file, self._calls)
+    async def _open(self) -> SQLiteRepository[E]:
+        return SQLiteRepository(self._file, self._calls, self._table)
 
     async def _close(self, _error: BaseException | None, /) -> None:
         await self._calls.close()
 
 
 @final
-class SQLiteRepository:
+class SQLiteRepository(Generic[E]):
     """Returned by ``open_sqlite_repository``; do not instantiate.
 
     May be used by several tasks and queues at once; calls take their turns in the order in
@@ -85,52 +124,93 @@ class SQLiteRepository:
 
     Their ``error_class`` is SQLite's name for the error, such as ``SQLITE_BUSY``, if SQLite
     reported one. After any error, the next call may succeed.
+
+    Attributes:
+        table: what is stored, or None: ``ProvcacheEntry``.
     """
 
     db_system_name: Final = "sqlite"  # in the semantic conventions of OpenTelemetry
 
-    def __init__(self, file: SQLiteFile, calls: SQLiteCalls) -> None:
+    def __init__(self, file: SQLiteFile[E], calls: SQLiteCalls, table: Table[E] | None) -> None:
+        self.table: Table[E] | None = table
         self._file = file
         self._calls = calls
+        by_veri_key = cast("Callable[[E], Hashable]", attrgetter("veri_key"))
+        self._key_of = by_veri_key if table is None else table.key
 
-    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
+    async def upsert_many(self, entries: Sequence[E], /) -> int:
         """Store every entry, or none; see ``Repository.upsert_many``.
 
-        An entry whose key is stored already is merged with it as ``merge_entries`` does.
+        An entry whose key is stored already is merged with it as ``merge_entries`` does, or
+        ``table.merge``.
 
         Returns:
             How many rows were added or changed.
 
         Raises:
-            EntryRejectedError: an entry is no ``ProvcacheEntry``, or a constraint or a
-                trigger that somebody added refused it; ``index`` tells which.
+            EntryRejectedError: an entry is no ``ProvcacheEntry``, or none of the table's; a
+                field has a value that the table can't hold unchanged; or a constraint or a
+                trigger refused it. ``index`` tells which entry, ``field`` which field, if it is
+                known.
         """
         return await self._calls.run(self._file.upsert, tuple(entries))
 
-    async def get_many(self, keys: Iterable[str]) -> dict[str, ProvcacheEntry]:
+    async def get_many(self, keys: Iterable[Any]) -> dict[Any, E]:
         """Return the stored entries of ``keys``, expired ones too, by key.
 
         All are read at one instant.
 
+        Args:
+            keys: VeriKeys; with a table, values of its key field, or tuples of several.
+
         Raises:
-            TypeError: ``keys`` is not an iterable of str.
+            TypeError: ``keys`` is not an iterable of keys.
             ValueError: a key does not have the form of a VeriKey.
         """
-        return await self._calls.run(self._file.get, blobs_of(keys))
+        found = await self._calls.run(self._file.get, self._checked(keys))
+        return {self._key_of(entry): entry for entry in found}
 
     async def count(self) -> int:
         """Return how many entries are stored."""
         return await self._calls.run(self._file.count)
 
-    async def delete_many(self, keys: Iterable[str]) -> int:
+    async def delete_many(self, keys: Iterable[Any]) -> int:
         """Delete the entries of ``keys``, or none, and return how many there were.
 
+        Args:
+            keys: as for ``get_many``.
+
         Raises:
-            TypeError: ``keys`` is not an iterable of str.
+            TypeError: ``keys`` is not an iterable of keys.
             ValueError: a key does not have the form of a VeriKey.
-            EntryRejectedError: a trigger that somebody added refused it.
+            EntryRejectedError: a constraint or a trigger that somebody added refused it.
         """
-        return await self._calls.run(self._file.delete, tuple(blobs_of(keys).values()))
+        return await self._calls.run(self._file.delete, self._checked(keys))
+
+    async def delete_where(self, *, before: object = None, **equals: object) -> int:
+        """Delete the entries whose fields have these values, and return how many there were.
+
+        They are deleted in steps, so that others may write in between: cancelled, or after an
+        error, some may be deleted. ``flush`` the queue first, or what it still holds comes after.
+
+        Args:
+            before: delete only versions whose ``newer`` field has a smaller value, so that what
+                is accepted afterwards stays.
+            equals: by name of the field; at least one.
+
+        Raises:
+            TypeError: the repository has no table; there is no condition; a value is none of its
+                field, or is stored as JSON; or ``before`` is given, and no field is ``newer``.
+            ValueError: there is no such field.
+            EntryRejectedError: a constraint or a trigger refused it.
+        """
+        if self.table is None:
+            raise TypeError("delete_where needs a repository with a table")
+        if not equals:
+            raise TypeError("delete_where needs at least one field=value")
+        if before is not None and self.table.newer_field is None:
+            raise TypeError("before: the table was declared without newer=")
+        return await self._calls.run(self._file.delete_where, before, equals)
 
     async def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete the entries whose ``expires_at`` has come, those that expired first first.
@@ -146,14 +226,25 @@ class SQLiteRepository:
             How many were deleted.
 
         Raises:
-            TypeError: an argument has the wrong type.
+            TypeError: an argument has the wrong type, or the table was declared without
+                ``expires``.
             ValueError: ``now`` is naive, or ``limit`` is out of its range.
-            EntryRejectedError: a trigger that somebody added refused it.
+            EntryRejectedError: a constraint or a trigger that somebody added refused it.
         """
         check_moment("now", now)
         check_int("limit", limit, at_least=1)
-        return await self._calls.run(self._file.delete_expired, microseconds_of(now), limit)
+        if self.table is not None and self.table.expires_field is None:
+            raise TypeError("delete_expired: the table was declared without expires=")
+        return await self._calls.run(self._file.delete_expired, now, limit)
 
     async def check(self) -> None:
         """Return if entries could be written now."""
         await self._calls.run(self._file.check)
+
+    def _checked(self, keys: object) -> tuple[Hashable, ...]:
+        """Return each of ``keys`` once."""
+        if self.table is None:
+            return tuple(blobs_of(keys))
+        if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
+            raise TypeError(f"keys must be an iterable of keys, not {type(keys).__name__}")
+        return tuple(dict.fromkeys(cast("Iterable[Hashable]", keys)))

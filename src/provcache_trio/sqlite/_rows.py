@@ -10,11 +10,15 @@ from provcache_trio._vocabulary.columns import (
     COLUMNS,
     PAYLOAD,
     blob_of,
+    entry_of,
     hashes_as_text,
     microseconds_of,
+    moment_of,
 )
 from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.errors import EntryRejectedError
+
+from ._plan import Plan
 
 Cells: TypeAlias = tuple[
     bytes, bytes, bytes, bytes, bytes, str, str, str, int, int, int, int, int | None
@@ -136,3 +140,17 @@ def cells_of(entry: ProvcacheEntry) -> Cells:
         entry.hit_count,
         None if accessed is None else microseconds_of(accessed),
     )
+
+
+ENTRIES: Final = Plan[ProvcacheEntry](
+    upsert=UPSERT,
+    select=SELECT,
+    probe=PROBE,
+    count=COUNT,
+    delete=DELETE,
+    delete_expired=DELETE_EXPIRED,
+    cells_of=cells_of,
+    entry_of=lambda row: entry_of(row, moment_of),
+    key_cells=lambda key: (blob_of(key),),
+    moment_cell=microseconds_of,
+)

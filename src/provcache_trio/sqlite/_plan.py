@@ -1,0 +1,296 @@
+"""How entries of one type go into one table: its statements, and what they are called with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from provcache_trio._vocabulary.errors import EntryRejectedError, StoreMisconfiguredError
+
+from ._cells import DECIMAL_ORDER, UnfitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from provcache_trio._vocabulary.table import Table, TableField
+
+    from ._cells import Cell, Codec
+
+E = TypeVar("E")
+
+_ORDER: Final = {"Decimal": f" COLLATE {DECIMAL_ORDER}", "str": " COLLATE BINARY"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Generic[E]):
+    """Statements, and how their parameters and rows are made.
+
+    Attributes:
+        upsert: stores the cells of one entry.
+        select: reads the row of one key.
+        probe: reads at most one row.
+        count: counts rows.
+        delete: deletes the row of one key.
+        delete_expired: deletes rows that expired by a moment, so many; None: none ever expires.
+        cells_of: returns what is stored for an entry; raises EntryRejectedError.
+        entry_of: returns the entry of a row; raises StoreMisconfiguredError.
+        key_cells: returns what is stored for a key; raises TypeError or ValueError.
+        moment_cell: returns how a moment is compared with those at which rows expire.
+    """
+
+    upsert: str
+    select: str
+    probe: str
+    count: str
+    delete: str
+    delete_expired: str | None
+    cells_of: Callable[[E], Sequence[Cell]]
+    entry_of: Callable[[Sequence[Any]], E]
+    key_cells: Callable[[Any], Sequence[Cell]]
+    moment_cell: Callable[[datetime], Cell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablePlan(Plan[E]):
+    """The same of a table of the user's own.
+
+    Attributes:
+        table: its declaration.
+        codecs: by field.
+        version: the schema's, which changes with every change of a table.
+    """
+
+    table: Table[E]
+    codecs: Mapping[str, Codec]
+    version: int
+
+    def delete_where(self, before: object, equals: Mapping[str, object]) -> tuple[str, list[Cell]]:
+        """Return the statement that deletes rows, and its parameters but the last: how many.
+
+        Raises:
+            TypeError: a value can't be that of its field, or can't be compared.
+            ValueError: there is no such field.
+        """
+        conditions: list[str] = []
+        cells: list[Cell] = []
+        for name, value in equals.items():
+            field = self.table.field(name)
+            if field.kind == "JSON":
+                raise TypeError(f"{name} is stored as JSON, so it can't be compared")
+            conditions.append(f"{quoted(field.column)}{_collation(field)} IS ?")
+            cells.append(self._cell(field, value))
+        newer = self.table.newer_field
+        if before is not None and newer is not None:
+            conditions.append(f"{quoted(newer.column)}{_collation(newer)} < ?")
+            cells.append(self._cell(newer, before))
+        return _delete_some(self.table, " AND ".join(conditions)), cells
+
+    def _cell(self, field: TableField, value: object) -> Cell:
+        return encoded(field, self.codecs[field.name], value)
+
+
+def quoted(name: str) -> str:
+    """Return ``name`` as a statement has to have it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def encoded(field: TableField, codec: Codec, value: object) -> Cell:
+    """Return what is stored for an argument of a call.
+
+    Raises:
+        TypeError: it can't be the value of ``field``.
+    """
+    try:
+        return codec.encode(value)
+    except UnfitError as error:
+        raise TypeError(f"{field.name} {error}") from None
+
+
+def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> TablePlan[E]:
+    """Return how the entries of ``table`` are stored, if its columns need these codecs."""
+    name = quoted(table.name)
+    columns = ", ".join(quoted(field.column) for field in table.fields)
+    is_key = " AND ".join(
+        f"{quoted(field.column)}{_collation(field)} = ?" for field in table.key_fields
+    )
+    expires = table.expires_field
+
+    def moment_cell(moment: datetime) -> Cell:
+        assert expires is not None, "asked for first"  # noqa: S101  # by the repository
+        return encoded(expires, codecs[expires.name], moment)
+
+    return TablePlan(
+        table=table,
+        codecs=codecs,
+        version=version,
+        upsert=_upsert(table, columns),
+        select=f"SELECT {columns} FROM {name} WHERE {is_key}",  # noqa: S608  # names, quoted
+        probe=f"SELECT {columns} FROM {name} LIMIT 1",  # noqa: S608  # likewise
+        count=f"SELECT count(*) FROM {name}",  # noqa: S608  # likewise
+        delete=f"DELETE FROM {name} WHERE {is_key}",  # noqa: S608  # likewise
+        delete_expired=None
+        if expires is None
+        else _delete_some(table, f"{quoted(expires.column)} <= ?", quoted(expires.column)),
+        cells_of=_cells_of(table, codecs),
+        entry_of=_entry_of(table, codecs),
+        key_cells=_key_cells(table, codecs),
+        moment_cell=moment_cell,
+    )
+
+
+def _collation(field: TableField) -> str:
+    return _ORDER.get(field.kind, "")  # a column may have another one
+
+
+def _upsert(table: Table[E], columns: str) -> str:
+    """Return the statement whose rule is ``table.merge``; it does not write what stays as it is."""
+    name = quoted(table.name)
+    insert = (
+        f"INSERT INTO {name} AS t ({columns}) VALUES ({', '.join('?' * len(table.fields))})\n"  # noqa: S608
+        f"ON CONFLICT ({', '.join(quoted(field.column) for field in table.key_fields)}) "
+    )
+    wins = _wins(table)
+    others = [field for field in table.fields if field not in table.key_fields]
+    changes: list[str] = []
+    conditions: list[str] = []
+    newest = [field for field in others if field.rule == "newest"]
+    for field in newest:
+        column = quoted(field.column)
+        changes.append(
+            f"{column} = excluded.{column}"
+            if wins is None
+            else f"{column} = CASE WHEN {wins} THEN excluded.{column} ELSE t.{column} END"
+        )
+    if newest:
+        differs = " OR ".join(_differs(field) for field in newest)
+        conditions.append(differs if wins is None else f"{wins} AND ({differs})")
+    for field in others:
+        if field.rule in {"greatest", "least"}:
+            column = quoted(field.column)
+            beats = _beats(field)
+            changes.append(
+                f"{column} = CASE WHEN {beats} THEN excluded.{column} ELSE t.{column} END"
+            )
+            conditions.append(f"({beats})")
+    if not changes:
+        return f"{insert}DO NOTHING"
+    assignments, where = ",\n    ".join(changes), " OR ".join(conditions)
+    return f"{insert}DO UPDATE SET\n    {assignments}\nWHERE {where}"
+
+
+def _wins(table: Table[Any]) -> str | None:
+    """Return the condition that the version that arrives is the newer one; None: it always is."""
+    if table.newer_field is None:
+        return None
+    column, collation = quoted(table.newer_field.column), _collation(table.newer_field)
+    return f"(t.{column} IS NULL OR excluded.{column}{collation} >= t.{column})"
+
+
+def _beats(field: TableField) -> str:
+    column, collation = quoted(field.column), _collation(field)
+    sign = ">" if field.rule == "greatest" else "<"
+    return (
+        f"excluded.{column}{collation} {sign} t.{column}"
+        f" OR t.{column} IS NULL AND excluded.{column} IS NOT NULL"
+    )
+
+
+def _differs(field: TableField) -> str:
+    column = quoted(field.column)
+    # Not as decimals: 1.0 and 1.00 are told apart by who reads the text.
+    return f"excluded.{column} COLLATE BINARY IS NOT t.{column}"
+
+
+def _delete_some(table: Table[Any], condition: str, order: str | None = None) -> str:
+    name = quoted(table.name)
+    key = ", ".join(quoted(field.column) for field in table.key_fields)
+    ordered = "" if order is None else f" ORDER BY {order}"
+    return (
+        f"DELETE FROM {name} WHERE ({key}) IN (\n"  # noqa: S608  # made of names, quoted
+        f"    SELECT {key} FROM {name} WHERE {condition}{ordered} LIMIT ?\n)"
+    )
+
+
+def _cells_of(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[E], Sequence[Cell]]:
+    encoders = tuple(codecs[field.name].encode for field in table.fields)
+    entry_type, values_of = table.entry_type, table.values
+
+    def cells_of(entry: E) -> Sequence[Cell]:
+        if type(entry) is not entry_type:  # of a subclass, fields would be lost
+            raise EntryRejectedError(
+                f"an entry must be a {entry_type.__name__}, not {type(entry).__name__}",
+                table=table.name,
+            )
+        values: tuple[Any, ...] = ()
+        try:
+            values = values_of(entry)
+            return [encode(value) for encode, value in zip(encoders, values, strict=True)]
+        except (AttributeError, UnfitError):
+            raise _refusal(table, codecs, values) from None
+
+    return cells_of
+
+
+def _refusal(
+    table: Table[Any], codecs: Mapping[str, Codec], values: Sequence[Any]
+) -> EntryRejectedError:
+    for field, value in zip(table.fields, values, strict=False):
+        try:
+            codecs[field.name].encode(value)
+        except UnfitError as error:
+            return EntryRejectedError(
+                f"{field.name} {error}",
+                table=table.name,
+                column=field.column,
+                field=field.name,
+            )
+    name = table.entry_type.__name__
+    return EntryRejectedError(f"a field of the {name} has no value", table=table.name)
+
+
+def _entry_of(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Sequence[Any]], E]:
+    decoders = tuple(codecs[field.name].decode for field in table.fields)
+    what = table.entry_type.__name__
+
+    def entry_of(row: Sequence[Any]) -> E:
+        values: list[object] = []
+        try:
+            for decode, cell in zip(decoders, row, strict=True):
+                values.append(decode(cell))  # how many there are says which failed
+        except UnfitError as error:
+            column = table.fields[len(values)].column
+            raise StoreMisconfiguredError(
+                f"table {table.name!r} has a row that is no {what}: column {column!r} {error}",
+                table=table.name,
+                column=column,
+            ) from None
+        try:
+            return table.make(values)
+        except Exception as error:  # noqa: BLE001  # of somebody's class
+            raise StoreMisconfiguredError(
+                f"table {table.name!r} has a row that is no {what}: {what} raised "
+                f"{type(error).__name__}",
+                table=table.name,
+            ) from None
+
+    return entry_of
+
+
+def _key_cells(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Any], Sequence[Cell]]:
+    fields = table.key_fields
+
+    def key_cells(key: Any) -> Sequence[Cell]:  # noqa: ANN401  # of whatever type the key is
+        parts: tuple[Any, ...] = (key,)
+        if len(fields) > 1:
+            kind: type = type(key)
+            parts = key if kind is tuple else ()
+            if len(parts) != len(fields):
+                names = ", ".join(field.name for field in fields)
+                raise TypeError(f"each of keys must be a tuple of {names}")
+        return [
+            encoded(field, codecs[field.name], part)
+            for field, part in zip(fields, parts, strict=True)
+        ]
+
+    return key_cells
