@@ -60,6 +60,7 @@ from ._vocabulary.protocols import (
     Journal as Journal,
     Repository as Repository,
 )
+from ._vocabulary.sqlstates import store_error_of as store_error_of
 from ._vocabulary.table import Table as Table
 
 __all__ = [
@@ -93,6 +94,7 @@ __all__ = [
     "build_veri_key",
     "merge_entries",
     "open_write_behind_queue",
+    "store_error_of",
 ]
 
 __version__ = "0.1.0"

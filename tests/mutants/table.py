@@ -1012,24 +1012,24 @@ POSTGRES = (
     mutant(
         "a lock that somebody holds is no reason to wait",
         "faults/faults::a_queue_recovers_and_has_lost_nothing_when[somebody_holds_rows_for_longer_than_every_timeout]",
-        ("postgres/_verdicts.py", '"55P03": _BUSY,', '"55P03": _UNKNOWN,'),
+        ("_vocabulary/sqlstates.py", '"55P03": _BUSY,', '"55P03": _UNKNOWN,'),
     ),
     mutant(
         "an error of asyncpg, which quotes the row, is the context of ours",
         "stores/postgres::a_constraint_tells_which_entry_it_refused",
         (
             "postgres/_session.py",
-            "            failure = translated(error, verdict, too_slow=too_slow)\n",
-            "            failure = translated(error, verdict, too_slow=too_slow)\n            raise failure\n",
+            "            failure = translated(error, meaning, too_slow=too_slow)\n",
+            "            failure = translated(error, meaning, too_slow=too_slow)\n            raise failure\n",
         ),
     ),
     mutant(
         "a missing partition is the row's fault",
-        "stores/postgres_verdicts::an_error_on_a_connection_means_one_thing",
+        "stores/postgres_errors::an_error_on_a_connection_means_one_thing",
         (
-            "postgres/_verdicts.py",
-            '    if error.sqlstate == "23514" and error',
-            '    if error.sqlstate == "23515" and error',
+            "_vocabulary/sqlstates.py",
+            '("23514", "ExecFindPartition")',
+            '("23515", "ExecFindPartition")',
         ),
     ),
     mutant(

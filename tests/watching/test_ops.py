@@ -27,9 +27,9 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
-from provcache_trio._disk.sqlite_connection import _VERDICTS as SQLITE_VERDICTS
+from provcache_trio._disk.sqlite_connection import _BY_RESULT_CODE
 from provcache_trio._vocabulary.metrics import FlushReason, LastError
-from provcache_trio.postgres._verdicts import VERDICTS
+from provcache_trio._vocabulary.sqlstates import MEANINGS
 from provcache_trio.prometheus import QueueCollector
 from provcache_trio.testing import MemoryRepository
 
@@ -200,15 +200,17 @@ def patterns_that_need_a_person(label: str) -> list[tuple[re.Pattern[str], re.Pa
 
 
 def test_the_sqlstates_that_need_a_person_are_those_of_the_code() -> None:
-    [(needs_a_person, _)] = patterns_that_need_a_person("sqlstate")
-    for state, (meaning, _) in VERDICTS.items():
+    [(needs_a_person, waits)] = patterns_that_need_a_person("sqlstate")
+    assert waits is not None
+    for state, (meaning, _) in MEANINGS.items():
         # For a class as a whole, two codes of it.
-        for code in {state.ljust(5, "0"), f"{state}001"[:5]} - (VERDICTS.keys() - {state}):
+        for code in {state.ljust(5, "0"), f"{state}001"[:5]} - (MEANINGS.keys() - {state}):
             # 08P01 is what PgBouncer says of a server that is away.
             expected = code != "08P01" and issubclass(
                 meaning, (StoreMisconfiguredError, EntryRejectedError)
             )
-            assert (needs_a_person.fullmatch(code) is not None) == expected, code
+            told = needs_a_person.fullmatch(code) is not None and not waits.fullmatch(code)
+            assert told == expected, code
 
 
 def test_the_classes_of_sqlite_that_need_a_person_are_those_of_the_code() -> None:
@@ -218,7 +220,7 @@ def test_the_classes_of_sqlite_that_need_a_person_are_those_of_the_code() -> Non
     assert names is not None
     assert {getattr(sqlite3, f"SQLITE_{name}") for name in names[1].split("|")} == {
         code
-        for code, (meaning, _) in SQLITE_VERDICTS.items()
+        for code, (meaning, _) in _BY_RESULT_CODE.items()
         if issubclass(meaning, StoreUnavailableError)
     }
     assert every.fullmatch("SQLITE_CANTOPEN_ISDIR")

@@ -56,6 +56,7 @@ NAMES = [
     "build_veri_key",
     "merge_entries",
     "open_write_behind_queue",
+    "store_error_of",
 ]
 
 # ... and in the modules beside it.

@@ -27,7 +27,7 @@ _INSTRUCTIONS_BETWEEN_LOOKS: Final = 1_000_000  # some ten milliseconds
 Translated: TypeAlias = type[StoreUnavailableError] | type[EntryRejectedError]
 
 # By primary result code: what to raise, and whether the connection is as good as before.
-_VERDICTS: Final[dict[int, tuple[Translated, bool]]] = {
+_BY_RESULT_CODE: Final[dict[int, tuple[Translated, bool]]] = {
     sqlite3.SQLITE_BUSY: (StoreUnavailableError, True),
     sqlite3.SQLITE_LOCKED: (StoreUnavailableError, True),
     sqlite3.SQLITE_INTERRUPT: (StoreUnavailableError, True),
@@ -132,7 +132,7 @@ class SQLiteConnection:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-            translated, clean = _VERDICTS.get(code & 0xFF, _OTHERWISE)
+            translated, clean = _BY_RESULT_CODE.get(code & 0xFF, _OTHERWISE)
             self._roll_back(keep=clean)
             name: str = getattr(error, "sqlite_errorname", type(error).__name__)
             # SQLite's own message may quote a row: a trigger writes what it likes.

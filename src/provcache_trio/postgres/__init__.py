@@ -12,7 +12,7 @@ RuntimeError in the trio thread. Where that hurts, and on Python 3.14 and later,
 trio-asyncio can't be imported, the loop runs in a thread of its own: ``bridge="thread"``.
 """
 
-# The store in PostgreSQL lives here: schema, statements, sessions, and the table of its verdicts.
+# The store in PostgreSQL lives here: schema, statements, sessions, and what asyncpg's errors mean.
 # It may import the vocabulary, and ``_asyncio``, by whose bridges asyncpg is called.
 # It must never import the core or another store; what it calls asyncpg with stays in this folder.
 

@@ -18,7 +18,7 @@ from provcache_trio._vocabulary.errors import (
     StoreUnavailableError,
 )
 
-from ._verdicts import timed_out, translated, verdict_of
+from ._errors import meaning_of_error, timed_out, translated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -177,7 +177,7 @@ class Session:
         When it is cancelled, the server is told; that takes a second at most.
 
         Raises:
-            StoreError: or one below it, or EntryRejectedError, as ``verdicts`` has it.
+            StoreError: or one below it, or EntryRejectedError, as ``_errors`` has it.
         """
         keep = False
         began = math.inf
@@ -191,17 +191,17 @@ class Session:
         except ProvcacheError:
             raise
         except Exception as error:  # noqa: BLE001  # translated
-            verdict = verdict_of(
+            meaning = meaning_of_error(
                 error, connected=self.connected, pgbouncer=self._connector.pgbouncer
             )
-            keep = verdict.keep
+            keep = meaning.keep
             waited = asyncio.get_running_loop().time() - began
             too_slow = self._ended_by_our_limit(error, waited)
             if self.connected and timed_out(error):
                 # Either the server is at work, or the network is silent: ask.
                 await self.close()
                 keep = too_slow = await self._answers()
-            failure = translated(error, verdict, too_slow=too_slow)
+            failure = translated(error, meaning, too_slow=too_slow)
         else:
             keep = True
             return result

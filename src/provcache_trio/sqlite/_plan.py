@@ -283,8 +283,7 @@ def _key_cells(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Any], 
     def key_cells(key: Any) -> Sequence[Cell]:  # noqa: ANN401  # of whatever type the key is
         parts: tuple[Any, ...] = (key,)
         if len(fields) > 1:
-            kind: type = type(key)
-            parts = key if kind is tuple else ()
+            parts = key if _is_tuple(key) else ()
             if len(parts) != len(fields):
                 names = ", ".join(field.name for field in fields)
                 raise TypeError(f"each of keys must be a tuple of {names}")
@@ -294,3 +293,7 @@ def _key_cells(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Any], 
         ]
 
     return key_cells
+
+
+def _is_tuple(value: object) -> bool:
+    return type(value) is tuple

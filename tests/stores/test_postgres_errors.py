@@ -15,8 +15,10 @@ from provcache_trio import (
     StoreMisconfiguredError,
     StoreUnavailableError,
     TransientStoreError,
+    store_error_of,
 )
-from provcache_trio.postgres._verdicts import VERDICTS, translated, verdict_of
+from provcache_trio._vocabulary.sqlstates import MEANINGS
+from provcache_trio.postgres._errors import meaning_of_error, translated
 
 KNOWN: list[type[asyncpg.PostgresError]] = [
     one
@@ -85,15 +87,15 @@ def no_partition() -> asyncpg.PostgresError:
 def test_an_error_on_a_connection_means_one_thing(
     error: Exception, meaning: type[Exception], keep: bool
 ) -> None:
-    assert verdict_of(error, connected=True) == (meaning, keep)
+    assert meaning_of_error(error, connected=True) == (meaning, keep)
 
 
 def test_behind_pgbouncer_a_protocol_violation_is_a_server_that_is_away() -> None:
     error = exceptions.ProtocolViolationError("x")
     for connected in (True, False):
-        assert verdict_of(error, connected=connected) == (StoreMisconfiguredError, False)
-        verdict = verdict_of(error, connected=connected, pgbouncer=True)
-        assert verdict == (StoreUnavailableError, False)
+        assert meaning_of_error(error, connected=connected) == (StoreMisconfiguredError, False)
+        found = meaning_of_error(error, connected=connected, pgbouncer=True)
+        assert found == (StoreUnavailableError, False)
 
 
 @pytest.mark.parametrize(
@@ -120,28 +122,62 @@ def test_behind_pgbouncer_a_protocol_violation_is_a_server_that_is_away() -> Non
 def test_an_error_before_there_is_a_connection_blames_no_entry(
     error: Exception, meaning: type[Exception]
 ) -> None:
-    assert verdict_of(error, connected=False) == (meaning, False)
+    assert meaning_of_error(error, connected=False) == (meaning, False)
 
 
 def test_no_error_that_the_server_may_report_blames_an_entry_before_there_is_a_connection() -> None:
-    verdicts = {kind: verdict_of(kind("x"), connected=False) for kind in KNOWN}
-    assert [kind for kind, one in verdicts.items() if one.meaning is EntryRejectedError] == []
+    meanings = {kind: meaning_of_error(kind("x"), connected=False) for kind in KNOWN}
+    assert [kind for kind, one in meanings.items() if one.error is EntryRejectedError] == []
 
 
 def test_no_connection_is_kept_after_an_error_that_is_not_understood() -> None:
-    verdicts = {kind: verdict_of(kind("x"), connected=True) for kind in KNOWN}
-    assert [kind for kind, one in verdicts.items() if one.meaning is StoreError and one.keep] == []
+    meanings = {kind: meaning_of_error(kind("x"), connected=True) for kind in KNOWN}
+    assert [kind for kind, one in meanings.items() if one.error is StoreError and one.keep] == []
 
 
 def test_every_row_of_the_table_is_for_errors_that_there_are() -> None:
     states = [str(kind.sqlstate) for kind in KNOWN]
-    assert [row for row in VERDICTS if not any(state.startswith(row) for state in states)] == []
+    assert [row for row in MEANINGS if not any(state.startswith(row) for state in states)] == []
 
 
 def test_a_certificate_that_is_refused_is_told_without_the_code_of_openssl() -> None:
     error = ssl.SSLCertVerificationError(1, "x")
-    told = translated(error, verdict_of(error, connected=False))
+    told = translated(error, meaning_of_error(error, connected=False))
     assert type(told) is StoreMisconfiguredError
     assert told.error_class == "SSLCertVerificationError"
     assert told.sqlstate is None
     assert str(told) == "asyncpg reported SSLCertVerificationError"
+
+
+@pytest.mark.parametrize(
+    ("state", "function", "meaning"),
+    [
+        ("40001", None, TransientStoreError),
+        ("23503", None, TransientStoreError),
+        ("23505", None, EntryRejectedError),
+        ("23514", "ExecConstraints", EntryRejectedError),
+        ("23514", "ExecFindPartition", StoreMisconfiguredError),
+        ("42501", "ExecWithCheckOptions", EntryRejectedError),
+        ("42501", "aclcheck_error", StoreMisconfiguredError),
+        ("0A000", "ExecCrossPartitionUpdate", EntryRejectedError),
+        ("0A000", None, StoreMisconfiguredError),
+        ("57P01", None, StoreUnavailableError),
+        ("99999", None, StoreError),
+        ("?", None, StoreError),
+    ],
+)
+def test_a_repository_of_one_s_own_raises_what_a_sqlstate_means(
+    state: str, function: str | None, meaning: type[Exception]
+) -> None:
+    error = store_error_of(state, error_class="Oops", function=function, constraint="c")
+    assert type(error) is meaning
+    assert (error.sqlstate, error.error_class, error.constraint) == (state, "Oops", "c")
+    assert str(error) == f"PostgreSQL reported {state} (Oops)"
+    assert str(store_error_of(state)) == f"PostgreSQL reported {state}"
+
+
+def test_what_is_no_sqlstate_is_refused() -> None:
+    with pytest.raises(TypeError, match="sqlstate must be a str, not NoneType"):
+        store_error_of(None)  # type: ignore[arg-type]  # as a driver gives without an answer
+    with pytest.raises(ValueError, match="sqlstate must not be empty"):
+        store_error_of("")

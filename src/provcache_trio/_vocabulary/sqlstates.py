@@ -1,0 +1,148 @@
+"""What a SQLSTATE of PostgreSQL means to the queue, whichever driver reports it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from .checks import check_text
+from .errors import (
+    EntryRejectedError,
+    StoreError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+    TransientStoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Reported: TypeAlias = (
+    type[StoreError]
+    | type[StoreUnavailableError]
+    | type[StoreMisconfiguredError]
+    | type[TransientStoreError]
+    | type[EntryRejectedError]
+)
+
+
+class Meaning(NamedTuple):
+    """What a SQLSTATE means.
+
+    Attributes:
+        error: the class to raise; StoreError itself stands for "unknown".
+        keep: whether the connection is as good as before.
+    """
+
+    error: Reported
+    keep: bool
+
+
+AWAY: Final = Meaning(StoreUnavailableError, keep=False)
+_BUSY: Final = Meaning(StoreUnavailableError, keep=True)
+ROLLED_BACK: Final = Meaning(TransientStoreError, keep=True)
+REFUSED: Final = Meaning(EntryRejectedError, keep=True)
+PERSON: Final = Meaning(StoreMisconfiguredError, keep=False)
+_UNKNOWN: Final = Meaning(StoreError, keep=False)
+
+# By SQLSTATE, and by its first two characters for what is not listed in full.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+MEANINGS: Final[Mapping[str, Meaning]] = {
+    "08": AWAY,  # connection exceptions
+    "08P01": PERSON,  # protocol violation: that is no PostgreSQL, or a pooler in the way
+    "0A": PERSON,  # feature not supported
+    "21": _UNKNOWN,  # cardinality violation: a key twice, which is merged before
+    "22": REFUSED,  # data exceptions
+    "2200H": PERSON,  # a sequence is used up: of a column that somebody added
+    "23": REFUSED,  # constraints
+    "23503": ROLLED_BACK,  # a foreign key: what it refers to may still be on its way
+    "25006": AWAY,  # read-only: this server is a standby, after a failover perhaps
+    "25P03": AWAY,  # the server ended an idle transaction
+    "25P04": AWAY,  # the server ended a long transaction
+    "26000": PERSON,  # no such prepared statement: a pooler, without pgbouncer=True
+    "28": PERSON,  # password, pg_hba.conf
+    "3D000": PERSON,  # no such database
+    "3F000": PERSON,  # no such schema
+    "40": ROLLED_BACK,  # serialization failure, deadlock
+    "40003": _BUSY,  # statement completion unknown
+    "42": PERSON,  # syntax and access: no such table or column, no grant
+    "44000": REFUSED,  # WITH CHECK OPTION
+    "53": AWAY,  # disk full, out of memory, too many connections
+    "54000": REFUSED,  # program limit: a value too long for somebody's index
+    "55": PERSON,  # not in the right state, such as a publication without replica identity
+    "55006": _BUSY,  # object in use
+    "55P03": _BUSY,  # lock_timeout: somebody holds a row or the table
+    "57014": _BUSY,  # statement_timeout, or an administrator cancelled; and the caller knows which
+    "57": AWAY,  # shutting down, crashed, starting, idle session ended
+    "57P04": PERSON,  # the database was dropped
+    "58": AWAY,  # I/O error
+    "72": ROLLED_BACK,  # snapshot too old
+    "P0": REFUSED,  # RAISE and the like, in somebody's trigger
+    "XX001": PERSON,  # data corrupted
+    "XX002": PERSON,  # index corrupted
+}
+# By SQLSTATE and the function of the server that reports it, where that makes a difference.
+_BY_FUNCTION: Final[Mapping[tuple[str, str], Meaning]] = {
+    # There is no partition for the row, so that somebody has to attach one.
+    ("23514", "ExecFindPartition"): Meaning(StoreMisconfiguredError, keep=True),
+    # The row breaks a policy of row security. Otherwise a grant is missing.
+    ("42501", "ExecWithCheckOptions"): REFUSED,
+    # The newer version belongs into another partition.
+    ("0A000", "ExecCrossPartitionUpdate"): REFUSED,
+    # Not a value that is too long: a person has to vacuum before the server writes again.
+    ("54000", "GetNewTransactionId"): PERSON,
+    ("54000", "GetNewMultiXactId"): PERSON,
+}
+
+
+def meaning_of(sqlstate: str, function: str | None = None) -> Meaning:
+    """Return what ``sqlstate`` means, reported by that function of the server."""
+    exactly = _BY_FUNCTION.get((sqlstate, function)) if function is not None else None
+    return exactly or MEANINGS.get(sqlstate) or MEANINGS.get(sqlstate[:2]) or _UNKNOWN
+
+
+def store_error_of(
+    sqlstate: str,
+    *,
+    error_class: str | None = None,
+    function: str | None = None,
+    constraint: str | None = None,
+) -> StoreError | EntryRejectedError:
+    """Return the error that a repository of your own should raise for an error of PostgreSQL.
+
+    Raise it ``from None``: a driver's error may quote the row. With psycopg::
+
+        except psycopg.Error as error:
+            if error.sqlstate is None:
+                raise StoreUnavailableError("no answer", error_class=type(error).__name__) from None
+            diagnosis = error.diag
+            raise store_error_of(
+                error.sqlstate,
+                error_class=type(error).__name__,
+                function=diagnosis.source_function,
+                constraint=diagnosis.constraint_name,
+            ) from None
+
+    Args:
+        sqlstate: its five-character code.
+        error_class: name of the driver's exception class.
+        function: name of the server's function that reported it, if the driver knows; a
+            few codes have two meanings, between which it decides.
+        constraint: name of the violated constraint, if there is one.
+
+    Returns:
+        A ``StoreUnavailableError``, ``StoreMisconfiguredError``, ``TransientStoreError`` or
+        ``EntryRejectedError``; for a code that means nothing to the queue a plain
+        ``StoreError``, which counts as unknown.
+
+    Raises:
+        TypeError: ``sqlstate`` is no str.
+        ValueError: ``sqlstate`` is empty.
+    """
+    check_text("sqlstate", sqlstate)
+    of_class = f" ({error_class})" if error_class is not None else ""
+    return meaning_of(sqlstate, function).error(
+        f"PostgreSQL reported {sqlstate}{of_class}",
+        error_class=error_class,
+        sqlstate=sqlstate,
+        constraint=constraint,
+    )
