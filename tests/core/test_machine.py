@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING, Final, Literal
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 import trio
 from hypothesis import settings
@@ -78,6 +79,8 @@ class Sink(MemoryDeadLetters[Item]):
 class QueueMachine(TrioMachine):
     """One queue, its callers, its store and its sink."""
 
+    in_lanes_with_journal = False  # always both
+
     @initialize(
         seed=st.integers(0, 2**16),
         options=some_options,
@@ -105,6 +108,9 @@ class QueueMachine(TrioMachine):
         first_keys: list[str],
         at_the_end: tuple[str, bool],
     ) -> None:
+        if self.in_lanes_with_journal:
+            options = msgspec.structs.replace(options, writers=max(options.writers, 2))
+            with_journal = with_journal or "interval"
         self.options = options
         self.store = MemoryRepository[Item](latency_seconds=latency, reject_with_index=with_index)
         self.sink = Sink()
@@ -638,6 +644,12 @@ class QueueMachine(TrioMachine):
             logging.getLogger("provcache_trio").removeHandler(self.witness)
 
 
+class LanesWithJournalMachine(QueueMachine):
+    """The same with several writers and a journal, which otherwise rarely meet."""
+
+    in_lanes_with_journal = True
+
+
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a hundred thousand log records from pytest, which would format each."""
@@ -647,3 +659,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.heavy
 def test_every_entry_is_accounted_for_at_every_step_whatever_happens() -> None:
     run_state_machine_as_test(QueueMachine, settings=settings(stateful_step_count=35))
+
+
+@pytest.mark.heavy
+def test_with_several_lanes_and_a_journal_every_entry_is_accounted_for_too() -> None:
+    run_state_machine_as_test(LanesWithJournalMachine, settings=settings(stateful_step_count=35))
