@@ -79,8 +79,6 @@ class Sink(MemoryDeadLetters[Item]):
 class QueueMachine(TrioMachine):
     """One queue, its callers, its store and its sink."""
 
-    in_lanes_with_journal = False  # always both
-
     @initialize(
         seed=st.integers(0, 2**16),
         options=some_options,
@@ -108,19 +106,16 @@ class QueueMachine(TrioMachine):
         first_keys: list[str],
         at_the_end: tuple[str, bool],
     ) -> None:
-        if self.in_lanes_with_journal:
-            options = msgspec.structs.replace(options, writers=max(options.writers, 2))
-            with_journal = with_journal or "interval"
-        self.options = options
+        self.options = self.widened(options)
         self.store = MemoryRepository[Item](latency_seconds=latency, reject_with_index=with_index)
         self.sink = Sink()
         self.with_sink = with_sink
         self.in_peace = beginning == "peace"  # no fault ever comes, so promptness is seen
-        self.witness = Witness(self.store, options, KEYS)
+        self.witness = Witness(self.store, self.options, KEYS)
         self.sink.witness = self.witness
         self.at_the_end = at_the_end
         self.version = 0
-        self.plan_journal(with_journal, disk_seconds, held_keys)
+        self.plan_journal(self.kind_of(with_journal), disk_seconds, held_keys)
         self.rejections: list[EntryRejectedError] = []
         self.calls: list[trio.CancelScope] = []
         self.calm = True  # nothing has ever gone wrong
@@ -141,6 +136,14 @@ class QueueMachine(TrioMachine):
         logger.addHandler(self.witness)
         self.boot(seed)
         self.do(functools.partial(self.begin, first_keys))
+
+    @staticmethod
+    def widened(options: WriteBehindOptions) -> WriteBehindOptions:
+        return options
+
+    @staticmethod
+    def kind_of(journal: str | None) -> str | None:
+        return journal
 
     def plan_journal(self, kind: str | None, disk_seconds: float, held_keys: list[str]) -> None:
         self.with_journal = kind is not None
@@ -647,7 +650,13 @@ class QueueMachine(TrioMachine):
 class LanesWithJournalMachine(QueueMachine):
     """The same with several writers and a journal, which otherwise rarely meet."""
 
-    in_lanes_with_journal = True
+    @staticmethod
+    def widened(options: WriteBehindOptions) -> WriteBehindOptions:
+        return msgspec.structs.replace(options, writers=max(options.writers, 2))
+
+    @staticmethod
+    def kind_of(journal: str | None) -> str | None:
+        return journal or "interval"
 
 
 @pytest.fixture(autouse=True)
