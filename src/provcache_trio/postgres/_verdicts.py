@@ -89,8 +89,9 @@ _CUT_OFF: Final = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
 # Where 54000 means, not that a value is too long, but that the server has to be vacuumed by a
 # person before it writes again.
 _NO_IDS_LEFT: Final = frozenset({"GetNewTransactionId", "GetNewMultiXactId"})
-# Where 23514 means that there is no partition for the row, so that somebody has to attach one.
-_NO_PARTITION: Final = "ExecFindPartition"
+# Where 23514 means that there is no partition for the row, so that somebody has to attach one; or
+# that the table is itself a partition, and the row belongs into another.
+_NO_PARTITION: Final = frozenset({"ExecFindPartition", "ExecPartitionCheckEmitError"})
 
 
 def verdict_of(error: Exception, *, connected: bool, pgbouncer: bool = False) -> Verdict:
@@ -125,7 +126,7 @@ def _verdict_of_server(error: PostgresError) -> Verdict:
         return _ROLLED_BACK  # the table was altered; asyncpg has dropped the plan
     if error.server_source_function in _NO_IDS_LEFT:
         return _PERSON
-    if error.sqlstate == "23514" and error.server_source_function == _NO_PARTITION:
+    if error.sqlstate == "23514" and error.server_source_function in _NO_PARTITION:
         return Verdict(StoreMisconfiguredError, keep=True)
     state = error.sqlstate or ""
     return VERDICTS.get(state) or VERDICTS.get(state[:2]) or _UNKNOWN
