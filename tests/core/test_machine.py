@@ -167,9 +167,12 @@ class QueueMachine(TrioMachine):
         self.queue: WriteBehindQueue[Item] = await self.nursery.start(self.use_queue)
         self.witness.queue = self.queue
         self.queue._lifetime.clock = self.read_clock
-        self.call(self.call_enqueue_many, math.inf, list(map(self.make, first_keys)))
+        self.bring(list(map(self.make, first_keys)))
         if self.store._rejected:
             await trio.sleep(1)
+
+    def bring(self, first_items: list[Item]) -> None:
+        self.call(self.call_enqueue_many, math.inf, first_items)
 
     async def use_queue(  # noqa: ASYNC114  # its nursery lives as long as the machine
         self, task_status: trio.TaskStatus[WriteBehindQueue[Item]] = trio.TASK_STATUS_IGNORED
@@ -206,8 +209,23 @@ class QueueMachine(TrioMachine):
 
     def check(self) -> None:
         self.witness.look()
-        if self.calm and self.witness.queue is not None:
+        queue = self.witness.queue
+        if queue is None:
+            return
+        if self.calm:
             self.check_promptness()
+        if queue._room.door_is_open and queue._room.producers:
+            self.check_door(queue)
+
+    def check_door(self, queue: WriteBehindQueue[Item]) -> None:
+        """Nobody waits in vain, and what is in the way of those who wait is written."""
+        assert queue._ledger.depth >= self.options.queue_capacity, "there is room, and they wait"
+        in_line = [line.holder(key) for line in queue._lanes.lines for key in KEYS]
+        keys = {key for batch in in_line if batch is not None for key in batch.entries}
+        waiting = {producer.key for producer in queue._room.producers}
+        assert not waiting & keys, "somebody waits whose key is in line"
+        heads = [line.batches[0] for line in queue._lanes.lines if line.batches]
+        assert all(head.due for head in heads), "they wait, and a head is not due"
 
     def check_promptness(self) -> None:
         """Nothing that is due waits for anything but the writer."""
@@ -657,6 +675,11 @@ class LanesWithJournalMachine(QueueMachine):
     @staticmethod
     def kind_of(journal: str | None) -> str | None:
         return journal or "interval"
+
+    def bring(self, first_items: list[Item]) -> None:
+        """Have them wait side by side, if there is something to be replayed before."""
+        for item in first_items:
+            self.call(self.call_enqueue, math.inf, item)
 
 
 @pytest.fixture(autouse=True)

@@ -92,7 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     # One more than there are processors: some tests find a mutant by waiting in vain.
     parser.add_argument("--jobs", type=int, default=(os.cpu_count() or 1) + 1)
-    parser.add_argument("--writers", type=int, default=1, help="give so many to every queue")
+    parser.add_argument("--writers", type=int, default=1, help="give every queue so many")
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if mutant.name in arguments.names or not arguments.names]

@@ -834,7 +834,7 @@ LANES = (
     ),
     mutant(
         "parallel writers reorder a key (p)",
-        "core/lanes::versions_of_a_key_are_written_in_order",
+        "core/lanes::versions_of_a_key_are_written_in_order core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/lanes.py",
             "        return self.lines[self.number_of(key)]\n",
@@ -850,12 +850,12 @@ LANES = (
     ),
     mutant(
         "a flush waits for one lane only",
-        "core/lanes::a_flush_waits_for_every_lane",
+        "core/lanes::a_flush_waits_for_every_lane core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         ("_core/queue.py", "        for fate in fates:\n", "        for fate in fates[-1:]:\n"),
     ),
     mutant(
         "only one lane's batches are sealed by a flush",
-        "core/lanes::a_flush_has_every_lane_written_at_once",
+        "core/lanes::a_flush_has_every_lane_written_at_once core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/lanes.py",
             "        for line in self.lines:\n            line.seal(reason)\n",
@@ -1529,7 +1529,7 @@ JOURNAL = (
 DOOR = (
     mutant(
         "what is replayed goes into the first lane",
-        "core/door::what_is_replayed_is_spread_over_the_lanes_as_what_is_accepted",
+        "core/door::what_is_replayed_is_spread_over_the_lanes_as_what_is_accepted core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/replay.py",
             "return self._lines[self._lanes.number_of(key)]",
@@ -1538,7 +1538,7 @@ DOOR = (
     ),
     mutant(
         "nobody is admitted when a replay is over",
-        "core/door::when_a_replay_is_over_whoever_waits_is_admitted",
+        "core/door::when_a_replay_is_over_whoever_waits_is_admitted core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/replay.py",
             "            self._room.open_door()\n",
@@ -1567,7 +1567,7 @@ DOOR = (
     ),
     mutant(
         "who still waits when others were admitted is not hurried",
-        "core/door::those_who_still_wait_when_others_were_admitted_have_a_full_line_written",
+        "core/door::those_who_still_wait_when_others_were_admitted_have_a_full_line_written core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/waiting_room.py",
             "        if self.producers:\n            self.hurry()\n",
@@ -1576,7 +1576,7 @@ DOOR = (
     ),
     mutant(
         "only the first line is hurried",
-        "core/door::a_full_queue_has_the_heads_of_all_its_lines_written",
+        "core/door::a_full_queue_has_the_heads_of_all_its_lines_written core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/lanes.py",
             "        for line in self.lines:\n            if line.batches:",
