@@ -96,7 +96,7 @@ class Outbox(Generic[E]):
             await self._changed.wait()
 
     async def wait_for(self, number: int) -> bool:
-        """Wait until the sink has, or has failed to take, every letter up to ``number``.
+        """Wait until the sink has every letter up to ``number``, or fails while it waits.
 
         Returns:
             Whether that happened before what was left was handed back.
