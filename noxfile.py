@@ -177,6 +177,18 @@ def mutants(session: nox.Session) -> None:
     session.run("python", "-m", "tests.mutants", *session.posargs, env=STEADY)
 
 
+@nox.session
+def mutants_in_lanes(session: nox.Session) -> None:
+    """Demand the same of queues with four writers."""
+    install(session, "test", extras=EVERYTHING)
+    # Which keys share a lane depends on it, as in ``lowest``.
+    seed = os.environ.get("PYTHONHASHSEED", "0")
+    session.run(
+        *("python", "-m", "tests.mutants", "--writers", "4", *session.posargs),
+        env={"PYTHONHASHSEED": seed},
+    )
+
+
 @nox.session(python=PYTHONS[:1])
 def fuzz(session: nox.Session) -> None:
     """Search, guided by coverage, for bytes that make an entry which can't be stored."""
@@ -218,6 +230,7 @@ def full(session: nox.Session) -> None:
     session.notify("tools")
     session.notify(f"unkind-{PYTHONS[0]}", [])
     session.notify("mutants")
+    session.notify("mutants_in_lanes")
     session.notify(f"fuzz-{PYTHONS[0]}", ["-max_total_time=300"])
     session.notify(f"instructions-{PYTHONS[0]}", [])
     session.notify(f"benchmark-{PYTHONS[-1]}", ["--quick"])

@@ -41,7 +41,7 @@ from tests.cli.support import (
     without_progress,
 )
 from tests.support.installed import install
-from tests.support.waiting import until
+from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -476,17 +476,30 @@ def test_a_summary_that_nobody_wanted_is_no_failure(code: int | None, is_failure
 
 
 async def test_what_is_added_while_something_is_written_is_written_by_the_same_flush() -> None:
-    with full_pipe() as (reader, file):
+    reader, writer = os.pipe()
+    has_begun, may_go_on = threading.Event(), threading.Event()
+
+    class Held(io.TextIOWrapper):
+        """Holds the thread up when it has taken what waits, and is about to write it."""
+
+        def fileno(self) -> int:
+            if threading.current_thread() is not threading.main_thread():
+                has_begun.set()
+                assert may_go_on.wait(HANG_SECONDS)
+            return super().fileno()
+
+    with Held(os.fdopen(writer, "wb")) as file, os.fdopen(reader, "rb") as pipe:
         stream = Stream(file)
         stream.add("first\n")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.flush)
-            await until(lambda: stream.is_idle)  # its thread waits with what was there
+            await until(has_begun.is_set)
+            assert stream.is_idle
             stream.add("second\n")
-            seen = await trio.to_thread.run_sync(drained, reader, b"first\n")
+            may_go_on.set()
         assert stream.is_idle
-        seen += b"" if b"second\n" in seen else drained(reader, b"second\n")
-    assert seen == b"first\nsecond\n"
+        assert pipe.readline() == b"first\n"
+        assert pipe.readline() == b"second\n"
 
 
 # Narrow terminals

@@ -375,6 +375,29 @@ async def test_a_closed_queue_as_the_store_of_another_costs_nothing(
     assert caught.value.undelivered == (Item("a"),)
 
 
+async def test_a_full_queue_as_the_store_of_another_costs_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    class Forwarding:
+        async def upsert_many(self, entries: Sequence[Item], /) -> int:
+            await trio.lowlevel.checkpoint()
+            for entry in entries:
+                inner.enqueue_nowait(entry)
+            return len(entries)
+
+    store = MemoryRepository[Item](latency_seconds=2)
+    small = WriteBehindOptions(queue_capacity=5, batch_size=5)
+    async with (
+        open_write_behind_queue(store, small) as inner,
+        open_write_behind_queue(Forwarding(), WriteBehindOptions(batch_size=50)) as queue,
+    ):
+        await queue.enqueue_many(items(range(300)))
+        with trio.fail_after(2000):
+            await queue.flush()
+    assert_settled(queue, persisted=300, failed=0)
+    assert len(store.rows) == 300
+
+
 # Too much
 
 
@@ -391,8 +414,9 @@ def limited(most: int, error: Callable[[], Exception]) -> Odd:
         TimeoutError,
         trio.TooSlowError,
         MemoryError,
+        trio.WouldBlock,
     ],
-    ids=["too_slow=True", "TimeoutError", "TooSlowError", "MemoryError"],
+    ids=["too_slow=True", "TimeoutError", "TooSlowError", "MemoryError", "WouldBlock"],
 )
 async def test_a_batch_that_is_too_much_is_halved_after_three_calls_and_then_after_one(
     error: Callable[[], Exception],

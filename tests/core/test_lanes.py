@@ -26,6 +26,7 @@ from provcache_trio._core.line import Line
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.items import Item, assert_settled, items
+from tests.support.journals import MemoryJournal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,11 @@ class Picky:
     def mend(self) -> None:
         self.stalled.clear()
         self.failing.clear()
+        self.look_again()
+
+    def look_again(self) -> None:
         self._changed.set()
+        self._changed = trio.Event()
 
     async def upsert_many(self, entries: Sequence[Item], /) -> int:
         self.tries.append(trio.current_time())
@@ -247,6 +252,18 @@ async def test_while_one_lane_cannot_write_the_queue_says_that_it_waits(
     assert lines.count("default: store found again") == 1
 
 
+async def test_the_oldest_age_is_that_of_any_lane(store: Picky, autojump_clock: MockClock) -> None:
+    async with open_write_behind_queue(store, TWO) as queue:
+        ages: list[float] = []
+        for item in reversed(one_of_each_lane(queue)):
+            store.stalled.add(item.veri_key)
+            await queue.enqueue(item)
+            await trio.sleep(2)
+            ages.append(queue.metrics().oldest_pending_seconds)
+        assert ages == [2, 4]
+        store.mend()
+
+
 async def test_a_lane_whose_task_crashes_again_and_again_ends_the_queue(
     store: Picky, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,6 +307,48 @@ async def test_crashes_in_several_lanes_do_not_add_up(
         store.mend()
         await queue.flush()
     assert_settled(queue, persisted=4)
+
+
+async def test_crashes_of_the_shared_task_add_up_with_those_of_the_worst_lane(
+    store: Picky, autojump_clock: MockClock
+) -> None:
+    async with open_write_behind_queue(store, WriteBehindOptions(writers=4)) as queue:
+        lifetime = queue._lifetime
+        in_a_row = [lifetime.note_crash(lane) for lane in (0, 1, None, 2, 2, None)]
+        assert in_a_row == [1, 1, 2, 2, 3, 4]
+        lifetime.note_persisted(2)
+        assert [lifetime.note_crash(lane) for lane in (None, 2)] == [2, 2]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_flush_during_a_replay_waits_for_every_lane(
+    store: Picky, first: int, autojump_clock: MockClock
+) -> None:
+    async with open_write_behind_queue(store, TWO) as queue:
+        each = one_of_each_lane(queue)
+    journal = MemoryJournal(holds=dict(enumerate(each, 1)))
+    store.stalled = {item.veri_key for item in each}
+    flushed = trio.Event()
+    async with (
+        open_write_behind_queue(store, TWO, journal=journal) as queue,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def flush() -> None:
+            await queue.flush()
+            flushed.set()
+
+        nursery.start_soon(flush)
+        await trio.sleep(1)
+        assert not queue.metrics().recovering
+        store.stalled.remove(each[first].veri_key)
+        store.look_again()
+        await trio.sleep(1)
+        assert store.rows == [each[first]]
+        assert not flushed.is_set()
+        store.mend()
+    assert flushed.is_set()
+    assert_settled(queue, recovered=2, persisted=2)
 
 
 async def test_lanes_that_wait_for_the_sink_go_on_together(autojump_clock: MockClock) -> None:

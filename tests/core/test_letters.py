@@ -190,6 +190,31 @@ async def test_a_letter_that_waits_for_the_sink_counts_in_the_oldest_age(
         assert queue.metrics().oldest_pending_seconds == 0.0
 
 
+async def test_a_letter_that_came_during_a_call_of_the_sink_keeps_its_age(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    class Sink(MemoryDeadLetters[Item]):
+        async def put_many(self, letters: Sequence[DeadLetter[Item]], /) -> None:
+            if trio.current_time() == began_at:
+                raise OSError  # so that nobody waits for it
+            await trio.sleep(4)
+            if self.letters:
+                await trio.sleep_forever()
+            await super().put_many(letters)
+
+    began_at = trio.current_time()
+    options = WriteBehindOptions(flush_interval_seconds=0, drain_timeout_seconds=0)
+    with pytest.raises(DrainTimeoutError) as caught:
+        async with open_write_behind_queue(store, options, dead_letters=Sink()) as queue:
+            await queue.enqueue(Item("bad1"))
+            await trio.sleep(2)
+            await queue.enqueue(Item("bad2"))
+            await trio.sleep(4)
+            assert queue.metrics().total_failed == 1
+            assert queue.metrics().oldest_pending_seconds == 4
+    assert caught.value.undelivered == (Item("bad2"),)
+
+
 async def test_more_letters_than_fit_are_handed_over_piece_by_piece(
     letters: MemoryDeadLetters[Item], autojump_clock: MockClock
 ) -> None:

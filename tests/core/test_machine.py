@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING, Final, Literal
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 import trio
 from hypothesis import settings
@@ -105,16 +106,16 @@ class QueueMachine(TrioMachine):
         first_keys: list[str],
         at_the_end: tuple[str, bool],
     ) -> None:
-        self.options = options
+        self.options = self.widened(options)
         self.store = MemoryRepository[Item](latency_seconds=latency, reject_with_index=with_index)
         self.sink = Sink()
         self.with_sink = with_sink
         self.in_peace = beginning == "peace"  # no fault ever comes, so promptness is seen
-        self.witness = Witness(self.store, options, KEYS)
+        self.witness = Witness(self.store, self.options, KEYS)
         self.sink.witness = self.witness
         self.at_the_end = at_the_end
         self.version = 0
-        self.plan_journal(with_journal, disk_seconds, held_keys)
+        self.plan_journal(self.kind_of(with_journal), disk_seconds, held_keys)
         self.rejections: list[EntryRejectedError] = []
         self.calls: list[trio.CancelScope] = []
         self.calm = True  # nothing has ever gone wrong
@@ -135,6 +136,14 @@ class QueueMachine(TrioMachine):
         logger.addHandler(self.witness)
         self.boot(seed)
         self.do(functools.partial(self.begin, first_keys))
+
+    @staticmethod
+    def widened(options: WriteBehindOptions) -> WriteBehindOptions:
+        return options
+
+    @staticmethod
+    def kind_of(journal: str | None) -> str | None:
+        return journal
 
     def plan_journal(self, kind: str | None, disk_seconds: float, held_keys: list[str]) -> None:
         self.with_journal = kind is not None
@@ -158,9 +167,12 @@ class QueueMachine(TrioMachine):
         self.queue: WriteBehindQueue[Item] = await self.nursery.start(self.use_queue)
         self.witness.queue = self.queue
         self.queue._lifetime.clock = self.read_clock
-        self.call(self.call_enqueue_many, math.inf, list(map(self.make, first_keys)))
+        self.bring(list(map(self.make, first_keys)))
         if self.store._rejected:
             await trio.sleep(1)
+
+    def bring(self, first_items: list[Item]) -> None:
+        self.call(self.call_enqueue_many, math.inf, first_items)
 
     async def use_queue(  # noqa: ASYNC114  # its nursery lives as long as the machine
         self, task_status: trio.TaskStatus[WriteBehindQueue[Item]] = trio.TASK_STATUS_IGNORED
@@ -197,8 +209,23 @@ class QueueMachine(TrioMachine):
 
     def check(self) -> None:
         self.witness.look()
-        if self.calm and self.witness.queue is not None:
+        queue = self.witness.queue
+        if queue is None:
+            return
+        if self.calm:
             self.check_promptness()
+        if queue._room.door_is_open and queue._room.producers:
+            self.check_door(queue)
+
+    def check_door(self, queue: WriteBehindQueue[Item]) -> None:
+        """Nobody waits in vain, and what is in the way of those who wait is written."""
+        assert queue._ledger.depth >= self.options.queue_capacity, "there is room, and they wait"
+        in_line = [line.holder(key) for line in queue._lanes.lines for key in KEYS]
+        keys = {key for batch in in_line if batch is not None for key in batch.entries}
+        waiting = {producer.key for producer in queue._room.producers}
+        assert not waiting & keys, "somebody waits whose key is in line"
+        heads = [line.batches[0] for line in queue._lanes.lines if line.batches]
+        assert all(head.due for head in heads), "they wait, and a head is not due"
 
     def check_promptness(self) -> None:
         """Nothing that is due waits for anything but the writer."""
@@ -638,6 +665,23 @@ class QueueMachine(TrioMachine):
             logging.getLogger("provcache_trio").removeHandler(self.witness)
 
 
+class LanesWithJournalMachine(QueueMachine):
+    """The same with several writers and a journal, which otherwise rarely meet."""
+
+    @staticmethod
+    def widened(options: WriteBehindOptions) -> WriteBehindOptions:
+        return msgspec.structs.replace(options, writers=max(options.writers, 2))
+
+    @staticmethod
+    def kind_of(journal: str | None) -> str | None:
+        return journal or "interval"
+
+    def bring(self, first_items: list[Item]) -> None:
+        """Have them wait side by side, if there is something to be replayed before."""
+        for item in first_items:
+            self.call(self.call_enqueue, math.inf, item)
+
+
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a hundred thousand log records from pytest, which would format each."""
@@ -647,3 +691,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.heavy
 def test_every_entry_is_accounted_for_at_every_step_whatever_happens() -> None:
     run_state_machine_as_test(QueueMachine, settings=settings(stateful_step_count=35))
+
+
+@pytest.mark.heavy
+def test_with_several_lanes_and_a_journal_every_entry_is_accounted_for_too() -> None:
+    run_state_machine_as_test(LanesWithJournalMachine, settings=settings(stateful_step_count=35))

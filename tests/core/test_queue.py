@@ -254,6 +254,7 @@ async def test_enqueue_nowait_would_block_when_full(store: MemoryRepository[Item
         assert queue.metrics().total_enqueued == 4
 
 
+@pytest.mark.one_lane
 async def test_a_key_in_line_is_admitted_though_the_queue_is_full(
     store: MemoryRepository[Item],
 ) -> None:

@@ -71,3 +71,80 @@ async def test_a_letter_that_never_fits_stays_beside_the_others_and_is_handed_ba
     if journal is not None:
         assert list(journal.rows.values()) == list(left)
         assert queue.metrics().durable
+
+
+class Vague(MemoryDeadLetters[Item]):
+    """Never takes the letters of some keys, and names one as it likes."""
+
+    def __init__(self, hint: str) -> None:
+        super().__init__()
+        self.hint = hint
+        self.sizes: list[int] = []
+
+    async def put_many(self, letters: Sequence[DeadLetter[Item]], /) -> None:
+        self.sizes.append(len(letters))
+        bad = [index for index, letter in enumerate(letters) if letter.entry.version]
+        if bad:
+            hints = {"right": bad[-1], "first": 0, "last": len(letters) - 1, "none": None}
+            raise EntryRejectedError("too large", index=hints[self.hint])
+        await super().put_many(letters)
+
+
+@pytest.mark.one_lane
+@pytest.mark.parametrize("bad", [{0}, {7, 8}, {17}, set(range(18))], ids=str)
+@pytest.mark.parametrize("hint", ["right", "first", "last", "none"])
+async def test_letters_that_never_fit_are_found_whatever_the_sink_says_of_them(
+    autojump_clock: MockClock, bad: set[int], hint: str
+) -> None:
+    store, sink = MemoryRepository[Item](), Vague(hint)
+    store.reject(*map(str, range(18)))
+    with pytest.raises(DrainTimeoutError) as caught:
+        async with open_write_behind_queue(store, dead_letters=sink) as queue:
+            await queue.persist(Item("good"))
+            entries = [Item(f"{key}", key in bad) for key in range(18)]
+            await queue.enqueue_many([*entries, Item("good")])
+            with trio.fail_after(5):
+                await queue.flush()
+            # All that the sink can take, it has: nobody was told before.
+            assert [letter.entry for letter in sink.letters] == [
+                entry for entry in entries if not entry.version
+            ]
+            assert queue.metrics().in_flight == len(bad)
+    assert caught.value.undelivered == tuple(entry for entry in entries if entry.version)
+    assert len(sink.sizes) <= 40
+
+
+@pytest.mark.one_lane
+async def test_the_letter_that_a_sink_names_costs_three_more_calls(
+    autojump_clock: MockClock,
+) -> None:
+    store, sink = MemoryRepository[Item](), Vague("right")
+    store.reject(*map(str, range(18)))
+    with pytest.raises(DrainTimeoutError):
+        async with open_write_behind_queue(store, dead_letters=sink) as queue:
+            await queue.persist(Item("good"))
+            await queue.enqueue_many(Item(f"{key}", key == 7) for key in range(18))
+            await queue.enqueue(Item("good"))
+    assert sink.sizes == [18, 7, 1, 10]
+
+
+@pytest.mark.one_lane
+async def test_a_sink_that_is_too_slow_for_all_letters_gets_fewer_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    sizes: list[int] = []
+
+    class Slow(MemoryDeadLetters[Item]):
+        async def put_many(self, letters: Sequence[DeadLetter[Item]], /) -> None:
+            sizes.append(len(letters))
+            await trio.sleep(len(letters))
+            await super().put_many(letters)
+
+    store, sink, poison = MemoryRepository[Item](), Slow(), items(range(18))
+    store.reject(*(item.veri_key for item in poison))
+    async with open_write_behind_queue(store, dead_letters=sink) as queue:
+        await queue.persist(Item("good"))
+        await queue.enqueue_many([*poison, Item("good")])
+        await trio.sleep(120)
+    assert sizes[:6] == [18, 18, 18, 9, 5, 3]
+    assert [letter.entry for letter in sink.letters] == poison

@@ -152,6 +152,8 @@ def test_a_lane_first_lost_then_misconfigured_logs_both(
     scene.watch.lost(scene.lanes[0], classify(StoreMisconfiguredError("no table")))
     levels = [record.levelno for record in caplog.records]
     assert levels == [logging.WARNING, logging.ERROR]
+    scene.watch.lost(scene.lanes[0], AWAY)  # and the other way round
+    assert [record.levelno for record in caplog.records] == [*levels, logging.WARNING]
 
 
 def test_a_lane_that_finishes_its_batch_leaves_held_waiting_and_doubt(scene: Scene) -> None:

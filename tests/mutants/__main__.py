@@ -1,6 +1,6 @@
 """Put each bug of the table into a copy of the installed package and demand that it is found.
 
-    python -m tests.mutants [--jobs 3] [name ...]
+    python -m tests.mutants [--jobs 3] [--writers 4] [name ...]
 
 A mutant is killed when each of its tests fails on it. One that survives, that no longer
 applies (its text is not in the file exactly once), or whose tests can't be run, makes the exit
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 from tests.mutants.forked import run_pytest
@@ -39,21 +40,22 @@ def find_package() -> Path:
 PACKAGE = find_package()
 
 
-def judge(mutant: Mutant) -> tuple[str, float]:
+def judge(mutant: Mutant, writers: int) -> tuple[str, float]:
     """Return "killed", or why it was not, and how many seconds that took."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        verdict = put_into_a_copy(mutant, folder) or run_tests(mutant.killed_by, folder)
+        verdict = put_into_a_copy(mutant, folder) or run_tests(mutant.killed_by, folder, writers)
     return verdict, time.monotonic() - began
 
 
-def check_that_all_pass(mutants: list[Mutant]) -> str:
+def check_that_all_pass(mutants: list[Mutant], writers: int) -> str:
     """Run their tests on the package without a bug; else what kills may be the warm process."""
     tests = sorted({test for mutant in mutants for test in mutant.killed_by})
     with tempfile.TemporaryDirectory() as name:
         shutil.copytree(PACKAGE, Path(name) / PACKAGE.name)
-        said = run_pytest(["--tb=short", *tests], Path(name), LONGEST_SECONDS * 2)
+        options = ["--tb=short", "--writers", str(writers)]
+        said = run_pytest([*options, *tests], Path(name), LONGEST_SECONDS * 2)
     passed = said is not None and re.search(r"^\d+ passed in ", said, re.MULTILINE)
     return PASSED if passed else f"without a bug, some of the tests fail, too:\n{said}"
 
@@ -71,9 +73,10 @@ def put_into_a_copy(mutant: Mutant, folder: Path) -> str:
     return ""
 
 
-def run_tests(tests: tuple[str, ...], folder: Path) -> str:
+def run_tests(tests: tuple[str, ...], folder: Path, writers: int) -> str:
     """Run ``tests`` on the package in ``folder``; every one of them has to fail."""
-    said = run_pytest(["--tb=no", "--first-failure", *tests], folder, LONGEST_SECONDS)
+    options = ["--tb=no", "--first-failure", "--writers", str(writers)]
+    said = run_pytest([*options, *tests], folder, LONGEST_SECONDS)
     if said is None:
         return f"not found within {LONGEST_SECONDS} s"
     failed = re.findall(r"^FAILED (\S+)", said, re.MULTILINE)
@@ -89,14 +92,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     # One more than there are processors: some tests find a mutant by waiting in vain.
     parser.add_argument("--jobs", type=int, default=(os.cpu_count() or 1) + 1)
+    parser.add_argument("--writers", type=int, default=1, help="give every queue so many")
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if mutant.name in arguments.names or not arguments.names]
     took: list[tuple[float, str]] = []
     alive = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        checked = pool.submit(check_that_all_pass, chosen)
-        for mutant, (verdict, seconds) in zip(chosen, pool.map(judge, chosen), strict=True):
+        checked = pool.submit(check_that_all_pass, chosen, arguments.writers)
+        verdicts = pool.map(judge, chosen, repeat(arguments.writers))
+        for mutant, (verdict, seconds) in zip(chosen, verdicts, strict=True):
             alive += verdict != "killed"
             took.append((seconds, mutant.name))
             print(f"{mutant.name:60} {verdict}", flush=True)  # noqa: T201  # the table

@@ -748,6 +748,78 @@ FAILURES = (
             "            return []\n",
         ),
     ),
+    mutant(
+        "a lane that has finished its batch is still held",
+        "core/watch::a_lane_that_finishes_its_batch_leaves_held_waiting_and_doubt",
+        (
+            "_core/watch.py",
+            "        self._held.discard(lane)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a lane that has finished its batch is still in doubt",
+        "core/watch::a_lane_that_finishes_its_batch_leaves_held_waiting_and_doubt",
+        (
+            "_core/watch.py",
+            "        self.doubts(lane, 0)\n        held",
+            "        held",
+        ),
+    ),
+    mutant(
+        "a lane first misconfigured and then lost says nothing",
+        "core/watch::a_lane_first_lost_then_misconfigured_logs_both",
+        (
+            "_core/watch.py",
+            "        if self.trouble == before:\n",
+            "        if self.trouble == before or before is Kind.MISCONFIGURED:\n",
+        ),
+    ),
+    mutant(
+        "a lost store is logged at every try",
+        "core/watch::the_twentieth_refusal_brings_suspicion_a_new_epoch_and_one_line core/writer::an_outage_is_two_log_lines",
+        (
+            "_core/watch.py",
+            "        if self.trouble == before:\n",
+            "        if self.trouble is None:\n",
+        ),
+    ),
+    mutant(
+        "what is refused under suspicion does not hold its lane",
+        "core/watch::a_proof_by_any_lane_releases_and_wakes_every_held_lane",
+        (
+            "_core/watch.py",
+            "        if self.suspecting:\n            self.hold(lane, failure)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a full queue that serves as a store is an unknown error",
+        "core/evidence::a_full_queue_as_the_store_of_another_costs_nothing",
+        (
+            "_core/verdict.py",
+            "    (trio.WouldBlock, _TOO_SLOW),",
+            "    (trio.WouldBlock, Verdict(Kind.UNKNOWN)),",
+        ),
+    ),
+    mutant(
+        "no backoff of a drain is short",
+        "core/exits::no_backoff_of_a_drain_exceeds_a_tenth_of_its_time",
+        (
+            "_core/backoff.py",
+            "            ceiling = min(ceiling, options.drain_timeout_seconds / 10)\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "closing cuts no backoff",
+        "core/exits::closing_cuts_the_backoff_that_is_under_way",
+        (
+            "_core/backoff.py",
+            "                await lifetime.closing.wait()\n",
+            "                await trio.sleep_forever()\n",
+        ),
+    ),
 )
 
 LANES = (
@@ -762,7 +834,7 @@ LANES = (
     ),
     mutant(
         "parallel writers reorder a key (p)",
-        "core/lanes::versions_of_a_key_are_written_in_order",
+        "core/lanes::versions_of_a_key_are_written_in_order core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/lanes.py",
             "        return self.lines[self.number_of(key)]\n",
@@ -778,12 +850,12 @@ LANES = (
     ),
     mutant(
         "a flush waits for one lane only",
-        "core/lanes::a_flush_waits_for_every_lane",
+        "core/lanes::a_flush_waits_for_every_lane core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         ("_core/queue.py", "        for fate in fates:\n", "        for fate in fates[-1:]:\n"),
     ),
     mutant(
         "only one lane's batches are sealed by a flush",
-        "core/lanes::a_flush_has_every_lane_written_at_once",
+        "core/lanes::a_flush_has_every_lane_written_at_once core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/lanes.py",
             "        for line in self.lines:\n            line.seal(reason)\n",
@@ -854,6 +926,60 @@ LANES = (
         "a batch is prepared that can still grow",
         "core/prepare::a_batch_that_can_still_grow_is_not_prepared",
         ("_core/batcher.py", " or line.can_grow(batch):", ":"),
+    ),
+    mutant(
+        "every success of a lane wakes those that wait",
+        "core/lanes::while_one_lane_cannot_write_the_queue_says_that_it_waits core/watch::a_lane_that_finds_no_store_waits_and_its_answer_wakes_the_others",
+        (
+            "_core/watch.py",
+            "        if kind is not None:\n            self._report_end(wake=kind is not Kind.UNKNOWN, had=kind is not Kind.UNKNOWN)\n",
+            "        had = kind not in {None, Kind.UNKNOWN}\n        self._report_end(wake=kind is not Kind.UNKNOWN, had=had)\n",
+        ),
+    ),
+    mutant(
+        "the oldest age is that of the first lane",
+        "core/lanes::the_oldest_age_is_that_of_any_lane",
+        (
+            "_core/lanes.py",
+            "each = (line.oldest() for line in self.lines)",
+            "each = (line.oldest() for line in self.lines[:1])",
+        ),
+    ),
+    mutant(
+        "crashes of all lanes count against a shared task",
+        "core/lanes::crashes_of_the_shared_task_add_up_with_those_of_the_worst_lane",
+        (
+            "_core/lifetime.py",
+            "        return shared + max((n for lane, n in self._crashes.items() if lane is not None), default=0)\n",
+            "        return shared + sum(n for lane, n in self._crashes.items() if lane is not None)\n",
+        ),
+    ),
+    mutant(
+        "crashes of a shared task do not count against a lane",
+        "core/lanes::crashes_of_the_shared_task_add_up_with_those_of_the_worst_lane",
+        (
+            "_core/lifetime.py",
+            "            return shared + self._crashes[lane]\n",
+            "            return self._crashes[lane]\n",
+        ),
+    ),
+    mutant(
+        "a replay is over when the first lane is written",
+        "core/lanes::a_flush_during_a_replay_waits_for_every_lane",
+        (
+            "_core/replay.py",
+            "self._last_fates = self._lanes.tails()",
+            "self._last_fates = self._lanes.tails()[:1]",
+        ),
+    ),
+    mutant(
+        "only the first lane's replayed batches are due",
+        "core/door::what_is_replayed_is_spread_over_the_lanes_as_what_is_accepted",
+        (
+            "_core/replay.py",
+            "        self._lanes.seal(FlushReason.DRAIN if",
+            "        self._lines[0].seal(FlushReason.DRAIN if",
+        ),
     ),
 )
 
@@ -1403,7 +1529,7 @@ JOURNAL = (
 DOOR = (
     mutant(
         "what is replayed goes into the first lane",
-        "core/door::what_is_replayed_is_spread_over_the_lanes_as_what_is_accepted",
+        "core/door::what_is_replayed_is_spread_over_the_lanes_as_what_is_accepted core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/replay.py",
             "return self._lines[self._lanes.number_of(key)]",
@@ -1412,7 +1538,7 @@ DOOR = (
     ),
     mutant(
         "nobody is admitted when a replay is over",
-        "core/door::when_a_replay_is_over_whoever_waits_is_admitted",
+        "core/door::when_a_replay_is_over_whoever_waits_is_admitted core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/replay.py",
             "            self._room.open_door()\n",
@@ -1441,7 +1567,7 @@ DOOR = (
     ),
     mutant(
         "who still waits when others were admitted is not hurried",
-        "core/door::those_who_still_wait_when_others_were_admitted_have_a_full_line_written",
+        "core/door::those_who_still_wait_when_others_were_admitted_have_a_full_line_written core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/waiting_room.py",
             "        if self.producers:\n            self.hurry()\n",
@@ -1450,7 +1576,7 @@ DOOR = (
     ),
     mutant(
         "only the first line is hurried",
-        "core/door::a_full_queue_has_the_heads_of_all_its_lines_written",
+        "core/door::a_full_queue_has_the_heads_of_all_its_lines_written core/machine::with_several_lanes_and_a_journal_every_entry_is_accounted_for_too",
         (
             "_core/lanes.py",
             "        for line in self.lines:\n            if line.batches:",
@@ -1496,6 +1622,78 @@ DOOR = (
             "_core/replay.py",
             "            self._unmerged, self._is_held_up = key, True\n",
             "            self._keyless.append(number)\n            return True\n",
+        ),
+    ),
+    mutant(
+        "who needs room when a replay is over waits on",
+        "core/door::when_a_replay_is_over_whoever_waits_is_admitted",
+        (
+            "_core/waiting_room.py",
+            "                self.admit(producer)\n        self.let_in()\n\n    @trio",
+            "                self.admit(producer)\n\n    @trio",
+        ),
+    ),
+    mutant(
+        "when a replay is over whoever came last is first",
+        "core/door::whose_key_the_journal_brought_into_line_is_admitted_before_later_calls",
+        (
+            "_core/waiting_room.py",
+            "        for producer in tuple(self.producers):\n            if self._lanes",
+            "        for producer in reversed(tuple(self.producers)):\n            if self._lanes",
+        ),
+    ),
+    mutant(
+        "before the disk a full line is not hurried",
+        "journal/journal::a_full_line_is_written_for_those_who_came_together",
+        (
+            "_core/recorder.py",
+            "                self._room.hurry()  # a full",
+            "                pass  # a full",
+        ),
+    ),
+    mutant(
+        "room does not wake the journal",
+        "journal/journal::always_accepts_no_more_than_there_is_room_for",
+        (
+            "_core/waiting_room.py",
+            "        if self._bell is not None:\n            self._bell.ring()\n        while",
+            "        while",
+        ),
+    ),
+    mutant(
+        "what the disk was writing is accepted after closing",
+        "journal/journal::whoever_waits_for_the_disk_when_the_queue_is_left_is_sent_away",
+        (
+            "_core/recorder.py",
+            "        if self._lifetime.closing.is_set():\n            name",
+            "        if False:\n            name",
+        ),
+    ),
+    mutant(
+        "a letter that was not written yet is taken for written",
+        "core/recorder::a_letter_that_comes_while_the_sink_is_called_stays_until_the_sink_has_it",
+        (
+            "_core/journaled_line.py",
+            "        place.unsafe = key in unsafe\n",
+            "",
+        ),
+    ),
+    mutant(
+        "what can't be written is reported for ever",
+        "journal/journal::an_entry_that_json_does_not_hold_is_logged_by_its_key_and_written",
+        (
+            "_core/journaled_line.py",
+            "            if self.refused:\n                self.refused.pop(place, None)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "younger batches are written before older ones",
+        "core/recorder::versions_are_written_in_the_order_of_their_batches",
+        (
+            "_core/journaled_line.py",
+            "            self.displaced += 1\n",
+            "            pass\n",
         ),
     ),
 )
@@ -1567,8 +1765,8 @@ FLUSHING = (
         "core/flush::a_flush_does_not_wait_longer_than_for_one_call_that_fails_with_its_letters",
         (
             "_core/outbox.py",
-            "            self._tried = last\n            if failure is None:\n",
-            "            if failure is None:\n                self._tried = last\n",
+            "                failures += 1\n                self._tried = last\n",
+            "                failures += 1\n",
         ),
     ),
     mutant(
@@ -1617,6 +1815,60 @@ FLUSHING = (
         "a flush waits for a replay that was given up",
         "core/flush::a_flush_is_told_when_the_journal_was_not_read_to_its_end",
         ("_core/assembly.py", "            self.recorder.replay.give_up()\n", "            pass\n"),
+    ),
+    mutant(
+        "a sink's index is believed unseen",
+        "core/unfit_letters::letters_that_never_fit_are_found_whatever_the_sink_says_of_them",
+        (
+            "_core/portions.py",
+            "        if count == 1:\n",
+            "        if count == 1 or index is not None:\n",
+        ),
+    ),
+    mutant(
+        "a sink's index is believed after one was wrong",
+        "core/portions::no_index_is_believed_after_a_wrong_one_until_a_letter_was_found",
+        (
+            "_core/portions.py",
+            "            self._believes_hints = False\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "letters that are too much for their sink are sent again and again",
+        "core/unfit_letters::a_sink_that_is_too_slow_for_all_letters_gets_fewer_at_once",
+        (
+            "_core/portions.py",
+            "            self._pace.was_too_slow(count)\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "a flush leaves letters to a sink that has refused another",
+        "core/unfit_letters::letters_that_never_fit_are_found_whatever_the_sink_says_of_them",
+        (
+            "_core/outbox.py",
+            "                if self._portions.refused",
+            "                self._tried = last\n                if self._portions.refused",
+        ),
+    ),
+    mutant(
+        "letters that came during a call of the sink lose their age",
+        "core/letters::a_letter_that_came_during_a_call_of_the_sink_keeps_its_age",
+        (
+            "_core/outbox.py",
+            "        del self._opened_at[:taken]\n",
+            "        self._opened_at.clear()\n",
+        ),
+    ),
+    mutant(
+        "a letter that its sink never takes leaves a journal that is rewritten",
+        "core/unfit_letters::a_letter_that_never_fits_stays_beside_the_others_and_is_handed_back",
+        (
+            "_core/outbox.py",
+            "            yield letter, place\n",
+            "            return\n            yield letter, place\n",
+        ),
     ),
 )
 

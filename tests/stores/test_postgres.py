@@ -810,6 +810,21 @@ async def test_a_missing_partition_needs_a_person_and_no_entry_is_refused(
     assert await store.upsert_many([row(0)]) == 1
 
 
+async def test_a_row_outside_of_what_is_itself_a_partition_needs_a_person(
+    store: PostgresRepository, schema: str, somebody: Client
+) -> None:
+    within = quoted(schema)
+    await somebody.execute(
+        f"CREATE TABLE {within}.everything (LIKE {within}.entries INCLUDING CONSTRAINTS)"
+        " PARTITION BY RANGE (veri_key);"
+        f" ALTER TABLE {within}.everything ATTACH PARTITION {within}.entries"
+        " FOR VALUES FROM ('\\x00') TO ('\\x80')"
+    )
+    with raises(StoreMisconfiguredError, sqlstate="23514"):
+        await store.upsert_many([row(0), entry(veri_key=f"sha256:{'f' * 64}")])
+    assert await store.upsert_many([row(0)]) == 1
+
+
 async def test_a_constraint_of_a_partition_tells_which_entry_it_refused(
     store: PostgresRepository, schema: str, somebody: Client
 ) -> None:

@@ -522,8 +522,9 @@ class Model(trio.abc.Instrument):
         # A call of another lane that began before the outage may speak for the store once.
         if counts["rejected"] > (BLAMED_AFTER - 1 + plan.options.writers) * refusing:
             self.broken.append(f"{counts['rejected']} good entries were dead-lettered as refused")
-        at_work = plan.options.batch_size * plan.options.writers
-        if counts["rejected, batch stored"] > at_work * refusing:
+        # Each end of an outage may fall into a batch of which something is stored, in each lane.
+        beside_one = 2 * (plan.options.batch_size - 1) * plan.options.writers
+        if counts["rejected, batch stored"] > beside_one * refusing:
             self.broken.append("good entries were dead-lettered beside stored ones")
         return counts
 

@@ -16,6 +16,7 @@ Reading order is the order in which an entry travels; imports point down this li
     batcher         full or due     hands the head of the line to the writer
     writer          retry, isolate  the supervised loop around one upsert_many
     outbox          dead letters    what the store refused, on its way to the sink
+    portions                        how many letters are sent at once
     journaled_line                  what the recorder has to know of a line
     lanes           keys            the lines of all writers, and which of them a key belongs to
     line            batches         the open batch, the batches in line, the one being written

@@ -13,6 +13,7 @@ from provcache_trio._vocabulary.protocols import DeadLetter, E
 
 from .backoff import Backoff
 from .batch import Bell
+from .portions import Portions
 from .verdict import result_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class Outbox(Generic[E]):
         # Letters are numbered from 1 in the order in which they come, which is also that in
         # which they go.
         self.posted: int = 0  # number of the last one that came
-        self._tried: int = 0  # of the last one that the sink took, or failed to take
+        # Of the last one that the sink took, or that waited when a call began that failed.
+        self._tried: int = 0
+        self._portions = Portions(lifetime.options.batch_size)
         self._is_over = False  # what is left was handed back
 
     def oldest(self) -> float | None:
@@ -93,7 +96,7 @@ class Outbox(Generic[E]):
             await self._changed.wait()
 
     async def wait_for(self, number: int) -> bool:
-        """Wait until the sink has, or has failed to take, every letter up to ``number``.
+        """Wait until the sink has every letter up to ``number``, or fails while it waits.
 
         Returns:
             Whether that happened before what was left was handed back.
@@ -173,23 +176,28 @@ class Outbox(Generic[E]):
         while True:
             while not self.letters:
                 await self._bell.wait()
-            letters, last = tuple(self.letters), self.posted
+            letters, last = tuple(self.letters[: self._portions.most]), self.posted
             if self._lifetime.forked:
                 await trio.sleep_forever()  # the parent's letters
             failure = await self._put(sink, letters)
-            self._tried = last
             if failure is None:
                 failures = 0
                 self._works()
+                self._portions.taken(len(letters))
                 self._settle(letters)
-                self._wake()
-            elif (position := _unfit_one(failure, len(letters))) is not None:
-                self._put_by(position, failure)
-                self._wake()
+            elif failure.kind is Kind.REJECTED:
+                failures = 0
+                self._works()
+                if self._portions.refused(len(letters), failure.position):
+                    self._put_by(failure)
             else:
                 failures += 1
+                self._tried = last
+                self._portions.failed(len(letters), failure)
                 self._fails(failure)
-                self._wake()
+            self._tried = max(self._tried, self.posted - len(self.letters))
+            self._wake()
+            if failures:
                 await self._backoff.wait(failures)
 
     async def _put(self, sink: WatchedSink[E], letters: Sequence[DeadLetter[E]]) -> Failure | None:
@@ -199,13 +207,13 @@ class Outbox(Generic[E]):
 
         return await result_of(put, self._lifetime.scope, sink.watched)
 
-    def _put_by(self, position: int, failure: Failure) -> None:
-        """Keep a letter beside the others: the sink has said that it will never take it."""
-        letter = self.letters.pop(position)
-        self._unfit.append((self._opened_at.pop(position), letter))
+    def _put_by(self, failure: Failure) -> None:
+        """Keep the first letter beside the others: the sink will never take it."""
+        letter = self.letters.pop(0)
+        self._unfit.append((self._opened_at.pop(0), letter))
         self._oldest = min(self._opened_at, default=None)
         if self._notes is not None:
-            self._unfit_places.append(self.places.pop(position))
+            self._unfit_places.append(self.places.pop(0))
         self._lifetime.unfit += 1
         self._lifetime.log(
             logging.ERROR,
@@ -264,11 +272,3 @@ class Outbox(Generic[E]):
         self._is_over = True
         self._wake()
         return given_up
-
-
-def _unfit_one(failure: Failure, count: int) -> int | None:
-    """Return which of ``count`` letters the sink will never take, if it has said so."""
-    if failure.kind is not Kind.REJECTED:
-        return None
-    position = 0 if count == 1 else failure.position
-    return position if position is not None and 0 <= position < count else None

@@ -220,7 +220,7 @@ class WriteBehindQueue(Generic[E]):
 
         Does not wait for the flush interval. Later entries may share a call of the store that
         it waits for, or replace an entry in it, but never add one. For a refused entry it waits
-        until the sink has it or has failed a call that included it; for more of them while
+        until the sink has it or has failed a call that began after it came; for more of them while
         ``batch_size`` letters wait for a failing sink. A checkpoint; cancelling it changes
         nothing for the entries.
 

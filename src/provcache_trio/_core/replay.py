@@ -80,8 +80,7 @@ class Replay(Generic[E]):
         if self._keyless:
             await self._set_aside(self._keyless[0])
         elif self._waits_for_the_writer() or lifetime.ledger.depth >= self._capacity:
-            self._room.hurry()
-            await self._notes.bell.wait()
+            await self._notes.bell.wait()  # all that it waits for is due
         elif self._page:
             self._take_over()
         elif await self._read():

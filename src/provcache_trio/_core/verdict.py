@@ -28,7 +28,7 @@ class Verdict(NamedTuple):
     """What an exception means; of several, the lowest decides."""
 
     kind: Kind
-    too_slow: bool = False  # the store was at work when time, or memory, ran out
+    too_slow: bool = False  # the store was at work when time, memory or room ran out
     closed: bool = False  # the store was closed
 
 
@@ -45,6 +45,7 @@ VERDICTS: Final[tuple[tuple[type[BaseException], Verdict], ...]] = (
     (OSError, _AWAY),
     (trio.TooSlowError, _TOO_SLOW),
     (MemoryError, _TOO_SLOW),
+    (trio.WouldBlock, _TOO_SLOW),  # as what a full queue raises that serves as a store
     # What a closed store raises, and a closed queue that serves as the store of another.
     (trio.ClosedResourceError, Verdict(Kind.MISCONFIGURED, closed=True)),
     (trio.BrokenResourceError, _AWAY),

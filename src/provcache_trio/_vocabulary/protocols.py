@@ -51,7 +51,8 @@ class Repository(Protocol[E_contra]):
                 ``trio.BrokenResourceError`` and ``trio.BusyResourceError`` mean the same.
                 With ``too_slow=True`` the store was at work when time ran out: after three
                 in a row fewer entries are sent at once. A bare ``TimeoutError``,
-                ``trio.TooSlowError`` and ``MemoryError`` mean that.
+                ``trio.TooSlowError``, ``MemoryError`` and ``trio.WouldBlock``, as of a full
+                queue or channel, mean that.
             StoreMisconfiguredError: the same as unavailable, but a person is needed; so does
                 ``trio.ClosedResourceError``.
             TransientStoreError: rolled back; tried again up to ``max_retries`` times, then
@@ -99,14 +100,16 @@ class DeadLetterSink(Protocol[E_contra]):
         """Take every letter, or raise.
 
         One call at a time. A call that raises, or takes longer than five seconds, is
-        repeated with the same letters (and perhaps more), so a sink may see one twice.
+        repeated with the same letters (and perhaps more), so a sink may see one twice. After
+        three calls in a row that took too long there are fewer letters in each.
 
         Args:
             letters: at least one letter, oldest first.
 
         Raises:
-            EntryRejectedError: the letter at ``index`` can never be taken. It is logged, not
-                sent again, and handed back when the queue ends; the others come again.
+            EntryRejectedError: the letter at ``index``, or some letter, can never be taken. Once
+                it was refused alone it is logged, not sent again, and handed back when the queue
+                ends; the others come again.
             Exception: anything else: all come again.
         """
         ...

@@ -84,6 +84,8 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
 _BY_FUNCTION: Final[Mapping[tuple[str, str], Meaning]] = {
     # There is no partition for the row, so that somebody has to attach one.
     ("23514", "ExecFindPartition"): Meaning(StoreMisconfiguredError, keep=True),
+    # The table is itself a partition, and the row belongs into another.
+    ("23514", "ExecPartitionCheckEmitError"): Meaning(StoreMisconfiguredError, keep=True),
     # The row breaks a policy of row security. Otherwise a grant is missing.
     ("42501", "ExecWithCheckOptions"): REFUSED,
     # The newer version belongs into another partition.
