@@ -61,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "stops_processes: so that nobody else may continue them (tests/unkind)"
     )
     config.addinivalue_line(
-        "markers", "whole_process: starts programs or servers; two Pythons are enough for it"
+        "markers", "whole_process: starts programs or servers; needs to run on two Pythons only"
     )
     # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
     signal.signal(signal.SIGINT, signal.default_int_handler)
