@@ -128,10 +128,8 @@ def tests(session: nox.Session) -> None:
     what hypothesis draws will do: it is the same, and what depends on the Python shows soon.
     """
     install(session, "test", extras=EVERYTHING)
-    if session.python == PYTHONS[0]:
-        chosen = ("-m", QUICK, "--cov", "--cov-report=")
-    else:
-        chosen = ("-m", WITHIN, "--few")
+    all_of_it = ("-m", QUICK, "--cov", "--cov-report=")
+    chosen = all_of_it if session.python == PYTHONS[0] else ("-m", WITHIN, "--few")
     session.run("pytest", *AT_ONCE, *chosen, *session.posargs, env=STEADY)
 
 

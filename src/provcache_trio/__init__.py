@@ -11,7 +11,7 @@ The folders, from below; imports point down this list, and never to a folder of 
     postgres        a store on a server
     journal         accepted entries on disk, so that they outlive the process
     dead_letters    what a store refused, on disk
-    testing         fakes for the tests of an application
+    testing         fakes and a contract, for the tests of an application
     otel            traces and metrics for OpenTelemetry
     prometheus      metrics for Prometheus
     status          the same over HTTP, for people and orchestrators

@@ -464,6 +464,11 @@ def test_fakes_can_be_made_before_trio_runs() -> None:
     trio.run(sink.put_many, [LETTER])
 
 
-def test_the_module_offers_the_fakes_and_nothing_else() -> None:
+def test_the_module_offers_the_fakes_a_contract_and_nothing_else() -> None:
     offered = provcache_trio.testing.__all__
-    assert offered == ["MemoryDeadLetters", "MemoryRepository", "RepositoryCrash"]
+    assert offered == [
+        "MemoryDeadLetters",
+        "MemoryRepository",
+        "RepositoryCrash",
+        "check_repository",
+    ]

@@ -1,20 +1,4 @@
-"""In-memory stand-ins for a store and a dead letter sink, for your own tests.
-
-They behave like the real ones (every call is a checkpoint, a batch is stored whole or not
-at all) and do on request what a real store does at the worst moment. All waiting uses
-trio's clock, so ``trio.testing.MockClock`` drives it and an outage of an hour takes no time.
-With pytest-trio::
-
-    async def test_an_outage_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
-        repository = MemoryRepository()
-        repository.down()
-        async with open_write_behind_queue(repository) as queue:
-            await queue.enqueue(entry)
-            await trio.sleep(3600)
-            assert queue.metrics().state == "waiting"
-            repository.up()
-        assert repository.rows == {entry.veri_key: entry}
-"""
+"""Stand-ins for a store and for a dead letter sink."""
 
 from __future__ import annotations
 
@@ -25,9 +9,9 @@ from typing import TYPE_CHECKING, Generic
 
 import trio
 
-from ._vocabulary.checks import check_int, check_moment
-from ._vocabulary.entries import merge_or_replace
-from ._vocabulary.errors import EntryRejectedError, StoreUnavailableError
+from provcache_trio._vocabulary.checks import check_int, check_moment
+from provcache_trio._vocabulary.entries import merge_or_replace
+from provcache_trio._vocabulary.errors import EntryRejectedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -37,9 +21,9 @@ if TYPE_CHECKING:
     # ``MemoryRepository()`` is one of ProvcacheEntry.
     from typing_extensions import TypeVar
 
-    from ._vocabulary.entries import ProvcacheEntry
-    from ._vocabulary.protocols import DeadLetter
-    from ._vocabulary.table import Table
+    from provcache_trio._vocabulary.entries import ProvcacheEntry
+    from provcache_trio._vocabulary.protocols import DeadLetter
+    from provcache_trio._vocabulary.table import Table
 
     E = TypeVar("E", default=ProvcacheEntry)
 else:
@@ -47,8 +31,6 @@ else:
 
     E = TypeVar("E")
 T = TypeVar("T")
-
-__all__ = ["MemoryDeadLetters", "MemoryRepository", "RepositoryCrash"]
 
 
 class RepositoryCrash(BaseException):
