@@ -1362,8 +1362,8 @@ JOURNAL = (
         "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
         (
             "journal/_records.py",
-            "pack(Kind.SETTLED, number + 1, payload, salt)",
-            'pack(Kind.SETTLED, number + 1, b"[]", salt)',
+            "pack(RecordKind.SETTLED, number + 1, payload, salt)",
+            'pack(RecordKind.SETTLED, number + 1, b"[]", salt)',
         ),
     ),
     mutant(
@@ -1430,7 +1430,30 @@ JOURNAL = (
     mutant(
         "a lock is put beside a file that is somebody else's",
         "journal/journal_aside::a_file_that_is_no_journal_is_left_as_it_is",
-        ("journal/_journal.py", "        self._file.raise_if_foreign()\n", ""),
+        ("journal/_opening.py", "        self._file.raise_if_foreign()\n", ""),
+    ),
+    mutant(
+        "what was restored stays set aside",
+        "cli/journal::what_was_set_aside_is_counted_and_brought_back",
+        ("journal/_restore.py", "            file.keep_aside(self._left)\n", "            pass\n"),
+    ),
+    mutant(
+        "looking whether a journal is in use needs to write",
+        "cli/volumes::every_command_that_reads_works_on_a_read_only_volume",
+        (
+            "_disk/owner_lock.py",
+            "flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC",
+            "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC",
+        ),
+    ),
+    mutant(
+        "an error of a journal is labelled with its file once more",
+        "cli/journal::a_journal_that_a_service_owns_is_named_once",
+        (
+            "_cli/running.py",
+            "            self.names_its_file = isinstance(error, JournalError)\n",
+            "",
+        ),
     ),
     mutant(
         "records of other files are read",

@@ -11,6 +11,7 @@ from provcache_trio._disk.owner_lock import OwnerLock
 from provcache_trio._disk.private_files import make_directory, regular_file, translated
 from provcache_trio._disk.sqlite_connection import (
     FULL,
+    WITHOUT_FILES_BESIDE_IT,
     Application,
     SQLiteConnection,
     create_file,
@@ -181,9 +182,11 @@ class DeadLettersFile(SQLiteConnection):
         try:
             return super()._open()
         except sqlite3.OperationalError as error:
-            # On a full disk there is no room for the -shm file, which who is alone can do without.
-            if self._lock is None or error.sqlite_errorname not in FULL:
+            # On a full disk there is no room for the -shm file, which whoever is alone does without.
+            if error.sqlite_errorname not in FULL or (self._read_only and self._has_log()):
                 raise
+        if self._read_only:
+            return self._connect(WITHOUT_FILES_BESIDE_IT)
         return self._connect("mode=rw", alone=True)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:

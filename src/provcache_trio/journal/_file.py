@@ -29,8 +29,8 @@ from ._records import (
     MAGIC_LINE,
     MOST_BEGINNING_BYTES,
     Beginning,
-    Kind,
     Record,
+    RecordKind,
     document_in,
     pack_entry,
     pack_held,
@@ -130,6 +130,11 @@ class JournalFile:
         return self._flawed or self._end >= _GROWTH_BYTES + 3 * self._live.bytes
 
     @property
+    def size(self) -> int:
+        """How many bytes it has, as far as it was looked at."""
+        return self._end
+
+    @property
     def damaged(self) -> bool:
         """Whether there is damage that could not be set aside yet."""
         return bool(self._damage or self._homeless)
@@ -140,6 +145,7 @@ class JournalFile:
         """Look whether the file is a journal, empty, or not there; change nothing."""
         with self.reported("can't be opened"):
             if self._disk.identity(self.path) is None:
+                self._raise_if_of_any_type()
                 return
             descriptor = self._disk.open(self.path, read_only=True)
             try:
@@ -148,6 +154,8 @@ class JournalFile:
                 self._disk.close(descriptor)
         if data:
             self._checked(data)
+        else:
+            self._raise_if_of_any_type()
 
     def open(self) -> Findings:
         """Open the file, or make it, and look at all of it.
@@ -193,9 +201,18 @@ class JournalFile:
 
     def _make(self) -> Findings:
         """Make the file; on a full disk it is made later."""
+        self._raise_if_of_any_type()
         with suppress(NoRoomError):
             self.rewrite(())
         return Findings(0, [], 0, 0)
+
+    def _raise_if_of_any_type(self) -> None:
+        """Raise if nobody says what entries of a new file are."""
+        if self._any_type:
+            raise JournalError(
+                f"there is no journal {self.path}, or it is an empty file, which does not say what "
+                "its entries are"
+            )
 
     def _checked(self, data: bytes) -> tuple[Beginning, int, bool]:
         """Return what the first bytes of a file say, if it is a journal of ours."""
@@ -573,4 +590,4 @@ class JournalFile:
             raise kind(f"journal {self.path} {what}: {reason}{advice}") from None
 
 
-_ENTRIES: Final = frozenset({Kind.ENTRY, Kind.NEWER})
+_ENTRIES: Final = frozenset({RecordKind.ENTRY, RecordKind.NEWER})
