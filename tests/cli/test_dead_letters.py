@@ -723,11 +723,10 @@ def test_a_signal_ends_the_question(
 def test_a_purge_that_is_cut_off_reports_what_it_has_removed(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def removes_one(letters: DeadLetters[object], **_: object) -> int:
+    async def removes_one(letters: DeadLetters[object], **_: object) -> None:
         assert await letters.remove([1]) == 1
         signal.raise_signal(signal.SIGTERM)
         await trio.sleep_forever()
-        return 0
 
     monkeypatch.setattr(DeadLetters, "purge", removes_one)
     assert run("purge --yes", path) == 128 + signal.SIGTERM

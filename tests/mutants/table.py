@@ -1433,6 +1433,15 @@ JOURNAL = (
         ("journal/_opening.py", "        self._file.raise_if_foreign()\n", ""),
     ),
     mutant(
+        "a journal for other entries than the repository is opened",
+        "core/entry_types::a_journal_for_other_entries_than_the_repository_is_refused",
+        (
+            "_core/entry_types.py",
+            "        return issubclass(one, other) or issubclass(other, one)\n",
+            "        return isinstance(one, type)\n",
+        ),
+    ),
+    mutant(
         "what was restored stays set aside",
         "cli/journal::what_was_set_aside_is_counted_and_brought_back",
         ("journal/_restore.py", "            file.keep_aside(self._left)\n", "            pass\n"),

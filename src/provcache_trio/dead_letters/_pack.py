@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from provcache_trio._disk.documents import name_of, reader_of
+from provcache_trio._disk.documents import reader_of
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.protocols import DeadLetter
+from provcache_trio._vocabulary.type_names import name_of
 
 from ._file import Packed
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from provcache_trio._disk.documents import name_of, reader_of
+from provcache_trio._disk.documents import reader_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry
+from provcache_trio._vocabulary.type_names import name_of
 
 from ._records import MOST_PAYLOAD_BYTES
 
