@@ -129,8 +129,17 @@ ACCEPTING = (
         "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_core/line.py",
-            "deque(map(self._sealed.__delitem__, batch.entries), maxlen=0)",
+            "deque(map(sealed.__delitem__, batch.entries), maxlen=0)",
             "pass",
+        ),
+    ),
+    mutant(
+        "a key that was sealed long ago is not found in line",
+        "core/many_keys::a_newer_version_takes_the_place_of_the_one_in_line_wherever_that_is",
+        (
+            "_core/line.py",
+            "        for keys in reversed(self._sealed_before):\n",
+            "        for keys in ():\n",
         ),
     ),
     mutant(
