@@ -1256,16 +1256,16 @@ JOURNAL = (
         "the journal answers before it has synced",
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
-            "journal/_file.py",
-            "        self._disk.sync(self._descriptor)\n        self.trusted = True\n        self._end +=",
-            "        self.trusted = True\n        self._end +=",
+            "journal/_named_file.py",
+            "        self._disk.sync(self._descriptor)\n        self.trusted = True\n        self.end +=",
+            "        self.trusted = True\n        self.end +=",
         ),
     ),
     mutant(
         "a file whose sync failed is trusted again",
         "journal/journal_file::after_a_sync_failed_nothing_is_written_to_that_file",
         (
-            "journal/_file.py",
+            "journal/_named_file.py",
             "        self.trusted = False  # until it is synced\n",
             "",
         ),
@@ -1283,7 +1283,7 @@ JOURNAL = (
         "the name of a new file is not synced",
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
-            "journal/_file.py",
+            "journal/_named_file.py",
             "        self._disk.sync_directory(self._directory)\n        self.trusted",
             "        self.trusted",
         ),
@@ -1337,7 +1337,7 @@ JOURNAL = (
     mutant(
         "a journal that was removed is written on",
         "journal/journal::a_journal_that_was_removed_is_made_anew",
-        ("journal/_file.py", "        self._raise_if_replaced()\n", ""),
+        ("journal/_named_file.py", "        self._raise_if_replaced()\n", ""),
     ),
     mutant(
         "a payload is not checked",
@@ -1394,8 +1394,8 @@ JOURNAL = (
         "an append that does not fit is not cut back",
         "journal/journal_room::an_append_that_does_not_fit_is_cut_back_and_a_smaller_one_fits",
         (
-            "journal/_file.py",
-            "            self._disk.truncate(self._descriptor, self._end)\n",
+            "journal/_named_file.py",
+            "            self._disk.truncate(self._descriptor, self.end)\n",
             "",
         ),
     ),
@@ -1427,7 +1427,7 @@ JOURNAL = (
         "journal/journal_room::a_new_file_that_does_not_fit_takes_no_room_from_others",
         (
             "journal/_file.py",
-            "            if self._disk.free(self._directory) < self._live.bytes:\n",
+            "            if self._file.free() < self._live.bytes:\n",
             "            if False:\n",
         ),
     ),
