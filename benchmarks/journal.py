@@ -17,6 +17,7 @@ The files are made in the current directory: a temporary one is often in memory.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import sqlite3
@@ -201,6 +202,7 @@ class AwayRepository:
 
 def _outage(path: Path, waiting: int, rounds: int) -> Figure:
     entries = Load(number=waiting, beforehand=True).entries()
+    logging.getLogger("provcache_trio").setLevel(logging.CRITICAL)  # that the store is away
     longest: list[float] = []
     for _ in range(rounds):
         gc.collect()

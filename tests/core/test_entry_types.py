@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar
 
 import pytest
 
-from provcache_trio import ProvcacheEntry, open_write_behind_queue
+from provcache_trio import ProvcacheEntry, Table, open_write_behind_queue
 from provcache_trio.dead_letters import open_dead_letters
 from provcache_trio.journal import open_journal
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
-from tests.support.items import Item
+from tests.support.items import Item, items
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +85,35 @@ async def test_an_entry_type_that_was_forgotten_once_is_noticed_before_anything_
         wrong: Any = journal
         with pytest.raises(TypeError, match=f"journal is for .*{ENTRY}, and dead_letters for"):
             open_write_behind_queue(MemoryRepository[Item](), journal=wrong, dead_letters=letters)
+
+
+class Forwards:
+    """A wrapper around a repository, which says what that is for."""
+
+    def __init__(self, table: Table[Any]) -> None:
+        self.table = table
+
+    async def upsert_many(self, entries: Sequence[Any], /) -> int:
+        return len(entries)
+
+
+async def test_a_table_says_it_for_repository_journal_and_dead_letters(tmp_path: Path) -> None:
+    table = Table(Item, "item", key="veri_key")
+    (one,) = items("a")
+    async with (
+        open_sqlite_repository(tmp_path / "cache.db", table=table, create=True) as store,
+        open_journal(tmp_path / "journal", entry_type=table) as journal,
+        open_dead_letters(tmp_path / "dead.db", entry_type=table) as letters,
+        open_write_behind_queue(store, journal=journal, dead_letters=letters) as queue,
+    ):
+        await queue.persist(one)
+        assert await store.get_many(["a"]) == {"a": one}
+    async with open_journal(tmp_path / "journal", entry_type=Item):
+        pass  # the file names the class
+    async with open_journal(tmp_path / "other") as other:
+        wrong: Any = other
+        with pytest.raises(TypeError, match=f"repository is for entries of type {ITEM}, and"):
+            open_write_behind_queue(Forwards(table), journal=wrong)
 
 
 class Special(ProvcacheEntry, frozen=True):

@@ -13,10 +13,10 @@ from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
 from provcache_trio._vocabulary.checks import check_int, check_moment, check_type
 from provcache_trio._vocabulary.columns import microseconds_of
-from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.log import log
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.protocols import DeadLetter
+from provcache_trio._vocabulary.type_names import class_of
 
 from ._file import DeadLettersFile, DeadLettersFullError, Filter
 from ._rows import LetterRows, UnreadableLetterError, text_of
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
+
+    from provcache_trio._vocabulary.entries import ProvcacheEntry
+    from provcache_trio._vocabulary.table import Table
 
     from ._file import FoundRow
 
@@ -78,7 +81,7 @@ def open_dead_letters(
 def open_dead_letters(
     path: str | os.PathLike[str],
     *,
-    entry_type: type[E],
+    entry_type: type[E] | Table[E],
     max_letters: int = ...,
     max_bytes: int = ...,
     create: bool = ...,
@@ -91,7 +94,7 @@ def open_dead_letters(
 def open_dead_letters(
     path: str | os.PathLike[str],
     *,
-    entry_type: type[E] | None = None,
+    entry_type: type[E] | Table[E] | None = None,
     max_letters: int = 100_000,
     max_bytes: int = 256 * 1024 * 1024,
     create: bool = True,
@@ -118,8 +121,8 @@ def open_dead_letters(
 
     Args:
         path: the file; a relative path is taken from the directory that is current now.
-        entry_type: what entries are; any type that msgspec writes as JSON and reads back. By
-            default ``ProvcacheEntry``.
+        entry_type: what entries are; any type that msgspec writes as JSON and reads back, or the
+            ``Table`` that they are for. By default ``ProvcacheEntry``.
         max_letters: most letters it holds; at least the queue's ``batch_size``, as those
             come in one call, or some never find room.
         max_bytes: most bytes of letters, as JSON; the file is somewhat larger.
@@ -146,7 +149,7 @@ def open_dead_letters(
     check_type("create", create, bool)
     check_type("read_only", read_only, bool)
     rows = LetterRows(
-        cast("type[E]", ProvcacheEntry if entry_type is None else entry_type),
+        class_of(entry_type),
         upgrade=upgrade,
         aliases=check_evolution(upgrade, aliases),
     )

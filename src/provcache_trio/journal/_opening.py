@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final, overload
 
 import trio
 
@@ -13,7 +13,6 @@ from provcache_trio._disk.owner_lock import OwnerLock
 from provcache_trio._disk.private_files import absolute, make_directory
 from provcache_trio._disk.threads import end_in_thread
 from provcache_trio._vocabulary.checks import check_seconds
-from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.errors import (
     JournalError,
     StoreMisconfiguredError,
@@ -21,6 +20,7 @@ from provcache_trio._vocabulary.errors import (
 )
 from provcache_trio._vocabulary.log import log
 from provcache_trio._vocabulary.opening import Opening
+from provcache_trio._vocabulary.type_names import class_of
 
 from ._disk import Disk
 from ._documents import Documents
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
     from typing import Any
+
+    from provcache_trio._vocabulary.entries import ProvcacheEntry
+    from provcache_trio._vocabulary.table import Table
 
     from ._journal import Durability
     from ._scan import Findings
@@ -57,7 +60,7 @@ def open_journal(
 def open_journal(
     path: str | os.PathLike[str],
     *,
-    entry_type: type[E],
+    entry_type: type[E] | Table[E],
     durability: Durability = ...,
     sync_interval_seconds: float = ...,
     lock_timeout_seconds: float = ...,
@@ -69,7 +72,7 @@ def open_journal(
 def open_journal(
     path: str | os.PathLike[str],
     *,
-    entry_type: type[E] | None = None,
+    entry_type: type[E] | Table[E] | None = None,
     durability: Durability = "interval",
     sync_interval_seconds: float = 0.05,
     lock_timeout_seconds: float = 0,
@@ -101,7 +104,8 @@ def open_journal(
     Args:
         path: the file; a relative path is taken from the directory that is current now.
         entry_type: what entries are; any type that msgspec writes as JSON and reads back as
-            it was. Fields annotated ``Any`` come back as JSON has them.
+            it was, or the ``Table`` that they are for. Fields annotated ``Any`` come back as JSON
+            has them. By default ``ProvcacheEntry``.
         durability: see the top of this module.
         sync_interval_seconds: see there; above 0. With ``"always"``, how long what is settled
             may stay in the file.
@@ -123,9 +127,7 @@ def open_journal(
     check_seconds("sync_interval_seconds", sync_interval_seconds, positive=True)
     check_seconds("lock_timeout_seconds", lock_timeout_seconds)
     former = check_evolution(upgrade, aliases)
-    documents = Documents(
-        cast("type[E]", ProvcacheEntry if entry_type is None else entry_type), upgrade=upgrade
-    )
+    documents = Documents(class_of(entry_type), upgrade=upgrade)
     file = JournalFile(absolute(path), entry_type=documents.type_name, aliases=former, disk=Disk())
     journal = FileJournal(
         file, documents, always=durability == "always", sync_interval_seconds=sync_interval_seconds

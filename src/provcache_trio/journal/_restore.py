@@ -11,8 +11,8 @@ import msgspec
 
 from provcache_trio._disk.documents import check_evolution
 from provcache_trio._disk.private_files import absolute
-from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.errors import JournalError
+from provcache_trio._vocabulary.type_names import class_of
 
 from ._aside import pack_kept
 from ._disk import Disk
@@ -25,6 +25,8 @@ from ._records import Record, RecordKind, document_in, pieces
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable
+
+    from provcache_trio._vocabulary.table import Table
 
     from ._aside import Kept
 
@@ -88,7 +90,7 @@ def _counted(found: Iterable[Kept]) -> SetAside:
 async def restore_set_aside(
     path: str | os.PathLike[str],
     *,
-    entry_type: type[E] | None = None,
+    entry_type: type[E] | Table[E] | None = None,
     upgrade: Callable[[Any], Any] | None = None,
     aliases: Iterable[str] = (),
 ) -> Restored:
@@ -112,7 +114,7 @@ async def restore_set_aside(
         JournalError: the journal can't be opened or written; with ``msgspec.Raw`` also: there is
             none, or it is an empty file.
     """
-    kind = cast("type[E]", ProvcacheEntry if entry_type is None else entry_type)
+    kind = class_of(entry_type)
     former = check_evolution(upgrade, aliases)
     documents = Documents(kind, upgrade=upgrade)
     name = None if kind is msgspec.Raw else documents.type_name
