@@ -1401,7 +1401,7 @@ JOURNAL = (
     ),
     mutant(
         "a journal that holds nothing is written before it is emptied",
-        "journal/journal_full::a_volume_that_fills_at_any_point_costs_nothing_that_was_acknowledged",
+        "journal/journal_full::a_journal_of_which_all_is_settled_heals_though_not_a_byte_can_be_written",
         (
             "_core/recorder.py",
             "        helps = not (heals and self._notes.held)\n",
