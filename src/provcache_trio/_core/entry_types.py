@@ -12,8 +12,9 @@ from provcache_trio._vocabulary.type_names import name_of
 def check_entry_types(**parts: object) -> None:
     """Raise unless all parts that state what entries are can be about the same ones.
 
-    A part states it by an attribute ``entry_type``, or by that of its ``table``. Two classes agree if they are equal or one
-    is a subclass of the other. What is no plain class, such as a union, is not compared.
+    A part states it by an attribute ``entry_type``, or by that of its ``table``. Two classes agree
+    if they are equal or one is a subclass of the other. What is no plain class, such as a union,
+    is not compared.
 
     Args:
         parts: by the names of their arguments.
