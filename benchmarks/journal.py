@@ -6,6 +6,9 @@
   which is what counts where a sync takes a millisecond or more; on a faster disk the tasks cost more
   than the disk. Beside it, SQLite's own best: 100 rows in a transaction over one, in WAL mode with
   ``synchronous=FULL``, without any queue.
+- An outage: the longest step of any task, the producer's included, in time of trio's thread, while
+  a store that is away lets entries pile up, and until it has them. Without the garbage collector, whose
+  steps grow with whatever a program holds.
 - Reopening: a journal that a dead process left is replayed into a store by a process of its own.
 
 The files are made in the current directory: a temporary one is often in memory.
@@ -13,6 +16,8 @@ The files are made in the current directory: a temporary one is often in memory.
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import re
 import sqlite3
@@ -22,13 +27,19 @@ import tempfile
 from contextlib import AsyncExitStack, closing
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 import trio
 
-from provcache_trio import ProvcacheEntry, WriteBehindQueue, open_write_behind_queue
+from provcache_trio import (
+    ProvcacheEntry,
+    StoreUnavailableError,
+    WriteBehindOptions,
+    WriteBehindQueue,
+    open_write_behind_queue,
+)
 from provcache_trio.journal import open_journal
 from provcache_trio.journal._disk import Disk
 from provcache_trio.journal._file import JournalFile
@@ -80,6 +91,7 @@ def run(*, quick: bool) -> Findings:
                 ratio(
                     PART, f"rate of {SQLITE_MANY}", rates, SQLITE_MANY, SQLITE_ONE, better="more"
                 ),
+                _outage(where / "outage", 5_000 if quick else 100_000, 1 if quick else 5),
                 *_reopening(where / "reopen", 5_000 if quick else 50_000),
             ]
         )
@@ -152,6 +164,68 @@ def _sqlite(path: Path, entries: Sequence[ProvcacheEntry], rows: int) -> float:
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
     return seconds
+
+
+# An outage
+
+
+class Steps(trio.abc.Instrument):
+    """Finds the longest step of any task."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._began: float | None = None
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # an instrument's
+        """Note when it began."""
+        self._began = thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # an instrument's
+        """Note how long it took; the first one began before there was an instrument."""
+        if self._began is not None:
+            self.longest = max(self.longest, thread_time() - self._began)
+
+
+class AwayRepository:
+    """A store that is away until it is told otherwise, and then takes anything."""
+
+    def __init__(self) -> None:
+        self.is_away = True
+
+    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
+        """Take everything, or be away."""
+        await trio.lowlevel.checkpoint()
+        if self.is_away:
+            raise StoreUnavailableError("as the benchmark asked")
+        return len(entries)
+
+
+def _outage(path: Path, waiting: int, rounds: int) -> Figure:
+    entries = Load(number=waiting, beforehand=True).entries()
+    logging.getLogger("provcache_trio").setLevel(logging.CRITICAL)  # that the store is away
+    longest: list[float] = []
+    for _ in range(rounds):
+        gc.collect()
+        gc.disable()
+        longest.append(trio.run(_longest_step, path, entries) * 1e3)
+        gc.enable()
+    return absolute(PART, f"outage, {waiting:,} waiting: longest step", longest, "ms", bar=5.0)
+
+
+async def _longest_step(path: Path, entries: Sequence[ProvcacheEntry]) -> float:
+    store, steps = AwayRepository(), Steps()
+    options = WriteBehindOptions(queue_capacity=len(entries))
+    async with (
+        open_journal(path) as journal,
+        open_write_behind_queue(store, options, journal=journal) as queue,
+    ):
+        trio.lowlevel.add_instrument(steps)
+        await queue.enqueue_many(entries)
+        await trio.sleep(2)  # all of them get into the journal
+        store.is_away = False
+        await queue.flush()
+        trio.lowlevel.remove_instrument(steps)
+    return steps.longest
 
 
 # Reopening

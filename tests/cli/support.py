@@ -21,8 +21,15 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import msgspec
 import trio
 
-from provcache_trio import DecisionDigest, ProvcacheEntry, ReplaySeed
+from provcache_trio import (
+    DecisionDigest,
+    ProvcacheEntry,
+    ReplaySeed,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
 from provcache_trio._cli.progress import Progress
+from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
@@ -133,6 +140,25 @@ class MemoryTarget:
 
     async def facts(self) -> dict[str, int]:
         raise AssertionError("unreachable")
+
+
+# Journals
+
+
+def leave(path: Path, *entries: ProvcacheEntry) -> None:
+    """Leave entries in a journal."""
+
+    async def work() -> None:
+        store = MemoryRepository()
+        store.down()
+        options = WriteBehindOptions(drain_timeout_seconds=0)
+        async with (
+            open_journal(path) as journal,
+            open_write_behind_queue(store, options, journal=journal) as queue,
+        ):
+            await queue.enqueue_many(entries)
+
+    trio.run(work)
 
 
 # Whoever looks on

@@ -720,6 +720,20 @@ def test_a_signal_ends_the_question(
     assert left_in(path) == [1, 2, 3]
 
 
+def test_a_purge_that_is_cut_off_reports_what_it_has_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def removes_one(letters: DeadLetters[object], **_: object) -> None:
+        assert await letters.remove([1]) == 1
+        signal.raise_signal(signal.SIGTERM)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(DeadLetters, "purge", removes_one)
+    assert run("purge --yes", path) == 128 + signal.SIGTERM
+    assert capsys.readouterr() == ("1 letter purged\n", "")
+    assert left_in(path) == [2, 3]
+
+
 # All of them
 
 
@@ -769,7 +783,7 @@ def test_a_file_that_can_not_be_used_is_told_in_one_line_and_left_alone(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("command", "call"), [("list", "letters"), ("show 1", "get"), ("purge --yes", "letters")]
+    ("command", "call"), [("list", "letters"), ("show 1", "get"), ("purge --yes", "count")]
 )
 def test_a_signal_ends_a_command_that_waits_for_the_disk(
     number: signal.Signals,

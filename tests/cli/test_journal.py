@@ -4,50 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
 from provcache_trio import (
     EntryRejectedError,
     StoreUnavailableError,
-    WriteBehindOptions,
-    open_write_behind_queue,
 )
 from provcache_trio._cli import main
 from provcache_trio._cli.journal.replay import Replay
 from provcache_trio._cli.urls import target_of
+from provcache_trio._disk.owner_lock import OwnerLock
 from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import SQLiteRepository
-from provcache_trio.testing import MemoryRepository
 
-from tests.cli.support import BAD, Impatient, change, entries_in, entry, key_of, url
+from tests.cli.support import BAD, Impatient, change, entries_in, entry, key_of, leave, url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from provcache_trio import ProvcacheEntry
-
-
-def leave(path: Path, *entries: ProvcacheEntry) -> None:
-    """Leave entries in a journal."""
-
-    async def work() -> None:
-        store = MemoryRepository()
-        store.down()
-        options = WriteBehindOptions(drain_timeout_seconds=0)
-        async with (
-            open_journal(path) as journal,
-            open_write_behind_queue(store, options, journal=journal) as queue,
-        ):
-            await queue.enqueue_many(entries)
-
-    trio.run(work)
 
 
 @pytest.fixture
@@ -68,11 +52,12 @@ def test_status_tells_what_a_journal_holds_and_changes_nothing(
     before = path.read_bytes()
     assert run("status", path) == 0
     told = capsys.readouterr().out
-    assert "entries               3  of type provcache_trio.ProvcacheEntry\n" in told
-    assert f"bytes   {len(before):>15,}\n" in told
-    assert "in use               no\n" in told
+    assert "entries                 3  of type provcache_trio.ProvcacheEntry\n" in told
+    assert f"bytes     {len(before):>15,}\n" in told
+    assert "in use                 no\n" in told
     assert "missing" not in told
     assert "damaged" not in told
+    assert "aside" not in told
     assert path.read_bytes() == before
 
 
@@ -84,7 +69,7 @@ def test_status_tells_what_is_missing_and_damaged(
     path.write_bytes(path.read_bytes().replace(key, key.upper()))
     assert run("status", path) == 1
     told = capsys.readouterr().out
-    assert "missing          2 to 2  (numbers of records)\n" in told
+    assert "missing            2 to 2  (numbers of records)\n" in told
     assert "bytes, 0 of them at the end" in told
 
 
@@ -100,6 +85,7 @@ def test_status_as_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "missing": [],
         "damaged_bytes": 7,
         "unfinished_bytes": 7,
+        "set_aside": {"entries": 0, "entry_types": [], "damaged_bytes": 0},
     }
     path.write_bytes(path.read_bytes()[:-40])
     assert run("status", path, "--json") == 1
@@ -111,7 +97,7 @@ async def test_status_works_while_a_service_owns_the_journal(
 ) -> None:
     async with open_journal(path):
         assert await trio.to_thread.run_sync(run, "status", path) == 0
-    assert "in use              yes\n" in capsys.readouterr().out
+    assert "in use                yes\n" in capsys.readouterr().out
 
 
 def test_a_journal_that_never_had_an_owner_is_not_in_use(
@@ -119,11 +105,11 @@ def test_a_journal_that_never_had_an_owner_is_not_in_use(
 ) -> None:
     path.with_name("journal.lock").unlink()
     assert run("status", path) == 0
-    assert "in use               no\n" in capsys.readouterr().out
+    assert "in use                 no\n" in capsys.readouterr().out
     assert not path.with_name("journal.lock").exists()
 
 
-@pytest.mark.parametrize("command", ["status", "replay"])
+@pytest.mark.parametrize("command", ["status", "replay", "restore"])
 def test_a_journal_that_is_not_there_is_not_made(
     tmp_path: Path,
     cache: Path,
@@ -133,8 +119,108 @@ def test_a_journal_that_is_not_there_is_not_made(
     to = ["--to", url(cache)] if command == "replay" else []
     assert run(command, tmp_path / "other", *to) == 3
     other = tmp_path / "other"
-    assert capsys.readouterr().err == f"provcache: {other}: there is no journal {other}\n"
-    assert not (tmp_path / "other").exists()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"provcache: there is no journal {other}")
+    assert err.count(str(other)) == 1
+    assert not list(tmp_path.glob("other*"))
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a service wrote once."""
+
+    veri_key: str
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What the next version of the service makes of it."""
+
+    veri_key: str
+    judge: str  # required, and new
+
+
+FORMER = f"{__name__}.Decision"
+
+
+def set_some_aside(path: Path) -> None:
+    """Leave decisions in a journal, and then open it as a deploy does that knows no judge."""
+
+    async def work() -> None:
+        async with open_journal(path, entry_type=Decision, durability="always") as journal:
+            await journal.append([(Decision(key), ()) for key in "abc"], ())
+        async with open_journal(path, entry_type=Judgement, aliases=[FORMER]) as journal:
+            assert not await journal.replay(0, 9)
+            await journal.rewrite([])
+
+    trio.run(work)
+
+
+def test_what_was_set_aside_is_counted_and_brought_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "journal"
+    set_some_aside(path)
+    assert run("status", path) == 1
+    assert capsys.readouterr().out.endswith(
+        f"set aside               3  entries of type {FORMER}, and 0 damaged bytes\n"
+    )
+    assert run("status", path, "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["entries"] == 0
+    assert told["set_aside"] == {"entries": 3, "entry_types": [FORMER], "damaged_bytes": 0}
+
+    assert run("restore", path) == 1
+    stays = f"3 entries of type {FORMER}, and 0 damaged bytes stay set aside"
+    assert capsys.readouterr() == (f"0 entries restored; {stays}\n", "")
+    assert run("restore", path, "--alias", FORMER) == 0
+    restored = "3 entries restored; 0 entries, and 0 damaged bytes stay set aside\n"
+    assert capsys.readouterr() == (restored, "")
+    assert run("status", path) == 0
+    assert f"of type {__name__}.Judgement\n" in capsys.readouterr().out
+
+    async def replayed() -> list[Judgement]:
+        def upgrade(old: dict[str, str]) -> dict[str, str]:
+            return {**old, "judge": "nobody"}
+
+        async with open_journal(path, entry_type=Judgement, upgrade=upgrade) as journal:
+            return [entry for _, entry in await journal.replay(0, 9)]
+
+    assert trio.run(replayed) == [Judgement(key, "nobody") for key in "abc"]
+
+
+@pytest.mark.one_lane
+def test_damage_that_was_set_aside_is_counted_and_is_nothing_to_come_back_for(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = key_of(2).encode()
+    path.write_bytes(path.read_bytes().replace(key, key.upper()))
+    assert run("restore", path) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(
+        r"0 entries restored; 0 entries, and \d+ damaged bytes stay set aside\n", out
+    )
+    assert "are no record" in err  # what opening it found
+    assert run("status", path) == 0  # the damage is no more in the journal itself
+    assert re.search(
+        r"^set aside +0  entries, and \d+ damaged bytes$", capsys.readouterr().out, re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("command", ["replay", "restore"])
+def test_a_journal_that_a_service_owns_is_named_once(
+    path: Path, cache: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ["--to", url(cache)] if command == "replay" else []
+    owner = OwnerLock(f"{path}.lock")
+    owner.take()
+    assert run(command, path, *to) == 3
+    owner.release()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        f"provcache: journal {path} can't be opened: in use: another process, or another part of "
+        "this one, owns it\n"
+    )
 
 
 def test_replay_writes_what_is_left(
@@ -218,7 +304,10 @@ def test_whether_it_is_in_use_may_not_be_known(
     lock.unlink()
     lock.symlink_to(path)
     assert run("status", path) == 3
-    assert "whether it is in use can't be told" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"provcache: whether journal {path} is in use can't be told: "
+        "its lock file is a symbolic link\n"
+    )
 
 
 def test_a_store_that_is_not_there_is_told_and_nothing_is_lost(
@@ -227,7 +316,7 @@ def test_a_store_that_is_not_there_is_told_and_nothing_is_lost(
     assert run("replay", path, "--to", url(tmp_path / "other.db")) == 3
     assert "other.db: there is no such file" in capsys.readouterr().err
     assert run("status", path) == 0
-    assert "entries               3" in capsys.readouterr().out
+    assert "entries                 3" in capsys.readouterr().out
 
 
 def test_a_store_that_goes_away_is_given_up_and_nothing_is_lost(

@@ -27,7 +27,7 @@ from provcache_trio import (
 from provcache_trio.journal import FileJournal, open_journal
 from provcache_trio.journal._disk import Disk
 from provcache_trio.journal._file import JournalFile
-from provcache_trio.journal._records import Beginning, Kind, pack, read_beginning
+from provcache_trio.journal._records import Beginning, RecordKind, pack, read_beginning
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.disks import PATH, ModelDisk
@@ -577,7 +577,7 @@ class SlowDisk(Disk):
 def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
     """Return the disk that every journal of the test uses."""
     disk = SlowDisk()
-    monkeypatch.setattr("provcache_trio.journal._journal.Disk", lambda: disk)
+    monkeypatch.setattr("provcache_trio.journal._opening.Disk", lambda: disk)
     return disk
 
 
@@ -1230,8 +1230,8 @@ async def test_an_entry_that_is_too_deep_is_set_aside_and_stops_nothing(
     await leave_behind(path, before)
     deep = b'{"veri_key":"deep","more":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"
     salt = salt_of(path)
-    old = pack(Kind.ENTRY, 2, msgspec.json.encode(before[1]), salt)
-    overwrite(path, old, pack(Kind.ENTRY, 2, deep, salt))
+    old = pack(RecordKind.ENTRY, 2, msgspec.json.encode(before[1]), salt)
+    overwrite(path, old, pack(RecordKind.ENTRY, 2, deep, salt))
     async with queue_with_journal(path, store) as queue:
         await until(lambda: not queue.metrics().recovering)
     assert set(store.rows) == {"a", "b"}

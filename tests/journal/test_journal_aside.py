@@ -37,6 +37,12 @@ class Renamed(msgspec.Struct, frozen=True):
 FORMER = "tests.support.items.Item"
 
 
+def aside(entries: int = 0, *, damaged_bytes: int = 0) -> SetAside:
+    """Return what was set aside, if all of it is of the former type."""
+    types = (FORMER,) if entries else ()
+    return SetAside(entries=entries, entry_types=types, damaged_bytes=damaged_bytes)
+
+
 def upgrade(old: dict[str, Any]) -> dict[str, Any]:
     return {**old, "region": "eu"}
 
@@ -117,7 +123,7 @@ async def test_what_upgrade_can_not_mend_is_set_aside_and_stops_nothing(
     assert set(store.rows) == {"a", "d"}
     assert "(KeyError), and is set aside" in caplog.text
     assert "(ValidationError), and is set aside" in caplog.text
-    assert count_set_aside(path) == SetAside(entries=2, damaged_bytes=0)
+    assert count_set_aside(path) == aside(2)
 
 
 @pytest.mark.one_lane
@@ -129,12 +135,12 @@ async def test_a_deploy_that_adds_a_field_loses_nothing_once_it_is_told_how(
     for _ in range(3):
         await replay(path, store, aliases=[FORMER])
     assert not store.rows
-    assert count_set_aside(path) == SetAside(entries=20, damaged_bytes=0)
+    assert count_set_aside(path) == aside(20)
     assert "the same of" not in caplog.text
     restored = await restore_set_aside(path, entry_type=Renamed, aliases=[FORMER])
-    assert restored == Restored(entries=0, left=SetAside(entries=20, damaged_bytes=0))
+    assert restored == Restored(entries=0, left=aside(20))
     restored = await restore_set_aside(path, entry_type=Renamed, aliases=[FORMER], upgrade=upgrade)
-    assert restored == Restored(entries=20, left=SetAside(entries=0, damaged_bytes=0))
+    assert restored == Restored(entries=20, left=aside())
     assert "journal.set-aside" not in names_in(path)
     await replay(path, store)
     assert list(store.rows.values()) == [Renamed(item.veri_key, 0, "eu") for item in many]
@@ -150,13 +156,41 @@ async def test_many_unreadable_records_are_a_few_lines_of_the_log(
     assert "the same of 15 more records" in caplog.text
 
 
+async def test_as_they_are_entries_go_back_whatever_their_type_and_the_next_queue_upgrades_them(
+    path: Path, store: MemoryRepository[Renamed]
+) -> None:
+    await leave_behind(path, items("abc"))
+    await replay(path, store, aliases=[FORMER])
+    restored = await restore_set_aside(path, entry_type=msgspec.Raw)
+    assert restored == Restored(entries=0, left=aside(3))  # the journal has the new name
+    restored = await restore_set_aside(path, entry_type=msgspec.Raw, aliases=[FORMER])
+    assert restored == Restored(entries=3, left=aside())
+    await replay(path, store)  # without a word of how: set aside once more, and not lost
+    assert not store.rows
+    restored = await restore_set_aside(path, entry_type=msgspec.Raw)
+    assert restored.entries == 3
+    await replay(path, store, upgrade=upgrade)
+    assert store.rows == {key: Renamed(key, 0, "eu") for key in "abc"}
+
+
+@pytest.mark.parametrize("empty", [False, True])
+async def test_without_a_type_nothing_is_made_to_restore_into(path: Path, *, empty: bool) -> None:
+    write(path, b"")
+    if not empty:
+        path.unlink()  # noqa: ASYNC240  # nobody waits
+    before = names_in(path)
+    with pytest.raises(JournalError, match=f"there is no journal {path}, or it is an empty file"):
+        await restore_set_aside(path, entry_type=msgspec.Raw)
+    assert names_in(path) == before
+
+
 async def test_of_another_type_nothing_is_restored(path: Path) -> None:
     await leave_behind(path, items("ab"))
     async with open_journal(path, entry_type=Renamed, aliases=[FORMER]) as journal:
         assert await journal.replay(0, 100) == []
         await journal.rewrite([])
     restored = await restore_set_aside(path, entry_type=Renamed)
-    assert restored == Restored(entries=0, left=SetAside(entries=2, damaged_bytes=0))
+    assert restored == Restored(entries=0, left=aside(2))
 
 
 async def test_what_does_not_come_back_as_it_is_stays_set_aside(path: Path) -> None:
@@ -164,7 +198,7 @@ async def test_what_does_not_come_back_as_it_is_stays_set_aside(path: Path) -> N
     async with open_journal(path, entry_type=Renamed, aliases=[FORMER]) as journal:
         assert await journal.replay(0, 100) == []
     restored = await restore_set_aside(path, entry_type=Growing, aliases=[FORMER])
-    assert restored.left == SetAside(entries=1, damaged_bytes=0)
+    assert restored.left == aside(1)
 
 
 class Growing(msgspec.Struct):
@@ -186,7 +220,7 @@ async def test_sound_entries_that_were_where_they_can_not_be_are_restored(path: 
         assert [entry.veri_key for _, entry in await journal.replay(0, 9)] == ["one", "three"]
     assert count_set_aside(path).damaged_bytes == three - two + 4
     restored = await restore_set_aside(path, entry_type=Item)
-    assert restored == Restored(entries=1, left=SetAside(entries=0, damaged_bytes=4))
+    assert restored == Restored(entries=1, left=aside(damaged_bytes=4))
     async with open_journal(path, entry_type=Item) as journal:
         found = [entry.veri_key for _, entry in await journal.replay(0, 9)]
     assert found == ["one", "three", "two"]
@@ -200,12 +234,12 @@ async def test_of_damage_nothing_is_restored_and_nothing_is_lost(path: Path) -> 
             pass
         damaged = count_set_aside(path).damaged_bytes
         restored = await restore_set_aside(path, entry_type=Item)
-        assert restored == Restored(entries=0, left=SetAside(entries=0, damaged_bytes=damaged))
+        assert restored == Restored(entries=0, left=aside(damaged_bytes=damaged))
     assert b"SECOND" in bytes_of(path.with_name("journal.set-aside"))
 
 
 def test_without_a_journal_nothing_was_set_aside(path: Path) -> None:
-    assert count_set_aside(path) == SetAside(entries=0, damaged_bytes=0)
+    assert count_set_aside(path) == aside()
 
 
 @pytest.mark.parametrize(
@@ -250,10 +284,10 @@ async def test_a_journal_inside_of_another_file_is_not_taken_for_one(path: Path)
 
 
 async def test_a_journal_of_version_0_1_is_refused_by_name_and_left_as_it_is(path: Path) -> None:
-    from provcache_trio.journal._records import MAGIC_LINE, Kind, pack  # noqa: PLC0415
+    from provcache_trio.journal._records import MAGIC_LINE, RecordKind, pack  # noqa: PLC0415
 
     beginning = b'{"format":1,"entry_type":"provcache_trio.ProvcacheEntry","identity":"00"}'
-    data = MAGIC_LINE + pack(Kind.BEGINNING, 1, beginning) + pack(Kind.ENTRY, 2, b"{}")
+    data = MAGIC_LINE + pack(RecordKind.BEGINNING, 1, beginning) + pack(RecordKind.ENTRY, 2, b"{}")
     write(path, data)
     with pytest.raises(JournalError, match=rf"{path} was written by version 0\.1.* status"):
         async with open_journal(path):

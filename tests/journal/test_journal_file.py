@@ -22,8 +22,8 @@ from provcache_trio.journal._records import (
     MOST_PAYLOAD_BYTES,
     Beginning,
     Damage,
-    Kind,
     Record,
+    RecordKind,
     pack,
     pack_settled,
     pieces,
@@ -260,7 +260,7 @@ def a_journal() -> tuple[ModelDisk, dict[int, bytes], set[int]]:
     numbers = {
         piece.number: piece.payload.rpartition(b"\n")[2]
         for piece in records_of(disk)
-        if isinstance(piece, Record) and piece.kind in {Kind.ENTRY, Kind.NEWER}
+        if isinstance(piece, Record) and piece.kind in {RecordKind.ENTRY, RecordKind.NEWER}
     }
     assert list(numbers.values()) == [documents[0], *documents]
     return disk, numbers, {1, first, first + 1}
@@ -405,7 +405,7 @@ def read_all(data: bytes, at_most: int = 10**9) -> list[Record | Damage]:
 
 @pytest.mark.parametrize("at_most", [1, 7, 10**9])
 def test_records_are_found_between_what_is_none(at_most: int) -> None:
-    one, two = pack(Kind.ENTRY, 1, b"one"), pack_settled(2, [1], 0)
+    one, two = pack(RecordKind.ENTRY, 1, b"one"), pack_settled(2, [1], 0)
     found = read_all(b"\xf7pv" + one + b"\xf7pvj" + two + b"\xf7", at_most)
     assert [piece.number for piece in found if isinstance(piece, Record)] == [1, 2, 3]
     assert [(piece.raw, piece.at_end) for piece in found if isinstance(piece, Damage)] == [
@@ -416,7 +416,7 @@ def test_records_are_found_between_what_is_none(at_most: int) -> None:
 
 
 def test_however_long_the_damage_is_no_more_of_it_is_held_than_of_a_record() -> None:
-    found = read_all(bytes(40 * 2**20) + pack(Kind.ENTRY, 1, b"one"))
+    found = read_all(bytes(40 * 2**20) + pack(RecordKind.ENTRY, 1, b"one"))
     assert isinstance(found[-1], Record)
     damages = found[:-1]
     assert sum(len(piece.raw) for piece in damages) == 40 * 2**20
@@ -425,7 +425,7 @@ def test_however_long_the_damage_is_no_more_of_it_is_held_than_of_a_record() -> 
 
 def test_a_record_that_says_it_is_too_long_is_not_read() -> None:
     asked: list[int] = []
-    long = pack(Kind.ENTRY, 1, bytes(MOST_PAYLOAD_BYTES + 1))
+    long = pack(RecordKind.ENTRY, 1, bytes(MOST_PAYLOAD_BYTES + 1))
     read = reader(long[:1000])
 
     def spy(count: int) -> bytes:
@@ -455,13 +455,13 @@ def with_records(*records: bytes, beginning: bytes | None = None) -> ModelDisk:
     data = disk.names[PATH].data
     if beginning is not None:
         del data[len(MAGIC_LINE) :]
-        data += 2 * pack(Kind.BEGINNING, 0, beginning)
+        data += 2 * pack(RecordKind.BEGINNING, 0, beginning)
     for record in records:
         data += record
     return disk
 
 
-def with_entries(*entries: tuple[Kind, int, bytes]) -> tuple[ModelDisk, list[bytes]]:
+def with_entries(*entries: tuple[RecordKind, int, bytes]) -> tuple[ModelDisk, list[bytes]]:
     """Return a journal with records that may be odd, and their bytes."""
     disk = with_records()
     packed = [pack(*entry, salt_of(disk)) for entry in entries]
@@ -491,16 +491,16 @@ def test_a_beginning_that_is_none_of_ours_is_refused(beginning: bytes, text: str
 @pytest.mark.parametrize(
     "odd",
     [
-        (Kind.ENTRY, 1, b"a number that was there before"),
-        (Kind.ENTRY, 2**63, b"a number that is far away"),
-        (Kind.BEGINNING, 2, b"a second beginning"),
-        (Kind.HELD, 2, b"[]"),
-        (Kind.SETTLED, 2, b"no json"),
-        (Kind.NEWER, 2, b"no line"),
+        (RecordKind.ENTRY, 1, b"a number that was there before"),
+        (RecordKind.ENTRY, 2**63, b"a number that is far away"),
+        (RecordKind.BEGINNING, 2, b"a second beginning"),
+        (RecordKind.HELD, 2, b"[]"),
+        (RecordKind.SETTLED, 2, b"no json"),
+        (RecordKind.NEWER, 2, b"no line"),
     ],
 )
-def test_a_record_that_can_not_be_here_is_damage(odd: tuple[Kind, int, bytes]) -> None:
-    disk, packed = with_entries((Kind.ENTRY, 1, b"good"), odd, (Kind.ENTRY, 3, b"too"))
+def test_a_record_that_can_not_be_here_is_damage(odd: tuple[RecordKind, int, bytes]) -> None:
+    disk, packed = with_entries((RecordKind.ENTRY, 1, b"good"), odd, (RecordKind.ENTRY, 3, b"too"))
     file = JournalFile(PATH, entry_type="Item", disk=disk)
     findings = file.open()
     assert findings.damaged_bytes == len(packed[1])
@@ -522,7 +522,7 @@ def test_a_record_of_another_file_is_damage() -> None:
 def test_a_record_that_can_not_be_here_is_set_aside_as_a_whole() -> None:
     disk = ModelDisk()
     open_file(disk).append([(b"1", ())], ())
-    odd = pack(Kind.ENTRY, 1, b'"precious"', salt_of(disk))
+    odd = pack(RecordKind.ENTRY, 1, b'"precious"', salt_of(disk))
     disk.names[PATH].data += odd
     file = open_file(disk)
     assert disk.names[f"{PATH}.set-aside"].synced.endswith(odd)
@@ -624,13 +624,13 @@ def test_a_journal_that_grows_while_it_is_looked_at_looks_sound() -> None:
 
 
 def test_ranges_of_what_is_not_here_settle_nothing() -> None:
-    odd = (Kind.SETTLED, 2, b"[[-5,0],[2,9],[1,0]]")
-    disk, _ = with_entries((Kind.ENTRY, 1, b"good"), odd)
+    odd = (RecordKind.SETTLED, 2, b"[[-5,0],[2,9],[1,0]]")
+    disk, _ = with_entries((RecordKind.ENTRY, 1, b"good"), odd)
     assert left_on(disk) == [b"good"]
 
 
 def test_a_journal_that_is_only_looked_at_is_not_changed() -> None:
-    disk, _ = with_entries((Kind.ENTRY, 1, b"good"))
+    disk, _ = with_entries((RecordKind.ENTRY, 1, b"good"))
     disk.names[PATH].data += b"damage"
     before = bytes(disk.names[PATH].data), set(disk.names)
     file = JournalFile(PATH, entry_type="Item", disk=disk, read_only=True)

@@ -16,7 +16,7 @@ from provcache_trio import (
 )
 from provcache_trio.testing import MemoryRepository
 
-from tests.support.disks import BLOCK_BYTES, PATH, ModelDisk, fail_at, no_fault
+from tests.support.disks import BLOCK_BYTES, PATH, Inode, ModelDisk, fail_at, no_fault
 from tests.support.items import Item
 from tests.support.model_journals import in_virtual_thread, journal_on
 
@@ -154,6 +154,35 @@ async def test_a_volume_that_fills_at_any_point_costs_nothing_that_was_acknowled
         except Exception as error:
             error.add_note(f"{blocks} blocks")
             raise
+
+
+class BrimfulDisk(ModelDisk):
+    """A disk on which, once it is full, not even the last block of a file has room."""
+
+    is_full = False
+
+    def _room_in(self, inode: Inode) -> int:
+        return 0 if self.is_full else super()._room_in(inode)
+
+
+async def test_a_journal_of_which_all_is_settled_heals_though_not_a_byte_can_be_written(
+    autojump_clock: MockClock,
+) -> None:
+    disk = BrimfulDisk()
+    life = Life(disk, always=False)
+    life.store.down()
+    async with open_write_behind_queue(life.store, OPTIONS, journal=life.open()) as queue:
+        await life.enqueue(queue, 10)
+        assert queue.metrics().durable
+        disk.is_full = True
+        await life.enqueue(queue, 5)
+        assert not queue.metrics().durable
+        life.store.up()
+        await queue.flush()
+        with trio.fail_after(3):
+            while not queue.metrics().durable:  # noqa: ASYNC110  # nothing is told
+                await trio.sleep(0.01)
+    assert len(life.store.rows) == 15
 
 
 @both

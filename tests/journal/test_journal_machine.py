@@ -30,8 +30,8 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio.journal import FileJournal, _journal
+from provcache_trio.journal._documents import Documents
 from provcache_trio.journal._file import JournalFile
-from provcache_trio.journal._journal import Packer
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.disks import BLOCK_BYTES, PATH, ModelDisk, no_fault
@@ -133,7 +133,7 @@ class JournalMachine(TrioMachine):
         # A power cut may leave a later record that was never acknowledged, without those before.
         assert not findings.missing or power_cut, "something that was written is missing"
         journal = FileJournal(
-            file, Packer(Item), always=self.always, sync_interval_seconds=INTERVAL
+            file, Documents(Item), always=self.always, sync_interval_seconds=INTERVAL
         )
         journal.begin(findings)
         with life.scope:

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from provcache_trio import JournalError
-from provcache_trio.journal._file import JournalFile, NoRoomError
+from provcache_trio.journal._file import JournalFile
+from provcache_trio.journal._reasons import NoRoomError
 from provcache_trio.journal._replay import Replay
 
 from tests.support.disks import BLOCK_BYTES, PATH, ModelDisk, fail_at
@@ -216,7 +217,7 @@ def test_damage_outlives_that_its_file_is_emptied_on_a_full_disk() -> None:
 def test_more_damage_than_memory_should_hold_stays_in_its_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("provcache_trio.journal._file._MOST_DAMAGE_IN_MEMORY", 10)
+    monkeypatch.setattr("provcache_trio.journal._damage._MOST_IN_MEMORY_BYTES", 10)
     disk, data = damaged_and_full()
     file = open_file(disk)
     file.forget([1, 3])

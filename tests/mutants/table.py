@@ -129,8 +129,17 @@ ACCEPTING = (
         "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_core/line.py",
-            "deque(map(self._sealed.__delitem__, batch.entries), maxlen=0)",
+            "deque(map(sealed.__delitem__, batch.entries), maxlen=0)",
             "pass",
+        ),
+    ),
+    mutant(
+        "a key that was sealed long ago is not found in line",
+        "core/many_keys::a_newer_version_takes_the_place_of_the_one_in_line_wherever_that_is",
+        (
+            "_core/line.py",
+            "        for keys in reversed(self._sealed_before):\n",
+            "        for keys in ():\n",
         ),
     ),
     mutant(
@@ -1247,16 +1256,16 @@ JOURNAL = (
         "the journal answers before it has synced",
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
-            "journal/_file.py",
-            "        self._disk.sync(self._descriptor)\n        self.trusted = True\n        self._end +=",
-            "        self.trusted = True\n        self._end +=",
+            "journal/_named_file.py",
+            "        self._disk.sync(self._descriptor)\n        self.trusted = True\n        self.end +=",
+            "        self.trusted = True\n        self.end +=",
         ),
     ),
     mutant(
         "a file whose sync failed is trusted again",
         "journal/journal_file::after_a_sync_failed_nothing_is_written_to_that_file",
         (
-            "journal/_file.py",
+            "journal/_named_file.py",
             "        self.trusted = False  # until it is synced\n",
             "",
         ),
@@ -1274,7 +1283,7 @@ JOURNAL = (
         "the name of a new file is not synced",
         "journal/journal_file::after_a_power_cut_at_any_operation_what_was_acknowledged_is_there",
         (
-            "journal/_file.py",
+            "journal/_named_file.py",
             "        self._disk.sync_directory(self._directory)\n        self.trusted",
             "        self.trusted",
         ),
@@ -1328,7 +1337,7 @@ JOURNAL = (
     mutant(
         "a journal that was removed is written on",
         "journal/journal::a_journal_that_was_removed_is_made_anew",
-        ("journal/_file.py", "        self._raise_if_replaced()\n", ""),
+        ("journal/_named_file.py", "        self._raise_if_replaced()\n", ""),
     ),
     mutant(
         "a payload is not checked",
@@ -1362,8 +1371,8 @@ JOURNAL = (
         "journal/journal_file::every_flipped_byte_is_noticed_and_costs_at_most_its_record",
         (
             "journal/_records.py",
-            "pack(Kind.SETTLED, number + 1, payload, salt)",
-            'pack(Kind.SETTLED, number + 1, b"[]", salt)',
+            "pack(RecordKind.SETTLED, number + 1, payload, salt)",
+            'pack(RecordKind.SETTLED, number + 1, b"[]", salt)',
         ),
     ),
     mutant(
@@ -1385,14 +1394,14 @@ JOURNAL = (
         "an append that does not fit is not cut back",
         "journal/journal_room::an_append_that_does_not_fit_is_cut_back_and_a_smaller_one_fits",
         (
-            "journal/_file.py",
-            "            self._disk.truncate(self._descriptor, self._end)\n",
+            "journal/_named_file.py",
+            "            self._disk.truncate(self._descriptor, self.end)\n",
             "",
         ),
     ),
     mutant(
         "a journal that holds nothing is written before it is emptied",
-        "journal/journal_full::a_volume_that_fills_at_any_point_costs_nothing_that_was_acknowledged",
+        "journal/journal_full::a_journal_of_which_all_is_settled_heals_though_not_a_byte_can_be_written",
         (
             "_core/recorder.py",
             "        helps = not (heals and self._notes.held)\n",
@@ -1418,7 +1427,7 @@ JOURNAL = (
         "journal/journal_room::a_new_file_that_does_not_fit_takes_no_room_from_others",
         (
             "journal/_file.py",
-            "            if self._disk.free(self._directory) < self._live.bytes:\n",
+            "            if self._file.free() < self._live.bytes:\n",
             "            if False:\n",
         ),
     ),
@@ -1430,7 +1439,39 @@ JOURNAL = (
     mutant(
         "a lock is put beside a file that is somebody else's",
         "journal/journal_aside::a_file_that_is_no_journal_is_left_as_it_is",
-        ("journal/_journal.py", "        self._file.raise_if_foreign()\n", ""),
+        ("journal/_opening.py", "        self._file.raise_if_foreign()\n", ""),
+    ),
+    mutant(
+        "a journal for other entries than the repository is opened",
+        "core/entry_types::a_journal_for_other_entries_than_the_repository_is_refused",
+        (
+            "_core/entry_types.py",
+            "        return issubclass(one, other) or issubclass(other, one)\n",
+            "        return isinstance(one, type)\n",
+        ),
+    ),
+    mutant(
+        "what was restored stays set aside",
+        "cli/journal::what_was_set_aside_is_counted_and_brought_back",
+        ("journal/_restore.py", "            file.keep_aside(self._left)\n", "            pass\n"),
+    ),
+    mutant(
+        "looking whether a journal is in use needs to write",
+        "cli/volumes::every_command_that_reads_works_on_a_read_only_volume",
+        (
+            "_disk/owner_lock.py",
+            "flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC",
+            "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC",
+        ),
+    ),
+    mutant(
+        "an error of a journal is labelled with its file once more",
+        "cli/journal::a_journal_that_a_service_owns_is_named_once",
+        (
+            "_cli/running.py",
+            "            self.names_its_file = isinstance(error, JournalError)\n",
+            "",
+        ),
     ),
     mutant(
         "records of other files are read",

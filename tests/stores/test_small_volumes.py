@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from provcache_trio.dead_letters import (
 )
 from provcache_trio.sqlite import _file as _sqlite_file, open_sqlite_repository
 
-from tests.support.disks import can_mount, small_volume
+from tests.support.disks import can_mount, fill, set_read_only, small_volume
 from tests.support.entries import NOW, entry, key_of
 from tests.support.files import mode_of, names, query, run
 from tests.support.items import Item
@@ -48,14 +47,6 @@ def volume(tmp_path: Path) -> Generator[Path]:
         yield where
 
 
-def fill(volume: Path, *, but_kib: int = 0) -> None:
-    """Take all the room, or all but some."""
-    with suppress(OSError), (volume / "full").open("ab", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
-    os.truncate(volume / "full", (volume / "full").stat().st_size - but_kib * 1024)
-
-
 def free_kib(volume: Path) -> int:
     found = os.statvfs(volume)
     return found.f_bavail * found.f_frsize // 1024
@@ -63,10 +54,6 @@ def free_kib(volume: Path) -> int:
 
 def size_of(path: Path) -> int:
     return path.stat().st_size
-
-
-def set_read_only(volume: Path) -> None:
-    subprocess.run(["/bin/mount", "-o", "remount,ro", volume], check=True)
 
 
 def big(number: int) -> DeadLetter[Any]:

@@ -9,7 +9,7 @@ import errno
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from provcache_trio.journal._disk import Disk
@@ -283,3 +283,16 @@ def small_volume(directory: Path, kib: int) -> Generator[Path]:
         yield where
     finally:
         subprocess.run(["/bin/umount", "--lazy", str(where)], check=True)
+
+
+def fill(volume: Path, *, but_kib: int = 0) -> None:
+    """Take all the room, or all but some."""
+    with suppress(OSError), (volume / "full").open("ab", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    os.truncate(volume / "full", (volume / "full").stat().st_size - but_kib * 1024)
+
+
+def set_read_only(volume: Path) -> None:
+    """Let nobody write to a volume that was mounted, root included."""
+    subprocess.run(["/bin/mount", "-o", "remount,ro", volume], check=True)

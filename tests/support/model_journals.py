@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import outcome
 import trio
 
+from provcache_trio.journal._documents import Documents
 from provcache_trio.journal._file import JournalFile
-from provcache_trio.journal._journal import FileJournal, Packer
+from provcache_trio.journal._journal import FileJournal
 
 from tests.support.disks import PATH, ModelDisk
 from tests.support.items import Item
@@ -37,6 +38,6 @@ def journal_on(disk: ModelDisk, *, always: bool) -> tuple[JournalFile, FileJourn
     """Open the journal on ``disk``; needs ``in_virtual_thread``."""
     file = JournalFile(PATH, entry_type="Item", disk=disk)
     findings = file.open()
-    journal = FileJournal(file, Packer(Item), always=always, sync_interval_seconds=INTERVAL)
+    journal = FileJournal(file, Documents(Item), always=always, sync_interval_seconds=INTERVAL)
     journal.begin(findings)
     return file, journal

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from provcache_trio import DrainTimeoutError, ProvcacheError
+from provcache_trio import DrainTimeoutError, JournalError, ProvcacheError
 
 from .outage import Outage
 from .output import OutputError, Stream, complain, complaint
@@ -61,11 +61,13 @@ class Attempt:
 
     Attributes:
         failure: what went wrong; empty if nothing did.
+        names_its_file: whether ``failure`` does.
         stopped_by: the first signal, if it ended the work, or what is written about it.
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self.failure = ""
+        self.names_its_file = False
         self.stopped_by: signal.Signals | None = None
         self._work = work
         self._unwritten: OutputError | None = None
@@ -129,6 +131,7 @@ class Attempt:
             self.failure = f"{len(error.undelivered):,} entries could not be written in time"
         except (ProvcacheError, OSError) as error:
             self.failure = str(error)
+            self.names_its_file = isinstance(error, JournalError)
         except OutputError as error:  # on its way out it would get into a group
             self._unwritten = error
 
@@ -172,7 +175,7 @@ async def attempt(
     trial = Attempt(keep_result)
     await trial.run()
     if trial.failure:
-        complain(trial.failure, label, quotes=quotes)
+        complain(trial.failure, "" if trial.names_its_file else label, quotes=quotes)
     return trial.status, result
 
 
@@ -266,7 +269,8 @@ class _JobAttempt(Attempt):
             self.results.add(f"{line}\n")
         complaints = [complaint(text) for text in self._job.complaints()]
         if self.failure:
-            complaints.append(complaint(self.failure, self._job.place))
+            place = "" if self.names_its_file else self._job.place
+            complaints.append(complaint(self.failure, place))
         if self.stopped_by is None:
             await self._progress.finish()
         else:  # then there is not much time, and the summary matters more

@@ -6,6 +6,7 @@ It must never import a store, a journal, a sink or an exporter: it knows them by
 Reading order is the order in which an entry travels; imports point down this list, never up::
 
     opening         the exits       open_write_behind_queue: the nursery and the drain
+    entry_types     agreement       whether repository, journal and sink have the same entries
     assembly        the parts       made whole in one step out of what the caller asked for
     queue           accept          WriteBehindQueue: one synchronous step per entry
     recorder        on disk         the journal's task

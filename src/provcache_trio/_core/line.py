@@ -8,7 +8,7 @@ between.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Final, Generic
 
 from provcache_trio._vocabulary.entries import ProvcacheEntry, merge_or_replace
 from provcache_trio._vocabulary.metrics import FlushReason
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from .progress import Part
 
 
+# A larger dict takes milliseconds, in one step, to grow by one key.
+_MOST_KEYS: Final = 20_000
+
+
 class Line(Generic[E]):
     """One lane: its batches in line, oldest first, and the one being written.
 
@@ -44,6 +48,7 @@ class Line(Generic[E]):
         "_merge",
         "_plain",
         "_sealed",
+        "_sealed_before",
         "batches",
         "bell",
         "on_room",
@@ -72,7 +77,10 @@ class Line(Generic[E]):
         self.on_room: Callable[[], None] = _nobody_waits
         self.batches: deque[Batch[E]] = deque()
         self.open: Batch[E] | None = None  # batches[-1] while it takes new keys
-        self._sealed: dict[Hashable, Batch[E]] = {}  # newest batch in line, not open, by key
+        # The newest batch in line, not open, by key: of the keys that were sealed last, and, oldest
+        # first, of those that were sealed before.
+        self._sealed: dict[Hashable, Batch[E]] = {}
+        self._sealed_before: deque[dict[Hashable, Batch[E]]] = deque()
         self.writing: Batch[E] | None = None
         self.preparing: trio.CancelScope | None = None  # the head, while one is written
         # Rings when the head of the line appears or becomes due: once a batch, never once
@@ -90,6 +98,8 @@ class Line(Generic[E]):
         ledger = self._ledger
         if self._coalesce:
             holder = batch if batch is not None and key in batch.entries else self._sealed.get(key)
+            if holder is None and self._sealed_before:
+                holder = self._holder_sealed_before(key)
             if holder is not None:
                 entries = holder.entries
                 if type(entry) is not self._plain:
@@ -132,6 +142,9 @@ class Line(Generic[E]):
         batch = self.open
         if batch is not None:
             self.open = None
+            if len(self._sealed) >= _MOST_KEYS:
+                self._sealed_before.append(self._sealed)
+                self._sealed = {}
             self._sealed.update(dict.fromkeys(batch.entries, batch))
             self.hurry(batch, reason)
 
@@ -142,7 +155,16 @@ class Line(Generic[E]):
         batch = self.open
         if batch is not None and key in batch.entries:
             return batch
-        return self._sealed.get(key)
+        return self._sealed_holder(key)
+
+    def _sealed_holder(self, key: Hashable) -> Batch[E] | None:
+        return self._sealed.get(key) or self._holder_sealed_before(key)
+
+    def _holder_sealed_before(self, key: Hashable) -> Batch[E] | None:
+        for keys in reversed(self._sealed_before):
+            if key in keys:
+                return keys[key]
+        return None
 
     def can_grow(self, batch: Batch[E]) -> bool:
         """Return whether ``batch`` may still take a new key."""
@@ -180,14 +202,23 @@ class Line(Generic[E]):
     def _unlist(self, batch: Batch[E]) -> None:
         """Forget which keys a sealed batch holds that has just left the line."""
         if not self.batches or self.batches[0] is self.open:  # no other is sealed
-            self._sealed.clear()
-        elif self._coalesce:  # no other batch in line holds a key of this one
-            deque(map(self._sealed.__delitem__, batch.entries), maxlen=0)  # in C
+            self._forget_sealed()
+            return
+        before = self._sealed_before
+        sealed = before[0] if before else self._sealed  # the oldest batch is among the oldest keys
+        if self._coalesce:  # no other batch in line holds a key of this one
+            deque(map(sealed.__delitem__, batch.entries), maxlen=0)  # in C
         else:
             for key in batch.entries:
                 # A later batch may hold a newer version of the key.
-                if self._sealed[key] is batch:
-                    del self._sealed[key]
+                if sealed[key] is batch:
+                    del sealed[key]
+        if before and not sealed:
+            before.popleft()
+
+    def _forget_sealed(self) -> None:
+        self._sealed.clear()
+        self._sealed_before.clear()
 
     def _join(self, head: Batch[E]) -> None:
         """Have sealed batches written together with ``head``, as far as they fit into its call.
@@ -267,7 +298,7 @@ class Line(Generic[E]):
         """Return the newest version of ``key`` whose fate is open."""
         batch = self.open
         if batch is None or key not in batch.entries:
-            batch = self._sealed.get(key) or self.writing
+            batch = self._sealed_holder(key) or self.writing
         if batch is None:
             return None
         if key in batch.entries:
@@ -289,7 +320,7 @@ class Line(Generic[E]):
             ledger.in_flight -= moved
             ledger.abandoned += moved
         self.open = None
-        self._sealed.clear()
+        self._forget_sealed()
         while self.batches:
             batch = self.batches.popleft()
             given_up.append((batch.opened_at, [*batch.entries.values()]))

@@ -17,6 +17,7 @@ from provcache_trio._vocabulary.protocols import E
 from provcache_trio._vocabulary.table import Table
 
 from .assembly import Assembly, Setup, assemble
+from .entry_types import check_entry_types
 from .supervisor import MOST_CRASHES, other_than_cancelled
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def open_write_behind_queue(
         A context manager to be entered once, with ``async with``, and left by the same trio task.
 
     Raises:
-        TypeError: an argument has the wrong type.
+        TypeError: an argument has the wrong type; or the repository, the journal and the dead
+            letters do not agree on what entries are, as far as each has an ``entry_type``.
         ValueError: ``name`` is empty, or ``wall_clock`` returns naive datetimes.
         DrainTimeoutError: at exit: entries were left when the time was up, and no journal keeps
             them. Also instead of Cancelled; if the block raised, its exception goes on with a
@@ -165,6 +167,7 @@ def open_write_behind_queue(
         raise TypeError(f"journal must have a method append; {type(journal).__name__} has none")
     if telemetry is not None and not callable(getattr(telemetry, "flush", None)):
         raise TypeError(f"telemetry must be an OpenTelemetry, not {type(telemetry).__name__}")
+    check_entry_types(repository=repository, journal=journal, dead_letters=dead_letters)
     for argument, value in (("key", key), ("merge", merge), ("wall_clock", wall_clock)):
         if value is not None and not callable(value):
             raise TypeError(f"{argument} must be callable, not {type(value).__name__}")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .waiting_room import WaitingRoom
     from .watch import StoreWatch
 
-_SLICE: Final = 500  # entries that are accepted in one step, which no Ctrl-C interrupts
+_SLICE: Final = 250  # entries that are accepted in one step, which no Ctrl-C interrupts
 _UNREAD: Final = object()  # no key yet
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .outbox import Outbox
     from .waiting_room import Producer, WaitingRoom
 
-_MOST_IN_A_GROUP: Final = 1000
-_MOST_AT_ONCE: Final = 500  # entries that one step collects or notes
+_MOST_IN_A_GROUP: Final = 250
+_MOST_AT_ONCE: Final = 250  # entries that one step collects or notes
 
 
 class Recorder(Generic[E]):

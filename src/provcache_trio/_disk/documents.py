@@ -1,34 +1,15 @@
-"""Entries as JSON: what their type is called, and how to read what an older program wrote."""
+"""Entries as JSON: how to read what an older program wrote."""
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
-
-from provcache_trio._vocabulary.entries import ProvcacheEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
-
-_MOST_NAME_CHARACTERS: Final = 1000
-
-
-def name_of(entry_type: object) -> str:
-    """Return what files call the type of their entries."""
-    if entry_type is ProvcacheEntry:
-        return "provcache_trio.ProvcacheEntry"
-    qualname: object = getattr(entry_type, "__qualname__", None)
-    if get_origin(entry_type) is None and qualname is not None:
-        name = f"{entry_type.__module__}.{qualname}"
-    else:
-        name = repr(entry_type)
-    if len(name) <= _MOST_NAME_CHARACTERS:
-        return name
-    return f"{name[: _MOST_NAME_CHARACTERS - 65]} {hashlib.sha256(name.encode()).hexdigest()}"
 
 
 # Annotated as object: callers may give what their annotations do not allow.

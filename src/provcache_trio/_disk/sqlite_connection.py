@@ -45,6 +45,8 @@ _OTHERWISE: Final = (StoreMisconfiguredError, False)
 _CANNOT_WRITE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 # There is no room: for the -wal or the file itself, or for the -shm file.
 FULL: Final = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
+# How to read a file whose -wal file is empty, where nothing can be put beside it.
+WITHOUT_FILES_BESIDE_IT: Final = "mode=ro&immutable=1"
 _MOST_LOG_BYTES: Final = 4 * 1024 * 1024  # that a -wal file keeps
 _FOREIGN: Final = "the file is a database of another application"
 
@@ -136,7 +138,8 @@ class SQLiteConnection:
             self._roll_back(keep=clean)
             name: str = getattr(error, "sqlite_errorname", type(error).__name__)
             # SQLite's own message may quote a row: a trigger writes what it likes.
-            raise translated(f"SQLite reported {name}", error_class=name) from None
+            why = "the disk is full: " if name in FULL else ""
+            raise translated(f"{why}SQLite reported {name}", error_class=name) from None
         except BaseException:
             self._roll_back(keep=True)
             raise
@@ -189,7 +192,7 @@ class SQLiteConnection:
         except sqlite3.OperationalError as error:
             if not self._reads_only(error):
                 raise
-        return self._connect("mode=ro&immutable=1")
+        return self._connect(WITHOUT_FILES_BESIDE_IT)
 
     def _reads_only(self, error: sqlite3.OperationalError) -> bool:
         """Whether the file can be read, though nothing can be put beside it, as SQLite needs.
@@ -201,14 +204,19 @@ class SQLiteConnection:
         directory = os.path.dirname(self._real_path)  # noqa: PTH120
         if code not in _CANNOT_WRITE or os.access(directory, os.W_OK):
             return False
-        with suppress(OSError):
-            if os.stat(f"{self._real_path}-wal").st_size:  # noqa: PTH116
-                raise StoreMisconfiguredError(
-                    f"nothing can be written to {directory}, and the last changes of the file are "
-                    "still in its -wal file; copy both to where you may write",
-                    error_class=error.sqlite_errorname,
-                )
+        if self._has_log():
+            raise StoreMisconfiguredError(
+                f"nothing can be written to {directory}, and the last changes of the file are "
+                "still in its -wal file; copy both to where you may write",
+                error_class=error.sqlite_errorname,
+            )
         return True
+
+    def _has_log(self) -> bool:
+        """Whether changes may be in the -wal file only."""
+        with suppress(OSError):
+            return os.stat(f"{self._real_path}-wal").st_size > 0  # noqa: PTH116
+        return False
 
     def _connect(self, how: str, *, alone: bool = False) -> sqlite3.Connection:
         """Connect, and set up; ``alone``, nobody else can use the file meanwhile."""
@@ -330,7 +338,7 @@ def raise_if_foreign(path: str, ours: Application) -> None:
         return
     # SQLite itself: closing a descriptor of our own would take away the locks that other
     # connections of this process hold on the file.
-    how = f"{Path(path).as_uri()}?mode=ro&immutable=1"
+    how = f"{Path(path).as_uri()}?{WITHOUT_FILES_BESIDE_IT}"
     with closing(sqlite3.connect(how, uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA writable_schema = ON")  # a part may still be in the -wal file
         application = number_of(connection, "PRAGMA application_id")

@@ -30,6 +30,9 @@ class Repository(Protocol[E_contra]):
     is forgotten. An exception has no consequence: ``upsert_many`` is called all the same. A call
     that is still running when the writer is free is cancelled; after three of these in a row it
     is not called again.
+
+    It may have an attribute ``entry_type``: the class of its entries. A journal or a file of dead
+    letters for entries of another class is then refused when the queue is opened.
     """
 
     async def upsert_many(self, entries: Sequence[E_contra], /) -> int:

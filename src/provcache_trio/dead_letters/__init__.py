@@ -22,7 +22,7 @@ For POSIX systems. Calls run in a worker thread, one at a time; one that is canc
 interrupted and then waited for.
 """
 
-# The file of dead letters lives here: its table, and how a letter is packed and read again.
+# The file of dead letters lives here: its table, and how a letter becomes a row, and is read again.
 # It may import the vocabulary and ``_disk``.
 # It must never import the core, which knows it by the protocol ``DeadLetterSink`` only, or a store.
 

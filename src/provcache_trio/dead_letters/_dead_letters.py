@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
 
 import msgspec
@@ -12,22 +11,26 @@ import msgspec
 from provcache_trio._disk.documents import check_evolution
 from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
-from provcache_trio._vocabulary.checks import check_type
+from provcache_trio._vocabulary.checks import check_int, check_moment, check_type
 from provcache_trio._vocabulary.columns import microseconds_of
-from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.log import log
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.protocols import DeadLetter
+from provcache_trio._vocabulary.type_names import class_of
 
 from ._file import DeadLettersFile, DeadLettersFullError, Filter
-from ._pack import Packer, UnreadableLetterError, text_of
+from ._rows import LetterRows, UnreadableLetterError, text_of
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
-    from ._file import Row
+    from provcache_trio._vocabulary.entries import ProvcacheEntry
+    from provcache_trio._vocabulary.table import Table
+
+    from ._file import FoundRow
 
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
@@ -78,7 +81,7 @@ def open_dead_letters(
 def open_dead_letters(
     path: str | os.PathLike[str],
     *,
-    entry_type: type[E],
+    entry_type: type[E] | Table[E],
     max_letters: int = ...,
     max_bytes: int = ...,
     create: bool = ...,
@@ -91,7 +94,7 @@ def open_dead_letters(
 def open_dead_letters(
     path: str | os.PathLike[str],
     *,
-    entry_type: type[E] | None = None,
+    entry_type: type[E] | Table[E] | None = None,
     max_letters: int = 100_000,
     max_bytes: int = 256 * 1024 * 1024,
     create: bool = True,
@@ -118,8 +121,8 @@ def open_dead_letters(
 
     Args:
         path: the file; a relative path is taken from the directory that is current now.
-        entry_type: what entries are; any type that msgspec writes as JSON and reads back. By
-            default ``ProvcacheEntry``.
+        entry_type: what entries are; any type that msgspec writes as JSON and reads back, or the
+            ``Table`` that they are for. By default ``ProvcacheEntry``.
         max_letters: most letters it holds; at least the queue's ``batch_size``, as those
             come in one call, or some never find room.
         max_bytes: most bytes of letters, as JSON; the file is somewhat larger.
@@ -141,12 +144,12 @@ def open_dead_letters(
         StoreMisconfiguredError: at entry: a person is needed: no permission, a symbolic link,
             a file of another application or of a newer version, or none at all.
     """
-    _check_number("max_letters", max_letters, at_least=1)
-    _check_number("max_bytes", max_bytes, at_least=1)
+    check_int("max_letters", max_letters, at_least=1)
+    check_int("max_bytes", max_bytes, at_least=1)
     check_type("create", create, bool)
     check_type("read_only", read_only, bool)
-    packer = Packer(
-        cast("type[E]", ProvcacheEntry if entry_type is None else entry_type),
+    rows = LetterRows(
+        class_of(entry_type),
         upgrade=upgrade,
         aliases=check_evolution(upgrade, aliases),
     )
@@ -157,7 +160,7 @@ def open_dead_letters(
         max_letters=max_letters,
         max_bytes=max_bytes,
     )
-    return _Opening(file, packer)
+    return _Opening(file, rows)
 
 
 @final
@@ -167,14 +170,14 @@ class _Opening(Opening["DeadLetters[E]"], Generic[E]):
     what = "a file of dead letters"
     function = "open_dead_letters"
 
-    def __init__(self, file: DeadLettersFile, packer: Packer[E]) -> None:
+    def __init__(self, file: DeadLettersFile, rows: LetterRows[E]) -> None:
         self._file = file
-        self._packer = packer
+        self._rows = rows
         self._calls = SQLiteCalls(file, "the store of dead letters")
 
     async def _open(self) -> DeadLetters[E]:
         await self._calls.run(self._file.open)
-        return DeadLetters(self._file, self._calls, self._packer)
+        return DeadLetters(self._file, self._calls, self._rows)
 
     async def _close(self, _error: BaseException | None, /) -> None:
         await self._calls.close()
@@ -196,16 +199,16 @@ class DeadLetters(Generic[E]):
         trio.ClosedResourceError: the ``async with`` block was left.
     """
 
-    def __init__(self, file: DeadLettersFile, calls: SQLiteCalls, packer: Packer[E]) -> None:
+    def __init__(self, file: DeadLettersFile, calls: SQLiteCalls, rows: LetterRows[E]) -> None:
         self._file = file
         self._calls = calls
-        self._packer = packer
+        self._rows = rows
         self._full = False
 
     @property
     def entry_type(self) -> object:
         """Return what entries are."""
-        return self._packer.entry_type
+        return self._rows.entry_type
 
     async def put_many(self, letters: Sequence[DeadLetter[E]], /) -> None:
         """Store every letter, or none; see ``DeadLetterSink.put_many``.
@@ -220,7 +223,7 @@ class DeadLetters(Generic[E]):
         """
         taken = tuple(letters)
         try:
-            await self._calls.run(self._file.put, lambda: self._packer.pack_all(taken))
+            await self._calls.run(self._file.put, lambda: self._rows.rows_of(taken))
         except DeadLettersFullError as error:
             if not self._full:
                 self._full = True
@@ -260,10 +263,10 @@ class DeadLetters(Generic[E]):
             TypeError: an argument has the wrong type.
             ValueError: ``limit`` is out of its range, or ``since`` is naive.
         """
-        _check_number("after", after)
-        _check_number("limit", limit, at_least=1)
+        check_int("after", after, at_least=0)
+        check_int("limit", limit, at_least=1)
         rows = await self._calls.run(self._file.select, after, limit, _filter(key, since))
-        return [self._unpack(row) for row in rows]
+        return [self._stored(row) for row in rows]
 
     async def get(self, number: int, /) -> StoredLetter[E] | UnreadableLetter | None:
         """Return the letter with this number, or None: there is none.
@@ -272,9 +275,9 @@ class DeadLetters(Generic[E]):
             TypeError: ``number`` is no int.
             ValueError: it is below 0 or above 2**63 - 1.
         """
-        _check_number("number", number)
+        check_int("number", number, at_least=0)
         row = await self._calls.run(self._file.get, number)
-        return None if row is None else self._unpack(row)
+        return None if row is None else self._stored(row)
 
     async def remove(self, numbers: Iterable[int], /) -> int:
         """Remove the letters with these numbers, or none; return how many there were.
@@ -293,10 +296,10 @@ class DeadLetters(Generic[E]):
         """
         return await self._calls.run(self._file.purge, _filter(key, since))
 
-    def _unpack(self, row: Row) -> StoredLetter[E] | UnreadableLetter:
+    def _stored(self, row: FoundRow) -> StoredLetter[E] | UnreadableLetter:
         number, key, _, entry_type = row
         try:
-            letter = self._packer.unpack(row)
+            letter = self._rows.letter_of(row)
             return StoredLetter(id=number, entry_type=str(entry_type), letter=letter)
         except UnreadableLetterError:
             return UnreadableLetter(id=number, key=str(key))
@@ -309,13 +312,10 @@ def _filter(key: object, since: object) -> Filter:
     if key is not None and not isinstance(key, str):
         raise TypeError(f"key must be a str, not {type(key).__name__}")
     if since is not None:
-        if not isinstance(since, datetime):
-            raise TypeError(f"since must be a datetime, not {type(since).__name__}")
-        if since.utcoffset() is None:
-            raise ValueError("since must be an aware datetime, not a naive one")
+        check_moment("since", since)
     return Filter(
         key=None if key is None else text_of(key),
-        since=None if since is None else microseconds_of(since),
+        since=None if since is None else microseconds_of(cast("datetime", since)),
     )
 
 
@@ -324,12 +324,5 @@ def _checked(numbers: object) -> list[int]:
         raise TypeError(f"numbers must be an iterable of int, not {type(numbers).__name__}")
     checked = list(cast("Iterable[int]", numbers))
     for number in checked:
-        _check_number("each of numbers", number)
+        check_int("each of numbers", number, at_least=0)
     return checked
-
-
-def _check_number(name: str, value: object, *, at_least: int = 0) -> None:
-    if type(value) is not int:
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not at_least <= value < 2**63:
-        raise ValueError(f"{name} must be {at_least} to 2**63 - 1")

@@ -11,6 +11,7 @@ from provcache_trio._disk.owner_lock import OwnerLock
 from provcache_trio._disk.private_files import make_directory, regular_file, translated
 from provcache_trio._disk.sqlite_connection import (
     FULL,
+    WITHOUT_FILES_BESIDE_IT,
     Application,
     SQLiteConnection,
     create_file,
@@ -95,7 +96,7 @@ class DeadLettersFullError(StoreUnavailableError):
     """
 
 
-class Packed(NamedTuple):
+class NewRow(NamedTuple):
     """A letter as it is stored."""
 
     identity: bytes
@@ -107,7 +108,7 @@ class Packed(NamedTuple):
 
 
 # Number, key, document, and type; all but the first are whatever somebody else made of them.
-Row: TypeAlias = tuple[int, object, object, object]
+FoundRow: TypeAlias = tuple[int, object, object, object]
 
 
 class Filter(NamedTuple):
@@ -181,9 +182,11 @@ class DeadLettersFile(SQLiteConnection):
         try:
             return super()._open()
         except sqlite3.OperationalError as error:
-            # On a full disk there is no room for the -shm file, which who is alone can do without.
-            if self._lock is None or error.sqlite_errorname not in FULL:
+            # On a full disk there is no room for the -shm file, which whoever is alone does without.
+            if error.sqlite_errorname not in FULL or (self._read_only and self._has_log()):
                 raise
+        if self._read_only:
+            return self._connect(WITHOUT_FILES_BESIDE_IT)
         return self._connect("mode=rw", alone=True)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
@@ -200,7 +203,7 @@ class DeadLettersFile(SQLiteConnection):
             connection.execute("PRAGMA query_only = 1")
         super()._set_up(connection)
 
-    def put(self, pack: Callable[[], Iterable[Packed]]) -> None:
+    def put(self, make_rows: Callable[[], Iterable[NewRow]]) -> None:
         """Store every letter that is not there yet, or none.
 
         Raises:
@@ -209,7 +212,7 @@ class DeadLettersFile(SQLiteConnection):
         """
         with self._transaction("BEGIN IMMEDIATE") as connection:
             before = connection.total_changes
-            connection.executemany(_INSERT, self._stoppable(self._that_can_fit(pack())))
+            connection.executemany(_INSERT, self._stoppable(self._that_can_fit(make_rows())))
             if connection.total_changes == before:
                 return  # all of them come again, and found room before
             letters, size = connection.execute(_TOTALS).fetchone()
@@ -231,19 +234,19 @@ class DeadLettersFile(SQLiteConnection):
             found: int = connection.execute(_COUNT, parameters).fetchone()[0]
         return found
 
-    def select(self, after: int, limit: int, only: Filter) -> Sequence[Row]:
+    def select(self, after: int, limit: int, only: Filter) -> Sequence[FoundRow]:
         """Return the first letters above number ``after`` that match, in order."""
         with self._transaction("BEGIN") as connection:
             parameters = {"after": after, "limit": limit, **only._asdict()}
             return connection.execute(_SELECT, parameters).fetchall()
 
-    def get(self, number: int) -> Row | None:
+    def get(self, number: int) -> FoundRow | None:
         """Return one letter, or None: there is none with that number."""
         with self._transaction("BEGIN") as connection:
-            row: Row | None = connection.execute(_GET, (number,)).fetchone()
+            row: FoundRow | None = connection.execute(_GET, (number,)).fetchone()
         return row
 
-    def _that_can_fit(self, letters: Iterable[Packed]) -> Iterator[Packed]:
+    def _that_can_fit(self, letters: Iterable[NewRow]) -> Iterator[NewRow]:
         for index, letter in enumerate(letters):
             if letter.size > self._max_bytes:
                 raise EntryRejectedError(

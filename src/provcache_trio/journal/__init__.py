@@ -33,11 +33,8 @@ nothing of a network file system. For POSIX systems.
 
 from provcache_trio._vocabulary.faces import show_public_names
 
-from ._journal import (
-    Durability as Durability,
-    FileJournal as FileJournal,
-    open_journal as open_journal,
-)
+from ._journal import Durability as Durability, FileJournal as FileJournal
+from ._opening import open_journal as open_journal
 from ._restore import (
     Restored as Restored,
     SetAside as SetAside,

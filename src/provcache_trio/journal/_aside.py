@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
-from ._records import Kind, Record, pack, pieces
+from ._records import Record, RecordKind, pack, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,7 +49,7 @@ def pack_kept(number: int, about: About, content: bytes) -> list[bytes]:
     head = msgspec.json.encode(about)
     starts = range(0, len(content), _MOST_IN_A_RECORD)
     return [
-        pack(Kind.ASIDE, number, b"%b\n%b" % (head, content[at : at + _MOST_IN_A_RECORD]))
+        pack(RecordKind.ASIDE, number, b"%b\n%b" % (head, content[at : at + _MOST_IN_A_RECORD]))
         for at in starts
     ]
 
@@ -78,9 +78,10 @@ class AsideFile:
 
     def read(self) -> Iterator[Kept]:
         """Yield everything that was set aside, and nothing if that was nothing."""
-        if self._disk.identity(self._path) is None:
+        try:
+            descriptor = self._disk.open(self._path, read_only=True)
+        except (FileNotFoundError, NotADirectoryError):
             return
-        descriptor = self._disk.open(self._path, read_only=True)
         try:
             yield from self._read(descriptor)
         finally:
@@ -96,7 +97,7 @@ class AsideFile:
             return some
 
         for piece in pieces(read, 0):
-            if isinstance(piece, Record) and piece.kind == Kind.ASIDE:
+            if isinstance(piece, Record) and piece.kind == RecordKind.ASIDE:
                 head, _, content = piece.payload.partition(b"\n")
                 about = msgspec.json.decode(head, type=About)
                 yield Kept(piece.number, about, content, piece.raw)

@@ -1,73 +1,53 @@
-"""One journal, as a worker thread reads and writes it: descriptors, size, and numbers.
+"""One journal, as a worker thread reads and writes it: which records it holds, and their numbers.
 
-Order is all: what is appended was synced before ``append`` returns; a new file is synced, then
-takes the place of the old one, then its name is synced. After a sync failed, the file is not
-trusted again: what is live is copied into a new one, and only then something is appended.
-
-Room: a write that fails is cut back, and the file is as good as before. A new file that does not
-fit changes nothing. What is settled goes away without any room once nothing is live.
+A new file that does not fit changes nothing. What is settled goes away without any room once
+nothing is live.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from provcache_trio._vocabulary.errors import JournalError
 
-from ._aside import About, AsideFile, pack_kept, write_all
+from ._aside import About, AsideFile, pack_kept
+from ._beginning import checked_beginning
+from ._damage import FoundDamage
+from ._named_file import NamedFile
 from ._new_file import NewFile
 from ._note import LastNote
 from ._numbers import Live
+from ._reasons import NO_ROOM, NoRoomError, reported
 from ._records import (
-    FIRST_FORMAT,
     FORMAT,
     MAGIC_LINE,
     MOST_BEGINNING_BYTES,
     Beginning,
-    Kind,
     Record,
+    RecordKind,
     document_in,
     pack_entry,
     pack_held,
     pack_settled,
     pieces,
     ranges_of,
-    read_beginning,
 )
 from ._scan import Findings, Scan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from ._aside import Kept, Why
-    from ._disk import Disk, Identity
+    from ._disk import Disk
     from ._records import Damage
 
-_NONE: Final = -1  # no descriptor
 _GROWTH_BYTES: Final = 3 * 1024 * 1024
 _ALMOST_FULL_BYTES: Final = 4 * 1024 * 1024
-_MOST_DAMAGE_IN_MEMORY: Final = 16 * 1024 * 1024
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-_ADVICE: Final = {
-    errno.ENOSPC: "; it goes on by itself once there is room on its volume",
-    errno.EDQUOT: "; it goes on by itself once its user's quota has room",
-    errno.EFBIG: "; raise the limit on the size of files",
-    errno.EACCES: "; give it to the user that runs this program",
-    errno.EPERM: "; give it to the user that runs this program",
-    errno.EROFS: "; put it on a volume that can be written",
-    errno.ELOOP: "; it is a symbolic link, and none is followed: name the file itself",
-    errno.EIO: "; look at the disk",
-}
-
-
-class NoRoomError(JournalError):
-    """The volume is full, or a quota or limit is reached."""
 
 
 class JournalFile:
@@ -80,7 +60,6 @@ class JournalFile:
         entry_type: name of the type of its entries.
         last: the highest number that was ever given.
         generation: rises whenever offsets change their meaning.
-        trusted: whether it can be appended to as it is.
         legible: whether all that is live could be read back, when that was last tried.
         short_of_room: whether the volume has hardly room for a new file.
     """
@@ -95,44 +74,46 @@ class JournalFile:
         read_only: bool = False,
     ) -> None:
         self.path: str = path
-        self._directory = os.path.dirname(path)  # noqa: PTH120
         self.entry_type: str = entry_type or ""  # if it is not given: that of the file
         self._any_type = entry_type is None
         self._aliases = aliases
         self._disk = disk
         self._read_only = read_only
-        self._descriptor = _NONE
+        self._file = NamedFile(path, disk)
         self._note = LastNote(f"{path}.last", disk)
-        self._identity: Identity | None = None
-        self._home: Identity | None = None  # the directory
         self._aside = AsideFile(
-            f"{path}.set-aside", disk, self._create, lambda: disk.sync_directory(self._directory)
+            f"{path}.set-aside",
+            disk,
+            self._file.create,
+            lambda: disk.sync_directory(os.path.dirname(path)),  # noqa: PTH120
         )
         self._live = Live()
         self._beginning = Beginning(format=FORMAT, identity="", type=self.entry_type)
         self._begins_with = 0  # how many bytes
-        self._end = 0  # where the next record goes
         self._good_until = 0  # where its last good record ended when it was opened
         self._sound = False  # whether its beginning is as it should be
         self._flawed = False  # something of it should go away
         self._bare = False  # the next record has to say what is held
-        self._damage: list[tuple[int, int]] = []  # in the file, and to be set aside
-        self._homeless: list[bytes] = []  # the same, in memory: the file had to be emptied
+        self._damage = FoundDamage(self._aside, self._file.read)
         self.last: int = 0
         self.generation: int = 0
-        self.trusted: bool = False
         self.legible: bool = True
         self.short_of_room: bool = False
 
     @property
     def overgrown(self) -> bool:
         """Whether most of it is settled, and a new file would be a good deal smaller."""
-        return self._flawed or self._end >= _GROWTH_BYTES + 3 * self._live.bytes
+        return self._flawed or self._file.end >= _GROWTH_BYTES + 3 * self._live.bytes
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has, as far as it was looked at."""
+        return self._file.end
 
     @property
     def damaged(self) -> bool:
         """Whether there is damage that could not be set aside yet."""
-        return bool(self._damage or self._homeless)
+        return bool(self._damage)
 
     # Opening
 
@@ -140,6 +121,7 @@ class JournalFile:
         """Look whether the file is a journal, empty, or not there; change nothing."""
         with self.reported("can't be opened"):
             if self._disk.identity(self.path) is None:
+                self._raise_if_of_any_type()
                 return
             descriptor = self._disk.open(self.path, read_only=True)
             try:
@@ -147,7 +129,9 @@ class JournalFile:
             finally:
                 self._disk.close(descriptor)
         if data:
-            self._checked(data)
+            checked_beginning(self.path, data)
+        else:
+            self._raise_if_of_any_type()
 
     def open(self) -> Findings:
         """Open the file, or make it, and look at all of it.
@@ -155,29 +139,22 @@ class JournalFile:
         A file that is there is not changed unless there is room, nor if it can't be used.
         """
         with self.reported("can't be opened"):
-            self._home = self._disk.identity(self._directory)
-            self._identity = self._disk.identity(self.path)
-            if self._identity is None:
+            if not self._file.open(read_only=self._read_only):
                 if self._read_only:
                     raise JournalError(f"there is no journal {self.path}")
                 return self._make()
-            self._descriptor = self._disk.open(self.path, read_only=self._read_only)
-            if self._disk.identity_of(self._descriptor) != self._identity:
-                raise JournalError(
-                    f"journal {self.path} was replaced while it was opened; try again"
-                )
-            if self._disk.size(self._descriptor) == 0:
+            if self._file.size() == 0:
                 return self._open_empty()
             self._read_beginning()
             if self._read_only:
                 return self._look()
-            self._disk.keep_private(self._descriptor)
+            self._file.keep_private()
             self._remove_leftover()
             findings = self._scan()
-            self.trusted = True
+            self._file.trusted = True
             self._flawed = not (self._sound and findings.flawless)
             self._mend(findings)
-        if not (self._live.sizes or self.damaged) and self._end > self._begins_with:
+        if not (self._live.sizes or self.damaged) and self._file.end > self._begins_with:
             # All of it was settled before a crash: room that nobody needs.
             with suppress(JournalError):
                 self._empty()
@@ -193,39 +170,22 @@ class JournalFile:
 
     def _make(self) -> Findings:
         """Make the file; on a full disk it is made later."""
+        self._raise_if_of_any_type()
         with suppress(NoRoomError):
             self.rewrite(())
         return Findings(0, [], 0, 0)
 
-    def _checked(self, data: bytes) -> tuple[Beginning, int, bool]:
-        """Return what the first bytes of a file say, if it is a journal of ours."""
-        found = read_beginning(data)
-        if found is None:
+    def _raise_if_of_any_type(self) -> None:
+        """Raise if nobody says what entries of a new file are."""
+        if self._any_type:
             raise JournalError(
-                f"{self.path} is no journal, or its beginning is damaged; it was left as it is. "
-                "Name another file, or move this one away"
+                f"there is no journal {self.path}, or it is an empty file, which does not say what "
+                "its entries are"
             )
-        payload, end, sound = found
-        try:
-            number: int = msgspec.json.decode(payload)["format"]
-        except Exception:  # noqa: BLE001  # whatever is in there
-            number = 0
-        if number == FIRST_FORMAT:
-            raise JournalError(
-                f"journal {self.path} was written by version 0.1, which has another format. Let "
-                "version 0.1 replay it (it is done once `provcache journal status` counts 0 "
-                "entries), or move it away"
-            )
-        if number != FORMAT:
-            raise JournalError(
-                f"journal {self.path} has format version {number}, and this program knows "
-                f"{FORMAT} only. Use the program that wrote it, or move the file away"
-            )
-        return msgspec.json.decode(payload, type=Beginning), end, sound
 
     def _read_beginning(self) -> None:
-        data = self._disk.read(self._descriptor, MOST_BEGINNING_BYTES, 0)
-        beginning, self._begins_with, sound = self._checked(data)
+        data = self._file.read(MOST_BEGINNING_BYTES, 0)
+        beginning, self._begins_with, sound = checked_beginning(self.path, data)
         if self._any_type:
             self.entry_type = beginning.type
         self._sound = sound and beginning.type == self.entry_type
@@ -239,7 +199,7 @@ class JournalFile:
     def _look(self) -> Findings:
         """Scan a file that somebody else may be writing, or cutting off."""
         findings = self._scan()
-        if not findings.flawless and self._disk.size(self._descriptor) < self._end:
+        if not findings.flawless and self._file.size() < self._file.end:
             findings = self._scan()  # its owner has just emptied it
         return findings
 
@@ -247,10 +207,10 @@ class JournalFile:
         # In this order, as whoever only looks does so while it grows: what is noted is in the
         # file, and what is written from now on is not looked at.
         noted = self._note.read(self._beginning.identity)
-        self._end = self._disk.size(self._descriptor)
+        self._file.end = self._file.size()
         scan = Scan(self._begins_with)
         findings = scan.run(self._pieces(), noted)
-        self._live, self.last, self._damage = scan.live, scan.last, scan.damage
+        self._live, self.last, self._damage.in_file = scan.live, scan.last, scan.damage
         self._good_until = scan.good_until
         return findings
 
@@ -271,13 +231,9 @@ class JournalFile:
         if not findings.damaged_bytes:
             return
         with suppress(OSError):
-            self._set_damage_aside()
+            self._damage.set_aside(self._about("damage"))
             if findings.unfinished_bytes:
-                self.trusted = False
-                self._disk.truncate(self._descriptor, self._good_until)
-                self._end = self._good_until
-                self._disk.sync(self._descriptor)
-                self.trusted = True
+                self._file.cut(self._good_until)
 
     # What is set aside
 
@@ -311,17 +267,6 @@ class JournalFile:
         salt = 0 if why == "entry" else self._beginning.salt
         return About(why=why, type=self._beginning.type, salt=salt)
 
-    def _set_damage_aside(self) -> None:
-        if self.damaged:
-            self._aside.add(self._damage_as_records())
-            self._damage, self._homeless = [], []
-
-    def _damage_as_records(self) -> Iterator[bytes]:
-        yield from self._homeless
-        about = self._about("damage")
-        for at, length in self._damage:
-            yield from pack_kept(0, about, self._read(length, at))
-
     # Reading
 
     def live_entries(self) -> Iterator[tuple[int, bytes]]:
@@ -336,19 +281,16 @@ class JournalFile:
                 yield last, document_in(piece)
 
     def _pieces(self) -> Iterator[Record | Damage]:
-        position, end = self._begins_with, self._end
+        position, end = self._begins_with, self._file.end
 
         def read(count: int) -> bytes:
             nonlocal position
             # Not beyond the end, and nothing of a file that is not there yet.
-            some = self._read(min(count, end - position), position) if position < end else b""
+            some = self._file.read(min(count, end - position), position) if position < end else b""
             position += len(some)
             return some
 
         return pieces(read, position, self._beginning.salt)
-
-    def _read(self, count: int, at: int) -> bytes:
-        return self._disk.read(self._descriptor, count, at)
 
     # Writing
 
@@ -358,7 +300,7 @@ class JournalFile:
         A file that failed before is made good first.
         """
         settled = tuple(settled)
-        if not self.trusted:
+        if not self._file.trusted:
             self.compact()
         salt = self._beginning.salt
         first = number = self.last + 1
@@ -373,7 +315,7 @@ class JournalFile:
             data.append(pack_settled(number, settled, salt))
             number += 2
         with self.reported("can't be written"):
-            self._extend(b"".join(data))
+            self._file.extend(b"".join(data))
         if not data:  # it was only to be seen whether it works
             return first
         self._bare = False
@@ -386,32 +328,9 @@ class JournalFile:
         self._look_at_room()
         return first
 
-    def _extend(self, data: bytes) -> None:
-        """Write ``data`` at the end and sync it, or have the file as it was."""
-        self._raise_if_replaced()
-        try:
-            write_all(self._disk, self._descriptor, data)
-        except BaseException:
-            self.trusted = False
-            self._disk.truncate(self._descriptor, self._end)
-            self.trusted = True
-            raise
-        self.trusted = False  # until it is synced
-        self._disk.sync(self._descriptor)
-        self.trusted = True
-        self._end += len(data)
-
-    def _raise_if_replaced(self) -> None:
-        if not self._is_in_place():
-            self.trusted = False
-            raise JournalError(f"journal {self.path} was removed or replaced; it is made anew")
-
-    def _is_in_place(self) -> bool:
-        return self._descriptor != _NONE and self._disk.identity(self.path) == self._identity
-
     def _look_at_room(self) -> None:
         with suppress(OSError):
-            free = self._disk.free(self._directory)
+            free = self._file.free()
             self.short_of_room = free < 2 * self._live.bytes + _ALMOST_FULL_BYTES
 
     def compact(self) -> None:
@@ -423,9 +342,9 @@ class JournalFile:
             self._empty()
             return
         with self.reported("can't be written anew"):
-            if self._disk.free(self._directory) < self._live.bytes:
+            if self._file.free() < self._live.bytes:
                 raise OSError(errno.ENOSPC, "")  # without taking what room there is from others
-            self._set_damage_aside()
+            self._damage.set_aside(self._about("damage"))
             self._renew((), self._live.sizes.keys())
 
     def rewrite(self, documents: Sequence[bytes], keeping: Collection[int] = ()) -> int:
@@ -442,78 +361,49 @@ class JournalFile:
             self._empty()
             return self.last + 1
         with self.reported("can't be written anew"):
-            self._set_damage_aside()
+            self._damage.set_aside(self._about("damage"))
             return self._renew(documents, keeping)
 
     def _empty(self) -> None:
         """Hold nothing. It needs no room, unless the file is not there or failed before."""
         with self.reported("can't be emptied"):
-            homeless = self._keep_damage_in_memory()
+            damage = self._damage.copied(self._about("damage"))
             try:
-                if self.trusted and self._sound and self._is_in_place():
+                if self._file.trusted and self._sound and self._file.is_in_place():
                     self._cut_off()
                 else:
                     self._renew((), ())
             except OSError as error:
-                can_be_cut = self._begins_with > 0 and self._is_in_place()
-                if error.errno not in _NO_ROOM or not can_be_cut:
+                can_be_cut = self._begins_with > 0 and self._file.is_in_place()
+                if error.errno not in NO_ROOM or not can_be_cut:
                     raise
                 self._cut_off()  # that makes room
-            self._damage, self._homeless = [], homeless
+            self._damage.take_from_memory(damage)
         with suppress(OSError):
-            self._set_damage_aside()
-
-    def _keep_damage_in_memory(self) -> list[bytes]:
-        """Set damage aside, or else return it, if it is not too much."""
-        try:
-            self._set_damage_aside()
-        except OSError:
-            if sum(length for _, length in self._damage) > _MOST_DAMAGE_IN_MEMORY:
-                raise
-        return list(self._damage_as_records())
+            self._damage.set_aside(self._about("damage"))
 
     def _cut_off(self) -> None:
         """Cut off everything behind the beginning."""
         self._note.wipe()  # else what is gone would be missed
-        self.trusted = False
-        self._disk.truncate(self._descriptor, self._begins_with)
-        self._disk.sync(self._descriptor)
-        self.trusted = True
+        self._file.cut(self._begins_with)
         self._live = Live()
-        self._end, self._bare, self._flawed = self._begins_with, True, False
+        self._bare, self._flawed = True, False
         self.generation += 1
 
     def _renew(self, documents: Iterable[bytes], keeping: Collection[int]) -> int:
         """Put a new file in the place of the old one; raise ``OSError`` if that can't be."""
-        if self._home is None or self._disk.identity(self._directory) != self._home:
-            raise JournalError(
-                f"the directory of journal {self.path} is gone, or is another one; mount it again"
-            )
-        path = f"{self.path}.new"
-        descriptor = self._create(path)
-        try:
-            new = NewFile(self._disk, descriptor, self.entry_type)
-            last = self._fill(new, documents, keeping)
-            identity = self._disk.identity_of(descriptor)
-            self.trusted = False  # until the name is safe
-            self._disk.rename(path, self.path)
-        except BaseException:
-            self._disk.close(descriptor)
-            with suppress(OSError):
-                self._disk.remove(path)
-            raise
-        old, self._descriptor, self._identity = self._descriptor, descriptor, identity
+        new, last = self._file.replace(partial(self._fill, documents, keeping))
         first = self.last + 1
         self._take(new, last)
-        if old != _NONE:
-            self._disk.close(old)
-        self._disk.sync_directory(self._directory)
-        self.trusted = True
+        self._file.sync_name()
         self._note.write(self.last, self._beginning.identity)
         return first
 
-    def _fill(self, new: NewFile, documents: Iterable[bytes], keeping: Collection[int]) -> int:
-        """Fill and sync a new file; return the highest number."""
+    def _fill(
+        self, documents: Iterable[bytes], keeping: Collection[int], descriptor: int
+    ) -> tuple[NewFile, int]:
+        """Fill and sync a new file; return it, and the highest number."""
+        new = NewFile(self._disk, descriptor, self.entry_type)
         number = self.last
         new.begin(number, keeping)
         for kept, document in self._kept(keeping):
@@ -522,14 +412,7 @@ class JournalFile:
             number += 1
             new.put(number, document)
         new.finish()
-        return number
-
-    def _create(self, path: str) -> int:
-        """Make a file for whoever owns the journal, though root may be at work."""
-        descriptor = self._disk.create(path)
-        if self._descriptor != _NONE:
-            self._disk.give(descriptor, self._descriptor)
-        return descriptor
+        return new, number
 
     def _kept(self, numbers: Collection[int]) -> Iterator[tuple[int, bytes]]:
         """Yield these entries from the old file, if they are all there."""
@@ -547,30 +430,18 @@ class JournalFile:
 
     def _take(self, new: NewFile, last: int) -> None:
         self._beginning, self._begins_with = new.beginning, new.begins_with
-        self._live, self._end, self.last = new.live, new.size, last
+        self._live, self._file.end, self.last = new.live, new.size, last
         self._sound, self._flawed, self._bare = True, False, False
         self.generation += 1
 
     def close(self) -> None:
         """Let go of the file."""
         self._note.close()
-        if self._descriptor != _NONE:
-            with suppress(OSError):
-                self._disk.close(self._descriptor)
-        self._descriptor = _NONE
-        self.trusted = False
-        self._home = None  # whoever owns it next has it to itself
+        self._file.close()
 
-    @contextmanager
-    def reported(self, what: str) -> Generator[None]:
+    def reported(self, what: str) -> AbstractContextManager[None]:
         """Raise ``JournalError`` instead of ``OSError``, and say what of the journal failed."""
-        try:
-            yield
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            advice = _ADVICE.get(error.errno or 0, "")
-            kind = NoRoomError if error.errno in _NO_ROOM else JournalError
-            raise kind(f"journal {self.path} {what}: {reason}{advice}") from None
+        return reported(self.path, what)
 
 
-_ENTRIES: Final = frozenset({Kind.ENTRY, Kind.NEWER})
+_ENTRIES: Final = frozenset({RecordKind.ENTRY, RecordKind.NEWER})

@@ -1,258 +1,48 @@
-"""``open_journal``: the file, its owner, and the thread that writes."""
+"""What ``open_journal`` gives: the calls of a queue's recorder, made in a worker thread."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 from contextlib import suppress
 from functools import partial
-from typing import (
-    TYPE_CHECKING,
-    Final,
-    Generic,
-    Literal,
-    TypeAlias,
-    TypeVar,
-    cast,
-    final,
-    overload,
-)
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar, final
 
-import msgspec
 import trio
 
-from provcache_trio._disk.documents import check_evolution, name_of, reader_of
-from provcache_trio._disk.owner_lock import OwnerLock
-from provcache_trio._disk.private_files import absolute, make_directory
-from provcache_trio._disk.threads import end_in_thread, in_thread
-from provcache_trio._vocabulary.entries import ProvcacheEntry
-from provcache_trio._vocabulary.errors import (
-    JournalError,
-    StoreMisconfiguredError,
-    StoreUnavailableError,
-)
+from provcache_trio._disk.threads import in_thread
+from provcache_trio._vocabulary.errors import JournalError, StoreUnavailableError
 from provcache_trio._vocabulary.log import log
-from provcache_trio._vocabulary.opening import Opening
 
-from ._disk import Disk
-from ._file import JournalFile
-from ._records import MOST_PAYLOAD_BYTES
 from ._replay import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
-    from contextlib import AbstractAsyncContextManager
-    from typing import Any
+    from collections.abc import Callable, Collection, Sequence
 
+    from ._documents import Documents
+    from ._file import JournalFile
     from ._scan import Findings
 
 E = TypeVar("E")
 T = TypeVar("T")
 Durability: TypeAlias = Literal["interval", "always"]
 
-_POLL_SECONDS: Final = 0.05
 _MOST_LINES: Final = 5  # of a log, for each page
 _FIRST_WAIT_SECONDS: Final = 0.25
 _LONGEST_WAIT_SECONDS: Final = 30.0
 _MOST_DOUBLINGS: Final = 10
-_MOMENT_SECONDS: Final = 0.2  # for which whoever looks whether it is in use holds the lock at most
 
 
-@overload
-def open_journal(
-    path: str | os.PathLike[str],
-    *,
-    durability: Durability = ...,
-    sync_interval_seconds: float = ...,
-    lock_timeout_seconds: float = ...,
-    upgrade: Callable[[Any], Any] | None = ...,
-    aliases: Iterable[str] = ...,
-) -> AbstractAsyncContextManager[FileJournal[ProvcacheEntry]]: ...
-
-
-@overload
-def open_journal(
-    path: str | os.PathLike[str],
-    *,
-    entry_type: type[E],
-    durability: Durability = ...,
-    sync_interval_seconds: float = ...,
-    lock_timeout_seconds: float = ...,
-    upgrade: Callable[[Any], Any] | None = ...,
-    aliases: Iterable[str] = ...,
-) -> AbstractAsyncContextManager[FileJournal[E]]: ...
-
-
-def open_journal(
-    path: str | os.PathLike[str],
-    *,
-    entry_type: type[E] | None = None,
-    durability: Durability = "interval",
-    sync_interval_seconds: float = 0.05,
-    lock_timeout_seconds: float = 0,
-    upgrade: Callable[[Any], Any] | None = None,
-    aliases: Iterable[str] = (),
-) -> AbstractAsyncContextManager[FileJournal[E]]:
-    """Open a journal, for the length of an ``async with`` around that of the queue.
-
-    Entering fails at once if the journal can't be used. A file that is not there is made, with
-    mode 0600, and a directory that is not there with mode 0700; an empty file is an empty
-    journal. Beside it, ``PATH.lock`` says by a lock who owns it, and stays. ``PATH.last`` notes
-    which record is the last one. ``PATH.set-aside`` keeps, once, bytes that are no record and
-    entries that can't be read; ``count_set_aside`` and ``restore_set_aside`` deal with it.
-    ``PATH.new`` is there while the journal is written anew. Symbolic links are refused. A file
-    that is no journal is left as it is, and nothing is put beside it.
-
-    Once it is open, a journal that fails does not stop the queue. With ``"interval"``,
-    ``metrics().durable`` is False and an error is logged until it works again, which is tried
-    less and less often, but at least once a second. With ``"always"``, ``enqueue`` raises
-    ``JournalError`` meanwhile. While what a dead process left can't be read, nothing new is
-    accepted.
-
-    **A full disk** is such a failure, and no more: what is in the file stays, an attempt that does
-    not fit is undone, and the journal goes on as soon as there is room. Once nothing in it is
-    open, it is emptied without needing room. To become smaller while something is open it needs
-    room for that, so the volume should have twice what waits at most; a warning is logged before
-    it gets tight.
-
-    Args:
-        path: the file; a relative path is taken from the directory that is current now.
-        entry_type: what entries are; any type that msgspec writes as JSON and reads back as
-            it was. Fields annotated ``Any`` come back as JSON has them.
-        durability: see the top of this module.
-        sync_interval_seconds: see there; above 0. With ``"always"``, how long what is settled
-            may stay in the file.
-        lock_timeout_seconds: how long to wait for another process that has it open, as in a
-            rolling restart.
-        upgrade: called with the decoded JSON of an entry that can't be read as ``entry_type``,
-            such as one that an older program wrote; returns what can be.
-        aliases: former names of ``entry_type``, as ``package.module.Class``.
-
-    Raises:
-        TypeError: an argument has the wrong type, or ``entry_type`` is none for msgspec.
-        ValueError: an argument is out of its range, or ``path`` names no file.
-        JournalError: at entry: the journal has another owner, holds entries of another type,
-            is one of another version, or can't be opened; the message names the file and says
-            what to do.
-    """
-    if durability not in {"interval", "always"}:
-        raise ValueError('durability must be "interval" or "always"')
-    _check_seconds("sync_interval_seconds", sync_interval_seconds)
-    _check_seconds("lock_timeout_seconds", lock_timeout_seconds)
-    if not sync_interval_seconds > 0:
-        raise ValueError("sync_interval_seconds must be above 0")
-    former = check_evolution(upgrade, aliases)
-    packer = Packer(
-        cast("type[E]", ProvcacheEntry if entry_type is None else entry_type), upgrade=upgrade
-    )
-    where = absolute(path)
-    file = JournalFile(where, entry_type=packer.name, aliases=former, disk=Disk())
-    journal = FileJournal(
-        file, packer, always=durability == "always", sync_interval_seconds=sync_interval_seconds
-    )
-    return _Opening(where, file, journal, lock_timeout_seconds)
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if type(value) is not float and type(value) is not int:
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be finite and at least 0")
-
-
-@final
-class _Opening(Opening["FileJournal[E]"], Generic[E]):
-    """What ``open_journal`` returns."""
-
-    what = "a journal"
-    function = "open_journal"
-
-    def __init__(
-        self, path: str, file: JournalFile, journal: FileJournal[E], lock_timeout_seconds: float
-    ) -> None:
-        self._path = path
-        self._file = file
-        self._journal = journal
-        self._lock = OwnerLock(f"{path}.lock")
-        self._lock_timeout_seconds = lock_timeout_seconds
-
-    async def _open(self) -> FileJournal[E]:
-        await self._own()
-        try:
-            findings = await on_disk(self._file.open)
-        except BaseException:
-            self._end()
-            raise
-        self._journal.begin(findings)
-        _report(self._path, findings)
-        return self._journal
-
-    async def _own(self) -> None:
-        deadline = trio.current_time() + max(self._lock_timeout_seconds, _MOMENT_SECONDS)
-        while True:
-            try:
-                await in_thread(self._take, _nothing)
-            except StoreMisconfiguredError as error:
-                message = f"journal {self._path} can't be opened: {error}"
-                raise JournalError(message) from None
-            except StoreUnavailableError as error:
-                if trio.current_time() >= deadline:
-                    message = f"journal {self._path} can't be opened: {error}"
-                    raise JournalError(message) from None
-            else:
-                return
-            await trio.sleep(_POLL_SECONDS)
-
-    def _take(self) -> None:
-        # First: nothing is put beside a file that is somebody else's.
-        self._file.raise_if_foreign()
-        make_directory(os.path.dirname(self._path))  # noqa: PTH120
-        self._lock.take()
-
-    async def _close(self, _error: BaseException | None, /) -> None:
-        with trio.CancelScope(shield=True):  # for as long as the disk takes
-            await end_in_thread(self._end)
-
-    def _end(self) -> None:
-        self._file.close()
-        self._lock.release()
-
-
-async def on_disk(work: Callable[[], T]) -> T:
-    """Return what ``work`` returns in a worker thread."""
+async def on_disk(path: str, work: Callable[[], T]) -> T:
+    """Return what ``work`` on the journal at ``path`` returns in a worker thread."""
     try:
         return await in_thread(work, _nothing)
     except StoreUnavailableError as error:  # no thread for it
-        raise JournalError(f"the journal can't be used for now: {error}") from None
+        raise JournalError(f"journal {path} can't be used for now: {error}") from None
 
 
 def _nothing() -> None:
     """A disk call can't be hurried."""
-
-
-def _report(path: str, findings: Findings) -> None:
-    if findings.entries:
-        log(logging.INFO, "journal %s holds %d entries to be replayed", path, findings.entries)
-    for first, last in findings.missing:
-        log(
-            logging.ERROR,
-            "journal %s: records %d to %d are missing: lost, or cut off by a power cut before "
-            "anybody was told that they are safe",
-            path,
-            first,
-            last,
-        )
-    if findings.damaged_bytes:
-        log(
-            logging.WARNING if findings.only_unfinished else logging.ERROR,
-            "journal %s: %d bytes are no record, %d of them at its end, where a crash leaves "
-            "what it cut off; they are kept, once, in %s.set-aside as soon as there is room",
-            path,
-            findings.damaged_bytes,
-            findings.unfinished_bytes,
-            path,
-        )
 
 
 @final
@@ -260,11 +50,15 @@ class FileJournal(Generic[E]):
     """Returned by ``open_journal``; do not instantiate. See ``Journal``."""
 
     def __init__(
-        self, file: JournalFile, packer: Packer[E], *, always: bool, sync_interval_seconds: float
+        self,
+        file: JournalFile,
+        documents: Documents[E],
+        *,
+        always: bool,
+        sync_interval_seconds: float,
     ) -> None:
-        self.file = file
         self._file = file
-        self._packer = packer
+        self._documents = documents
         self._always = always
         self._sync_interval_seconds = sync_interval_seconds
         self._attached = False
@@ -287,7 +81,7 @@ class FileJournal(Generic[E]):
     @property
     def entry_type(self) -> object:
         """Return what entries are."""
-        return self._packer.entry_type
+        return self._documents.entry_type
 
     @property
     def always(self) -> bool:
@@ -334,7 +128,7 @@ class FileJournal(Generic[E]):
     def _append(
         self, entries: Sequence[tuple[E, Sequence[int]]], settled: Sequence[int]
     ) -> list[int | None]:
-        documents = self._packer.pack_all(entry for entry, _ in entries)
+        documents = self._documents.documents_of(entry for entry, _ in entries)
         good = [
             (document, replaces)
             for document, (_, replaces) in zip(documents, entries, strict=True)
@@ -383,7 +177,7 @@ class FileJournal(Generic[E]):
 
     def _rewrite(self, entries: Sequence[E]) -> list[int | None]:
         self._set_unread_aside()
-        documents = self._packer.pack_all(entries)
+        documents = self._documents.documents_of(entries)
         good = [document for document in documents if document is not None]
         numbers = _numbered(documents, self._file.rewrite(good, self._unread))
         self._gone.clear()
@@ -411,7 +205,7 @@ class FileJournal(Generic[E]):
         unread: dict[int, str] = {}
         for number, document in page:
             try:
-                found.append((number, self._packer.unpack(document)))
+                found.append((number, self._documents.entry_of(document)))
             except Exception as error:  # noqa: BLE001  # some of it is somebody's type
                 unread[number] = type(error).__name__  # not its text, which may quote the entry
         if unread:
@@ -453,7 +247,7 @@ class FileJournal(Generic[E]):
                 self._unread.clear()
 
     async def _run(self, call: Callable[..., T], *args: object) -> T:
-        return await on_disk(partial(call, *args))  # one at a time: see Journal
+        return await on_disk(self._file.path, partial(call, *args))  # one at a time: see Journal
 
 
 def _numbered(documents: Sequence[object], first: int) -> list[int | None]:
@@ -462,45 +256,3 @@ def _numbered(documents: Sequence[object], first: int) -> list[int | None]:
         numbers.append(None if document is None else first)
         first += document is not None
     return numbers
-
-
-class Packer(Generic[E]):
-    """Writes entries of one type as JSON, and reads them.
-
-    Raises:
-        TypeError: msgspec can't decode that type.
-    """
-
-    def __init__(self, entry_type: type[E], *, upgrade: Callable[[Any], Any] | None = None) -> None:
-        self.entry_type = entry_type
-        self.name: str = name_of(entry_type)
-        self._decode = reader_of(entry_type, None)
-        self._read = reader_of(entry_type, upgrade)
-        self._encode = msgspec.json.Encoder().encode
-        # That every one of these comes back as it is, is tested.
-        self._trusted = ProvcacheEntry if entry_type is ProvcacheEntry else None
-
-    def pack_all(self, entries: Iterable[E]) -> list[bytes | None]:
-        """Return each entry as JSON; None for one that would not come back as it is."""
-        return [self.pack(entry) for entry in entries]
-
-    def pack(self, entry: E) -> bytes | None:
-        """Return an entry as JSON, or None: it would not come back as it is."""
-        try:
-            document = self._encode(entry)
-            if type(entry) is not self._trusted:
-                back = self._decode(document)
-                # By the document, too: an entry need not define equality.
-                if back != entry and self._encode(back) != document:
-                    return None
-        except Exception:  # noqa: BLE001  # some of it is somebody's type
-            return None
-        return document if len(document) < MOST_PAYLOAD_BYTES // 2 else None
-
-    def unpack(self, document: bytes) -> E:
-        """Return the entry that a document is, or that ``upgrade`` makes of it.
-
-        Raises:
-            Exception: it is none of this type.
-        """
-        return self._read(document)

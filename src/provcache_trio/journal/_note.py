@@ -6,7 +6,7 @@ import io
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from ._records import Kind, Record, pack, pieces
+from ._records import Record, RecordKind, pack, pieces
 
 if TYPE_CHECKING:
     from ._disk import Disk
@@ -40,7 +40,7 @@ class LastNote:
 
     def write(self, number: int, identity: str) -> None:
         """Note it, unsynced: it costs next to nothing, and is there after all but a power cut."""
-        self._write(pack(Kind.LAST, number, identity.encode()))
+        self._write(pack(RecordKind.LAST, number, identity.encode()))
 
     def wipe(self) -> None:
         """Note that nothing is known, on disk: an old note would be missing what is gone."""

@@ -33,7 +33,7 @@ _CHUNK_BYTES: Final = 1024 * 1024
 _RANGES_IN_A_RECORD: Final = 100_000
 
 
-class Kind(enum.IntEnum):
+class RecordKind(enum.IntEnum):
     """What a record says.
 
     Attributes:
@@ -100,7 +100,7 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
         return crc32(self.identity.encode())
 
 
-def pack(kind: Kind, number: int, payload: bytes, salt: int = 0) -> bytes:
+def pack(kind: RecordKind, number: int, payload: bytes, salt: int = 0) -> bytes:
     """Return a record."""
     length = len(payload)
     checksum = crc32(payload, crc32(_COVERED.pack(kind, length, number), salt))
@@ -110,7 +110,7 @@ def pack(kind: Kind, number: int, payload: bytes, salt: int = 0) -> bytes:
 
 def pack_beginning(beginning: Beginning) -> bytes:
     """Return the first bytes of a file."""
-    return MAGIC_LINE + 2 * pack(Kind.BEGINNING, 0, msgspec.json.encode(beginning))
+    return MAGIC_LINE + 2 * pack(RecordKind.BEGINNING, 0, msgspec.json.encode(beginning))
 
 
 def read_beginning(data: bytes) -> tuple[bytes, int, bool] | None:
@@ -123,7 +123,7 @@ def read_beginning(data: bytes) -> tuple[bytes, int, bool] | None:
     found: Record | None = None
     times = 0
     for piece in pieces(io.BytesIO(data).read, 0):
-        if isinstance(piece, Record) and piece.kind == Kind.BEGINNING:
+        if isinstance(piece, Record) and piece.kind == RecordKind.BEGINNING:
             found = piece
             times += 1
         elif found is not None:
@@ -146,22 +146,22 @@ def pack_held(last: int, numbers: Iterable[int], salt: int) -> bytes:
     ranges = ranges_of(numbers)
     starts = range(0, max(1, len(ranges)), _RANGES_IN_A_RECORD)
     some = (msgspec.json.encode(ranges[at : at + _RANGES_IN_A_RECORD]) for at in starts)
-    return b"".join(pack(Kind.HELD, last, payload, salt) for payload in some)
+    return b"".join(pack(RecordKind.HELD, last, payload, salt) for payload in some)
 
 
 def pack_settled(number: int, settled: Iterable[int], salt: int) -> bytes:
     """Return the two records, ``number`` and the next, that say what is settled."""
     payload = msgspec.json.encode(ranges_of(settled))
-    first = pack(Kind.SETTLED, number, payload, salt)
-    return first + pack(Kind.SETTLED, number + 1, payload, salt)
+    first = pack(RecordKind.SETTLED, number, payload, salt)
+    return first + pack(RecordKind.SETTLED, number + 1, payload, salt)
 
 
 def pack_entry(number: int, document: bytes, replaces: Sequence[int], salt: int) -> bytes:
     """Return the record of an entry, which may take the place of others."""
     if not replaces:
-        return pack(Kind.ENTRY, number, document, salt)
+        return pack(RecordKind.ENTRY, number, document, salt)
     named = msgspec.json.encode(ranges_of(replaces))
-    return pack(Kind.NEWER, number, b"%b\n%b" % (named, document), salt)
+    return pack(RecordKind.NEWER, number, b"%b\n%b" % (named, document), salt)
 
 
 def ranges_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
@@ -184,16 +184,16 @@ def ranges_in(record: Record) -> list[tuple[int, int]]:
     Raises:
         ValueError: its payload is none of ours.
     """
-    if record.kind in {Kind.SETTLED, Kind.HELD}:
+    if record.kind in {RecordKind.SETTLED, RecordKind.HELD}:
         return _ranges_in(record.payload)
-    if record.kind == Kind.NEWER:
+    if record.kind == RecordKind.NEWER:
         return _ranges_in(record.payload.partition(b"\n")[0])
     return []
 
 
 def document_in(record: Record) -> bytes:
     """Return the entry of a record that holds one, as JSON."""
-    if record.kind == Kind.NEWER:
+    if record.kind == RecordKind.NEWER:
         return record.payload.partition(b"\n")[2]
     return record.payload
 

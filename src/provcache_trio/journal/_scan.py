@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from ._numbers import Expected, Live
-from ._records import Damage, Kind, Record, ranges_in
+from ._records import Damage, Record, RecordKind, ranges_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ._records import Piece
 
 _LONGEST_GAP: Final = 2**32  # numbers; a record beyond it is none of this file
-_KNOWN: Final = frozenset({Kind.ENTRY, Kind.NEWER, Kind.SETTLED})
+_KNOWN: Final = frozenset({RecordKind.ENTRY, RecordKind.NEWER, RecordKind.SETTLED})
 
 
 class Findings(NamedTuple):
@@ -82,7 +82,7 @@ class Scan:
             ranges = ranges_in(record)
         except (ValueError, msgspec.MsgspecError):
             return False
-        if record.kind == Kind.HELD:
+        if record.kind == RecordKind.HELD:
             if self.last:
                 return False
             self._expected.begin(record.number, ranges)
@@ -99,7 +99,7 @@ class Scan:
         if number > self.last + 1:
             self.missing += self._expected.between(self.last, number)
         self.live.settle(ranges, number)
-        if record.kind != Kind.SETTLED:
+        if record.kind != RecordKind.SETTLED:
             self.live.add(number, len(record.raw))
         self.last = number
         return True

@@ -19,6 +19,7 @@ from provcache_trio._vocabulary.checks import (
     check_type,
 )
 from provcache_trio._vocabulary.columns import blobs_of, entry_of, microseconds_of
+from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.opening import Opening
 
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provcache_trio._asyncio.bridge import Bridge
-    from provcache_trio._vocabulary.entries import ProvcacheEntry
 
     from ._rows import Slice
 
@@ -178,6 +178,7 @@ class PostgresRepository:
     server reported it. After any error, the next call may succeed.
     """
 
+    entry_type: Final = ProvcacheEntry
     db_system_name: Final = "postgresql"  # in the semantic conventions of OpenTelemetry
 
     def __init__(

@@ -10,6 +10,7 @@ from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
 from provcache_trio._vocabulary.checks import check_int, check_moment, check_type
 from provcache_trio._vocabulary.columns import blobs_of
+from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.table import Table
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     # Only checkers see the default (Python's own TypeVar has it from 3.13 on).
     from typing_extensions import TypeVar
-
-    from provcache_trio._vocabulary.entries import ProvcacheEntry
 
     E = TypeVar("E", default=ProvcacheEntry)
 else:
@@ -137,6 +136,11 @@ class SQLiteRepository(Generic[E]):
         self._calls = calls
         by_veri_key = cast("Callable[[E], Hashable]", attrgetter("veri_key"))
         self._key_of = by_veri_key if table is None else table.key
+
+    @property
+    def entry_type(self) -> type:
+        """What entries are."""
+        return ProvcacheEntry if self.table is None else self.table.entry_type
 
     async def upsert_many(self, entries: Sequence[E], /) -> int:
         """Store every entry, or none; see ``Repository.upsert_many``.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import trio
 
-from provcache_trio import StoreUnavailableError
+from provcache_trio import ProvcacheError, StoreUnavailableError
 from provcache_trio._cli.text import counted, printable
 from provcache_trio._cli.urls import MisuseError
 from provcache_trio.dead_letters import StoredLetter, UnreadableLetter, open_dead_letters
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from provcache_trio.dead_letters import DeadLetters
+
 _PAGE: Final = 100
+_COUNTING_SECONDS: Final = 5.0
 
 _is_duration: Final = re.compile(r"(\d{1,9})([smhdw])").fullmatch
 _WHAT_SINCE_IS: Final = (
@@ -179,11 +184,17 @@ class Purge:
         Raises:
             StoreError: the file can't be used, or holds another number of them.
         """
-        only = self._only
         async with open_dead_letters(self._path, entry_type=msgspec.Raw, create=False) as letters:
-            found = await letters.count(key=only.key, since=only.since)
+            found = await self._count(letters)
             if expected is not None and found != expected:
                 message = f"there are {counted(found, 'letter')} now; nothing was removed"
                 raise StoreUnavailableError(message)
-            while page := await letters.letters(limit=_PAGE, key=only.key, since=only.since):
-                self.removed += await letters.remove(each.id for each in page)
+            try:
+                self.removed = await letters.purge(key=self._only.key, since=self._only.since)
+            except BaseException:
+                with trio.move_on_after(_COUNTING_SECONDS, shield=True), suppress(ProvcacheError):
+                    self.removed = found - await self._count(letters)
+                raise
+
+    async def _count(self, letters: DeadLetters[msgspec.Raw]) -> int:
+        return await letters.count(key=self._only.key, since=self._only.since)

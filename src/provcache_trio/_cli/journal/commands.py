@@ -9,13 +9,15 @@ from typing import Annotated
 import msgspec
 from cyclopts import App, Parameter
 
-from provcache_trio import ProvcacheError
+from provcache_trio import JournalError
 from provcache_trio._cli.arguments import check_give_up_after
 from provcache_trio._cli.output import complain, say
-from provcache_trio._cli.running import Status, carry_out
+from provcache_trio._cli.running import Status, attempt, carry_out, warnings_shown_by
+from provcache_trio._cli.text import counted
 from provcache_trio._cli.urls import check_is_no_url, target_of
+from provcache_trio.journal import Restored, restore_set_aside
 
-from .inspection import inspect_journal
+from .inspection import as_text, as_words, inspect_journal
 from .replay import Replay
 
 app = App(name="journal", help="Look at the journal of a dead process, and write what it left.")
@@ -27,8 +29,8 @@ def status(
 ) -> int:
     """Print what a journal holds, and what is wrong with it. Nothing is changed.
 
-    A service may own it meanwhile. The status is 1 if records are missing or damaged, and 3 if
-    it can't be read.
+    A service may own it meanwhile. The status is 1 if records are missing or damaged, or entries
+    were set aside, and 3 if it can't be read.
 
     Args:
         path: The journal.
@@ -37,27 +39,45 @@ def status(
     check_is_no_url(str(path))
     try:
         found = inspect_journal(path)
-    except (ProvcacheError, OSError) as error:
-        complain(str(error), str(path))
+    except JournalError as error:  # names the file
+        complain(str(error))
         return Status.FAILED
-    if json_:
-        lines = [msgspec.json.encode(found).decode()]
-    else:
-        lines = [
-            f"entries {found.entries:>15,}  of type {found.entry_type}",
-            f"bytes   {found.bytes:>15,}",
-            f"in use  {'yes' if found.in_use else 'no':>15}",
-        ]
-        for first, last in found.missing:
-            lines.append(f"missing {f'{first} to {last}':>15}  (numbers of records)")
-        if found.damaged_bytes:
-            lines.append(
-                f"damaged {found.damaged_bytes:>15,}  bytes, {found.unfinished_bytes:,} of them at "
-                "the end, where a crash cuts a record off"
-            )
-    for line in lines:
+    for line in [msgspec.json.encode(found).decode()] if json_ else as_text(found):
         say(line, sys.stdout)
     return Status.DONE if found.sound else Status.NOT_ALL
+
+
+@app.command
+async def restore(
+    path: Path,
+    /,
+    *,
+    alias: Annotated[list[str] | None, Parameter(negative="")] = None,
+) -> int:
+    """Put entries that were set aside back into their journal, as they are.
+
+    The next program that opens the journal replays them. What it can't read, even with upgrade=,
+    is set aside once more. The store has to keep the newer version of an entry, which it may
+    have by then. What stays set aside is in PATH.set-aside. The status is 1 if entries stay,
+    and 3 if the journal can't be used.
+
+    Args:
+        path: The journal, of any type. No process may have it open.
+        alias: A former name of the journal's type, as status prints it; may be given repeatedly.
+    """
+    check_is_no_url(str(path))
+
+    async def work() -> Restored:
+        with warnings_shown_by(complain):
+            return await restore_set_aside(path, entry_type=msgspec.Raw, aliases=alias or ())
+
+    status, found = await attempt(work, str(path))
+    if found is None:
+        return status
+    restored = counted(found.entries, "entry", "entries")
+    left = f"{found.left.entries:,} {as_words(found.left)}"
+    say(f"{restored} restored; {left} stay set aside", sys.stdout)
+    return status or (Status.NOT_ALL if found.left.entries else Status.DONE)
 
 
 @app.command

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from provcache_trio import JournalError, StoreMisconfiguredError, StoreUnavailableError
-from provcache_trio._disk.owner_lock import OwnerLock
+from provcache_trio import JournalError, StoreMisconfiguredError
+from provcache_trio._cli.text import counted, printable
+from provcache_trio._disk.owner_lock import is_owned
+from provcache_trio.journal import SetAside, count_set_aside
 from provcache_trio.journal._disk import Disk
 from provcache_trio.journal._file import JournalFile
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_NOTHING: Final = SetAside(entries=0, entry_types=(), damaged_bytes=0)
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +30,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         missing: numbers, first and last, of records that are gone.
         damaged_bytes: bytes that are no record.
         unfinished_bytes: those of them at the end, where a crash cuts a record off.
+        set_aside: what is kept beside it, as no program could use it.
     """
 
     entries: int
@@ -35,19 +40,20 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     missing: list[tuple[int, int]]
     damaged_bytes: int
     unfinished_bytes: int
+    set_aside: SetAside
 
     @property
     def sound(self) -> bool:
         """Whether nothing is wrong but what a crash does to the last record."""
-        return not self.missing and self.damaged_bytes == self.unfinished_bytes
+        damaged = self.damaged_bytes != self.unfinished_bytes
+        return not (self.missing or damaged or self.set_aside.entries)
 
 
 def inspect_journal(path: Path) -> Inspection:
     """Look at a journal, which another process may own meanwhile; change nothing.
 
     Raises:
-        JournalError: it can't be read.
-        OSError: likewise.
+        JournalError: it can't be read; names the file.
     """
     where = str(path.absolute())
     file = JournalFile(where, entry_type=None, disk=Disk(), read_only=True)
@@ -57,24 +63,44 @@ def inspect_journal(path: Path) -> Inspection:
         file.close()
     return Inspection(
         entries=findings.entries,
-        bytes=path.stat().st_size,
+        bytes=file.size,
         entry_type=file.entry_type,
-        in_use=_is_in_use(path.with_name(f"{path.name}.lock")),
+        in_use=_is_in_use(where),
         missing=findings.missing,
         damaged_bytes=findings.damaged_bytes,
         unfinished_bytes=findings.unfinished_bytes,
+        set_aside=count_set_aside(path),
     )
 
 
-def _is_in_use(lock: Path) -> bool:
-    if not lock.exists():
-        return False
-    owner = OwnerLock(str(lock))
+def _is_in_use(path: str) -> bool:
     try:
-        owner.take()
+        return is_owned(f"{path}.lock")
     except StoreMisconfiguredError as error:
-        raise JournalError(f"whether it is in use can't be told: {error}") from None
-    except StoreUnavailableError:
-        return True
-    owner.release()
-    return False
+        raise JournalError(f"whether journal {path} is in use can't be told: {error}") from None
+
+
+def as_text(found: Inspection) -> list[str]:
+    """Return what was found, for people."""
+    lines = [
+        f"entries   {found.entries:>15,}  of type {printable(found.entry_type)}",
+        f"bytes     {found.bytes:>15,}",
+        f"in use    {'yes' if found.in_use else 'no':>15}",
+    ]
+    for first, last in found.missing:
+        lines.append(f"missing   {f'{first} to {last}':>15}  (numbers of records)")
+    if found.damaged_bytes:
+        lines.append(
+            f"damaged   {found.damaged_bytes:>15,}  bytes, {found.unfinished_bytes:,} of them at "
+            "the end, where a crash cuts a record off"
+        )
+    if found.set_aside != _NOTHING:
+        lines.append(f"set aside {found.set_aside.entries:>15,}  {as_words(found.set_aside)}")
+    return lines
+
+
+def as_words(aside: SetAside) -> str:
+    """Return what was set aside, but for the number of entries."""
+    noun = "entry" if aside.entries == 1 else "entries"
+    types = f" of type {' and '.join(map(printable, aside.entry_types))}" if aside.entries else ""
+    return f"{noun}{types}, and {counted(aside.damaged_bytes, 'damaged byte')}"

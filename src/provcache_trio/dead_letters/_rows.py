@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from provcache_trio._disk.documents import name_of, reader_of
+from provcache_trio._disk.documents import reader_of
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.protocols import DeadLetter
+from provcache_trio._vocabulary.type_names import name_of
 
-from ._file import Packed
+from ._file import NewRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from ._file import Row
+    from ._file import FoundRow
 
 E = TypeVar("E")
 
@@ -32,8 +33,8 @@ class UnreadableLetterError(Exception):
     """A row is no letter of this type."""
 
 
-class Packer(Generic[E]):
-    """Packs and unpacks letters whose entries are of one type.
+class LetterRows(Generic[E]):
+    """Turns letters whose entries are of one type into rows, and back.
 
     Raises:
         TypeError: msgspec can't decode that type.
@@ -55,7 +56,7 @@ class Packer(Generic[E]):
         self._names = {self._name, *aliases}
         self._reads_all = entry_type in _ANYTHING
 
-    def pack_all(self, letters: Iterable[DeadLetter[E]]) -> Iterator[Packed]:
+    def rows_of(self, letters: Iterable[DeadLetter[E]]) -> Iterator[NewRow]:
         """Yield every letter as it is stored.
 
         Raises:
@@ -63,14 +64,14 @@ class Packer(Generic[E]):
         """
         for index, letter in enumerate(letters):
             try:
-                yield self._pack(letter)
+                yield self._row_of(letter)
             except Exception as error:  # noqa: BLE001  # some of it is somebody's entry and key
                 name = type(error).__name__
                 raise EntryRejectedError(
                     "a letter can't be stored as JSON and read back", index=index, error_class=name
                 ) from None
 
-    def _pack(self, letter: DeadLetter[E]) -> Packed:
+    def _row_of(self, letter: DeadLetter[E]) -> NewRow:
         plain = DeadLetter(
             entry=letter.entry,
             key=text_of(letter.key),
@@ -86,7 +87,7 @@ class Packer(Generic[E]):
         # By the document, too: an entry need not define equality, nor hold a float as one.
         if back != plain and _encode(back) != document:
             raise ValueError
-        return Packed(
+        return NewRow(
             identity=hashlib.sha256(document).digest(),
             entry_type=self._name,
             key=str(plain.key),
@@ -95,7 +96,7 @@ class Packer(Generic[E]):
             letter=document,
         )
 
-    def unpack(self, row: Row) -> DeadLetter[E]:
+    def letter_of(self, row: FoundRow) -> DeadLetter[E]:
         """Return the letter of a row.
 
         Raises:

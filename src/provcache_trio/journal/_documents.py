@@ -1,0 +1,61 @@
+"""Entries as a journal holds them: documents of JSON that come back as they were."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from provcache_trio._disk.documents import reader_of
+from provcache_trio._vocabulary.entries import ProvcacheEntry
+from provcache_trio._vocabulary.type_names import name_of
+
+from ._records import MOST_PAYLOAD_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+E = TypeVar("E")
+
+
+class Documents(Generic[E]):
+    """Writes entries of one type as JSON, and reads them.
+
+    Raises:
+        TypeError: msgspec can't decode that type.
+    """
+
+    def __init__(self, entry_type: type[E], *, upgrade: Callable[[Any], Any] | None = None) -> None:
+        self.entry_type = entry_type
+        self.type_name: str = name_of(entry_type)
+        self._decode = reader_of(entry_type, None)
+        self._read = reader_of(entry_type, upgrade)
+        self._encode = msgspec.json.Encoder().encode
+        # That every one of these comes back as it is, is tested.
+        self._trusted = ProvcacheEntry if entry_type is ProvcacheEntry else None
+
+    def documents_of(self, entries: Iterable[E]) -> list[bytes | None]:
+        """Return each entry as JSON; None for one that would not come back as it is."""
+        return [self.document_of(entry) for entry in entries]
+
+    def document_of(self, entry: E) -> bytes | None:
+        """Return an entry as JSON, or None: it would not come back as it is."""
+        try:
+            document = self._encode(entry)
+            if type(entry) is not self._trusted:
+                back = self._decode(document)
+                # By the document, too: an entry need not define equality.
+                if back != entry and self._encode(back) != document:
+                    return None
+        except Exception:  # noqa: BLE001  # some of it is somebody's type
+            return None
+        return document if len(document) < MOST_PAYLOAD_BYTES // 2 else None
+
+    def entry_of(self, document: bytes) -> E:
+        """Return the entry that a document is, or that ``upgrade`` makes of it.
+
+        Raises:
+            Exception: it is none of this type.
+        """
+        return self._read(document)

@@ -1,0 +1,214 @@
+"""``open_journal``: its arguments, the file's owner, and what was found in the file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final, overload
+
+import trio
+
+from provcache_trio._disk.documents import check_evolution
+from provcache_trio._disk.owner_lock import OwnerLock
+from provcache_trio._disk.private_files import absolute, make_directory
+from provcache_trio._disk.threads import end_in_thread
+from provcache_trio._vocabulary.checks import check_seconds
+from provcache_trio._vocabulary.errors import (
+    JournalError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+)
+from provcache_trio._vocabulary.log import log
+from provcache_trio._vocabulary.opening import Opening
+from provcache_trio._vocabulary.type_names import class_of
+
+from ._disk import Disk
+from ._documents import Documents
+from ._file import JournalFile
+from ._journal import FileJournal, on_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
+    from typing import Any
+
+    from provcache_trio._vocabulary.entries import ProvcacheEntry
+    from provcache_trio._vocabulary.table import Table
+
+    from ._journal import Durability
+    from ._scan import Findings
+
+E = TypeVar("E")
+
+_POLL_SECONDS: Final = 0.05
+_MOMENT_SECONDS: Final = 0.2  # for which whoever looks whether it is in use holds the lock at most
+
+
+@overload
+def open_journal(
+    path: str | os.PathLike[str],
+    *,
+    durability: Durability = ...,
+    sync_interval_seconds: float = ...,
+    lock_timeout_seconds: float = ...,
+    upgrade: Callable[[Any], Any] | None = ...,
+    aliases: Iterable[str] = ...,
+) -> AbstractAsyncContextManager[FileJournal[ProvcacheEntry]]: ...
+
+
+@overload
+def open_journal(
+    path: str | os.PathLike[str],
+    *,
+    entry_type: type[E] | Table[E],
+    durability: Durability = ...,
+    sync_interval_seconds: float = ...,
+    lock_timeout_seconds: float = ...,
+    upgrade: Callable[[Any], Any] | None = ...,
+    aliases: Iterable[str] = ...,
+) -> AbstractAsyncContextManager[FileJournal[E]]: ...
+
+
+def open_journal(
+    path: str | os.PathLike[str],
+    *,
+    entry_type: type[E] | Table[E] | None = None,
+    durability: Durability = "interval",
+    sync_interval_seconds: float = 0.05,
+    lock_timeout_seconds: float = 0,
+    upgrade: Callable[[Any], Any] | None = None,
+    aliases: Iterable[str] = (),
+) -> AbstractAsyncContextManager[FileJournal[E]]:
+    """Open a journal, for the length of an ``async with`` around that of the queue.
+
+    Entering fails at once if the journal can't be used. A file that is not there is made, with
+    mode 0600, and a directory that is not there with mode 0700; an empty file is an empty
+    journal. Beside it, ``PATH.lock`` says by a lock who owns it, and stays. ``PATH.last`` notes
+    which record is the last one. ``PATH.set-aside`` keeps, once, bytes that are no record and
+    entries that can't be read; ``count_set_aside`` and ``restore_set_aside`` deal with it.
+    ``PATH.new`` is there while the journal is written anew. Symbolic links are refused. A file
+    that is no journal is left as it is, and nothing is put beside it.
+
+    Once it is open, a journal that fails does not stop the queue. With ``"interval"``,
+    ``metrics().durable`` is False and an error is logged until it works again, which is tried
+    less and less often, but at least once a second. With ``"always"``, ``enqueue`` raises
+    ``JournalError`` meanwhile. While what a dead process left can't be read, nothing new is
+    accepted.
+
+    **A full disk** is such a failure, and no more: what is in the file stays, an attempt that does
+    not fit is undone, and the journal goes on as soon as there is room. Once nothing in it is
+    open, it is emptied without needing room. To become smaller while something is open it needs
+    room for that, so the volume should have twice what waits at most; a warning is logged before
+    it gets tight.
+
+    Args:
+        path: the file; a relative path is taken from the directory that is current now.
+        entry_type: what entries are; any type that msgspec writes as JSON and reads back as
+            it was, or the ``Table`` that they are for. Fields annotated ``Any`` come back as JSON
+            has them. By default ``ProvcacheEntry``.
+        durability: see the top of this module.
+        sync_interval_seconds: see there; above 0. With ``"always"``, how long what is settled
+            may stay in the file.
+        lock_timeout_seconds: how long to wait for another process that has it open, as in a
+            rolling restart.
+        upgrade: called with the decoded JSON of an entry that can't be read as ``entry_type``,
+            such as one that an older program wrote; returns what can be.
+        aliases: former names of ``entry_type``, as ``package.module.Class``.
+
+    Raises:
+        TypeError: an argument has the wrong type, or ``entry_type`` is none for msgspec.
+        ValueError: an argument is out of its range, or ``path`` names no file.
+        JournalError: at entry: the journal has another owner, holds entries of another type,
+            is one of another version, or can't be opened; the message names the file and says
+            what to do.
+    """
+    if durability not in {"interval", "always"}:
+        raise ValueError('durability must be "interval" or "always"')
+    check_seconds("sync_interval_seconds", sync_interval_seconds, positive=True)
+    check_seconds("lock_timeout_seconds", lock_timeout_seconds)
+    former = check_evolution(upgrade, aliases)
+    documents = Documents(class_of(entry_type), upgrade=upgrade)
+    file = JournalFile(absolute(path), entry_type=documents.type_name, aliases=former, disk=Disk())
+    journal = FileJournal(
+        file, documents, always=durability == "always", sync_interval_seconds=sync_interval_seconds
+    )
+    return JournalOpening(file, journal, lock_timeout_seconds)
+
+
+@final
+class JournalOpening(Opening["FileJournal[E]"], Generic[E]):
+    """What ``open_journal`` returns."""
+
+    what = "a journal"
+    function = "open_journal"
+
+    def __init__(
+        self, file: JournalFile, journal: FileJournal[E], lock_timeout_seconds: float
+    ) -> None:
+        self._path = file.path
+        self._file = file
+        self._journal = journal
+        self._lock = OwnerLock(f"{file.path}.lock")
+        self._lock_timeout_seconds = lock_timeout_seconds
+
+    async def _open(self) -> FileJournal[E]:
+        await self._own()
+        try:
+            findings = await on_disk(self._path, self._file.open)
+        except BaseException:
+            self._end()
+            raise
+        self._journal.begin(findings)
+        _report(self._path, findings)
+        return self._journal
+
+    async def _own(self) -> None:
+        deadline = trio.current_time() + max(self._lock_timeout_seconds, _MOMENT_SECONDS)
+        while (refusal := await on_disk(self._path, self._refusal)) is not None:
+            needs_a_person = isinstance(refusal, StoreMisconfiguredError)
+            if needs_a_person or trio.current_time() >= deadline:
+                raise JournalError(f"journal {self._path} can't be opened: {refusal}")
+            await trio.sleep(_POLL_SECONDS)
+
+    def _refusal(self) -> StoreUnavailableError | None:
+        """Own the file, or return why that can't be."""
+        # First: nothing is put beside a file that is somebody else's.
+        self._file.raise_if_foreign()
+        try:
+            make_directory(os.path.dirname(self._path))  # noqa: PTH120
+            self._lock.take()
+        except StoreUnavailableError as error:
+            return error
+        return None
+
+    async def _close(self, _error: BaseException | None, /) -> None:
+        with trio.CancelScope(shield=True):  # for as long as the disk takes
+            await end_in_thread(self._end)
+
+    def _end(self) -> None:
+        self._file.close()
+        self._lock.release()
+
+
+def _report(path: str, findings: Findings) -> None:
+    if findings.entries:
+        log(logging.INFO, "journal %s holds %d entries to be replayed", path, findings.entries)
+    for first, last in findings.missing:
+        log(
+            logging.ERROR,
+            "journal %s: records %d to %d are missing: lost, or cut off by a power cut before "
+            "anybody was told that they are safe",
+            path,
+            first,
+            last,
+        )
+    if findings.damaged_bytes:
+        log(
+            logging.WARNING if findings.only_unfinished else logging.ERROR,
+            "journal %s: %d bytes are no record, %d of them at its end, where a crash leaves "
+            "what it cut off; they are kept, once, in %s.set-aside as soon as there is room",
+            path,
+            findings.damaged_bytes,
+            findings.unfinished_bytes,
+            path,
+        )
