@@ -1392,7 +1392,7 @@ JOURNAL = (
     ),
     mutant(
         "a journal that holds nothing is written before it is emptied",
-        "journal/journal_full::a_volume_that_fills_at_any_point_costs_nothing_that_was_acknowledged",
+        "core/recorder::a_journal_that_heals_by_itself_is_emptied_first_if_it_holds_nothing",
         (
             "_core/recorder.py",
             "        helps = not (heals and self._notes.held)\n",
