@@ -162,6 +162,41 @@ async def test_what_a_rewrite_can_not_write_is_not_said_to_be_durable(
             assert not queue.metrics().durable
 
 
+@pytest.mark.parametrize("holds_something", [False, True])
+async def test_a_journal_that_heals_by_itself_is_emptied_first_if_it_holds_nothing(
+    store: MemoryRepository[Item], holds_something: bool, autojump_clock: MockClock
+) -> None:
+    class Healing(MemoryJournal[Item]):
+        heals = True
+
+        async def append(
+            self, entries: Sequence[tuple[Item, Sequence[int]]], settled: Sequence[int], /
+        ) -> Sequence[int | None]:
+            self._is_trusted = True
+            return await super().append(entries, settled)
+
+    journal, calls, is_broken = Healing(), list[str](), False
+
+    def fails(name: str) -> Failure:
+        calls.append(name)
+        return "before" if is_broken and name == "append" else None
+
+    async with open_write_behind_queue(store, journal=journal) as queue:
+        if holds_something:
+            store.down()
+        await queue.enqueue(Item("a"))
+        await trio.sleep(1)
+        assert queue.metrics().durable
+        journal.fails, is_broken = fails, True
+        await queue.enqueue(Item("b"))
+        await trio.sleep(1)
+        is_broken = False
+        await trio.sleep(2)
+        assert queue.metrics().durable
+        assert ("rewrite" in calls) is not holds_something
+        store.up()
+
+
 async def test_a_large_batch_is_written_in_several_calls(
     store: MemoryRepository[Item], autojump_clock: MockClock
 ) -> None:

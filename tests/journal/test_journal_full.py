@@ -142,7 +142,6 @@ async def run(blocks: int, always: bool, store: Store, then: Next) -> None:
 
 
 @both
-@pytest.mark.one_lane  # how much is written at once decides where the volume is full
 @pytest.mark.parametrize("store", ["up", "down", "back"])
 @pytest.mark.parametrize("then", ["same life", "restart", "kill"])
 async def test_a_volume_that_fills_at_any_point_costs_nothing_that_was_acknowledged(

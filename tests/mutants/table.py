@@ -1401,7 +1401,7 @@ JOURNAL = (
     ),
     mutant(
         "a journal that holds nothing is written before it is emptied",
-        "journal/journal_full::a_journal_of_which_all_is_settled_heals_though_not_a_byte_can_be_written",
+        "core/recorder::a_journal_that_heals_by_itself_is_emptied_first_if_it_holds_nothing",
         (
             "_core/recorder.py",
             "        helps = not (heals and self._notes.held)\n",
