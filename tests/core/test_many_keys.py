@@ -48,7 +48,7 @@ async def test_a_newer_version_takes_the_place_of_the_one_in_line_wherever_that_
 
 
 async def test_no_dict_of_keys_grows_large(queue: WriteBehindQueue[Item]) -> None:
-    (only,) = queue._lanes.lines
+    first = queue._lanes.lines[0]  # all keys are in one lane
     await queue.enqueue_many([Item(f"{n}", 1) for n in range(MANY)])
-    assert {len(keys) for keys in only._sealed_before} == {3}
-    assert len(only._sealed) <= 3
+    assert {len(keys) for keys in first._sealed_before} == {3}
+    assert len(first._sealed) <= 3
