@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 Value: TypeAlias = Any  # of a field, of whatever type
 MergeRule: TypeAlias = Literal["newest", "keep", "greatest", "least"]
-Kind: TypeAlias = Literal[
+FieldKind: TypeAlias = Literal[
     "str", "int", "float", "bool", "bytes", "UUID", "Decimal",
     "datetime", "date", "time", "timedelta", "JSON",
 ]  # fmt: skip
 
 _RULES: Final = ("newest", "keep", "greatest", "least")
-_KINDS: Final[dict[type[inspect.Type], Kind]] = {
+_KINDS: Final[dict[type[inspect.Type], FieldKind]] = {
     inspect.StrType: "str",
     inspect.IntType: "int",
     inspect.FloatType: "float",
@@ -71,7 +71,7 @@ class TableField(NamedTuple):
 
     name: str
     column: str
-    kind: Kind
+    kind: FieldKind
     members: Mapping[str | int, object] | None
     is_literal: bool
     optional: bool
@@ -387,7 +387,7 @@ def _without_none(found: inspect.Type) -> tuple[inspect.Type, bool]:
     return (_without_none(others[0])[0] if len(others) == 1 else found), optional
 
 
-def _kind_of_members(name: str, members: Collection[str | int]) -> Kind:
+def _kind_of_members(name: str, members: Collection[str | int]) -> FieldKind:
     if all(type(value) is str for value in members):
         return "str"
     if all(type(value) is int for value in members):
