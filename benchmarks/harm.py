@@ -43,6 +43,7 @@ OPTIONS = WriteBehindOptions(queue_capacity=10_000, drain_timeout_seconds=0)
 LISTS = [[Item(f"{producer}-{n}") for n in range(12_500)] for producer in range(PRODUCERS)]
 PAUSE = 0.001  # between two requests
 SETTLING = 0.05  # seconds until a load is under way
+ECHO_P99_BAR = 5.0
 STEP_P99_BAR = 2.0
 STEP_WORST_BAR = 5.0
 
@@ -103,8 +104,8 @@ def echo_figures(*, quick: bool) -> list[Figure]:
     cases = {name: case(name, host) for name, host in hosts.items()}
     timings = interleaved(cases, rounds)
     figures = [
-        ratio(PART, f"p99 of an echo beside {of}", timings, of, to)
-        for of, to in ((LOAD, FLOOR), (OUTAGE, IDLE))
+        ratio(PART, f"p99 of an echo beside {of}", timings, of, to, bar=bar)
+        for of, to, bar in ((LOAD, FLOOR, ECHO_P99_BAR), (OUTAGE, IDLE, None))
     ]
     for name in hosts:
         figures += [

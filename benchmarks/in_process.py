@@ -137,7 +137,7 @@ def _compare(findings: Findings, distinct: list[Item], rounds: int) -> None:
         for name in (RAW, CHECKPOINT)
     ]
     for name, floor, bar in [
-        ("enqueue_nowait to settled", RAW, 3.0),
+        ("enqueue_nowait to settled", RAW, 2.6),
         ("enqueue_many to settled", RAW, 2.5),
         ("hot keys, enqueue_nowait", RAW, 1.2),
         ("hot keys, enqueue_many", RAW, None),

@@ -50,5 +50,23 @@ async def test_a_newer_version_takes_the_place_of_the_one_in_line_wherever_that_
 async def test_no_dict_of_keys_grows_large(queue: WriteBehindQueue[Item]) -> None:
     first = queue._lanes.lines[0]  # all keys are in one lane
     await queue.enqueue_many([Item(f"{n}", 1) for n in range(MANY)])
-    assert {len(keys) for keys in first._sealed_before} == {3}
-    assert len(first._sealed) <= 3
+    assert {len(keys) for keys in first.holders_before} == {3}
+    assert len(first.holders) <= 3
+
+
+async def test_a_batch_that_still_fills_takes_no_key_that_is_in_line_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(line, "_MOST_KEYS", 3)
+    store = MemoryRepository[Item]()
+    store.stall()
+    async with open_write_behind_queue(store, WriteBehindOptions(batch_size=2)) as queue:
+        for n in range(MANY + 1):
+            queue.enqueue_nowait(Item(f"{n}"))
+        first = queue._lanes.lines[0]  # all keys are in one lane
+        assert first.open is not None
+        for n in range(MANY + 1):
+            queue.enqueue_nowait(Item(f"{n}", 1))
+        assert queue.metrics().total_coalesced == MANY + 1
+        store.resume()
+    assert set(store.rows.values()) == {Item(f"{n}", 1) for n in range(MANY + 1)}

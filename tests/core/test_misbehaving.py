@@ -25,6 +25,8 @@ from tests.support.items import Item, assert_settled, items
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from provcache_trio import WriteBehindQueue
+
 
 @pytest.fixture
 def store() -> MemoryRepository[Item]:
@@ -156,3 +158,70 @@ async def test_a_key_that_can_not_be_compared_with_one_that_waits_leaves_no_trac
             assert queue.metrics().producers_waiting == 1
             store.resume()
     assert_settled(queue, enqueued=3, persisted=3)
+
+
+class Fickle:
+    """A key that can be compared a number of times, and then raises once."""
+
+    left = -1
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        Fickle.left -= 1
+        if Fickle.left == 0:
+            raise LookupError("not now")
+        return isinstance(other, Fickle) and other.name == self.name
+
+
+async def bring(queue: WriteBehindQueue[Item], call: str, item: Item) -> None:
+    match call:
+        case "enqueue":
+            await queue.enqueue(item)
+        case "enqueue_nowait":
+            queue.enqueue_nowait(item)
+        case _:
+            await queue.enqueue_many([item])
+
+
+@pytest.mark.one_lane
+@pytest.mark.parametrize("before", ["a", "ab"], ids=["opens a batch", "joins the open batch"])
+@pytest.mark.parametrize("call", ["enqueue", "enqueue_nowait", "enqueue_many"])
+async def test_a_key_that_can_not_be_compared_at_the_last_moment_leaves_no_trace(
+    call: str,
+    before: str,
+    store: MemoryRepository[Item],
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = WriteBehindOptions(batch_size=len(before) + (before == "ab"))
+    comparisons = 0
+    async with open_write_behind_queue(
+        store, options, key=lambda item: Fickle(item.veri_key)
+    ) as queue:
+        queue.enqueue_nowait(Item(before[0]))
+        if before == "ab":
+            queue.enqueue_nowait(Item(before[1]))
+        line = queue._lanes.of(Fickle("x"))
+        failed = True
+        while failed:
+            comparisons += 1
+            monkeypatch.setattr(Fickle, "left", comparisons)
+            lengths = [len(batch.entries) for batch in line.batches]
+            try:
+                await bring(queue, call, Item("x"))
+                failed = False
+            except LookupError:
+                monkeypatch.setattr(Fickle, "left", -1)
+                assert queue.metrics().total_enqueued == len(before)
+                assert queue.metrics().current_queue_depth == len(before)
+                assert [len(batch.entries) for batch in line.batches] == lengths
+        monkeypatch.setattr(Fickle, "left", -1)
+    # Looked up among those in line, put into the batch (where another one is), noted as in line.
+    assert comparisons > len(before) + 1
+    assert set(store.rows) == {*before, "x"}
+    assert_settled(queue, enqueued=len(before) + 1, persisted=len(before) + 1)

@@ -42,8 +42,13 @@ ACCOUNTING = (
         "core/queue::enqueue_nowait_would_block_when_full",
         (
             "_core/queue.py",
-            "            self._refuse()\n",
-            "            self._ledger.enqueued += 1\n            self._refuse()\n",
+            "        if batch is None:\n            self._refuse()\n",
+            "        if batch is None:\n            ledger.enqueued += 1\n            self._refuse()\n",
+        ),
+        (
+            "_core/queue.py",
+            "                    ledger.enqueued += 1\n                    ledger.depth += 1\n",
+            "                    ledger.depth += 1\n",
         ),
         (
             "_core/line.py",
@@ -56,8 +61,8 @@ ACCOUNTING = (
         "core/random_cancellation::cancelled_at_any_step_of_a_program_nothing_accepted_is_lost",
         (
             "_core/queue.py",
-            "        if not self._accept(entry, None):\n",
-            "        if self._accept(entry, None):\n"
+            "        await self._checkpoint()\n        if not self._accept(entry, None):\n",
+            "        await self._checkpoint()\n        if self._accept(entry, None):\n"
             "            self._ledger.enqueued -= 1\n"
             "            await trio.lowlevel.cancel_shielded_checkpoint()\n"
             "            self._ledger.enqueued += 1\n"
@@ -99,6 +104,11 @@ ACCEPTING = (
             "ledger.depth >= most",
             "ledger.depth > most",
         ),
+        (
+            "_core/queue.py",
+            "ledger.depth < self._room.most",
+            "ledger.depth <= self._room.most",
+        ),
     ),
     mutant(
         "a merge function overtakes those who wait",
@@ -115,21 +125,45 @@ ACCEPTING = (
         "core/queue::without_coalescing_every_version_is_written_in_order",
         (
             "_core/line.py",
-            " or key in batch.entries:\n            batch = self._open",
+            " or batch is holder:\n            batch = self._open",
             ":\n            batch = self._open",
         ),
     ),
     mutant(
         "sealing forgets which keys are in line",
         "core/queue::a_key_in_line_is_admitted_though_the_queue_is_full",
-        ("_core/line.py", "self._sealed.update(dict.fromkeys(batch.entries, batch))", "pass"),
+        (
+            "_core/line.py",
+            "            self.open = None\n            self.hurry(batch, reason)\n",
+            "            self.open = None\n            self._unlist(batch)\n"
+            "            self.hurry(batch, reason)\n",
+        ),
+    ),
+    mutant(
+        "a key that could not be noted as in line is written all the same",
+        "core/misbehaving::a_key_that_can_not_be_compared_at_the_last_moment_leaves_no_trace",
+        ("_core/line.py", "            self.take_back(batch)\n", "            pass\n"),
+    ),
+    mutant(
+        "a key that could not be noted as in line is written all the same (in place)",
+        "core/misbehaving::a_key_that_can_not_be_compared_at_the_last_moment_leaves_no_trace",
+        ("_core/queue.py", "                        line.take_back(batch)\n", ""),
+    ),
+    mutant(
+        "a batch stays in line though its only entry was taken back",
+        "core/misbehaving::a_key_that_can_not_be_compared_at_the_last_moment_leaves_no_trace",
+        (
+            "_core/line.py",
+            "            self.batches.pop()\n            self.open = None\n",
+            "            pass\n",
+        ),
     ),
     mutant(
         "a batch that is taken leaves its keys behind in line",
         "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_core/line.py",
-            "deque(map(sealed.__delitem__, batch.entries), maxlen=0)",
+            "deque(map(holders.pop, batch.entries), maxlen=0)",
             "pass",
         ),
     ),
@@ -138,9 +172,14 @@ ACCEPTING = (
         "core/many_keys::a_newer_version_takes_the_place_of_the_one_in_line_wherever_that_is",
         (
             "_core/line.py",
-            "        for keys in reversed(self._sealed_before):\n",
+            "        for holders in reversed(self.holders_before):\n",
             "        for keys in ():\n",
         ),
+    ),
+    mutant(
+        "a key that was noted long ago is not found in line (in place)",
+        "core/many_keys::a_batch_that_still_fills_takes_no_key_that_is_in_line_already",
+        ("_core/queue.py", "batch is not None and not line.holders_before", "batch is not None"),
     ),
     mutant(
         "flush waits for later entries too",
@@ -188,7 +227,7 @@ ACCEPTING = (
     mutant(
         "producers are stopped after the drain, not before (t)",
         "core/exits::a_queue_that_drains_says_so_and_takes_nothing",
-        ("_core/assembly.py", "        lifetime.owner = 0\n", ""),
+        ("_core/assembly.py", "        lifetime.disown()\n", ""),
     ),
     mutant(
         "all who wait for one entry get one exception object",
@@ -221,8 +260,8 @@ BATCHING = (
         "core/queue::the_interval_counts_from_the_oldest_entry",
         (
             "_core/batcher.py",
-            "    age = lifetime.clock() - batch.opened_at\n",
-            "    age = lifetime.clock() - batch.opened_at\n    before = len(batch.entries)\n",
+            "    if not batch.due:  # at",
+            "    before = len(batch.entries)\n    if not batch.due:  # at",
         ),
         (
             "_core/batcher.py",
@@ -256,8 +295,13 @@ BATCHING = (
         "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_core/line.py",
-            "if len(entries) == self._batch_size:",
-            "if len(entries) >= self._batch_size - 1:",
+            "if len(batch.entries) == self.batch_size:",
+            "if len(batch.entries) >= self.batch_size - 1:",
+        ),
+        (
+            "_core/queue.py",
+            "if len(entries) == line.batch_size:",
+            "if len(entries) >= line.batch_size - 1:",
         ),
     ),
     mutant(
@@ -265,8 +309,13 @@ BATCHING = (
         "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_core/line.py",
-            "len(batch.entries) >= self._batch_size or key",
-            "len(batch.entries) > self._batch_size or key",
+            "if len(batch.entries) == self.batch_size:",
+            "if len(batch.entries) == self.batch_size + 1:",
+        ),
+        (
+            "_core/queue.py",
+            "if len(entries) == line.batch_size:",
+            "if len(entries) == line.batch_size + 1:",
         ),
     ),
     mutant(
@@ -277,15 +326,26 @@ BATCHING = (
     mutant(
         "a batch that can't grow waits for its interval",
         "core/batching_model::what_is_written_when_is_what_the_model_says",
-        ("_core/line.py", "batch))\n            self.hurry(batch, reason)\n", "batch))\n"),
+        (
+            "_core/line.py",
+            "            self.open = None\n            self.hurry(batch, reason)\n",
+            "            self.open = None\n",
+        ),
     ),
     mutant(
         "only the open batch coalesces",
         "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_core/line.py",
-            "key in batch.entries else self._sealed.get(key)",
-            "key in batch.entries else None",
+            "        holder = self.holders.get(key)  # raises",
+            "        holder = self.holders.get(key)\n        if holder is not self.open:\n"
+            "            holder = None\n        # raises",
+        ),
+        (
+            "_core/queue.py",
+            "            if holder is None:\n",
+            "            if holder is not line.open:\n                holder = None\n"
+            "            if holder is None:\n",
         ),
     ),
     mutant(
@@ -302,8 +362,8 @@ BATCHING = (
         "core/entries::a_queue_merges_entries_by_it_and_lets_the_newer_of_anything_else_win",
         (
             "_core/line.py",
-            "        if not isinstance(new, ProvcacheEntry):\n            self._plain",
-            "        if new is not old:\n            self._plain",
+            "        if not isinstance(new, ProvcacheEntry):\n            self.plain",
+            "        if new is not old:\n            self.plain",
         ),
     ),
 )
@@ -1750,8 +1810,8 @@ FLUSHING = (
         "core/flush::sealed_batches_join_in_order_as_far_as_they_fit_into_one_call",
         (
             "_core/line.py",
-            "len(head.entries) + len(batch.entries) > self._batch_size",
-            "len(batch.entries) > self._batch_size",
+            "len(head.entries) + len(batch.entries) > self.batch_size",
+            "len(batch.entries) > self.batch_size",
         ),
     ),
     mutant(

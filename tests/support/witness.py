@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import ChainMap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -192,6 +193,7 @@ class Witness(logging.Handler):
                 batches.append(line.writing)
                 written += line.writing.entries.values()
                 written += [refusal.entry for refusal in line.writing.refused.values()]
+        self._check_holders()
         assert metrics.current_queue_depth == len(in_line)
         assert metrics.in_flight == len(written) + len(letters)
         assert max([0, *(batch.unsettled() for batch in batches)]) <= options.batch_size
@@ -247,6 +249,14 @@ class Witness(logging.Handler):
         for item in self.seen.intersection(before) if was_open else ():
             same_key = [self.rank[other] for other in before if other.veri_key == item.veri_key]
             assert min(same_key) < first, f"{item} was let in before its turn"
+
+    def _check_holders(self) -> None:
+        """Which keys are in line, and where, is known as it is."""
+        for line in self._lines():
+            newest = {key: batch for batch in line.batches for key in batch.entries}
+            known = dict(ChainMap(line.holders, *reversed(line.holders_before)))
+            assert known == newest, "what is known to be in line is not what is"
+            assert line.open is None or line.open is line.batches[-1]
 
     def _check_counters(self, metrics: WriteBehindMetrics) -> None:
         options = self._options

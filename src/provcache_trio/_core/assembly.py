@@ -111,7 +111,7 @@ class Assembly(Generic[E]):
     def close_intake(self) -> None:
         """Accept nothing from now on, and have everything that was accepted written."""
         lifetime = self.lifetime
-        lifetime.owner = 0
+        lifetime.disown()
         lifetime.closing.set()
         self.room.close(lifetime.name)
         self.lanes.seal(FlushReason.DRAIN)

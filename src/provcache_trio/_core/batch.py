@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.errors import ProvcacheError
     from provcache_trio._vocabulary.metrics import FlushReason
 
-    from .progress import Refusal
+    from .progress import Part, Refusal
 
 _MOST_PRODUCERS: Final = 128  # links that a span keeps, by default
 
@@ -142,9 +142,12 @@ class Batch(Generic[E]):
         for producer in batch.producers:
             self.note_producer(producer)
 
-    def to_send(self, keys: Sequence[Hashable]) -> Sequence[E]:
-        """Return the entries of ``keys``, prepared if they were and none was replaced since."""
-        entries = tuple(map(self.entries.__getitem__, keys))
+    def to_send(self, part: Part) -> Sequence[E]:
+        """Return the entries of ``part``, prepared if they were and none was replaced since."""
+        if part.is_whole:
+            entries = tuple(self.entries.values())
+        else:
+            entries = tuple(map(self.entries.__getitem__, part.keys))
         before, prepared = self.prepared
         if len(entries) == len(before) and all(map(is_, entries, before)):
             return prepared

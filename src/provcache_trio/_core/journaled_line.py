@@ -6,6 +6,7 @@ from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Generic
 
+from provcache_trio._vocabulary.metrics import FlushReason
 from provcache_trio._vocabulary.protocols import E
 
 from .batch import Bell, Place
@@ -177,10 +178,9 @@ class JournaledLine(Line[E]):
             ledger.recovered += 1
             ledger.coalesced += 1
             return batch
-        batch = self.open
-        if batch is None or len(batch.entries) >= self._batch_size or key in batch.entries:
-            batch = self._open_batch()
-        batch.entries[key] = entry
+        batch = self._place(key, entry, self.holders.get(key))
         ledger.recovered += 1
         ledger.depth += 1
+        if len(batch.entries) == self.batch_size:
+            self.seal(FlushReason.DUE)  # it is older than any flush interval
         return batch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from provcache_trio._vocabulary.log import log
+from provcache_trio._vocabulary.log import log, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,9 +63,10 @@ class Lifetime:
         self.clock: Callable[[], float] = clock
         self.wall_clock: Callable[[], datetime] = wall_clock
         self.telemetry: Telemetry | None = telemetry
-        # The thread that may call the queue; no thread at all once the intake is closed or
-        # in a forked child. One comparison with it guards every call.
-        self.owner: int = threading.get_ident()
+        # The thread that may call the queue holds it, and nobody ever waits for it; once the
+        # intake is closed, or in a forked child, nobody holds it. One question guards every call.
+        self.owner: threading.RLock = threading.RLock()
+        self.owner.acquire()
         self.forked: bool = False
         self.recovering: bool = recovering  # a journal has entries that were not replayed
         self.unfit: int = 0  # letters that the sink will never take: nothing waits for them
@@ -82,6 +83,18 @@ class Lifetime:
         # serve all lanes, since anything was.
         self._crashes: Counter[int | None] = Counter()
         _OPEN.add(self)
+
+    def may_be_called(self) -> bool:
+        """Return whether this thread may call the queue.
+
+        Asked for each entry: comparing the numbers of threads costs four times as much.
+        """
+        # What threading.Condition asks of its lock; public it is not, nor likely to go.
+        return self.owner._is_owned()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001  # as said
+
+    def disown(self) -> None:
+        """Have no thread call the queue any more."""
+        self.owner = threading.RLock()
 
     def note_crash(self, lane: int | None) -> int:
         """Count a crash of a task; return how many there were with nothing persisted between."""
@@ -112,7 +125,8 @@ class Lifetime:
 
     def log(self, level: int, message: str, *args: object, **fields: object) -> None:
         """Log with the queue's name in front, and ``fields`` on the record."""
-        log(level, f"%s: {message}", self.name, *args, queue=self.name, **fields)
+        if logger.isEnabledFor(level):
+            log(level, f"%s: {message}", self.name, *args, queue=self.name, **fields)
 
     def now(self) -> datetime:
         """Return the wall clock's time in UTC; the system's, should the given one fail."""
@@ -128,7 +142,7 @@ _OPEN: Final[weakref.WeakSet[Lifetime]] = weakref.WeakSet()
 def _disown_in_child() -> None:
     for lifetime in tuple(_OPEN):
         lifetime.forked = True
-        lifetime.owner = 0
+        lifetime.disown()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows

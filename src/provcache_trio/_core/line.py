@@ -41,18 +41,18 @@ class Line(Generic[E]):
     """
 
     __slots__ = (
-        "_batch_size",
         "_clock",
         "_coalesce",
         "_ledger",
         "_merge",
-        "_plain",
-        "_sealed",
-        "_sealed_before",
+        "batch_size",
         "batches",
         "bell",
+        "holders",
+        "holders_before",
         "on_room",
         "open",
+        "plain",
         "preparing",
         "writing",
     )
@@ -66,21 +66,21 @@ class Line(Generic[E]):
         ledger: Ledger,
         clock: Callable[[], float],
     ) -> None:
-        self._batch_size = batch_size
+        self.batch_size: int = batch_size
         self._coalesce = coalesce
         self._merge = self._merge_or_replace if merge is None else merge
-        # Entry type known to need no merge: the newer version replaces the older.
-        self._plain: type | None = None
+        # Entry type known to coalesce without a merge: the newer version replaces the older.
+        self.plain: type | None = None
         self._ledger = ledger
         self._clock = clock
         # Called when the line got shorter; the waiting room puts itself here.
         self.on_room: Callable[[], None] = _nobody_waits
         self.batches: deque[Batch[E]] = deque()
         self.open: Batch[E] | None = None  # batches[-1] while it takes new keys
-        # The newest batch in line, not open, by key: of the keys that were sealed last, and, oldest
-        # first, of those that were sealed before.
-        self._sealed: dict[Hashable, Batch[E]] = {}
-        self._sealed_before: deque[dict[Hashable, Batch[E]]] = deque()
+        # Of every key in line, the newest batch that holds it: of the keys that came last and, oldest
+        # first, of those that came before.
+        self.holders: dict[Hashable, Batch[E]] = {}
+        self.holders_before: deque[dict[Hashable, Batch[E]]] = deque()
         self.writing: Batch[E] | None = None
         self.preparing: trio.CancelScope | None = None  # the head, while one is written
         # Rings when the head of the line appears or becomes due: once a batch, never once
@@ -94,42 +94,58 @@ class Line(Generic[E]):
         position and age, so that a key which is rewritten without end is still written
         within the flush interval.
         """
-        batch = self.open
+        holder = self.holders.get(key)  # raises, if the key can't be hashed
         ledger = self._ledger
-        if self._coalesce:
-            holder = batch if batch is not None and key in batch.entries else self._sealed.get(key)
-            if holder is None and self._sealed_before:
-                holder = self._holder_sealed_before(key)
-            if holder is not None:
-                entries = holder.entries
-                if type(entry) is not self._plain:
-                    entry = self._merge(entries[key], entry)
-                entries[key] = entry
-                ledger.enqueued += 1
-                ledger.coalesced += 1
-                return holder
-        else:
-            hash(key)  # if it can't, before anything has changed
+        if holder is None and self.holders_before:
+            holder = self._holder_before(key)
+        if holder is not None and self._coalesce:
+            entries = holder.entries
+            if type(entry) is not self.plain:
+                entry = self._merge(entries[key], entry)
+            entries[key] = entry
+            ledger.enqueued += 1
+            ledger.coalesced += 1
+            return holder
         if ledger.depth >= most:
             return None
-        # Without coalescing the key may be here already, and no batch holds one twice.
-        if batch is None or len(batch.entries) >= self._batch_size or key in batch.entries:
-            batch = self._open_batch()
-        entries = batch.entries
-        entries[key] = entry
+        batch = self._place(key, entry, holder)
         ledger.enqueued += 1
         ledger.depth += 1
-        if len(entries) == self._batch_size:
-            self.hurry(batch, FlushReason.FULL)
+        if len(batch.entries) == self.batch_size:
+            self.seal(FlushReason.FULL)
         return batch
+
+    def _place(self, key: Hashable, entry: E, holder: Batch[E] | None) -> Batch[E]:
+        """Put ``entry`` into the open batch, or into a new one; return it."""
+        batch = self.open
+        # Without coalescing the key may be here already, and no batch holds one twice.
+        if batch is None or batch is holder:
+            batch = self._open_batch()
+        batch.entries[key] = entry
+        try:
+            self.holders[key] = batch  # compares keys, so it may run code that raises
+        except BaseException:
+            self.take_back(batch)
+            raise
+        return batch
+
+    def take_back(self, batch: Batch[E]) -> None:
+        """Drop the last entry of the open batch, which could not be accepted after all."""
+        batch.entries.popitem()
+        if not batch.entries:
+            self.batches.pop()
+            self.open = None
 
     def _merge_or_replace(self, old: E, new: E) -> E:
         if not isinstance(new, ProvcacheEntry):
-            self._plain = type(new)
+            self.plain = type(new)
         return merge_or_replace(old, new)
 
     def _open_batch(self) -> Batch[E]:
         self.seal(FlushReason.FULL)
+        if len(self.holders) >= _MOST_KEYS:
+            self.holders_before.append(self.holders)
+            self.holders = {}
         batch = Batch[E](self._clock())
         self.open = batch
         self.batches.append(batch)
@@ -142,33 +158,24 @@ class Line(Generic[E]):
         batch = self.open
         if batch is not None:
             self.open = None
-            if len(self._sealed) >= _MOST_KEYS:
-                self._sealed_before.append(self._sealed)
-                self._sealed = {}
-            self._sealed.update(dict.fromkeys(batch.entries, batch))
             self.hurry(batch, reason)
 
     def holder(self, key: Hashable) -> Batch[E] | None:
         """Return the batch in line whose entry a new version of ``key`` would replace."""
-        if not self._coalesce:
-            return None
-        batch = self.open
-        if batch is not None and key in batch.entries:
-            return batch
-        return self._sealed_holder(key)
+        return self._newest_holder(key) if self._coalesce else None
 
-    def _sealed_holder(self, key: Hashable) -> Batch[E] | None:
-        return self._sealed.get(key) or self._holder_sealed_before(key)
+    def _newest_holder(self, key: Hashable) -> Batch[E] | None:
+        return self.holders.get(key) or self._holder_before(key)
 
-    def _holder_sealed_before(self, key: Hashable) -> Batch[E] | None:
-        for keys in reversed(self._sealed_before):
-            if key in keys:
-                return keys[key]
+    def _holder_before(self, key: Hashable) -> Batch[E] | None:
+        for holders in reversed(self.holders_before):
+            if key in holders:
+                return holders[key]
         return None
 
     def can_grow(self, batch: Batch[E]) -> bool:
         """Return whether ``batch`` may still take a new key."""
-        return batch is self.open and len(batch.entries) < self._batch_size
+        return batch is self.open
 
     def hurry(self, batch: Batch[E], reason: FlushReason) -> None:
         """Make ``batch`` due as soon as the writer is free; the first reason counts."""
@@ -185,10 +192,10 @@ class Line(Generic[E]):
         if self.writing is not None or not self.batches or self.batches[0] is not batch:
             return
         self.batches.popleft()
+        self._unlist(batch)
         if batch is self.open:
             self.open = None
         else:
-            self._unlist(batch)
             self._join(batch)
         batch.progress.begin(batch.entries)
         self.writing = batch
@@ -200,25 +207,25 @@ class Line(Generic[E]):
         self.on_room()
 
     def _unlist(self, batch: Batch[E]) -> None:
-        """Forget which keys a sealed batch holds that has just left the line."""
-        if not self.batches or self.batches[0] is self.open:  # no other is sealed
-            self._forget_sealed()
+        """Forget which keys a batch holds that has just left the line."""
+        if not self.batches:
+            self._forget_holders()
             return
-        before = self._sealed_before
-        sealed = before[0] if before else self._sealed  # the oldest batch is among the oldest keys
+        before = self.holders_before
+        holders = before[0] if before else self.holders  # the oldest batch is in the oldest ones
         if self._coalesce:  # no other batch in line holds a key of this one
-            deque(map(sealed.__delitem__, batch.entries), maxlen=0)  # in C
+            deque(map(holders.pop, batch.entries), maxlen=0)  # in C
         else:
             for key in batch.entries:
                 # A later batch may hold a newer version of the key.
-                if sealed[key] is batch:
-                    del sealed[key]
-        if before and not sealed:
+                if holders[key] is batch:
+                    del holders[key]
+        if before and not holders:
             before.popleft()
 
-    def _forget_sealed(self) -> None:
-        self._sealed.clear()
-        self._sealed_before.clear()
+    def _forget_holders(self) -> None:
+        self.holders.clear()
+        self.holders_before.clear()
 
     def _join(self, head: Batch[E]) -> None:
         """Have sealed batches written together with ``head``, as far as they fit into its call.
@@ -228,7 +235,7 @@ class Line(Generic[E]):
         """
         while self.batches:
             batch = self.batches[0]
-            if batch is self.open or len(head.entries) + len(batch.entries) > self._batch_size:
+            if batch is self.open or len(head.entries) + len(batch.entries) > self.batch_size:
                 return
             if not self._coalesce and not head.entries.keys().isdisjoint(batch.entries):
                 return
@@ -296,9 +303,7 @@ class Line(Generic[E]):
 
     def pending(self, key: Hashable) -> E | None:
         """Return the newest version of ``key`` whose fate is open."""
-        batch = self.open
-        if batch is None or key not in batch.entries:
-            batch = self._sealed_holder(key) or self.writing
+        batch = self._newest_holder(key) or self.writing
         if batch is None:
             return None
         if key in batch.entries:
@@ -320,7 +325,7 @@ class Line(Generic[E]):
             ledger.in_flight -= moved
             ledger.abandoned += moved
         self.open = None
-        self._forget_sealed()
+        self._forget_holders()
         while self.batches:
             batch = self.batches.popleft()
             given_up.append((batch.opened_at, [*batch.entries.values()]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast, final, overload
 
 import trio
@@ -18,6 +17,7 @@ from provcache_trio._vocabulary.table import Table
 
 from .assembly import Assembly, Setup, assemble
 from .entry_types import check_entry_types
+from .queue import by_veri_key
 from .supervisor import MOST_CRASHES, other_than_cancelled
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def open_write_behind_queue(
             repository=repository,
             options=options,
             name=name,
-            key=attrgetter("veri_key") if key is None else key,
+            key=by_veri_key if key is None else key,
             merge=merge,
             dead_letters=dead_letters,
             wall_clock=wall_clock,

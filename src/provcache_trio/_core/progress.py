@@ -49,12 +49,18 @@ if TYPE_CHECKING:
 class Part:
     """Keys of a batch that go to the store in one call."""
 
-    __slots__ = ("failed_unknown", "keys", "retries", "tries", "was_halved")
+    __slots__ = ("failed_unknown", "is_whole", "keys", "retries", "tries", "was_halved")
 
     def __init__(
-        self, keys: tuple[Hashable, ...], *, tries: int = 0, was_halved: bool = False
+        self,
+        keys: tuple[Hashable, ...],
+        *,
+        is_whole: bool = False,
+        tries: int = 0,
+        was_halved: bool = False,
     ) -> None:
         self.keys: tuple[Hashable, ...] = keys
+        self.is_whole: bool = is_whole  # every key of the batch, in its order
         self.tries: int = tries  # calls that included these keys
         self.retries: int = 0  # of max_retries, used up for transient errors
         self.failed_unknown: bool = False  # as it is
@@ -147,7 +153,7 @@ class Progress:
 
     def begin(self, keys: Iterable[Hashable]) -> None:
         """Note that everything is to be tried, in one call."""
-        self.parts.append(Part(tuple(keys)))
+        self.parts.append(Part(tuple(keys), is_whole=True))
 
     # Which part is next
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _CLOSED_FOR_GOOD: Final = 2  # calls in a row, while draining
+_NO_TELEMETRY: Final = nullcontext()
 
 
 class Writer(Generic[E]):
@@ -80,7 +81,7 @@ class Writer(Generic[E]):
         """Surround the writing of ``batch`` with what telemetry has to say of it."""
         telemetry = self._lifetime.telemetry
         if telemetry is None:
-            return nullcontext()
+            return _NO_TELEMETRY
         reason = batch.due or FlushReason.DUE
         return telemetry.flush(self._lifetime.name, reason, batch.unsettled(), batch.producers)
 
@@ -135,7 +136,7 @@ class Writer(Generic[E]):
     async def _try(self, batch: Batch[E], progress: Progress, part: Part) -> None:
         if self._lifetime.forked:
             await trio.sleep_forever()  # the parent writes this batch
-        entries = batch.to_send(part.keys)
+        entries = batch.to_send(part)
         part.tries += 1
         call = self._watch.begin()
         began_at = self._lifetime.clock()
