@@ -1390,7 +1390,7 @@ JOURNAL = (
         "journal/journal::what_json_does_not_hold_is_not_said_to_stay_in_the_journal",
         (
             "_core/recorder.py",
-            "return written and not self._notes.refused",
+            "return written and not self._notes.unwritable",
             "return written",
         ),
     ),
@@ -1556,7 +1556,7 @@ JOURNAL = (
     mutant(
         "what can't be written is called durable",
         "journal/journal::an_entry_that_json_does_not_hold_is_logged_by_its_key_and_written",
-        ("_core/durability.py", "is not None or self._notes.refused:", "is not None:"),
+        ("_core/durability.py", "is not None or self._notes.unwritable:", "is not None:"),
     ),
     mutant(
         "what fails is tried again at once, without end",
@@ -1784,7 +1784,7 @@ DOOR = (
         "journal/journal::an_entry_that_json_does_not_hold_is_logged_by_its_key_and_written",
         (
             "_core/journaled_line.py",
-            "            if self.refused:\n                self.refused.pop(place, None)\n",
+            "            if self.unwritable:\n                self.unwritable.pop(place, None)\n",
             "",
         ),
     ),

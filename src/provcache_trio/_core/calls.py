@@ -125,7 +125,7 @@ class Calls:
     def _log(self, call: Call, message: str, seconds: float) -> None:
         self._lifetime.log(logging.WARNING, message, call.name, seconds, call=call.name)
 
-    def refuse(self, what: str) -> None:
+    def raise_if_inside(self, what: str) -> None:
         """Raise RuntimeError if ``what`` is asked for inside a call that it would wait for."""
         call = inside.get()
         while call is not None:

@@ -49,7 +49,7 @@ class Durability(Generic[E]):
 
     def is_true(self) -> bool:
         """Return whether everything that is older than the interval is on disk; from any thread."""
-        if self.error is not None or self._notes.refused:
+        if self.error is not None or self._notes.unwritable:
             return False
         now = self._lifetime.clock()
         began_at, marked_at = self._began_at, self._notes.marked_at

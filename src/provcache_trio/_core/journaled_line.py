@@ -30,7 +30,7 @@ class Notes(Generic[E]):
             they may hold newer versions of the same keys.
         marked_at: when the first of them was marked since the recorder began to write.
         held: the places of all that the journal holds and that is not settled.
-        refused: the places of what it can't hold.
+        unwritable: the places of what it can't hold.
         bell: there is something to do.
     """
 
@@ -42,8 +42,8 @@ class Notes(Generic[E]):
         "held",
         "marked",
         "marked_at",
-        "refused",
         "settled",
+        "unwritable",
     )
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -54,7 +54,7 @@ class Notes(Generic[E]):
         self.displaced: int = 0
         self.marked_at: float | None = None
         self.held: dict[Place, None] = {}
-        self.refused: dict[Place, None] = {}
+        self.unwritable: dict[Place, None] = {}
         self.bell: Bell = Bell()
 
     def opened(self, batch: Batch[E]) -> None:
@@ -96,8 +96,8 @@ class Notes(Generic[E]):
             place.gone = True
             self.settled += place.numbers
             self.held.pop(place, None)
-            if self.refused:
-                self.refused.pop(place, None)
+            if self.unwritable:
+                self.unwritable.pop(place, None)
         self.bell.ring()
 
     def settle_keys(self, batch: Batch[E], keys: Iterable[Hashable]) -> None:

@@ -223,7 +223,7 @@ class WriteBehindQueue(Generic[E]):
             Exception: whatever ``merge`` raised; nothing is counted.
         """
         if inside.get() is not None:
-            self._calls.refuse("persist")
+            self._calls.raise_if_inside("persist")
         receipt = Receipt()
         await trio.lowlevel.checkpoint()
         try:
@@ -257,8 +257,8 @@ class WriteBehindQueue(Generic[E]):
         lifetime = self._lifetime
         closed = lifetime.closing.is_set() and not lifetime.forked
         if not closed and not lifetime.may_be_called():
-            self._refuse_call()
-        self._calls.refuse("flush")
+            self._raise_why_not()
+        self._calls.raise_if_inside("flush")
         self._lanes.seal(FlushReason.REQUESTED)
         fates = self._lanes.tails()
         letters = self._outbox.posted
@@ -345,10 +345,10 @@ class WriteBehindQueue(Generic[E]):
     def _accept(self, entry: E, receipt: Receipt | None) -> bool:
         """Accept ``entry`` in one step, or return False: it has to wait for room."""
         if not self._lifetime.may_be_called():
-            self._refuse_call()
+            self._raise_why_not()
         try:
             key = self._key(entry)
-            line = self._line or self._open_lane(key)
+            line = self._line or self._line_of(key)
             batch = None if line is None else line.accept(key, entry, self._room.most)
         except Exception:
             self._blame_key(entry)
@@ -365,14 +365,14 @@ class WriteBehindQueue(Generic[E]):
     def _accept_some(self, entries: Sequence[Any]) -> int:
         """Accept ``entries`` in one step, up to the first that has to wait; return how many."""
         if not self._lifetime.may_be_called():
-            self._refuse_call()
+            self._raise_why_not()
         producer = None if self._telemetry is None else self._telemetry.producer()
         only_line, reads_veri_key, most = self._line, self._reads_veri_key, self._room.most
         accepted = 0
         for entry in entries:
             try:
                 key: Hashable = entry.veri_key if reads_veri_key else self._key(entry)
-                line = only_line or self._open_lane(key)
+                line = only_line or self._line_of(key)
                 batch = None if line is None else line.accept(key, entry, most)
             except Exception:
                 self._blame_key(entry)
@@ -384,10 +384,10 @@ class WriteBehindQueue(Generic[E]):
             accepted += 1
         return accepted
 
-    def _open_lane(self, key: Hashable) -> Line[E] | None:
+    def _line_of(self, key: Hashable) -> Line[E] | None:
         """Return the lane of ``key``, or None while the journal keeps the door closed."""
-        lane = self._lanes.of(key)
-        return lane if self._room.door_is_open else None
+        line = self._lanes.of(key)
+        return line if self._room.door_is_open else None
 
     def _blame_key(self, entry: E) -> None:
         """Raise TypeError if the key of ``entry`` can't be read or hashed."""
@@ -408,7 +408,7 @@ class WriteBehindQueue(Generic[E]):
         self._room.hurry()
         raise trio.WouldBlock
 
-    def _refuse_call(self) -> NoReturn:
+    def _raise_why_not(self) -> NoReturn:
         lifetime = self._lifetime
         if lifetime.forked:
             raise RuntimeError(f"queue {lifetime.name!r} belongs to the parent of this process")

@@ -273,28 +273,30 @@ class Recorder(Generic[E]):
     def _note_all(
         self, items: Sequence[_Item[E]], numbers: Sequence[int | None], *, is_new: bool
     ) -> None:
-        refused: list[_Item[E]] = []
+        unwritable: list[_Item[E]] = []
         for item, number in zip(items, numbers, strict=True):
             if number is None:
-                refused.append(item)
+                unwritable.append(item)
             else:
                 self._note(item.place, item.entry, number)
-        if refused and not is_new:
-            self._report_refused(refused)
+        if unwritable and not is_new:
+            self._report_unwritable(unwritable)
 
     def _note(self, place: Place, entry: E, number: int) -> None:
         notes = self._notes
         place.numbers = [number]  # it takes the place of the others
-        notes.refused.pop(place, None)
+        notes.unwritable.pop(place, None)
         if place.gone:
             notes.settle([place])
         else:
             notes.hold(place, entry)
 
-    def _report_refused(self, refused: Sequence[_Item[E]]) -> None:
+    def _report_unwritable(self, unwritable: Sequence[_Item[E]]) -> None:
         """Log the first of them: with the wrong ``entry_type`` there may be one in each interval."""
-        self._notes.refused.update((item.place, None) for item in refused if not item.place.gone)
-        key, more = refused[0].key, len(refused) - 1
+        self._notes.unwritable.update(
+            (item.place, None) for item in unwritable if not item.place.gone
+        )
+        key, more = unwritable[0].key, len(unwritable) - 1
         self._lifetime.log(
             logging.ERROR,
             "entry can't be written to the journal as JSON and read back: %s%s",
@@ -332,7 +334,7 @@ class Recorder(Generic[E]):
             self._note(place, cast("E", place.entry), number)
         else:  # it was written before, so somebody has changed it since
             place.numbers = []
-            self._notes.refused[place] = None
+            self._notes.unwritable[place] = None
 
     async def _tidy(self) -> JournalError | None:
         """Make the journal smaller, if it knows how to, without what is in memory."""
@@ -374,7 +376,7 @@ class Recorder(Generic[E]):
             written = (
                 await self._write_what_is_left() is None or await self._write_what_is_left() is None
             )
-            return written and not self._notes.refused
+            return written and not self._notes.unwritable
         if self._written:
             try:
                 await self._journal.rewrite([])

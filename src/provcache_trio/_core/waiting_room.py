@@ -103,7 +103,7 @@ class WaitingRoom(Generic[E]):
             RuntimeError: the caller is what makes room, and would wait for itself.
             Exception: whatever the queue's ``merge`` raised for this entry.
         """
-        self._calls.refuse("waiting for room")
+        self._calls.raise_if_inside("waiting for room")
         known_as = None if self._telemetry is None else self._telemetry.producer()
         producer = Producer(key, entry, receipt, known_as)
         if self._together:  # first: comparing keys runs code that may raise
