@@ -6,13 +6,16 @@ import sqlite3
 import tempfile
 import time
 from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 import trio
 
-from provcache_trio import WriteBehindOptions, open_write_behind_queue
+from provcache_trio import Table, WriteBehindOptions, open_write_behind_queue
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.sqlite._rows import SCHEMA, UPSERT, cells_of
@@ -27,9 +30,47 @@ if TYPE_CHECKING:
 
 PART: Final = "SQLite"
 BATCH: Final = 500
+OWN_TABLE_BAR: Final = 0.75
 QUEUE: Final = "whole queue"
 LOOP: Final = "executemany and commit"
+OWN_TABLE: Final = "whole queue, own table"
+BY_HAND: Final = "executemany and commit, own table"
 LAST_ONES: Final = "SELECT count(*) FROM provcache_entries WHERE created_at >= ?"
+
+
+@dataclass(frozen=True, slots=True)
+class PageView:
+    """An entry of somebody's own."""
+
+    id: UUID
+    seen_at: datetime
+    visitor: str
+    page: str
+    seconds: float
+    scrolled: int | None
+
+
+PAGE_VIEWS: Final = Table(
+    PageView, "page_view", key="id", newer="seen_at", merge={"scrolled": "greatest"}
+)
+# What somebody would write for that table.
+UPSERT_VIEW: Final = """
+INSERT INTO page_view AS t VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    seen_at = max(t.seen_at, excluded.seen_at),
+    visitor = CASE WHEN excluded.seen_at >= t.seen_at THEN excluded.visitor ELSE t.visitor END,
+    page = CASE WHEN excluded.seen_at >= t.seen_at THEN excluded.page ELSE t.page END,
+    seconds = CASE WHEN excluded.seen_at >= t.seen_at THEN excluded.seconds ELSE t.seconds END,
+    scrolled = max(
+        ifnull(t.scrolled, excluded.scrolled), ifnull(excluded.scrolled, t.scrolled)
+    )
+"""
+MAKE_VIEWS: Final = """
+CREATE TABLE page_view (
+    id TEXT NOT NULL, seen_at TEXT NOT NULL, visitor TEXT NOT NULL, page TEXT NOT NULL,
+    seconds REAL NOT NULL, scrolled INTEGER, PRIMARY KEY (id)
+) STRICT
+"""
 
 
 def run(*, quick: bool) -> Findings:
@@ -38,12 +79,15 @@ def run(*, quick: bool) -> Findings:
     cases: dict[str, Callable[[], float]] = {
         QUEUE: partial(_rate, QUEUE, _whole_queue, load),
         LOOP: partial(_rate, LOOP, _loop, load),
+        OWN_TABLE: partial(_rate_of_views, _views_through_a_queue, load.number),
+        BY_HAND: partial(_rate_of_views, _views_by_hand, load.number),
     }
     rates = interleaved(cases, 2 if quick else 7)
     return Findings(
         figures=[
             *(absolute(PART, name, rates[name], "entries/s", better="more") for name in cases),
             ratio(PART, QUEUE, rates, QUEUE, LOOP, better="more"),
+            ratio(PART, OWN_TABLE, rates, OWN_TABLE, BY_HAND, bar=OWN_TABLE_BAR, better="more"),
         ]
     )
 
@@ -85,4 +129,64 @@ def _loop(path: Path, entries: Sequence[ProvcacheEntry]) -> float:
             with connection:  # commits
                 batch = entries[start : start + BATCH]
                 connection.executemany(UPSERT, [cells_of(entry) for entry in batch])
+        return time.perf_counter() - began
+
+
+def _rate_of_views(write: Callable[[Path, Sequence[PageView]], float], number: int) -> float:
+    """Return how many versions a second are written: each row is there once before."""
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    views = [
+        PageView(
+            id=UUID(int=n % (number // 2) << 64),
+            seen_at=began + timedelta(seconds=n),
+            visitor=f"visitor {n % 1000}",
+            page=f"/articles/{n % 97}",
+            seconds=n / 8,
+            scrolled=n % 3 or None,
+        )
+        for n in range(number)
+    ]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "views.sqlite")
+        seconds = write(path, views)
+        with closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("SELECT count(*), max(seconds) FROM page_view").fetchone()
+    if found != (number // 2, views[-1].seconds):
+        raise AssertionError(f"{number} versions left {found[0]} rows, not as they should be")
+    return number / seconds
+
+
+def _views_through_a_queue(path: Path, views: Sequence[PageView]) -> float:
+    async def main() -> float:
+        options = WriteBehindOptions(batch_size=BATCH, queue_capacity=BATCH)
+        async with open_sqlite_repository(path, table=PAGE_VIEWS, create=True) as repository:
+            await repository.check()  # makes the file
+            began = time.perf_counter()
+            async with open_write_behind_queue(repository, options) as queue:
+                await queue.enqueue_many(views)
+            return time.perf_counter() - began
+
+    return trio.run(main)
+
+
+def _views_by_hand(path: Path, views: Sequence[PageView]) -> float:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(MAKE_VIEWS)
+        began = time.perf_counter()
+        for start in range(0, len(views), BATCH):
+            rows = [
+                (
+                    str(view.id),
+                    view.seen_at.isoformat(timespec="microseconds"),
+                    view.visitor,
+                    view.page,
+                    view.seconds,
+                    view.scrolled,
+                )
+                for view in views[start : start + BATCH]
+            ]
+            with connection:  # commits
+                connection.executemany(UPSERT_VIEW, rows)
         return time.perf_counter() - began

@@ -372,7 +372,7 @@ async def test_a_table_that_is_made_is_strict_and_has_the_fields_types(tmp_path:
     await rows_of(path, READINGS, [Reading("a", 1, until=NOW)])
     made = execute(path, "SELECT sql FROM sqlite_master WHERE name = 'reading'")
     assert made[0][0].removesuffix(" STRICT") == MADE
-    assert execute(path, "SELECT until FROM reading") == [("2026-11-30T12:00:00.000000Z",)]
+    assert execute(path, "SELECT until FROM reading") == [("2026-11-30T12:00:00.000000+00:00",)]
     assert execute(path, "PRAGMA journal_mode") == [("wal",)]
     assert execute(path, "SELECT tbl_name FROM sqlite_master WHERE name = 'reading_by_until'")
 
@@ -552,9 +552,12 @@ async def test_a_number_may_be_the_row_s_own(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     kind = msgspec.defstruct("Numbered", [("id", int), ("at", datetime), ("raw", bytes)])
     execute(path, "CREATE TABLE numbered (id INTEGER PRIMARY KEY, at INTEGER, raw BLOB) STRICT")
-    one = kind(5, NOW, b"\0")
-    assert await rows_of(path, Table(kind, "numbered", key="id"), [one]) == {5: one}
-    assert execute(path, "SELECT at FROM numbered") == [(1_796_040_000_000_000,)]
+    one, other = kind(5, NOW, b"\0"), kind(6, NOW.astimezone(ZoneInfo("Asia/Tokyo")), b"")
+    assert await rows_of(path, Table(kind, "numbered", key="id"), [one, other]) == {
+        5: one,
+        6: other,
+    }
+    assert execute(path, "SELECT DISTINCT at FROM numbered") == [(1_796_040_000_000_000,)]
 
 
 async def test_text_is_compared_by_code_point_whatever_the_column_says(tmp_path: Path) -> None:

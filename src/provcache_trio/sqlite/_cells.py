@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import msgspec
 from provcache_trio._vocabulary.columns import microseconds_of, moment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from provcache_trio._vocabulary.table import TableField
 
@@ -29,11 +30,23 @@ class UnfitError(Exception):
     """A value, or a cell, is not what its field may be. The message does not quote it."""
 
 
+def _one_by_one(_: Sequence[Any]) -> None:
+    return None
+
+
 class Codec(NamedTuple):
-    """How values become cells and cells values; both functions raise ``UnfitError``."""
+    """How values become cells and cells values.
+
+    Attributes:
+        encode: returns the cell of a value; raises ``UnfitError``.
+        decode: returns the value of a cell; raises ``UnfitError``.
+        encode_all: returns the cells of many values in less time, or None: each has to be
+            looked at by itself, and one of them may not fit.
+    """
 
     encode: Callable[[Any], Cell]
     decode: Callable[[Any], object]
+    encode_all: Callable[[Sequence[Any]], Sequence[Cell] | None] = _one_by_one
 
 
 # https://www.sqlite.org/datatype3.html#determination_of_column_affinity
@@ -181,7 +194,7 @@ def _in_utc(value: object) -> datetime:
 
 def _moment_as_text(value: object) -> str:
     # Of one width, so that text is compared as moments are.
-    return f"{_in_utc(value).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    return _in_utc(value).isoformat(timespec="microseconds")
 
 
 def _moment_as_number(value: object) -> int:
@@ -261,17 +274,79 @@ def _number_as_float(cell: object) -> float:
     return found
 
 
-_MOMENT_AS_TEXT: Final = Codec(_moment_as_text, _read(str, _moment))
-_MOMENT_AS_NUMBER: Final = Codec(_moment_as_number, _read(int, moment_of))
+# Many at once: by what is written in C, and only if nothing about them is unusual.
+
+
+def _are(kind: type, values: Sequence[Any]) -> bool:
+    return {*map(type, values)} == {kind}
+
+
+def _texts(values: Sequence[Any]) -> Sequence[Cell] | None:
+    if not _are(str, values):
+        return None
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return None
+    return values
+
+
+def _ints(values: Sequence[Any]) -> Sequence[Cell] | None:
+    fits = _are(int, values) and min(values) >= -MOST - 1 and max(values) <= MOST
+    return values if fits else None
+
+
+def _floats(values: Sequence[Any]) -> Sequence[Cell] | None:
+    return values if _are(float, values) and not any(map(math.isnan, values)) else None
+
+
+def _bools(values: Sequence[Any]) -> Sequence[Cell] | None:
+    return [*map(int, values)] if _are(bool, values) else None
+
+
+def _blobs(values: Sequence[Any]) -> Sequence[Cell] | None:
+    return values if _are(bytes, values) else None
+
+
+def _uuids(values: Sequence[Any]) -> Sequence[Cell] | None:
+    return [*map(str, values)] if _are(UUID, values) else None
+
+
+def _decimals(values: Sequence[Any]) -> Sequence[Cell] | None:
+    return [*map(str, values)] if _are(Decimal, values) and all(map(_is_finite, values)) else None
+
+
+def _are_in_utc(values: Sequence[Any]) -> bool:
+    return _are(datetime, values) and all(zone is UTC for zone in map(_zone_of, values))
+
+
+def _moments_as_text(values: Sequence[Any]) -> Sequence[Cell] | None:
+    if not _are_in_utc(values):
+        return None
+    return [value.isoformat(timespec="microseconds") for value in values]
+
+
+def _moments_as_numbers(values: Sequence[Any]) -> Sequence[Cell] | None:
+    return [*map(microseconds_of, values)] if _are_in_utc(values) else None
+
+
+def _dates(values: Sequence[Any]) -> Sequence[Cell] | None:
+    return [*map(date.isoformat, values)] if _are(date, values) else None
+
+
+_is_finite: Final = Decimal.is_finite
+_zone_of: Final = attrgetter("tzinfo")
+_MOMENT_AS_TEXT: Final = Codec(_moment_as_text, _read(str, _moment), _moments_as_text)
+_MOMENT_AS_NUMBER: Final = Codec(_moment_as_number, _read(int, moment_of), _moments_as_numbers)
 _CODECS: Final[dict[str, Codec]] = {
-    "str": Codec(_text, _read(str, _same)),
-    "int": Codec(_int, _read(int, _same)),
-    "float": Codec(_float, _number_as_float),
-    "bool": Codec(_bool, _read(int, _truth)),
-    "bytes": Codec(_bytes, _read(bytes, _same)),
-    "UUID": Codec(_uuid, _read(str, UUID)),
-    "Decimal": Codec(_decimal, _read(str, Decimal)),
-    "date": Codec(_date, _read(str, date.fromisoformat)),
+    "str": Codec(_text, _read(str, _same), _texts),
+    "int": Codec(_int, _read(int, _same), _ints),
+    "float": Codec(_float, _number_as_float, _floats),
+    "bool": Codec(_bool, _read(int, _truth), _bools),
+    "bytes": Codec(_bytes, _read(bytes, _same), _blobs),
+    "UUID": Codec(_uuid, _read(str, UUID), _uuids),
+    "Decimal": Codec(_decimal, _read(str, Decimal), _decimals),
+    "date": Codec(_date, _read(str, date.fromisoformat), _dates),
     "time": Codec(_time, _read(str, time.fromisoformat)),
     "timedelta": Codec(_duration, _read(int, lambda number: number * _MICROSECOND)),
 }
@@ -284,7 +359,17 @@ def _or_null(codec: Codec) -> Codec:
     def decode(cell: Cell) -> object:
         return None if cell is None else codec.decode(cell)
 
-    return Codec(encode, decode)
+    def encode_all(values: Sequence[Any]) -> Sequence[Cell] | None:
+        if None not in values:
+            return codec.encode_all(values)
+        there = [value for value in values if value is not None]
+        cells = codec.encode_all(there) if there else ()
+        if cells is None:
+            return None
+        each = iter(cells)
+        return [None if value is None else next(each) for value in values]
+
+    return Codec(encode, decode, encode_all)
 
 
 def _member(field: TableField) -> Codec:

@@ -104,9 +104,12 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
 
         def rows(plan: Plan[E]) -> Iterator[Sequence[Cell]]:
             nonlocal index
-            for index, entry in enumerate(entries):  # noqa: B007  # used when a row is refused
-                self._raise_if_stopped()
-                yield plan.cells_of(entry)
+            index = 0  # of the row that is being made, or was made and is being stored
+            for row in plan.cells_of(entries):
+                if self.stopped:
+                    self._raise_if_stopped()
+                yield row
+                index += 1
 
         try:
             with self._planned("BEGIN IMMEDIATE") as (connection, plan):

@@ -63,7 +63,7 @@ def open_sqlite_repository(
     says of the table, and so does each later one after somebody changed a table. str, dates,
     times, UUIDs, decimals and JSON are stored as TEXT, bool, int and timedelta (microseconds)
     as INTEGER. A datetime is stored as TEXT of one width, such as
-    ``2026-11-30T08:00:00.000000Z``, or as microseconds since 1970 if its column is an INTEGER.
+    ``2026-11-30T08:00:00.000000+00:00``, or as microseconds since 1970 if its column is an INTEGER.
 
     Args:
         path: the file; a relative path is taken from the directory that is current now. A
