@@ -80,7 +80,6 @@ class Tuple(NamedTuple):
         (lambda: declare(name=1), TypeError, "name must be a str, not int"),
         (lambda: declare(name="a\0"), ValueError, "name must not hold NUL"),
         (lambda: declare(name="\ud800"), ValueError, "name must not hold a lone surrogate"),
-        (lambda: declare(schema=""), ValueError, "schema must not be empty"),
         (lambda: declare(key="od"), ValueError, "View has no field 'od'; it has id, seen"),
         (lambda: declare(key=1), TypeError, "key must be a str or a tuple of str, not int"),
         (lambda: declare(key=(1,)), TypeError, "a field's name must be a str, not int"),

@@ -81,7 +81,7 @@ class TableField(NamedTuple):
 
 @final
 class Table(Generic[E]):
-    """Says how entries of any type are stored: in memory, in SQLite and in PostgreSQL alike.
+    """Says how entries of any type are stored: in memory and in SQLite alike.
 
     ::
 
@@ -116,8 +116,6 @@ class Table(Generic[E]):
             ``"greatest"`` or ``"least"`` of both, None left out. str are compared by code point.
         columns: names of columns that are not those of their fields.
         expires: the field that says when a row may be deleted, an aware datetime or None.
-        schema: the schema of the table in PostgreSQL; by default it is looked up in
-            ``search_path``. SQLite has none.
 
     Raises:
         TypeError: an argument has the wrong type, or a field has a type that can't do what is
@@ -127,7 +125,6 @@ class Table(Generic[E]):
     Attributes:
         entry_type: the class of the entries.
         name: see above.
-        schema: see above, or None.
         fields: all of them, in their order.
     """
 
@@ -141,14 +138,10 @@ class Table(Generic[E]):
         merge: Mapping[str, MergeRule] | None = None,
         columns: Mapping[str, str] | None = None,
         expires: str | None = None,
-        schema: str | None = None,
     ) -> None:
         check_name("name", name)
-        if schema is not None:
-            check_name("schema", schema)
         self.entry_type: type[E] = entry_type
         self.name: str = name
-        self.schema: str | None = schema
         self.fields: tuple[TableField, ...] = tuple(
             _fields_of(entry_type, _mapping("columns", columns), _mapping("merge", merge))
         )
