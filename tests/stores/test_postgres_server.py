@@ -244,12 +244,13 @@ def test_a_start_waits_for_the_processes_that_a_kill_left_behind(server: Postgre
     assert ask(server.dsn, "SELECT 1") == "1"
 
 
-def test_a_server_that_takes_too_long_to_answer_is_killed(
-    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_takes_too_long_to_answer_is_killed(server: PostgresServer) -> None:
     server.stop()
-    monkeypatch.setattr(server, "_answers", lambda: False)  # else a quick one is in time
-    with pytest.raises(PostgresServerError, match="not answer within 0 s"):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(PostgresServerError, match="not answer within 0 s"),
+    ):
+        patch.setattr(server, "_answers", lambda: False)  # else a quick one is in time
         server.start(timeout_seconds=0)
     with pytest.raises(PostgresServerError, match="is stopped"):
         _ = server.process_id
