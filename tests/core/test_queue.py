@@ -512,7 +512,10 @@ async def test_an_entry_without_a_usable_key_is_a_type_error_and_not_counted(
 ) -> None:
     async with open_write_behind_queue(store, WriteBehindOptions(coalesce=coalesce)) as queue:
         for call in (queue.enqueue, queue.persist):
-            with pytest.raises(TypeError, match=f"{type(entry).__name__} can't be.*{why}"):
+            with pytest.raises(
+                TypeError,
+                match=f"{type(entry).__name__} can't be.*{why}.*it is entry.veri_key, unless",
+            ):
                 await call(entry)
         with pytest.raises(TypeError, match=why):
             queue.enqueue_nowait(entry)
@@ -835,3 +838,9 @@ def test_a_histogram_puts_a_value_into_the_first_bucket_that_holds_it() -> None:
 async def test_a_queue_has_the_name_it_was_given(store: MemoryRepository[Item]) -> None:
     async with open_write_behind_queue(store, name="decisions") as queue:
         assert queue.name == "decisions"
+
+
+async def test_who_gave_a_key_is_told_of_no_other(autojump_clock: MockClock) -> None:
+    async with open_write_behind_queue(MemoryRepository(), key=lambda entry: entry.nope) as queue:
+        with pytest.raises(TypeError, match=r"or hashed \(AttributeError\)$"):
+            queue.enqueue_nowait(Item("a"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,6 +72,34 @@ async def test_a_letter_that_never_fits_stays_beside_the_others_and_is_handed_ba
     if journal is not None:
         assert list(journal.rows.values()) == list(left)
         assert queue.metrics().durable
+
+
+@pytest.mark.parametrize("with_journal", [False, True])
+async def test_no_more_letters_that_never_fit_are_kept_than_fit_into_a_batch(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, *, with_journal: bool
+) -> None:
+    store = MemoryRepository[Item]()
+    bad = [Item(f"bad {n}", 1) for n in range(10)]
+    store.reject(*(item.veri_key for item in bad))
+    journal = MemoryJournal[Item]() if with_journal else None
+    options = WriteBehindOptions(batch_size=2, flush_interval_seconds=0)
+    queue: WriteBehindQueue[Item] | None = None
+    with suppress(DrainTimeoutError):
+        async with open_write_behind_queue(
+            store, options, dead_letters=Choosy(), journal=journal
+        ) as queue:
+            await queue.enqueue_many(bad)
+            await queue.enqueue_many(items("xyz"))
+            await queue.flush()
+            assert queue.metrics().in_flight == 2
+            assert queue.metrics().total_failed == 8
+            assert balance(queue.metrics()) == 0
+    assert queue is not None
+    assert len(queue.undelivered) == 2
+    assert caplog.text.count("its payload is gone: the sink can never take it") == 8
+    assert set(store.rows) == set("xyz")
+    if journal is not None:
+        assert len(journal.rows) == 2
 
 
 class Vague(MemoryDeadLetters[Item]):

@@ -1963,6 +1963,15 @@ FLUSHING = (
         ),
     ),
     mutant(
+        "any number of letters that their sink never takes is kept",
+        "core/unfit_letters::no_more_letters_that_never_fit_are_kept_than_fit_into_a_batch",
+        (
+            "_core/outbox.py",
+            "        if len(self._unfit) >= self._lifetime.options.batch_size:",
+            "        if False:",
+        ),
+    ),
+    mutant(
         "a letter that its sink never takes leaves a journal that is rewritten",
         "core/unfit_letters::a_letter_that_never_fits_stays_beside_the_others_and_is_handed_back",
         (

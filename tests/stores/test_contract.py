@@ -222,6 +222,14 @@ class Stubborn(Good):
         return await super().upsert_many(entries)
 
 
+class Swallowing(Good):
+    async def upsert_many(self, entries: Sequence[Item], /) -> int:
+        try:
+            return await super().upsert_many(entries)
+        except trio.Cancelled:
+            return 0
+
+
 class Broken(Good):
     stuck = False
 
@@ -317,6 +325,7 @@ class Offended(Good):
         (Alone, "2 calls at a time with different keys did not store"),
         (Partial, "a call that was cancelled after 0.001 s stored .* of 500 entries"),
         (Stubborn, "a call that was cancelled after 0.0 s took more than 5 s to return"),
+        (Swallowing, "a call that was cancelled after 0.0 s returned, and stored nothing"),
         (Broken, "after a call was cancelled, the next one did not store its entries"),
         (Preparing, "prepare did not return the same entries"),
         (Forgetting, "what prepare returned was not stored"),

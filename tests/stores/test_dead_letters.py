@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 import pytest
@@ -262,46 +262,93 @@ SPECIAL = Special(**msgspec.structs.asdict(entry("special")))
 
 
 @pytest.mark.parametrize(
-    ("kind", "bad"),
+    ("kind", "entry_type", "bad", "kept"),
     [
-        (ProvcacheEntry, letter(SPECIAL)),  # a field would be lost
-        (ProvcacheEntry, letter(SECRET)),
-        (ProvcacheEntry, letter(entry(), Nameless())),
-        (ProvcacheEntry, letter(entry(), failed_at=NOW.replace(tzinfo=None))),
-        (ProvcacheEntry, letter(entry(), attempts=SECRET)),
-        (ProvcacheEntry, SECRET),
-        (Meter, letter(Meter(SECRET, float("nan")))),
-        (Item, letter(Item(f"{SECRET}\udcff"))),
-        (Item, letter(Item([SECRET]))),  # type: ignore[arg-type]
-        (object, letter(object())),
+        (ProvcacheEntry, f"{__name__}.Special", SPECIAL, None),
+        (ProvcacheEntry, "builtins.str", "x", "x"),
+        (
+            Meter,
+            f"{Meter.__module__}.Meter",
+            Meter("a", cast("float", None)),
+            {"name": "a", "value": None, "tags": []},
+        ),
+        (
+            Meter,
+            f"{Meter.__module__}.Meter",
+            Meter("a", float("nan")),
+            "Meter(name='a', value=nan, tags=frozenset())",
+        ),
+        (Item, f"{Item.__module__}.Item", Item("\udcff"), None),
+        (Item, f"{Item.__module__}.Item", Item(["x"]), {"veri_key": ["x"], "version": 0}),  # type: ignore[arg-type]
+        (object, "builtins.object", range(3), "range(0, 3)"),
     ],
     ids=[
         "a subclass",
         "another type",
-        "a key without a repr",
-        "a naive time",
-        "attempts that are no number",
-        "no letter",
+        "None in a float",
         "not a number",
         "a lone surrogate",
         "a field of another type",
         "an object",
     ],
 )
-async def test_a_letter_that_would_not_come_back_is_refused_by_its_place(
-    path: Path, kind: type[object], bad: DeadLetter[object]
+async def test_an_entry_that_is_not_what_its_type_says_is_kept_for_a_person(
+    path: Path, kind: type[object], entry_type: str, bad: object, kept: object
 ) -> None:
     async with open_dead_letters(path, entry_type=kind) as store:
         good = {Item: Item("a"), Meter: Meter("a", 1.0), object: "a"}.get(kind, entry())
+        await store.put_many([letter(good, "good"), letter(bad, "bad")])
+        found = await store.letters()
+        assert [one.id for one in found] == [1, 2]
+        assert isinstance(found[0], StoredLetter)
+        assert found[0].letter.entry == good
+        if kind is not object:
+            assert found[1] == UnreadableLetter(id=2, key="bad")
+    async with open_dead_letters(path, entry_type=object) as store:
+        raw = await store.get(2)
+        assert isinstance(raw, StoredLetter)
+        assert raw.entry_type == entry_type
+        assert kept is None or raw.letter.entry == kept
+
+
+async def test_an_entry_that_was_not_what_its_type_says_comes_back_by_upgrade(path: Path) -> None:
+    bad: Meter = Meter("a", None)  # type: ignore[arg-type]  # that is it
+
+    def repair(found: dict[str, object]) -> dict[str, object]:
+        return {**found, "value": 0.0}
+
+    async with open_dead_letters(path, entry_type=Meter) as store:
+        await store.put_many([letter(bad, "bad")])
+    async with open_dead_letters(path, entry_type=Meter, upgrade=repair) as store:
+        (found,) = await store.letters()
+        assert isinstance(found, StoredLetter)
+        assert found.letter.entry == Meter("a", 0.0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        letter(entry(), Nameless()),
+        letter(entry(), failed_at=NOW.replace(tzinfo=None)),
+        letter(entry(), attempts=SECRET),
+        letter(SPECIAL, attempts=SECRET),
+        SECRET,
+    ],
+    ids=["a key without a repr", "a naive time", "no number", "no number of another", "no letter"],
+)
+async def test_what_is_no_letter_is_refused_by_its_place(
+    path: Path, bad: DeadLetter[ProvcacheEntry]
+) -> None:
+    async with open_dead_letters(path) as store:
         with pytest.raises(EntryRejectedError) as caught:
-            await store.put_many([letter(good), bad])
+            await store.put_many([letter(entry()), bad])
         assert caught.value.index == 1
         assert caught.value.error_class is not None
         assert SECRET not in str(caught.value)
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
         assert await store.count() == 0
-        await store.put_many([letter(good)])
+        await store.put_many([letter(entry())])
 
 
 async def test_a_row_that_can_not_be_read_is_told_by_its_number_and_stops_nothing(

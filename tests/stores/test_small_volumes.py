@@ -33,6 +33,7 @@ from tests.support.entries import NOW, entry, key_of
 from tests.support.files import mode_of, names, query, run
 from tests.support.items import Item
 from tests.support.letters import letter, numbered
+from tests.support.tables import READINGS, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -249,7 +250,21 @@ async def test_a_repository_is_read_on_a_volume_that_can_not_be_written(volume: 
             assert set(await store.get_many([key_of(1)])) == {key_of(1)}
             with pytest.raises(StoreMisconfiguredError, match="SQLITE_READONLY"):
                 await store.upsert_many([entry(2)])
+            with pytest.raises(StoreMisconfiguredError, match="SQLITE_READONLY"):
+                await store.check()
     assert names(volume) == {"cache.db"}
+
+
+@needs_mount
+async def test_a_table_is_read_and_not_written_on_a_volume_that_can_not_be(volume: Path) -> None:
+    path = volume / "views.db"
+    async with open_sqlite_repository(path, table=READINGS, create=True) as store:
+        await store.upsert_many([Reading("a", 1)])
+    set_read_only(volume)
+    async with open_sqlite_repository(path, table=READINGS) as store:
+        assert await store.get_many([("a", 1)]) == {("a", 1): Reading("a", 1)}
+        with pytest.raises(StoreMisconfiguredError, match="SQLITE_READONLY"):
+            await store.check()
 
 
 @needs_mount

@@ -24,6 +24,8 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio.dead_letters import StoredLetter, UnreadableLetter, open_dead_letters
+from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.sqlite._catalogue import read_plan
 from provcache_trio.testing import MemoryDeadLetters
@@ -39,6 +41,7 @@ from tests.support.tables import (
     folded,
     readings,
 )
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -661,3 +664,30 @@ async def test_a_row_that_the_class_refuses_is_told(tmp_path: Path) -> None:
         execute(path, "UPDATE picky SET size = 0")
         with pytest.raises(StoreMisconfiguredError, match="no Picky: Picky raised ValueError"):
             await repository.get_many([1])
+
+
+@pytest.mark.parametrize("value", [None, "x", math.nan])
+async def test_a_bad_entry_with_journal_and_letters_is_kept_and_leaves_nothing_behind(
+    tmp_path: Path, value: float
+) -> None:
+    bad = Reading("a", 1, value=value)
+    journal = open_journal(tmp_path / "journal", entry_type=READINGS, sync_interval_seconds=0.01)
+    letters = open_dead_letters(tmp_path / "letters.db", entry_type=READINGS)
+    path = tmp_path / "a.db"
+    async with journal as kept, letters as sink:
+        async with (
+            open_sqlite_repository(path, table=READINGS, create=True) as repository,
+            open_write_behind_queue(repository, journal=kept, dead_letters=sink) as queue,
+        ):
+            await queue.enqueue_many([Reading("a", 0), bad, Reading("a", 2)])
+            await queue.flush()
+            metrics = queue.metrics()
+            assert (metrics.total_persisted, metrics.total_failed, metrics.in_flight) == (2, 1, 0)
+            with trio.fail_after(HANG_SECONDS):
+                while not queue.metrics().durable:  # noqa: ASYNC110  # nothing is told
+                    await trio.sleep(0.01)
+        assert await sink.letters() == [UnreadableLetter(id=1, key="('a', 1)")]
+    async with open_dead_letters(tmp_path / "letters.db", entry_type=object) as raw:
+        (found,) = await raw.letters()
+        assert isinstance(found, StoredLetter)
+        assert found.letter.field == "value"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -66,6 +67,35 @@ async def test_it_is_entered_once(name: str, tmp_path: Path) -> None:
             await opening.__aenter__()
     with pytest.raises(RuntimeError, match=r"^a [a-z ]+ can be entered once; "):
         await opening.__aenter__()
+
+
+@pytest.mark.parametrize("name", WITH_THE_QUEUE)
+def test_who_runs_it_by_asyncio_is_told_so(name: str, tmp_path: Path) -> None:
+    opening = WITH_THE_QUEUE[name](tmp_path)
+
+    async def main() -> None:
+        async with opening:
+            raise AssertionError("it opened")
+
+    loop = asyncio.SelectorEventLoop()  # trio-asyncio has another opinion of new ones
+    with pytest.raises(RuntimeError, match=rf"^{name} needs trio, .* by trio\.run\(main\), not"):
+        loop.run_until_complete(main())
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("repository", "open_sqlite_repository"),
+        ("repository", "open_postgres_repository"),
+        ("journal", "open_journal"),
+        ("dead_letters", "open_dead_letters"),
+    ],
+)
+def test_what_is_not_open_yet_is_not_taken(argument: str, name: str, tmp_path: Path) -> None:
+    arguments: Any = {"repository": MemoryRepository(), argument: OPENINGS[name](tmp_path)}
+    with pytest.raises(TypeError, match=rf"^{argument} is not open yet: .*'async with {name}"):
+        open_write_behind_queue(**arguments)
 
 
 @pytest.mark.parametrize("name", OPENINGS)

@@ -163,8 +163,8 @@ def open_write_behind_queue(
             raised is the error's ``__context__``.
     """
     _check_arguments(repository, options, name, dead_letters)
-    if journal is not None and not callable(getattr(journal, "append", None)):
-        raise TypeError(f"journal must have a method append; {type(journal).__name__} has none")
+    if journal is not None:
+        _check_method("journal", journal, "append")
     if telemetry is not None and not callable(getattr(telemetry, "flush", None)):
         raise TypeError(f"telemetry must be an OpenTelemetry, not {type(telemetry).__name__}")
     check_entry_types(repository=repository, journal=journal, dead_letters=dead_letters)
@@ -194,18 +194,26 @@ def open_write_behind_queue(
 
 
 def _check_arguments(repository: object, options: object, name: object, sink: object) -> None:
-    if not callable(getattr(repository, "upsert_many", None)):
-        kind = type(repository).__name__
-        raise TypeError(f"repository must have a method upsert_many; {kind} has none")
+    _check_method("repository", repository, "upsert_many")
     if not isinstance(options, WriteBehindOptions):
         raise TypeError(f"options must be WriteBehindOptions, not {type(options).__name__}")
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, not {type(name).__name__}")
     if not name:
         raise ValueError("name must not be empty")
-    if sink is not None and not callable(getattr(sink, "put_many", None)):
-        kind = type(sink).__name__
-        raise TypeError(f"dead_letters must have a method put_many; {kind} has none")
+    if sink is not None:
+        _check_method("dead_letters", sink, "put_many")
+
+
+def _check_method(argument: str, value: object, method: str) -> None:
+    if isinstance(value, Opening):
+        raise TypeError(
+            f"{argument} is not open yet: give what 'async with {value.function}(...) as "
+            f"{argument}:' gives"
+        )
+    if not callable(getattr(value, method, None)):
+        kind = type(value).__name__
+        raise TypeError(f"{argument} must have a method {method}; {kind} has none")
 
 
 def _check_time(now: object) -> None:

@@ -125,6 +125,7 @@ class Outbox(Generic[E]):
                     error_class=failure.error_class,
                     sqlstate=failure.sqlstate,
                     constraint=failure.constraint,
+                    field=failure.field,
                     attempts=refusal.tries,
                     opened_at=opened_at,
                     failed_at=now,
@@ -140,12 +141,12 @@ class Outbox(Generic[E]):
         self.posted += len(posted)
         if self._sink is None:
             self._tried = self.posted
-            self._settle(posted)
+            self._settle(posted, " without a sink, its payload is gone")
         else:
             self._bell.ring()
 
-    def _settle(self, letters: Sequence[DeadLetter[E]]) -> None:
-        """Book the oldest letters as dead-lettered."""
+    def _settle(self, letters: Sequence[DeadLetter[E]], remark: str = "") -> None:
+        """Book the oldest letters as dead-lettered, and log each with a remark."""
         taken = len(letters)
         del self.letters[:taken]
         del self._opened_at[:taken]
@@ -159,11 +160,12 @@ class Outbox(Generic[E]):
         for letter in letters:
             self._lifetime.log(
                 logging.ERROR,
-                "entry dead-lettered%s: %s (%s%s)",
-                "" if self._sink is not None else " without a sink, its payload is gone",
+                "entry dead-lettered%s: %s (%s%s%s)",
+                remark,
                 letter.key,
                 letter.error_class,
                 f", SQLSTATE {letter.sqlstate}" if letter.sqlstate else "",
+                f", field {letter.field}" if letter.field else "",
                 key=letter.key,
                 error_class=letter.error_class,
                 sqlstate=letter.sqlstate,
@@ -208,7 +210,15 @@ class Outbox(Generic[E]):
         return await result_of(put, self._lifetime.scope, sink.watched)
 
     def _put_by(self, failure: Failure) -> None:
-        """Keep the first letter beside the others: the sink will never take it."""
+        """Keep the first letter beside the others: the sink will never take it.
+
+        So many are kept as fit into a batch, since the queue's memory is bounded. Any more are
+        counted and logged, as letters are without a sink.
+        """
+        if len(self._unfit) >= self._lifetime.options.batch_size:
+            gone = ", its payload is gone: the sink can never take it, nor others that are kept"
+            self._settle(self.letters[:1], gone)
+            return
         letter = self.letters.pop(0)
         self._unfit.append((self._opened_at.pop(0), letter))
         self._oldest = min(self._opened_at, default=None)

@@ -394,9 +394,11 @@ class WriteBehindQueue(Generic[E]):
         try:
             hash(self._key(entry))
         except Exception as error:  # noqa: BLE001  # whatever the user's key raises
+            hint = "; it is entry.veri_key, unless key= is given or the repository has a table"
+            hint = hint if self._reads_veri_key else ""
             raise TypeError(
                 f"the key of an entry of type {type(entry).__qualname__} can't be read or "
-                f"hashed ({type(error).__qualname__})"
+                f"hashed ({type(error).__qualname__}){hint}"
             ) from None
 
     def _refuse(self) -> NoReturn:

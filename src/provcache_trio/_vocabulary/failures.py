@@ -33,16 +33,24 @@ class Failure(NamedTuple):
     where: str | None = None  # file and line in the repository, of an unknown error
 
     def described(self) -> str:
-        """Name the error: its class, its SQLSTATE and its place, as far as they are known."""
+        """Name the error: its class, SQLSTATE, field and place, as far as they are known."""
         sqlstate = f", SQLSTATE {self.sqlstate}" if self.sqlstate else ""
+        field = f", field {self.field}" if self.field else ""
         where = f" at {self.where}" if self.where else ""
-        return f"{self.error_class}{sqlstate}{where}"
+        return f"{self.error_class}{sqlstate}{field}{where}"
+
+    @property
+    def field(self) -> str | None:
+        """Return the name of the field that can't be stored, if the store tells."""
+        field: object = getattr(self.error, "field", None)
+        return field if isinstance(field, str) else None
 
     def rejection(self) -> EntryRejectedError:
         """Return an error for one waiting caller; each needs its own object."""
         named = self._replace(where=None).described()
         error = EntryRejectedError(
             f"the store refused the entry ({named})",
+            field=self.field,
             error_class=self.error_class,
             sqlstate=self.sqlstate,
             constraint=self.constraint,

@@ -46,8 +46,14 @@ class Opening(AbstractAsyncContextManager[T, None], Generic[T]):
     async def __aenter__(self) -> T:
         if self._entered:
             raise RuntimeError(f"{self.what} can be entered once; call {self.function} again")
+        try:
+            self._task = trio.lowlevel.current_task()
+        except RuntimeError:
+            raise RuntimeError(
+                f"{self.function} needs trio, and this is not a task of trio's: begin the program "
+                "by trio.run(main), not by asyncio.run"
+            ) from None
         self._entered = True
-        self._task = trio.lowlevel.current_task()
         await trio.lowlevel.checkpoint()
         return await self._open()
 

@@ -76,6 +76,7 @@ class DeadLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
         error_class: name of the error's class (of the driver's, where it is known).
         sqlstate: five-character SQLSTATE, or None.
         constraint: name of the violated constraint, or None.
+        field: name of the field that could not be stored, or None.
         attempts: how many ``upsert_many`` calls included the entry.
         opened_at: when its batch was opened, that is, when the batch's oldest entry was
             accepted; aware, UTC.
@@ -90,6 +91,7 @@ class DeadLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
     attempts: int
     opened_at: datetime
     failed_at: datetime
+    field: str | None = None
 
 
 class DeadLetterSink(Protocol[E_contra]):

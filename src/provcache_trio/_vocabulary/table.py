@@ -87,7 +87,7 @@ class Table(Generic[E]):
 
         PAGE_VIEWS = Table(PageView, "page_view", key="id", newer="seen_at")
 
-        async with open_sqlite_repository("views.db", table=PAGE_VIEWS) as repository:
+        async with open_sqlite_repository("views.db", table=PAGE_VIEWS, create=True) as repository:
             async with open_write_behind_queue(repository) as queue:
                 await queue.enqueue(PageView(...))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
@@ -27,6 +28,7 @@ _ANYTHING: Final[tuple[object, ...]] = (msgspec.Raw, dict, Any, object)
 
 # Deterministic: of two equal sets, one may be walked in another order.
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
+_decode_any: Final = msgspec.json.Decoder(DeadLetter[object]).decode
 
 
 class UnreadableLetterError(Exception):
@@ -60,7 +62,7 @@ class LetterRows(Generic[E]):
         """Yield every letter as it is stored.
 
         Raises:
-            EntryRejectedError: one can't be stored and read back; ``index`` tells which.
+            EntryRejectedError: one is no letter, or its key has no text; ``index`` tells which.
         """
         for index, letter in enumerate(letters):
             try:
@@ -68,7 +70,7 @@ class LetterRows(Generic[E]):
             except Exception as error:  # noqa: BLE001  # some of it is somebody's entry and key
                 name = type(error).__name__
                 raise EntryRejectedError(
-                    "a letter can't be stored as JSON and read back", index=index, error_class=name
+                    "a letter can't be stored as JSON", index=index, error_class=name
                 ) from None
 
     def _row_of(self, letter: DeadLetter[E]) -> NewRow:
@@ -78,23 +80,49 @@ class LetterRows(Generic[E]):
             error_class=text_of(letter.error_class),
             sqlstate=None if letter.sqlstate is None else text_of(letter.sqlstate),
             constraint=None if letter.constraint is None else text_of(letter.constraint),
+            field=None if letter.field is None else text_of(letter.field),
             attempts=letter.attempts,
             opened_at=letter.opened_at,
             failed_at=letter.failed_at,
         )
-        document = _encode(plain)
-        back = self._decode(document)
-        # By the document, too: an entry need not define equality, nor hold a float as one.
-        if back != plain and _encode(back) != document:
-            raise ValueError
+        document = self._document_of(plain)
         return NewRow(
             identity=hashlib.sha256(document).digest(),
-            entry_type=self._name,
+            entry_type=self._name_for(letter.entry),
             key=str(plain.key),
             failed_at=microseconds_of(plain.failed_at),
             size=len(document),
             letter=document,
         )
+
+    def _name_for(self, entry: object) -> str:
+        """Return the name of the type of ``entry``, which may be none of ours."""
+        kind = cast("object", self.entry_type)  # a union, say
+        is_another = isinstance(kind, type) and not self._reads_all and type(entry) is not kind
+        return name_of(type(entry)) if is_another else self._name
+
+    def _document_of(self, letter: DeadLetter[E]) -> bytes:
+        """Return a letter as JSON.
+
+        An entry that is not what its type says was refused for just that, and is kept all the
+        same, for a person and for ``upgrade=``: as the JSON that it is, or else as its repr.
+        """
+        try:
+            document = _encode(letter)
+            back = self._decode(document)
+            # By the document, too: an entry need not define equality, nor hold a float as one.
+            if back == letter or _encode(back) == document:
+                return document
+        except Exception:  # noqa: BLE001, S110  # some of it is somebody's type; it is tried below
+            pass
+        kept: object = text_of(repr(letter.entry))
+        with suppress(Exception):  # likewise
+            plain = msgspec.to_builtins(letter.entry, str_keys=True)
+            if msgspec.json.decode(_encode(plain)) == plain:
+                kept = plain
+        document = _encode(msgspec.structs.replace(cast("DeadLetter[object]", letter), entry=kept))
+        _decode_any(document)  # raises, if it is not only the entry
+        return document
 
     def letter_of(self, row: FoundRow) -> DeadLetter[E]:
         """Return the letter of a row.

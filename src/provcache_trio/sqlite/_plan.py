@@ -30,7 +30,7 @@ class Plan(Generic[E]):
     Attributes:
         upsert: stores the cells of one entry.
         select: reads the row of one key.
-        probe: reads at most one row.
+        probe: deletes no row, and is refused where nothing can be written.
         count: counts rows.
         delete: deletes the row of one key.
         delete_expired: deletes rows that expired by a moment, so many; None: none ever expires.
@@ -128,7 +128,7 @@ def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> Table
         version=version,
         upsert=_upsert(table, columns),
         select=f"SELECT {columns} FROM {name} WHERE {is_key}",  # noqa: S608  # names, quoted
-        probe=f"SELECT {columns} FROM {name} LIMIT 1",  # noqa: S608  # likewise
+        probe=f"DELETE FROM {name} WHERE false",  # noqa: S608  # likewise
         count=f"SELECT count(*) FROM {name}",  # noqa: S608  # likewise
         delete=f"DELETE FROM {name} WHERE {is_key}",  # noqa: S608  # likewise
         delete_expired=None

@@ -106,7 +106,8 @@ WHERE {_ARRIVED_NEWER} AND ({", ".join(PAYLOAD)}) IS NOT ({", ".join(_ARRIVED)})
 """  # noqa: S608  # made of names from here
 _READ: Final = f"SELECT {', '.join(COLUMNS)} FROM provcache_entries"  # noqa: S608  # likewise
 SELECT: Final = f"{_READ} WHERE veri_key = ?"
-PROBE: Final = f"{_READ} LIMIT 1"
+# It changes nothing, and is refused where nothing can be written: BEGIN IMMEDIATE is not.
+PROBE: Final = "DELETE FROM provcache_entries WHERE false"
 COUNT: Final = "SELECT count(*) FROM provcache_entries"
 DELETE: Final = "DELETE FROM provcache_entries WHERE veri_key = ?"
 DELETE_EXPIRED: Final = """
