@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -841,6 +842,7 @@ async def test_a_queue_has_the_name_it_was_given(store: MemoryRepository[Item]) 
 
 
 async def test_who_gave_a_key_is_told_of_no_other(autojump_clock: MockClock) -> None:
-    async with open_write_behind_queue(MemoryRepository(), key=lambda entry: entry.nope) as queue:
+    repository = MemoryRepository[Item]()
+    async with open_write_behind_queue(repository, key=attrgetter("nope")) as queue:
         with pytest.raises(TypeError, match=r"or hashed \(AttributeError\)$"):
             queue.enqueue_nowait(Item("a"))
