@@ -593,6 +593,38 @@ def test_an_interrupt_at_any_time_ends_the_program_with_a_consistent_store(
     assert done.stdout == f"{rounds} True\n"
 
 
+INTERRUPTED_IMPORT = """
+import signal, sys, trio
+from provcache_trio.postgres import open_postgres_repository
+
+class Presser:
+    def find_spec(self, name, *_):
+        if name == "trio_asyncio._loop":
+            signal.raise_signal(signal.SIGINT)
+
+async def main():
+    async with open_postgres_repository("postgresql://127.0.0.1:1/x", bridge="trio-asyncio"):
+        await trio.sleep(0)
+    return "opened"
+
+sys.meta_path.insert(0, Presser())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    trio.run(main)
+except KeyboardInterrupt:
+    print("interrupted")
+print(trio.run(main))
+"""
+
+
+@pytest.mark.skipif(DEFAULT_KIND == "thread", reason="trio-asyncio can't be imported here")
+@pytest.mark.whole_process
+def test_an_interrupt_in_the_middle_of_the_import_leaves_trio_asyncio_whole() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("interrupted\nopened\n", "")
+
+
 # Cancelling
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
+import trio
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -46,6 +48,8 @@ class Bridge(Protocol):
         ...
 
 
+# Protected: Ctrl-C in the middle of the import would leave trio-asyncio broken in this process.
+@trio.lowlevel.enable_ki_protection
 def make_bridge(kind: BridgeKind) -> Bridge:
     """Return a bridge that is not open yet.
 
