@@ -2143,34 +2143,34 @@ TABLES = (
         "a bool is stored as an int",
         "stores/sqlite_tables::what_can_not_be_stored_unchanged_is_refused_by_index_and_field",
         (
-            "sqlite/_cells.py",
-            "    if type(value) is not int:\n",
-            "    if not isinstance(value, int):\n",
+            "_vocabulary/values.py",
+            "        if type(value) is not int:\n",
+            "        if not isinstance(value, int):\n",
         ),
     ),
     mutant(
         "NaN is stored, as NULL",
         "stores/sqlite_tables::what_can_not_be_stored_unchanged_is_refused_by_index_and_field",
-        ("sqlite/_cells.py", "    if math.isnan(value):\n", "    if False:\n"),
+        ("sqlite/_cells.py", "    if math.isnan(number):\n", "    if False:\n"),
     ),
     mutant(
         "NaN among others is stored, as NULL",
         "stores/sqlite_tables::what_can_not_be_stored_unchanged_is_refused_by_index_and_field",
         (
             "sqlite/_cells.py",
-            "if _are(float, values) and not any(map(math.isnan, values)) else",
-            "if _are(float, values) else",
+            "if values.are(float, many) and not any(map(math.isnan, many)) else",
+            "if values.are(float, many) else",
         ),
     ),
     mutant(
         "naive moments among others are stored",
         "stores/sqlite_tables::what_can_not_be_stored_unchanged_is_refused_by_index_and_field",
-        ("sqlite/_cells.py", "all(zone is UTC for zone in map(_zone_of, values))", "True"),
+        ("_vocabulary/values.py", "all(zone is UTC for zone in map(_zone_of, values))", "True"),
     ),
     mutant(
         "JSON is not read back before it is stored",
         "stores/sqlite_tables::what_can_not_be_stored_unchanged_is_refused_by_index_and_field",
-        ("sqlite/_cells.py", "            same = back == value\n", "            same = True\n"),
+        ("_vocabulary/values.py", "            same = back == value\n", "            same = True\n"),
     ),
     mutant(
         "a migration while it runs is not noticed",

@@ -243,7 +243,7 @@ async def test_another_class_is_refused_and_so_is_a_field_without_a_value(tmp_pa
         with pytest.raises(EntryRejectedError, match="must be a Reading, not Special") as caught:
             await repository.upsert_many([Reading("a", 1), Special("a", 1)])
         assert caught.value.index == 1
-        with pytest.raises(EntryRejectedError, match="a field of the Reading has no value"):
+        with pytest.raises(EntryRejectedError, match="sensor has no value"):
             await repository.upsert_many([half])
 
 

@@ -81,7 +81,7 @@ class TableField(NamedTuple):
 
 @final
 class Table(Generic[E]):
-    """Says how entries of any type are stored: in memory and in SQLite alike.
+    """Says how entries of any type are stored: in memory, SQLite and PostgreSQL alike.
 
     ::
 
@@ -103,8 +103,10 @@ class Table(Generic[E]):
     msgspec writes as JSON and reads back as it was.
 
     Args:
-        entry_type: a ``msgspec.Struct``, dataclass or attrs class; see ``entry_type`` below.
+        entry_type: a ``msgspec.Struct``, dataclass or attrs class.
         name: the table's name, exactly as the database has it.
+        schema: the schema of PostgreSQL that holds it, likewise; None: the first in the search
+            path that has such a table. SQLite ignores it.
         key: the field that identifies an entry, or a tuple of fields: a str, int, bool, bytes,
             UUID, date, aware datetime or Enum, never None.
         newer: the field that says which of two versions is newer: the one with the larger value,
@@ -124,7 +126,8 @@ class Table(Generic[E]):
 
     Attributes:
         entry_type: the class of the entries.
-        name: see above.
+        name: the table's name.
+        schema: the name of its schema, or None.
         fields: all of them, in their order.
     """
 
@@ -133,6 +136,7 @@ class Table(Generic[E]):
         entry_type: type[E],
         name: str,
         *,
+        schema: str | None = None,
         key: str | Sequence[str],
         newer: str | None = None,
         merge: Mapping[str, MergeRule] | None = None,
@@ -140,8 +144,11 @@ class Table(Generic[E]):
         expires: str | None = None,
     ) -> None:
         check_name("name", name)
+        if schema is not None:
+            check_name("schema", schema)
         self.entry_type: type[E] = entry_type
         self.name: str = name
+        self.schema: str | None = schema
         self.fields: tuple[TableField, ...] = tuple(
             _fields_of(entry_type, _mapping("columns", columns), _mapping("merge", merge))
         )

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from provcache_trio._vocabulary.table import Table, TableField
+    from provcache_trio._vocabulary.values import Codec
 
-    from ._cells import Affinity, Codec
+    from ._cells import Affinity
 
 E = TypeVar("E")
 

@@ -6,17 +6,26 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from provcache_trio._vocabulary.errors import EntryRejectedError, StoreMisconfiguredError
+from provcache_trio._vocabulary.values import (
+    UnfitError,
+    argument,
+    changed,
+    entry_maker,
+    parts_of,
+    refusal,
+    wrong_type,
+)
 
-from ._cells import DECIMAL_ORDER, UnfitError
+from ._cells import DECIMAL_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from provcache_trio._vocabulary.table import Table, TableField
+    from provcache_trio._vocabulary.values import Codec
 
-    from ._cells import Cell, Codec
+    from ._cells import Cell
 
 E = TypeVar("E")
 
@@ -89,24 +98,13 @@ class TablePlan(Plan[E]):
         return _delete_some(self.table, " AND ".join(conditions)), cells
 
     def _cell(self, field: TableField, value: object) -> Cell:
-        return encoded(field, self.codecs[field.name], value)
+        cell: Cell = argument(field, self.codecs[field.name], value)
+        return cell
 
 
 def quoted(name: str) -> str:
     """Return ``name`` as a statement has to have it."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def encoded(field: TableField, codec: Codec, value: object) -> Cell:
-    """Return what is stored for an argument of a call.
-
-    Raises:
-        TypeError: it can't be the value of ``field``.
-    """
-    try:
-        return codec.encode(value)
-    except UnfitError as error:
-        raise TypeError(f"{field.name} {error}") from None
 
 
 def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> TablePlan[E]:
@@ -120,7 +118,8 @@ def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> Table
 
     def moment_cell(moment: datetime) -> Cell:
         assert expires is not None, "asked for first"  # noqa: S101  # by the repository
-        return encoded(expires, codecs[expires.name], moment)
+        cell: Cell = argument(expires, codecs[expires.name], moment)
+        return cell
 
     return TablePlan(
         table=table,
@@ -135,7 +134,7 @@ def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> Table
         if expires is None
         else _delete_some(table, f"{quoted(expires.column)} <= ?", quoted(expires.column)),
         cells_of=_cells_of(table, codecs),
-        entry_of=_entry_of(table, codecs),
+        entry_of=entry_maker(table, codecs),
         key_cells=_key_cells(table, codecs),
         moment_cell=moment_cell,
     )
@@ -223,16 +222,11 @@ def _cells_of(
 
     def one(entry: E) -> Sequence[Cell]:
         if type(entry) is not entry_type:  # of a subclass, fields would be lost
-            raise EntryRejectedError(
-                f"an entry must be a {entry_type.__name__}, not {type(entry).__name__}",
-                table=table.name,
-            )
-        values: tuple[Any, ...] = ()
+            raise wrong_type(table, entry)
         try:
-            values = values_of(entry)
-            return [encode(value) for encode, value in zip(encoders, values, strict=True)]
+            return [encode(value) for encode, value in zip(encoders, values_of(entry), strict=True)]
         except (AttributeError, UnfitError):
-            raise _refusal(table, codecs, values) from None
+            raise refusal(table, codecs, entry) or changed(table) from None
 
     def cells_of(entries: Sequence[E]) -> Iterable[Sequence[Cell]]:
         # By columns: to look at each value in a function of its own takes twice as long.
@@ -250,68 +244,9 @@ def _encoded_column(codec: Codec, values: Sequence[Any]) -> Sequence[Cell]:
     return [*map(codec.encode, values)] if cells is None else cells
 
 
-def _refusal(
-    table: Table[Any], codecs: Mapping[str, Codec], values: Sequence[Any]
-) -> EntryRejectedError:
-    for field, value in zip(table.fields, values, strict=False):
-        try:
-            codecs[field.name].encode(value)
-        except UnfitError as error:
-            return EntryRejectedError(
-                f"{field.name} {error}",
-                table=table.name,
-                column=field.column,
-                field=field.name,
-            )
-    name = table.entry_type.__name__
-    return EntryRejectedError(f"a field of the {name} has no value", table=table.name)
-
-
-def _entry_of(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Sequence[Any]], E]:
-    decoders = tuple(codecs[field.name].decode for field in table.fields)
-    what = table.entry_type.__name__
-
-    def entry_of(row: Sequence[Any]) -> E:
-        values: list[object] = []
-        try:
-            for decode, cell in zip(decoders, row, strict=True):
-                values.append(decode(cell))  # how many there are says which failed
-        except UnfitError as error:
-            column = table.fields[len(values)].column
-            raise StoreMisconfiguredError(
-                f"table {table.name!r} has a row that is no {what}: column {column!r} {error}",
-                table=table.name,
-                column=column,
-            ) from None
-        try:
-            return table.make(values)
-        except Exception as error:  # noqa: BLE001  # of somebody's class
-            raise StoreMisconfiguredError(
-                f"table {table.name!r} has a row that is no {what}: {what} raised "
-                f"{type(error).__name__}",
-                table=table.name,
-            ) from None
-
-    return entry_of
-
-
 def _key_cells(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Any], Sequence[Cell]]:
-    fields = table.key_fields
-
     def key_cells(key: Any) -> Sequence[Cell]:  # noqa: ANN401  # of whatever type the key is
-        parts: tuple[Any, ...] = (key,)
-        if len(fields) > 1:
-            parts = key if _is_tuple(key) else ()
-            if len(parts) != len(fields):
-                names = ", ".join(field.name for field in fields)
-                raise TypeError(f"each of keys must be a tuple of {names}")
-        return [
-            encoded(field, codecs[field.name], part)
-            for field, part in zip(fields, parts, strict=True)
-        ]
+        parts = zip(table.key_fields, parts_of(table, key), strict=True)
+        return [argument(field, codecs[field.name], part) for field, part in parts]
 
     return key_cells
-
-
-def _is_tuple(value: object) -> bool:
-    return type(value) is tuple

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, cast, final, overload
 
@@ -13,12 +12,13 @@ from provcache_trio._vocabulary.columns import blobs_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.table import Table
+from provcache_trio._vocabulary.values import checked_keys
 
 from ._file import SQLiteFile
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
@@ -249,6 +249,4 @@ class SQLiteRepository(Generic[E]):
         """Return each of ``keys`` once."""
         if self.table is None:
             return tuple(blobs_of(keys))
-        if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
-            raise TypeError(f"keys must be an iterable of keys, not {type(keys).__name__}")
-        return tuple(dict.fromkeys(cast("Iterable[Hashable]", keys)))
+        return checked_keys(keys)
