@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 import msgspec
 
-from provcache_trio.postgres._rows import UPSERT, arguments_of, pack
 from provcache_trio.postgres._schema import Schema
 
 from benchmarks.entries import Load, make_entries
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
     from provcache_trio import ProvcacheEntry
 
 SCHEMA_NAME: Final = "benchmark"
-SCHEMA: Final = Schema(SCHEMA_NAME)
+SCHEMA: Final = Schema(SCHEMA_NAME, create=True)
 IDLE_SECONDS: Final = 0.001
 SETTINGS: Final = {"enable_seqscan": "off", "jit": "off"}  # as the library has them
 
-PACKED: Final = SCHEMA.fill_in(UPSERT)
+PACKED: Final = SCHEMA.plan.statements.upsert
 COLUMNS: Final = {
     "veri_key": "bytea",
     "verdict_hash": "bytea",
@@ -104,7 +103,7 @@ def by_hand(batch: Sequence[ProvcacheEntry]) -> Statement:
 
 def packed(batch: Sequence[ProvcacheEntry]) -> Statement:
     """Return what the library sends for ``batch``."""
-    return PACKED, arguments_of([pack(batch)])
+    return PACKED, SCHEMA.plan.arguments_of([SCHEMA.plan.pack(batch)])
 
 
 def one_row(batch: Sequence[ProvcacheEntry]) -> Statement:
@@ -136,7 +135,7 @@ def prepare(dsn: str, load: Load) -> None:
     """Leave in the table what is there before ``load``, and nothing to do for the server."""
 
     async def work(connection: asyncpg.Connection) -> float:
-        await SCHEMA.prepare(connection, create=True)
+        await SCHEMA.look(connection)
         await connection.execute(f"TRUNCATE {SCHEMA_NAME}.entries")
         for batch in _batches(load.before(), 500):
             statement, arguments = packed(batch)
@@ -269,12 +268,12 @@ def bare_round_trip(dsn: str, times: int) -> float:
 
     async def work(connection: asyncpg.Connection) -> float:
         execute = partial(connection.execute, PACKED)
-        await execute(*arguments_of(()))
+        await execute(*SCHEMA.plan.arguments_of(()))
         seconds: list[float] = []
         for entry in make_entries(range(times), 0):
             await asyncio.sleep(IDLE_SECONDS)
             began = time.perf_counter()
-            await execute(*arguments_of([pack([entry])]))
+            await execute(*SCHEMA.plan.arguments_of([SCHEMA.plan.pack([entry])]))
             seconds.append(time.perf_counter() - began)
         return statistics.median(seconds)
 

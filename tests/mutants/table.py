@@ -2170,7 +2170,11 @@ TABLES = (
     mutant(
         "JSON is not read back before it is stored",
         "stores/sqlite_tables::what_can_not_be_stored_unchanged_is_refused_by_index_and_field",
-        ("_vocabulary/values.py", "            same = back == value\n", "            same = True\n"),
+        (
+            "_vocabulary/values.py",
+            "            same = back == value\n",
+            "            same = True\n",
+        ),
     ),
     mutant(
         "a migration while it runs is not noticed",

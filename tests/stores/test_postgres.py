@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
 import msgspec
@@ -21,7 +21,7 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio.postgres import _schema as schema_module, open_postgres_repository
-from provcache_trio.postgres._rows import UPSERT_CHANGES, arguments_of, pack
+from provcache_trio.postgres._rows import entries_plan
 from provcache_trio.postgres._session import Connector, Session
 from provcache_trio.testing import MemoryDeadLetters
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from provcache_trio._asyncio.bridge import BridgeKind
     from provcache_trio.postgres import PostgresRepository
+    from provcache_trio.postgres._plan import Plan
 
     from tests.support.pgserver import PostgresServer
 
@@ -94,13 +95,13 @@ async def restricted(
 async def process_of(store: PostgresRepository) -> object:
     """Return the server's process of the connection that the next call that writes will use."""
     return await store._run(
-        store._writers, lambda connection: connection.fetchval("SELECT pg_backend_pid()")
+        store._writers, lambda connection, _: connection.fetchval("SELECT pg_backend_pid()")
     )
 
 
 async def set_in(store: PostgresRepository, setting: str) -> None:
     """Change a setting of the connection that the next call that writes will use."""
-    await store._run(store._writers, lambda connection: connection.execute(f"SET {setting}"))
+    await store._run(store._writers, lambda connection, _: connection.execute(f"SET {setting}"))
 
 
 # Opening
@@ -532,7 +533,9 @@ async def test_other_tasks_run_while_many_entries_are_prepared(store: PostgresRe
 
 def test_slices_are_put_together_to_what_would_have_been_packed_at_once() -> None:
     entries = tuple(map(row, range(5)))
-    assert arguments_of([pack(entries[:2]), pack(entries[2:])]) == arguments_of([pack(entries)])
+    plan = entries_plan("entries")
+    in_slices = plan.arguments_of([plan.pack(entries[:2]), plan.pack(entries[2:])])
+    assert in_slices == plan.arguments_of([plan.pack(entries)])
 
 
 async def refuse_in_a_trigger(somebody: Client, schema: str, using: str = "") -> None:
@@ -762,13 +765,13 @@ def test_a_client_s_timeout_counts_only_once_a_fresh_connection_is_answered(
 ) -> None:
     made: list[Silent] = []
 
-    async def connect(_: Connector, **__: object) -> Silent:  # noqa: ASYNC124
+    async def connect(_: Connector[Any], **__: object) -> Silent:  # noqa: ASYNC124
         if made and not answered:
             raise TimeoutError
         made.append(Silent())
         return made[-1]
 
-    async def statement(_: object) -> None:  # noqa: ASYNC124
+    async def statement(*_: object) -> None:  # noqa: ASYNC124
         raise error
 
     monkeypatch.setattr(Connector, "connect", connect)
@@ -779,11 +782,10 @@ def test_a_client_s_timeout_counts_only_once_a_fresh_connection_is_answered(
     assert session.connected is caught.value.too_slow
 
 
-def connector_for(postgres_url: str) -> Connector:
+def connector_for(postgres_url: str) -> Connector[ProvcacheEntry]:
     return Connector(
         postgres_url,
-        schema=schema_module.Schema("provcache"),
-        create=False,
+        place=schema_module.Schema("provcache", create=False),
         connect_timeout_seconds=1,
         command_timeout_seconds=1,
         server_settings={},
@@ -912,7 +914,7 @@ async def test_a_connection_that_is_ended_in_a_call_is_unavailable_and_replaced(
 async def test_a_connection_that_is_ended_before_its_first_call_calls_for_nobody(
     schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def end(_: Connector, connection: asyncpg.Connection) -> None:  # noqa: ASYNC124
+    async def end(_: Connector[Any], connection: asyncpg.Connection) -> None:  # noqa: ASYNC124
         connection.terminate()
 
     monkeypatch.setattr(Connector, "_guard", end)
@@ -1031,18 +1033,18 @@ async def test_a_statement_that_was_planned_for_a_small_table_finds_keys_by_inde
 ) -> None:
     await store.upsert_many([entry(number) for number in range(3)])
     await somebody.execute(f"ANALYZE {table}")
-    upsert = UPSERT_CHANGES.replace("{schema}", quoted(schema))
-    nothing = ", ".join(
-        f"'{argument if isinstance(argument, str) else argument.hex()}'"
-        for argument in arguments_of(())
-    )
 
-    async def plan(connection: asyncpg.Connection) -> list[str]:
+    async def explain(connection: asyncpg.Connection, plan: Plan[ProvcacheEntry]) -> list[str]:
+        upsert = plan.statements.upsert_changes
+        nothing = ", ".join(
+            f"'{argument if isinstance(argument, str) else ''}'"
+            for argument in plan.arguments_of(())
+        )
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         await connection.execute(f"PREPARE planned AS {upsert}; EXECUTE planned({nothing})")
         return [text for (text,) in await connection.fetch(f"EXPLAIN EXECUTE planned({nothing})")]
 
-    lines = await store._run(store._writers, plan)
+    lines = await store._run(store._writers, explain)
     assert not [line for line in lines if "Seq Scan" in line]
     assert [line for line in lines if "Index Scan using entries_pkey" in line]
 
@@ -1116,7 +1118,7 @@ async def test_the_settings_in_the_url_win_over_ours(schema: str) -> None:
 async def prepared(store: PostgresRepository) -> object:
     return await store._run(
         store._writers,
-        lambda connection: connection.fetchval("SELECT count(*) FROM pg_prepared_statements"),
+        lambda connection, _: connection.fetchval("SELECT count(*) FROM pg_prepared_statements"),
     )
 
 

@@ -321,17 +321,17 @@ def press() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-async def press_in_the_call(connection: asyncpg.Connection) -> object:
+async def press_in_the_call(connection: asyncpg.Connection, _: object) -> object:
     press()
     return await connection.fetchval("SELECT 1")
 
 
-async def press_in_a_callback(connection: asyncpg.Connection) -> object:
+async def press_in_a_callback(connection: asyncpg.Connection, _: object) -> object:
     asyncio.get_running_loop().call_soon(press)
     return await connection.fetchval("SELECT pg_sleep(0.05)")
 
 
-async def press_in_another_task(connection: asyncpg.Connection) -> object:
+async def press_in_another_task(connection: asyncpg.Connection, _: object) -> object:
     async def other() -> None:
         await asyncio.sleep(0)
         press()
@@ -342,7 +342,7 @@ async def press_in_another_task(connection: asyncpg.Connection) -> object:
     return None
 
 
-async def press_during_the_cleanup(connection: asyncpg.Connection) -> object:
+async def press_during_the_cleanup(connection: asyncpg.Connection, _: object) -> object:
     try:
         return await connection.fetchval("SELECT 1")
     finally:
@@ -360,7 +360,7 @@ async def press_during_the_cleanup(connection: asyncpg.Connection) -> object:
     ],
 )
 def test_an_interrupt_of_the_loop_arrives_in_the_main_task(
-    bridge: BridgeKind, statement: Callable[[asyncpg.Connection], Awaitable[object]]
+    bridge: BridgeKind, statement: Callable[[asyncpg.Connection, object], Awaitable[object]]
 ) -> None:
     reached: list[str] = []
 
@@ -656,7 +656,7 @@ async def test_a_cancelled_call_that_waits_for_a_lock_leaves_nothing_on_the_serv
 async def test_a_call_that_ends_although_it_was_cancelled_returns_its_result(
     bridge: BridgeKind,
 ) -> None:
-    async def stubborn(connection: asyncpg.Connection) -> str:
+    async def stubborn(connection: asyncpg.Connection, _: object) -> str:
         started.set()
         try:
             await asyncio.sleep(HANG_SECONDS)
@@ -806,7 +806,7 @@ async def test_a_call_to_a_server_that_says_nothing_is_cancelled_at_once(
 
 @each_bridge
 async def test_the_callers_context_variables_are_seen_and_not_changed(bridge: BridgeKind) -> None:
-    async def look(connection: asyncpg.Connection) -> str:  # noqa: ASYNC124
+    async def look(connection: asyncpg.Connection, _: object) -> str:  # noqa: ASYNC124
         seen = VARIABLE.get()
         VARIABLE.set("of the callee")
         return seen

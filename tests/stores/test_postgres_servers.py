@@ -17,7 +17,7 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio.postgres import _repository as postgres_module, open_postgres_repository
-from provcache_trio.postgres._rows import DELETE, DELETE_EXPIRED
+from provcache_trio.postgres._rows import entries_plan
 
 from tests.support.bridges import Client, each_bridge, silent_server, somebody
 from tests.support.entries import NOW, by_key, key_of
@@ -443,8 +443,8 @@ async def test_a_time_of_somebody_else_that_python_can_not_hold_needs_a_person(
 @pytest.mark.parametrize(
     ("statement", "types", "arguments"),
     [
-        (DELETE, "bytea[]", "ARRAY['x'::bytea, 'y'::bytea]"),
-        (DELETE_EXPIRED, "int8, int8", "0, 1000"),
+        ("delete", "bytea[]", "ARRAY['x'::bytea, 'y'::bytea]"),
+        ("delete_expired", "int8, int8", "0, 1000"),
     ],
     ids=["delete_many", "delete_expired"],
 )
@@ -459,10 +459,11 @@ async def test_a_plan_made_while_the_table_was_small_does_not_join_two_loops(
 ) -> None:
     await store.upsert_many([row(0)])
     settings = await settings_of(store, "enable_seqscan")
+    statements = entries_plan(table).statements
     await somebody.execute(
         f"ANALYZE {table}; SET plan_cache_mode = force_generic_plan;"
         f" SET enable_seqscan = {settings['enable_seqscan']};"
-        f" PREPARE it ({types}) AS {statement.replace('{schema}', quoted(schema))}"
+        f" PREPARE it ({types}) AS {getattr(statements, statement)}"
     )
     lines = await somebody.fetch(f"EXPLAIN EXECUTE it ({arguments})")
     plan = "\n".join(str(line) for (line,) in lines)

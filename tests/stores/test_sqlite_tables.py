@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 import trio
-from hypothesis import given, settings, strategies as st
+from hypothesis import settings
 
 from provcache_trio import (
     EntryRejectedError,
@@ -37,9 +37,7 @@ from tests.support.tables import (
     Everything,
     Place,
     Reading,
-    everything,
     folded,
-    readings,
 )
 from tests.support.waiting import HANG_SECONDS
 
@@ -88,23 +86,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 # What is stored
-
-
-@given(entries=st.lists(everything(), min_size=1, max_size=4, unique_by=lambda entry: entry.id))
-@fewer
-def test_everything_comes_back_as_it_was(files: Files, entries: list[Everything]) -> None:
-    found = trio.run(rows_of, files.next(), EVERYTHING, entries)
-    assert found == {entry.id: entry for entry in entries}
-    for entry in entries:  # True == 1, and an Enum of int is one
-        back = msgspec.structs.astuple(found[entry.id])
-        for kept, field in zip(back, msgspec.structs.astuple(entry), strict=True):
-            assert type(kept) is type(field)
-
-
-@given(versions=st.lists(readings(), min_size=1, max_size=8))
-@fewer
-def test_versions_are_merged_as_in_memory(files: Files, versions: list[Reading]) -> None:
-    assert trio.run(rows_of, files.next(), READINGS, versions) == folded(READINGS, versions)
 
 
 async def test_a_row_that_stays_as_it_is_is_not_written(tmp_path: Path) -> None:
@@ -283,48 +264,7 @@ async def test_keys_have_the_form_of_the_table_s_key(tmp_path: Path) -> None:
         assert await repository.count() == 1
 
 
-async def test_rows_are_deleted_by_fields_and_by_version(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    entries = [Reading("a", n, version=n or None, value=1.5 * (n % 2)) for n in range(6)]
-    async with open_sqlite_repository(path, table=READINGS, create=True) as repository:
-        await repository.upsert_many(entries)
-        assert await repository.delete_where(value=1.5, before=3) == 1
-        assert await repository.delete_where(sensor="b") == 0
-        assert await repository.delete_where(version=None) == 1
-        assert await repository.delete_where(sensor="a", hour=2) == 1
-        assert await repository.delete_where(sensor="a", before=5) == 2
-        assert list(await repository.get_many((e.sensor, e.hour) for e in entries)) == [("a", 5)]
-
-
-@pytest.mark.parametrize(
-    ("conditions", "error", "text"),
-    [
-        ({}, TypeError, "at least one field=value"),
-        ({"before": 1}, TypeError, "at least one field=value"),
-        ({"nope": 1}, ValueError, "Reading has no field 'nope'"),
-        ({"hour": "1"}, TypeError, "hour must be an int, not str"),
-        ({"hour": 1, "before": "1"}, TypeError, "version must be an int, not str"),
-    ],
-)
-async def test_what_says_nothing_deletes_nothing(
-    tmp_path: Path, conditions: dict[str, object], error: type[Exception], text: str
-) -> None:
-    async with open_sqlite_repository(tmp_path / "a.db", table=READINGS, create=True) as repository:
-        await repository.upsert_many([Reading("a", 1)])
-        with pytest.raises(error, match=text):
-            await repository.delete_where(**conditions)
-        assert await repository.count() == 1
-
-
-async def test_what_a_table_does_not_say_can_not_be_asked(tmp_path: Path) -> None:
-    table = Table(Everything, "everything", key="id")
-    async with open_sqlite_repository(tmp_path / "a.db", table=table, create=True) as repository:
-        with pytest.raises(TypeError, match="declared without expires="):
-            await repository.delete_expired(NOW, 1)
-        with pytest.raises(TypeError, match="declared without newer="):
-            await repository.delete_where(text="", before=1)
-        with pytest.raises(TypeError, match="numbers is stored as JSON"):
-            await repository.delete_where(numbers=[1])
+async def test_entries_without_a_table_are_not_deleted_by_fields(tmp_path: Path) -> None:
     async with open_sqlite_repository(tmp_path / "b.db") as entries:
         with pytest.raises(TypeError, match="needs a repository with a table"):
             await entries.delete_where(veri_key="x")

@@ -81,7 +81,7 @@ def raises(kind: type[F], **expected: object) -> Generator[None]:
 async def settings_of(
     store: PostgresRepository, *names: str, reading: bool = False
 ) -> dict[str, str]:
-    async def look(connection: asyncpg.Connection) -> dict[str, str]:
+    async def look(connection: asyncpg.Connection, _: object) -> dict[str, str]:
         return {
             name: await connection.fetchval("SELECT current_setting($1)", name) for name in names
         }

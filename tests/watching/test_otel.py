@@ -249,7 +249,7 @@ async def test_a_span_processor_that_raises_stops_nothing(
 async def test_asyncpg_is_called_in_the_span_of_the_batch(bridge: BridgeKind, sdk: Sdk) -> None:
     seen: list[int] = []
 
-    async def look(_: object) -> None:  # noqa: ASYNC124
+    async def look(*_: object) -> None:  # noqa: ASYNC124
         seen.append(trace.get_current_span().get_span_context().span_id)
 
     async with open_postgres_repository(

@@ -61,7 +61,7 @@ class PostgresTarget:
             # The commands alone want to know.
             size: int = await repository._run(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
                 repository._reader,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-                lambda connection: connection.fetchval(_SIZE),
+                lambda connection, _: connection.fetchval(_SIZE),
             )
         return {"bytes": size, "schema": len(MIGRATIONS)}
 

@@ -105,6 +105,20 @@ def entry_of(row: Sequence[Any], moment: Callable[[Any], datetime]) -> Provcache
 # Annotated as object: callers may give what their annotations do not allow.
 
 
+def hash_blob(name: str, value: object) -> bytes:
+    """Return the 32 bytes of an argument that is a hash.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: it does not have the form of a hash.
+    """
+    if type(value) is not str:
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not _is_key(value):
+        raise ValueError(f"{name} must be 'sha256:' and 64 lower-case hex digits")
+    return blob_of(value)
+
+
 def blobs_of(keys: object) -> dict[str, bytes]:
     """Return what each of ``keys``, an iterable of str, is stored as; each key once.
 
@@ -116,9 +130,5 @@ def blobs_of(keys: object) -> dict[str, bytes]:
         raise TypeError(f"keys must be an iterable of str, not {type(keys).__name__}")
     blobs: dict[str, bytes] = {}
     for key in cast("Iterable[object]", keys):
-        if type(key) is not str:
-            raise TypeError(f"each of keys must be a str, not {type(key).__name__}")
-        if not _is_key(key):
-            raise ValueError("each of keys must be 'sha256:' and 64 lower-case hex digits")
-        blobs[key] = blob_of(key)
+        blobs[cast("str", key)] = hash_blob("each of keys", key)
     return blobs

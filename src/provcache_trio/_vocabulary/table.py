@@ -323,7 +323,7 @@ def _fields_of(
     _check_constructor(entry_type)
     annotations = get_type_hints(entry_type, include_extras=True)
     fields = [
-        _field_of(one, annotations[one.name], columns.get(one.name, one.name), rules.get(one.name))
+        field_of(one, annotations[one.name], columns.get(one.name, one.name), rules.get(one.name))
         for one in looked_at.fields
     ]
     names = [field.name for field in fields]
@@ -350,10 +350,9 @@ def _check_constructor(entry_type: type) -> None:
                 )
 
 
-def _field_of(
-    field: inspect.Field, annotation: object, column: str, rule: str | None
-) -> TableField:
-    found, optional = _without_none(field.type)
+def field_of(field: inspect.Field, annotation: object, column: str, rule: str | None) -> TableField:
+    """Return what msgspec knows about a field, as we need it."""
+    found, optional = without_none(field.type)
     kind = _KINDS.get(type(found), "JSON")
     members: dict[str | int, object] | None = None
     if isinstance(found, inspect.EnumType):
@@ -376,7 +375,7 @@ def _field_of(
     )
 
 
-def _without_none(found: inspect.Type) -> tuple[inspect.Type, bool]:
+def without_none(found: inspect.Type) -> tuple[inspect.Type, bool]:
     """Return what a field is when it is not None, and whether it may be None."""
     while isinstance(found, inspect.Metadata):
         found = found.type
@@ -384,7 +383,7 @@ def _without_none(found: inspect.Type) -> tuple[inspect.Type, bool]:
         return found, isinstance(found, inspect.AnyType)
     others = [one for one in found.types if not isinstance(one, inspect.NoneType)]
     optional = len(others) < len(found.types)
-    return (_without_none(others[0])[0] if len(others) == 1 else found), optional
+    return (without_none(others[0])[0] if len(others) == 1 else found), optional
 
 
 def _kind_of_members(name: str, members: Collection[str | int]) -> FieldKind:

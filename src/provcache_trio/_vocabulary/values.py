@@ -172,6 +172,15 @@ def are(kind: type, values: Sequence[Any]) -> bool:
     return {*map(type, values)} == {kind}
 
 
+def all_of(kind: type) -> Callable[[Sequence[Any]], Sequence[Any] | None]:
+    """Return a function that returns its values if every one is of that very type, or None."""
+
+    def check(values: Sequence[Any]) -> Sequence[Any] | None:
+        return values if are(kind, values) else None
+
+    return check
+
+
 def joined(values: Sequence[Any]) -> str | None:
     """Return all of them as one text; None: one of them is no str, or has no encoding."""
     if not are(str, values):

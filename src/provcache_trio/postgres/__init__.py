@@ -1,8 +1,9 @@
 """A repository in PostgreSQL, for any number of machines. Needs the extra ``postgres``.
 
-The schema, "provcache" unless another is named, holds the table ``entries`` and, for people, the
+Without a table of your own, the schema, "provcache" unless another is named, holds the table ``entries`` and, for people, the
 view ``entries_readable``, which shows hashes as text. A role that may use the schema and select,
-insert and update in it can run the queue; ``delete_many`` and ``delete_expired`` also need to delete.
+insert and update in it can run the queue; ``delete_many``, ``delete_where`` and
+``delete_expired`` also need to delete.
 
 PostgreSQL is reached through asyncpg, which is asyncio's. So this opens an asyncio event loop
 of its own; nothing of it is seen by the application. Importing this module is free of that;
@@ -18,10 +19,8 @@ trio-asyncio can't be imported, the loop runs in a thread of its own: ``bridge="
 
 from provcache_trio._vocabulary.faces import show_public_names
 
-from ._repository import (
-    PostgresRepository as PostgresRepository,
-    open_postgres_repository as open_postgres_repository,
-)
+from ._opening import open_postgres_repository as open_postgres_repository
+from ._repository import PostgresRepository as PostgresRepository
 
 __all__ = ["PostgresRepository", "open_postgres_repository"]
 

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    import asyncpg
-
     from provcache_trio._asyncio.bridge import Bridge
 
-    from ._session import Session
+    from ._session import Session, Statement
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 
 @final
-class SessionPool:
+class SessionPool(Generic[E]):
     """Sessions of one kind.
 
     Attributes:
         idle: those that are free; the last one was used last.
     """
 
-    def __init__(self, sessions: list[Session]) -> None:
+    def __init__(self, sessions: list[Session[E]]) -> None:
         self.idle = sessions
         self._free = trio.Semaphore(len(sessions))
 
-    async def run(
-        self, bridge: Bridge, statement: Callable[[asyncpg.Connection], Awaitable[T]]
-    ) -> T:
+    async def run(self, bridge: Bridge, statement: Statement[E, T]) -> T:
         """Run ``statement`` in a session that is free."""
         try:
             # Not `async with`, which lets every other task run before a batch is sent, and so
@@ -50,7 +45,7 @@ class SessionPool:
             self._free.release()
 
 
-async def close_all(sessions: list[Session]) -> None:
+async def close_all(sessions: list[Session[Any]]) -> None:
     """Close their connections, all at once; an asyncio function."""
     closing = [session.close() for session in sessions if session.connected]
     if closing:  # of nothing, gather asks which loop runs: the host's, in trio's guest mode

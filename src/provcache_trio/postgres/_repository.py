@@ -1,190 +1,103 @@
-"""``open_postgres_repository``, and what may be done with what it opens."""
+"""What may be done with what ``open_postgres_repository`` opens."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar, cast, final
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    cast,
+    final,
+)
 
-import asyncpg
 import trio
 
-from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio._vocabulary.checks import (
     check_int,
     check_moment,
-    check_seconds,
-    check_text,
-    check_type,
 )
-from provcache_trio._vocabulary.columns import blobs_of, entry_of, microseconds_of
+from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.errors import EntryRejectedError
-from provcache_trio._vocabulary.opening import Opening
+from provcache_trio._vocabulary.values import UnfitError, checked_keys
 
 from ._pool import SessionPool, close_all
-from ._rows import (
-    COMMIT_IN_LOG,
-    COUNT,
-    DELETE,
-    DELETE_EXPIRED,
-    SELECT,
-    UPSERT,
-    UPSERT_CHANGES,
-    arguments_of,
-    check_entries,
-    once_each,
-    pack,
-    refused_index,
-    unsound_index,
-)
-from ._schema import Schema
-from ._session import Connector, Session
+from ._requests import Prepared, affected, plan_of_connection, rows_of, send
+from ._session import Session
+from ._statements import COMMIT_IN_LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
     from datetime import datetime
 
-    from provcache_trio._asyncio.bridge import Bridge
+    import asyncpg
 
-    from ._rows import Slice
+    # Only checkers see the default (Python's own TypeVar has it from 3.13 on).
+    from typing_extensions import TypeVar
+
+    from provcache_trio._asyncio.bridge import Bridge
+    from provcache_trio._vocabulary.table import Table
+
+    from ._plan import Plan, Slice
+    from ._requests import Request
+    from ._session import Connector, Statement
+
+    E = TypeVar("E", default=ProvcacheEntry)
+else:
+    from typing import TypeVar
+
+    E = TypeVar("E")
 
 T = TypeVar("T")
-
 _ROWS_BETWEEN_CHECKPOINTS: Final = 200  # to read
 _ROWS_IN_SLICE: Final = 250  # to write; they take half a millisecond
 _ROUNDS_TO_SEND: Final = 2
 _MANY: Final = 0.1  # of the rows of a call; to look costs more than to lock fewer
-_MOST_CONNECTIONS: Final = 100
-_MOST_SECONDS: Final = 3600
 _LATE_SECONDS: Final = 600  # far more than a server goes on with what was cut off
 
 
-def open_postgres_repository(
-    dsn: str,
-    *,
-    schema: str = "provcache",
-    create: bool = False,
-    write_connections: int = 4,
-    connect_timeout_seconds: float = 5,
-    command_timeout_seconds: float = 10,
-    server_settings: Mapping[str, str] | None = None,
-    pgbouncer: bool = False,
-    bridge: Literal["trio-asyncio", "thread"] = DEFAULT_KIND,
-) -> AbstractAsyncContextManager[PostgresRepository]:
-    """Open a repository in PostgreSQL 12 or later, for the length of an ``async with``.
-
-    Opening connects to nothing, and so always succeeds, but for OSError when the process has
-    no descriptors left: connections are made when they are needed, and again when they are
-    lost. Call ``check`` to learn at once whether that works.
-
-    Leaving the block cancels the calls that other tasks have under way, and closes the
-    connections. That is shielded from cancellation, and takes some two seconds at most, also
-    when the network is silent.
-
-    Args:
-        dsn: a ``postgresql://`` URL, as asyncpg takes it; what it leaves out comes from the
-            environment (``PGHOST``, ``PGPASSWORD`` and so on) and the password file.
-        schema: the schema of the tables; 1 to 63 bytes of UTF-8.
-        create: make the schema if it is not there, and bring an older one up to date, at the
-            first connection. Several programs may do so at once.
-        write_connections: most connections that write at a time; one is made when the others
-            are busy. A queue needs as many as it has ``writers``. One more is made to read.
-        connect_timeout_seconds: for making one connection.
-        command_timeout_seconds: for one statement. The server ends it a tenth earlier, and
-            waits half as long for a lock.
-        server_settings: PostgreSQL's run-time parameters for the connections. They win over
-            those in the URL's query, and both win over ours: ``application_name``,
-            ``statement_timeout``, ``lock_timeout``, ``idle_in_transaction_session_timeout``,
-            ``client_connection_check_interval``, ``tcp_keepalives_idle``, ``_interval`` and
-            ``_count``, ``default_transaction_isolation``, ``array_nulls``,
-            ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
-        pgbouncer: there is a PgBouncer, or a pooler like it, in between: send only the
-            ``server_settings`` given here, and prepare no statements. In any mode; but in
-            that of statements, ``create`` can't make the schema.
-        bridge: where asyncpg's event loop runs: "trio-asyncio", inside trio's, or "thread".
-
-    Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: an argument has a value that it can't have.
-        ImportError: ``bridge`` is "trio-asyncio", and that is not installed, or can't be
-            imported by this Python.
-    """
-    check_text("dsn", dsn)
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        raise ValueError("dsn must begin with postgresql://")
-    check_int("write_connections", write_connections, at_least=1, at_most=_MOST_CONNECTIONS)
-    check_timeout = partial(check_seconds, positive=True, at_most=_MOST_SECONDS)
-    check_timeout("connect_timeout_seconds", connect_timeout_seconds)
-    check_timeout("command_timeout_seconds", command_timeout_seconds)
-    check_type("create", create, bool)
-    check_type("pgbouncer", pgbouncer, bool)
-    connector = Connector(
-        dsn,
-        schema=(named := Schema(schema)),
-        create=create,
-        connect_timeout_seconds=connect_timeout_seconds,
-        command_timeout_seconds=command_timeout_seconds,
-        server_settings=_checked_settings(server_settings),
-        pgbouncer=pgbouncer,
-    )
-    opened = make_bridge(bridge)
-    repository = PostgresRepository(connector, named, write_connections, opened)
-    return _Opening(repository, opened)
-
-
 @final
-class _Opening(Opening["PostgresRepository"]):
-    """What ``open_postgres_repository`` returns."""
-
-    what = "a repository"
-    function = "open_postgres_repository"
-
-    def __init__(self, repository: PostgresRepository, bridge: Bridge) -> None:
-        self.one_task = bridge.one_task
-        self._repository = repository
-        self._bridge = bridge
-
-    async def _open(self) -> PostgresRepository:
-        await self._bridge.open()
-        return self._repository
-
-    async def _close(self, _error: BaseException | None, /) -> None:
-        await self._repository._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the only one who may
-
-
-@final
-class PostgresRepository:
+class PostgresRepository(Generic[E]):
     """Returned by ``open_postgres_repository``; do not instantiate.
 
     May be used by several tasks and queues at once. A call that is cancelled before it is
     sent has no effect. One that is cancelled later tells the server, which takes a second at
     most, and raises ``trio.Cancelled``; what it wrote may be stored, or not, or a moment
-    later. Whatever comes late, no row goes back to a version with an older ``created_at``.
+    later. Whatever comes late, no row goes back to an older version, by ``created_at`` or by
+    what the table names as ``newer``.
 
     Besides what its own section tells, every method raises:
         StoreUnavailableError: the server can't be reached, does not answer in time, is full
             or shutting down or a read-only standby, or somebody holds a lock. What was
             written may be stored.
         StoreMisconfiguredError: a person is needed: the password, the certificate, the
-            database, the schema, its version or a grant is wrong or missing.
+            database, the schema, its version, the table, one of its columns or a grant is
+            wrong or missing.
         TransientStoreError: the server rolled back: deadlock, or serialization failure.
         StoreError: itself, neither of these: the server reported what should not happen.
         trio.ClosedResourceError: the ``async with`` block was left.
 
     Their ``error_class`` is asyncpg's name for the error, and ``sqlstate`` is set if the
     server reported it. After any error, the next call may succeed.
+
+    Attributes:
+        table: what is stored, or None: ``ProvcacheEntry``.
     """
 
-    entry_type: Final = ProvcacheEntry
     db_system_name: Final = "postgresql"  # in the semantic conventions of OpenTelemetry
 
     def __init__(
-        self, connector: Connector, schema: Schema, write_connections: int, bridge: Bridge
+        self,
+        connector: Connector[E],
+        table: Table[E] | None,
+        write_connections: int,
+        bridge: Bridge,
     ) -> None:
-        self._schema = schema
+        self.table: Table[E] | None = table
+        self._place = connector.place
         self._bridge = bridge
         # A plan that was made while the table was small is kept while it grows. And to compile
         # the statement takes longer than to run it.
@@ -200,35 +113,43 @@ class PostgresRepository:
         self._expects_repeats = True
         self._closed = False
 
-    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
+    @property
+    def entry_type(self) -> type:
+        """What entries are."""
+        return ProvcacheEntry if self.table is None else self.table.entry_type
+
+    async def upsert_many(self, entries: Sequence[E], /) -> int:
         """Store every entry, or none; see ``Repository.upsert_many``.
 
-        An entry whose key is stored already is merged with it as ``merge_entries`` does.
-        Other tasks wait for a millisecond at a time while entries are encoded.
+        An entry whose key is stored already is merged with it as ``merge_entries`` does, or
+        ``table.merge``. Other tasks wait for a millisecond at a time while entries are encoded.
 
         Returns:
             How many rows were added or changed.
 
         Raises:
-            EntryRejectedError: an entry is no ``ProvcacheEntry``, or a constraint or a
-                trigger that somebody added refused it; ``index`` tells which, if the server
-                did.
+            EntryRejectedError: an entry is no ``ProvcacheEntry``, or none of the table's; a
+                field has a value that the table can't hold unchanged; or a constraint or a
+                trigger refused it. ``index`` tells which entry, ``field`` which field, if it is
+                known.
         """
-        if not isinstance(entries, _Prepared):
-            entries = await self._pack(tuple(entries))
-        arguments = entries.arguments
-        index: int | None = None
+        while True:
+            packed = await self._packed(entries)
+            changed = await self._upsert(packed)
+            if changed is not None:
+                return changed
+
+    async def _upsert(self, packed: Prepared[E]) -> int | None:
+        """Return how many rows changed; None: the table did, so that all is to be packed anew."""
         began = trio.current_time()
         in_doubt = self._in_doubt_since < math.inf
-        statement = UPSERT_CHANGES if self._expects_repeats else UPSERT
+        statements = packed.plan.statements
+        statement = statements.upsert_changes if self._expects_repeats else statements.upsert
 
-        async def upsert(connection: asyncpg.Connection) -> int:
-            nonlocal index
-            try:
-                changed = await self._affected(connection, statement, *arguments)
-            except asyncpg.PostgresError as error:
-                index = refused_index(error, entries)
-                raise
+        async def upsert(connection: asyncpg.Connection, plan: Plan[E]) -> int | None:
+            if plan is not packed.plan:
+                return None
+            changed = await packed.send(connection, statement)
             if in_doubt and not changed:
                 # Perhaps an earlier call stored the rows, and was cut off while it waited for
                 # a standby to have them. A commit that writes nothing would not wait for it.
@@ -238,19 +159,22 @@ class PostgresRepository:
         try:
             changed = await self._run(self._writers, upsert)
         except EntryRejectedError as error:
-            error.index = index
+            error.index = packed.refused
+            error.field = packed.plan.fields_by_column.get(error.column or "")
             raise
         except BaseException:
             # However late it is tried again: only what is in the log behind it settles that.
             self._in_doubt_since = trio.current_time()
             self._expects_repeats = True
             raise
-        self._expects_repeats = changed <= (1 - _MANY) * entries.rows
+        if changed is None:
+            return None
+        self._expects_repeats = changed <= (1 - _MANY) * packed.rows
         if began > self._in_doubt_since + _LATE_SECONDS:
             self._in_doubt_since = math.inf
         return changed
 
-    async def prepare(self, entries: Sequence[ProvcacheEntry], /) -> Sequence[ProvcacheEntry]:
+    async def prepare(self, entries: Sequence[E], /) -> Sequence[E]:
         """Return ``entries`` with what is sent for them; see ``Repository``.
 
         Raises:
@@ -260,68 +184,117 @@ class PostgresRepository:
         # server should have its work first.
         for _ in range(_ROUNDS_TO_SEND):
             await trio.lowlevel.checkpoint()
-        return await self._pack(tuple(entries))
+        plan = self._place.plan
+        return entries if plan is None else await self._pack(tuple(entries), plan)
 
-    async def _pack(self, entries: tuple[ProvcacheEntry, ...]) -> _Prepared:
-        check_entries(entries)
-        once = once_each(entries)
+    async def _packed(self, entries: Sequence[E]) -> Prepared[E]:
+        """Return ``entries`` as they are sent to the table as we know it."""
+        plan = await self._plan(self._writers)
+        if isinstance(entries, Prepared) and entries.plan is plan:
+            return entries
+        return await self._pack(tuple(entries), plan)
+
+    async def _pack(self, entries: tuple[E, ...], plan: Plan[E]) -> Prepared[E]:
         slices: list[Slice] = []
-        for start in range(0, len(once), _ROWS_IN_SLICE):
-            if start:
-                await trio.lowlevel.checkpoint()
-            try:
-                slices.append(pack(once[start : start + _ROWS_IN_SLICE]))
-            except (TypeError, ValueError) as error:
-                name = type(error).__name__
-                raise EntryRejectedError(
-                    "an entry was changed after it was made",
-                    index=unsound_index(entries),
-                    error_class=name,
-                ) from None
-        return _Prepared(entries, arguments_of(slices), len(once))
+        once: Sequence[E] = ()
+        failed = False
+        try:
+            once = plan.once_each(entries)
+            for start in range(0, len(once), _ROWS_IN_SLICE):
+                if start:
+                    await trio.lowlevel.checkpoint()
+                slices.append(plan.pack(once[start : start + _ROWS_IN_SLICE]))
+        except (AttributeError, TypeError, UnfitError, ValueError):
+            failed = True
+        if failed:
+            raise plan.unfit(entries)
+        return Prepared(entries, plan, plan.arguments_of(slices), len(once))
 
-    async def get_many(self, keys: Iterable[str]) -> dict[str, ProvcacheEntry]:
+    async def get_many(self, keys: Iterable[Any]) -> dict[Any, E]:
         """Return the stored entries of ``keys``, expired ones too, by key.
 
         All are read at one instant.
 
+        Args:
+            keys: VeriKeys; with a table, values of its key field, or tuples of several.
+
         Raises:
-            TypeError: ``keys`` is not an iterable of str.
+            TypeError: ``keys`` is not an iterable of keys.
             ValueError: a key does not have the form of a VeriKey.
         """
-        blobs = blobs_of(keys)
-        statement = self._schema.fill_in(SELECT)
-        rows = await self._run(
-            self._reader, lambda connection: connection.fetch(statement, list(blobs.values()))
-        )
-        found: dict[str, ProvcacheEntry] = {}
+        checked = self._checked(keys)
+
+        def asked(plan: Plan[E]) -> Request:
+            return plan.statements.select, plan.key_arguments(checked)
+
+        plan, rows = await self._ask(self._reader, asked, rows_of)
+        found: dict[Any, E] = {}
         for number, row in enumerate(rows, 1):
-            entry = entry_of(tuple(row), _as_it_is)
-            found[entry.veri_key] = entry
+            entry = plan.entry_of(tuple(row))
+            found[plan.key(entry)] = entry
             if number % _ROWS_BETWEEN_CHECKPOINTS == 0:
                 await trio.lowlevel.checkpoint()
         return found
 
     async def count(self) -> int:
         """Return how many entries are stored. PostgreSQL counts them, which takes time."""
-        statement = self._schema.fill_in(COUNT)
         number: int = await self._run(
-            self._reader, lambda connection: connection.fetchval(statement)
+            self._reader, lambda connection, plan: connection.fetchval(plan.statements.count)
         )
         return number
 
-    async def delete_many(self, keys: Iterable[str]) -> int:
+    async def delete_many(self, keys: Iterable[Any]) -> int:
         """Delete the entries of ``keys``, or none, and return how many there were.
 
+        Args:
+            keys: as for ``get_many``.
+
         Raises:
-            TypeError: ``keys`` is not an iterable of str.
+            TypeError: ``keys`` is not an iterable of keys.
             ValueError: a key does not have the form of a VeriKey.
             EntryRejectedError: a constraint or a trigger that somebody added refused it.
         """
-        blobs = list(blobs_of(keys).values())
-        return await self._run(
-            self._writers, lambda connection: self._affected(connection, DELETE, blobs)
-        )
+        checked = self._checked(keys)
+
+        def asked(plan: Plan[E]) -> Request:
+            return plan.statements.delete, plan.key_arguments(checked)
+
+        _, deleted = await self._ask(self._writers, asked, affected)
+        return deleted
+
+    async def delete_where(self, *, before: object = None, **equals: object) -> int:
+        """Delete the entries whose fields have these values, and return how many there were.
+
+        They are deleted in steps, so that others may write in between: cancelled, or after an
+        error, some may be deleted. ``flush`` the queue first, or what it still holds comes after.
+
+        Args:
+            before: delete only versions whose ``newer`` field, or ``created_at``, has a smaller
+                value, so that what is accepted afterwards stays.
+            equals: by name of the field; at least one. Without a table ``policy_hash``,
+                ``signer_set_hash`` and ``feed_epoch``.
+
+        Raises:
+            TypeError: there is no condition; a value is none of its field, or is stored as JSON;
+                or ``before`` is given, and no field is ``newer``.
+            ValueError: there is no such field.
+            EntryRejectedError: a constraint or a trigger refused it.
+        """
+        if not equals:
+            raise TypeError("delete_where needs at least one field=value")
+        if before is not None and self.table is not None and self.table.newer_field is None:
+            raise TypeError("before: the table was declared without newer=")
+
+        def asked(plan: Plan[E]) -> Request:
+            return plan.delete_where(before, equals)
+
+        deleted = 0
+        while True:
+            # As one who reads, whose statements are planned for what is in the table now.
+            _, some = await self._ask(self._reader, asked, affected)
+            deleted += some
+            if not some:
+                return deleted
 
     async def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete entries whose ``expires_at`` has come, those that expired first first.
@@ -336,16 +309,21 @@ class PostgresRepository:
             How many were deleted.
 
         Raises:
-            TypeError: an argument has the wrong type.
+            TypeError: an argument has the wrong type, or the table was declared without
+                ``expires``.
             ValueError: ``now`` is naive, or ``limit`` is out of its range.
             EntryRejectedError: a constraint or a trigger that somebody added refused it.
         """
         check_moment("now", now)
         check_int("limit", limit, at_least=1)
+        if self.table is not None and self.table.expires_field is None:
+            raise TypeError("delete_expired: the table was declared without expires=")
         moment = microseconds_of(now)
         return await self._run(
             self._writers,
-            lambda connection: self._affected(connection, DELETE_EXPIRED, moment, limit),
+            lambda connection, plan: affected(
+                connection, cast("str", plan.statements.delete_expired), (moment, limit)
+            ),
         )
 
     async def check(self) -> None:
@@ -353,21 +331,42 @@ class PostgresRepository:
         # To store nothing asks for every right, table and column, and for a server that writes.
         await self._run(
             self._reader,
-            lambda connection: self._affected(connection, UPSERT_CHANGES, *arguments_of(())),
+            lambda connection, plan: affected(
+                connection, plan.statements.upsert_changes, plan.arguments_of(())
+            ),
         )
 
-    async def _affected(
-        self, connection: asyncpg.Connection, statement: str, *arguments: object
-    ) -> int:
-        """Run ``statement`` and return how many rows it added, changed or deleted."""
-        tag: str = await connection.execute(self._schema.fill_in(statement), *arguments)
-        return int(tag.rpartition(" ")[2])
+    async def _plan(self, pool: SessionPool[E]) -> Plan[E]:
+        """Return how entries are stored as far as we know; connect, if nobody has looked yet."""
+        plan = self._place.plan
+        return await self._run(pool, plan_of_connection) if plan is None else plan
+
+    async def _ask(
+        self,
+        pool: SessionPool[E],
+        asked: Callable[[Plan[E]], Request],
+        answered: Callable[[asyncpg.Connection, str, tuple[object, ...]], Awaitable[T]],
+    ) -> tuple[Plan[E], T]:
+        """Send a statement and return the answer, and how the table was then.
+
+        Args:
+            pool: the sessions of which one sends it.
+            asked: returns the statement and its arguments; what it raises, this raises.
+            answered: sends them; an asyncio function.
+        """
+        while True:
+            plan = await self._plan(pool)
+            answer = await self._run(pool, partial(send, plan, asked(plan), answered))
+            if answer is not None:
+                return plan, answer[0]
+
+    def _checked(self, keys: object) -> tuple[Hashable, ...]:
+        """Return each of ``keys`` once."""
+        return tuple(blobs_of(keys)) if self.table is None else checked_keys(keys)
 
     # Protected: Ctrl-C between taking a session and giving it back would keep it for good.
     @trio.lowlevel.enable_ki_protection
-    async def _run(
-        self, pool: SessionPool, statement: Callable[[asyncpg.Connection], Awaitable[T]]
-    ) -> T:
+    async def _run(self, pool: SessionPool[E], statement: Statement[E, T]) -> T:
         with trio.CancelScope() as scope:
             self._raise_if_closed()
             self._calls.add(scope)
@@ -408,40 +407,3 @@ class PostgresRepository:
             await self._call_ended.park()
         sessions = [*self._writers.idle, *self._reader.idle]
         await self._bridge.run(partial(close_all, sessions))
-
-
-@final
-class _Prepared(tuple["ProvcacheEntry", ...]):  # noqa: SLOT001  # a tuple can have none
-    """Entries, the arguments of the statement that stores them, and how many rows they are."""
-
-    arguments: tuple[bytes | str, ...]
-    rows: int
-
-    def __new__(
-        cls, entries: tuple[ProvcacheEntry, ...], arguments: tuple[bytes | str, ...], rows: int
-    ) -> Self:
-        self = super().__new__(cls, entries)
-        self.arguments = arguments
-        self.rows = rows
-        return self
-
-
-def _as_it_is(moment: datetime) -> datetime:
-    return moment
-
-
-# Annotated as object: callers may give what their annotations do not allow.
-
-
-def _checked_settings(settings: object) -> dict[str, str]:
-    if settings is None:
-        return {}
-    if not isinstance(settings, Mapping):
-        raise TypeError(f"server_settings must be a mapping, not {type(settings).__name__}")
-    items = cast("Mapping[object, object]", settings).items()
-    for name, value in items:
-        if not (isinstance(name, str) and isinstance(value, str)):
-            raise TypeError("server_settings must map str to str")
-        if "\0" in name + value:
-            raise ValueError("server_settings must not hold NUL")
-    return cast("dict[str, str]", dict(items))

@@ -1,171 +1,123 @@
-"""How an entry is stored in PostgreSQL: the statements, and what is sent for entries.
-
-Statements name ``{schema}``, which stands for the quoted name of the schema.
-"""
+"""How ``ProvcacheEntry``, the first of all tables, is stored in PostgreSQL."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, cast
 
-import msgspec
-
-from provcache_trio._vocabulary.columns import COLUMNS, HASHES, PAYLOAD
+from provcache_trio._vocabulary.checks import check_moment
+from provcache_trio._vocabulary.columns import COLUMNS, HASHES, blobs_of, entry_of, hash_blob
 from provcache_trio._vocabulary.entries import ProvcacheEntry, merge_entries
 from provcache_trio._vocabulary.errors import EntryRejectedError
 
+from ._codecs import in_braces, in_brackets, listed
+from ._plan import Comparison, Plan
+from ._statements import Argument, StoredColumn, statements_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from asyncpg import PostgresError
 
-Slice: TypeAlias = tuple[bytes, ...]
+    from ._statements import ColumnRule
 
 # A row is quoted with at most 64 characters of each value, of which "\\x" is two.
 _FIRST_VALUE: Final = re.compile(r"\(\\x([0-9a-f]{62})(?:\.\.\.|[0-9a-f]{2})[,)]").search
 _OTHER_COLUMN: Final = re.compile(r"\((?!veri_key\))[^()]*\)=\(").search
 
-# asyncpg encodes an array in half a microsecond an element, and all of them in one step: six
-# milliseconds for 500 entries, in which the host's tasks stand still and the server waits. So
-# arrays are packed here into few values, in a tenth of that. The server unpacks them in no
-# more time than it takes to read arrays.
 _HASH_BYTES: Final = 32
 _ROW_OF_HASHES: Final = _HASH_BYTES * len(HASHES)
-# How each other column is unpacked. JSON's way to write a number, a time or null is that of
-# PostgreSQL, too; an array of them is in braces.
-_UNPACKED: Final = {
-    "digest_version": "jsonb_array_elements_text(${}::jsonb)",
-    "feed_epoch": "jsonb_array_elements_text(${}::jsonb)",
-    "replay_seed": "jsonb_array_elements(${}::jsonb)",
-    "trust_score": "unnest(${}::text::int2[])",
-    "created_at": "unnest(${}::text::timestamptz[])",
-    "expires_at": "unnest(${}::text::timestamptz[])",
-    "hit_count": "unnest(${}::text::int8[])",
-    "last_accessed_at": "unnest(${}::text::timestamptz[])",
+_RULES: Final[dict[str, ColumnRule]] = {
+    "veri_key": "key",
+    "created_at": "newer",
+    "hit_count": "greatest",
+    "last_accessed_at": "greatest",
 }
-_BRACKETS: Final = tuple(
-    b"[%b]" if how.startswith("json") else b"{%b}" for how in _UNPACKED.values()
-)
 
 
-def _hash(number: int, name: str) -> str:
+def _column(name: str) -> StoredColumn:
+    return StoredColumn(
+        name=name, rule=_RULES.get(name, "newest"), may_be_null=name == "last_accessed_at"
+    )
+
+
+def _texts(values: Sequence[str]) -> bytes:
+    "".join(values)  # raises TypeError if one is no str, of which JSON would make one
+    return listed(values)
+
+
+def _hash_of(number: int) -> str:
     first = _ROW_OF_HASHES - _HASH_BYTES * number - 1
-    return f"substring($1::bytea FROM (place * {_ROW_OF_HASHES} - {first})::int FOR 32) AS {name}"
+    return f"substring({{}}::bytea FROM (place * {_ROW_OF_HASHES} - {first})::int FOR 32)"
 
 
-def _list(columns: Iterable[str], prefix: str = "") -> str:
-    return ", ".join(f"{prefix}{column}" for column in columns)
+def _blob(values: Sequence[str]) -> bytes:
+    """Return the bytes of hashes: five for each entry."""
+    blob = bytes.fromhex("".join(values))
+    if len(blob) != len(values) * _HASH_BYTES:
+        raise ValueError("a hash must have 64 digits")
+    return blob
 
 
-_SENT: Final = f"""
-    SELECT {", ".join(_hash(number, name) for number, name in enumerate(HASHES))},
-        {_list(_UNPACKED)}
-    FROM ROWS FROM (
-        {", ".join(each.format(number) for number, each in enumerate(_UNPACKED.values(), 2))}
-    ) WITH ORDINALITY AS packed ({_list(_UNPACKED)}, place)
-    OFFSET 0
-"""  # noqa: S608  # made of names from here
-_WINNERS: Final = ", ".join(
-    f"{column} = CASE WHEN excluded.created_at >= t.created_at"
-    f" THEN excluded.{column} ELSE t.{column} END"
-    for column in PAYLOAD
+def _only(pieces: Sequence[Any]) -> object:
+    (piece,) = pieces
+    return piece
+
+
+def _array(name: str, of: str) -> Argument:
+    return Argument(((name, "{row}"),), f"unnest({{}}::text::{of}[])", listed, in_braces)
+
+
+def _text(name: str) -> Argument:
+    return Argument(((name, "{row}"),), "jsonb_array_elements_text({}::jsonb)", _texts, in_brackets)
+
+
+_SENT: Final = (
+    Argument(
+        tuple((name, _hash_of(number)) for number, name in enumerate(HASHES)),
+        None,
+        _blob,
+        b"".join,
+    ),
+    _text("digest_version"),
+    _text("feed_epoch"),
+    Argument((("replay_seed", "{row}"),), "jsonb_array_elements({}::jsonb)", listed, in_brackets),
+    _array("trust_score", "int2"),
+    _array("created_at", "timestamptz"),
+    _array("expires_at", "timestamptz"),
+    _array("hit_count", "int8"),
+    _array("last_accessed_at", "timestamptz"),
 )
+_KEYS: Final = (Argument((("veri_key", "{row}"),), "unnest({}::bytea[])", list, _only),)
 
 
-def _changes(new: str) -> str:
-    """Return the condition that ``new``, merged with row ``t``, is not ``t``."""
-    return f"""(
-    {new}.created_at >= t.created_at
-        AND ({_list(PAYLOAD, "t.")}) IS DISTINCT FROM ({_list(PAYLOAD, f"{new}.")})
-    OR {new}.hit_count > t.hit_count
-    OR {new}.last_accessed_at > t.last_accessed_at
-    OR t.last_accessed_at IS NULL AND {new}.last_accessed_at IS NOT NULL
-)"""
+def entries_plan(target: str) -> Plan[ProvcacheEntry]:
+    """Return how entries are stored in the table ``target``, whose name is quoted."""
+    columns = tuple(map(_column, COLUMNS))
+    return Plan(
+        target=target,
+        columns=columns,
+        sent=_SENT,
+        sent_keys=_KEYS,
+        statements=statements_of(target, columns, _SENT, _KEYS, "expires_at"),
+        key=attrgetter("veri_key"),
+        merge=merge_entries,
+        refusal=_refusal,
+        split=_split,
+        split_keys=lambda keys: ([*blobs_of(keys).values()],),
+        entry_of=lambda row: entry_of(row, _as_it_is),
+        index_of=_refused_index,
+        fields_by_column={},
+        comparison=_comparison,
+        newer="created_at",
+    )
 
 
-# The rule of ``merge_entries``. Keys are locked in their order, by every writer: none waits
-# for another that waits for it.
-def _upsert(arriving: str) -> str:
-    return f"""
-WITH arriving AS (
-    {_SENT}
-)
-INSERT INTO {{schema}}.entries AS t ({_list(COLUMNS)})
-SELECT {_list(COLUMNS, "a.")}
-FROM arriving AS a {arriving}
-ORDER BY a.veri_key
-ON CONFLICT (veri_key) DO UPDATE SET
-    {_WINNERS},
-    hit_count = greatest(t.hit_count, excluded.hit_count),
-    last_accessed_at = greatest(t.last_accessed_at, excluded.last_accessed_at)
-WHERE {_changes("excluded")}
-"""  # noqa: S608  # made of names from here
-
-
-UPSERT: Final = _upsert("")
-# Rows that would stay as they are, are left out first, since ON CONFLICT would lock them, and
-# even that is written to the log. To look for them takes a fifth of the time of new ones.
-UPSERT_CHANGES: Final = _upsert(f"""LEFT JOIN LATERAL (
-    SELECT * FROM {{schema}}.entries AS e WHERE e.veri_key = a.veri_key OFFSET 0
-) AS t ON true
-WHERE t.veri_key IS NULL OR {_changes("a")}""")  # noqa: S608  # likewise
-SELECT: Final = f"""
-SELECT {_list(COLUMNS)} FROM {{schema}}.entries WHERE veri_key = ANY($1::bytea[])
-"""  # noqa: S608  # likewise
-COUNT: Final = "SELECT count(*) FROM {schema}.entries"
-# An array, not a join: a plan that was made for a small table is kept while it grows.
-DELETE: Final = """
-WITH doomed AS (
-    SELECT veri_key FROM {schema}.entries WHERE veri_key = ANY($1::bytea[])
-    ORDER BY veri_key FOR UPDATE
-)
-DELETE FROM {schema}.entries WHERE veri_key = ANY(ARRAY(SELECT veri_key FROM doomed))
-"""
-# Rows that are being written are left for the next time: to wait for them while holding
-# others, which are in the order of their expiry, could end in a deadlock.
-DELETE_EXPIRED: Final = """
-WITH doomed AS (
-    SELECT veri_key FROM {schema}.entries
-    WHERE expires_at <= timestamptz 'epoch'
-        + $1::int8 / 1000000 * interval '1 s' + $1::int8 % 1000000 * interval '1 us'
-    ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
-)
-DELETE FROM {schema}.entries WHERE veri_key = ANY(ARRAY(SELECT veri_key FROM doomed))
-"""
-# Written to the log, so that COMMIT waits for standbys, if it waits for any.
-COMMIT_IN_LOG: Final = "SELECT pg_logical_emit_message(true, 'provcache_trio', '')"
-
-
-def check_entries(entries: Sequence[ProvcacheEntry]) -> None:
-    """Return if each of ``entries`` is a ``ProvcacheEntry``; of a subclass, fields would be lost.
-
-    Raises:
-        EntryRejectedError: one is not; ``index`` tells which.
-    """
-    for index, entry in enumerate(entries):
-        if type(entry) is not ProvcacheEntry:
-            kind = type(entry).__name__
-            raise EntryRejectedError(f"an entry must be a ProvcacheEntry, not {kind}", index=index)
-
-
-def once_each(entries: Sequence[ProvcacheEntry]) -> Sequence[ProvcacheEntry]:
-    """Return ``entries`` with the versions of a key merged: a statement takes a key once."""
-    if len({entry.veri_key for entry in entries}) == len(entries):
-        return entries
-    merged: dict[str, ProvcacheEntry] = {}
-    for entry in entries:
-        old = merged.get(entry.veri_key)
-        merged[entry.veri_key] = entry if old is None else merge_entries(old, entry)
-    return tuple(merged.values())
-
-
-def pack(entries: Sequence[ProvcacheEntry]) -> Slice:
-    """Return what is sent for ``entries``, to be given to ``arguments_of``.
-
-    Raises:
-        TypeError, ValueError: an entry was changed after it was made. Not every change is
-            found here; the server refuses the others.
-    """
+def _split(entries: Sequence[ProvcacheEntry]) -> Sequence[Sequence[Any]]:
+    if {*map(type, entries)} - {ProvcacheEntry}:  # of a subclass, fields would be lost
+        raise TypeError("there is an entry of another type")
     decisions = [entry.decision for entry in entries]
     hashes = [""] * (len(entries) * len(HASHES))
     hashes[0::5] = [entry.veri_key[7:] for entry in entries]
@@ -173,44 +125,38 @@ def pack(entries: Sequence[ProvcacheEntry]) -> Slice:
     hashes[2::5] = [decision.proof_root[7:] for decision in decisions]
     hashes[3::5] = [entry.policy_hash[7:] for entry in entries]
     hashes[4::5] = [entry.signer_set_hash[7:] for entry in entries]
-    blob = bytes.fromhex("".join(hashes))
-    if len(blob) != len(entries) * _ROW_OF_HASHES:
-        raise ValueError("a hash must have 64 digits")
     return (
-        blob,
-        _listed(_texts([decision.digest_version for decision in decisions])),
-        _listed(_texts([entry.feed_epoch for entry in entries])),
-        _listed([decision.replay_seed for decision in decisions]),
-        _listed([decision.trust_score for decision in decisions]),
-        _listed([entry.created_at for entry in entries]),
-        _listed([entry.expires_at for entry in entries]),
-        _listed([entry.hit_count for entry in entries]),
-        _listed([entry.last_accessed_at for entry in entries]),
+        hashes,
+        [decision.digest_version for decision in decisions],
+        [entry.feed_epoch for entry in entries],
+        [decision.replay_seed for decision in decisions],
+        [decision.trust_score for decision in decisions],
+        [entry.created_at for entry in entries],
+        [entry.expires_at for entry in entries],
+        [entry.hit_count for entry in entries],
+        [entry.last_accessed_at for entry in entries],
     )
 
 
-def _texts(values: list[str]) -> list[str]:
-    "".join(values)  # raises TypeError if one is no str, of which JSON would make one
-    return values
+def _as_it_is(moment: datetime) -> datetime:
+    return moment
 
 
-def _listed(values: list[Any]) -> bytes:
-    return msgspec.json.encode(values)[1:-1]
+def _refusal(entry: ProvcacheEntry) -> EntryRejectedError | None:
+    """Return why ``entry`` can't be sent, if it can't."""
+    if type(entry) is not ProvcacheEntry:
+        return EntryRejectedError(f"an entry must be a ProvcacheEntry, not {type(entry).__name__}")
+    try:
+        entry.__post_init__()
+        entry.decision.__post_init__()
+        entry.decision.replay_seed.__post_init__()
+    except (TypeError, ValueError) as error:
+        name = type(error).__name__
+        return EntryRejectedError("an entry was changed after it was made", error_class=name)
+    return None
 
 
-def arguments_of(slices: Sequence[Slice]) -> tuple[bytes | str, ...]:
-    """Return the arguments of both ``UPSERT`` for entries that were packed in slices."""
-    blobs, *columns = zip(*slices, strict=True) if slices else ((), *((),) * len(_UNPACKED))
-    return (
-        b"".join(blobs),
-        *(
-            (brackets % b",".join(column)).decode()
-            for brackets, column in zip(_BRACKETS, columns, strict=True)
-        ),
-    )
-
-
-def refused_index(error: PostgresError, entries: Sequence[ProvcacheEntry]) -> int | None:
+def _refused_index(error: PostgresError, entries: Sequence[ProvcacheEntry]) -> int | None:
     """Return which of ``entries`` was refused, if that can be told.
 
     Its detail tells, if it is about our table or a partition of it, which may have any name:
@@ -222,23 +168,43 @@ def refused_index(error: PostgresError, entries: Sequence[ProvcacheEntry]) -> in
     if isinstance(detail, str) and _OTHER_COLUMN(detail):
         return None  # its value may be the key of another entry
     named = _FIRST_VALUE(detail) if isinstance(detail, str) else None
-    if named is None:
-        return unsound_index(entries)  # the server could not read what was sent
+    if named is None:  # the server could not read what was sent
+        return next((index for index, one in enumerate(entries) if _refusal(one)), None)
     key = f"sha256:{named[1]}"
     refused = (index for index, one in enumerate(entries) if one.veri_key.startswith(key))
     return next(refused, None)
 
 
-def unsound_index(entries: Sequence[ProvcacheEntry]) -> int | None:
-    """Return the first of ``entries`` that was changed after it was made, if one was."""
-    return next((index for index, one in enumerate(entries) if not _is_sound(one)), None)
+def _comparison(name: str) -> Comparison:
+    how = _COMPARED.get(name)
+    if how is None:
+        raise ValueError(f"entries are compared by {', '.join(_COMPARED)}, not by {name!r}")
+    return how
 
 
-def _is_sound(entry: ProvcacheEntry) -> bool:
-    try:
-        entry.__post_init__()
-        entry.decision.__post_init__()
-        entry.decision.replay_seed.__post_init__()
-    except (TypeError, ValueError):
-        return False
-    return True
+def _by_hash(name: str) -> Comparison:
+    sent = Argument(((name, "{row}"),), "unnest({}::bytea[])", list, _only)
+
+    def cell(value: object) -> bytes:
+        return hash_blob(name, value)
+
+    return Comparison(name, "", sent, cell)
+
+
+def _epoch(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError(f"feed_epoch must be a str, not {type(value).__name__}")
+    return value
+
+
+def _created(value: object) -> datetime:
+    check_moment("before", value)
+    return cast("datetime", value).astimezone(UTC)
+
+
+_COMPARED: Final = {
+    "policy_hash": _by_hash("policy_hash"),
+    "signer_set_hash": _by_hash("signer_set_hash"),
+    "feed_epoch": Comparison("feed_epoch", "", _text("feed_epoch"), _epoch),
+    "created_at": Comparison("created_at", "", _array("created_at", "timestamptz"), _created),
+}

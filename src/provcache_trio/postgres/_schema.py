@@ -5,14 +5,24 @@ Statements name ``{schema}``, which stands for the quoted name of the schema.
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from provcache_trio._vocabulary.checks import check_text
 from provcache_trio._vocabulary.columns import hashes_as_text
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
+from provcache_trio._vocabulary.table import check_name
+
+from ._catalogue import quoted
+from ._rows import entries_plan
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from asyncpg import Connection
+
+    from provcache_trio._vocabulary.entries import ProvcacheEntry
+
+    from ._plan import Plan
 
 _MOST_NAME_BYTES: Final = 63  # a longer one would be cut, silently
 # Others can't hold every text. SQL_ASCII takes what it is given.
@@ -66,56 +76,77 @@ _SCHEMA_EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname =
 _LOCK: Final = "SELECT pg_advisory_xact_lock(x'70766373'::int, hashtext($1))"  # "pvcs"
 
 
+def check_length(argument: str, name: str) -> None:
+    """Raise unless PostgreSQL would keep all of ``name``."""
+    if len(name.encode()) > _MOST_NAME_BYTES:
+        raise ValueError(f"{argument} must be 1 to {_MOST_NAME_BYTES} bytes long")
+
+
+def check_encoding(connection: Connection) -> None:
+    """Raise unless the database can hold every text."""
+    encoding = connection.get_settings().server_encoding
+    if encoding not in _ENCODINGS:
+        raise StoreMisconfiguredError(f"the database's encoding must be UTF8, not {encoding}")
+
+
+@asynccontextmanager
+async def making(connection: Connection, schema: str | None) -> AsyncGenerator[None]:
+    """Begin a transaction in which ``schema`` is there, and what it holds can be made.
+
+    Programs that open it at once take turns; the second sees what the first made.
+    """
+    async with connection.transaction(isolation="read_committed"):
+        await connection.execute(_LOCK, schema or "")
+        # Not CREATE SCHEMA IF NOT EXISTS, which demands the right to make it even if it exists.
+        if schema is not None and not await connection.fetchval(_SCHEMA_EXISTS, schema):
+            await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
+        yield
+
+
 class Schema:
-    """A schema of the database, by name.
+    """A schema of the database, by name, with the table of ``ProvcacheEntry``.
 
     Args:
         name: the name, as it is; it is quoted here.
+        create: make it if it is not there, and bring an older one up to date.
 
     Raises:
         TypeError: ``name`` is not a str.
         ValueError: it is empty, longer than 63 bytes of UTF-8, holds NUL or a lone surrogate,
             or begins with ``pg_``, which PostgreSQL keeps for itself.
+
+    Attributes:
+        plan: how entries are stored there.
     """
 
-    def __init__(self, name: str) -> None:
-        check_text("schema", name)
-        try:
-            size = len(name.encode())
-        except UnicodeEncodeError:
-            raise ValueError("schema must not hold a lone surrogate") from None
-        if size > _MOST_NAME_BYTES:
-            raise ValueError(f"schema must be 1 to {_MOST_NAME_BYTES} bytes long")
-        if "\0" in name:
-            raise ValueError("schema must not hold NUL")
+    def __init__(self, name: str, *, create: bool) -> None:
+        check_name("schema", name)
+        check_length("schema", name)
         if name.startswith("pg_"):
             raise ValueError("schema must not begin with 'pg_'")
         self._name = name
-        self._quoted = '"' + name.replace('"', '""') + '"'
+        self._create = create
+        self._quoted = quoted(name)
+        self.plan: Plan[ProvcacheEntry] = entries_plan(f"{self._quoted}.entries")
 
     def fill_in(self, statement: str) -> str:
         """Return ``statement`` with the name where it says ``{schema}``."""
         return statement.replace("{schema}", self._quoted)
 
-    async def prepare(self, connection: Connection, *, create: bool) -> None:
-        """Return if the schema is there in the version that this program knows.
+    async def look(self, connection: Connection) -> Plan[ProvcacheEntry]:
+        """Return how entries are stored, if the schema is there in the version that we know.
 
         Args:
             connection: outside of a transaction.
-            create: make it if it is not there, and bring an older one up to date.
 
         Raises:
             StoreMisconfiguredError: it is not there, or another version.
             asyncpg.PostgresError: it can't be looked at, or made.
         """
-        encoding = connection.get_settings().server_encoding
-        if encoding not in _ENCODINGS:
-            raise StoreMisconfiguredError(f"the database's encoding must be UTF8, not {encoding}")
+        check_encoding(connection)
         version = await self._version(connection)
-        if create and version < len(MIGRATIONS):
-            # Programs that open it at once take turns; the second sees what the first made.
-            async with connection.transaction(isolation="read_committed"):
-                await connection.execute(_LOCK, self._name)
+        if self._create and version < len(MIGRATIONS):
+            async with making(connection, self._name):
                 version = await self._migrate(connection)
         if version == 0:
             raise StoreMisconfiguredError("the database has no provcache schema; see create=True")
@@ -123,11 +154,9 @@ class Schema:
             raise StoreMisconfiguredError(
                 f"the schema has version {version}, and this program knows {len(MIGRATIONS)}"
             )
+        return self.plan
 
     async def _migrate(self, connection: Connection) -> int:
-        # Not CREATE SCHEMA IF NOT EXISTS, which demands the right to make it even if it exists.
-        if not await connection.fetchval(_SCHEMA_EXISTS, self._name):
-            await connection.execute(self.fill_in("CREATE SCHEMA {schema}"))
         version = await self._version(connection)
         for number, statements in enumerate(MIGRATIONS[version:], version + 1):
             for statement in statements:

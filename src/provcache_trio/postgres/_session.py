@@ -7,7 +7,7 @@ import math
 import os
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, TypeVar, final
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar, final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
@@ -23,9 +23,12 @@ from ._errors import meaning_of_error, timed_out, translated
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from ._schema import Schema
+    from ._plan import Plan
 
+E = TypeVar("E")
 T = TypeVar("T")
+# What is done with a connection to a place where entries are stored in this way.
+Statement: TypeAlias = "Callable[[asyncpg.Connection, Plan[E]], Awaitable[T]]"
 
 _CLOSE_TIMEOUT_SECONDS: Final = 1
 _OF_COMMAND_TIMEOUT: Final = 0.9  # the server's share
@@ -40,6 +43,22 @@ _UNREADABLE: Final = (
     NotADirectoryError,
     PermissionError,
 )
+# What a statement may be refused for if the table is no longer what it was. The server means the
+# entry by some of these, and by some that the statement is wrong; to look again tells.
+_OF_ALTERED_TABLES: Final = frozenset(
+    {
+        "0A000",  # its result has another type
+        "22001",  # a text is too long
+        "22003",  # a number is too large
+        "22P02",  # a text is no label of an enum
+        "23502",  # a column must not be NULL
+        "42703",  # no such column
+        "42704",  # no such type
+        "42804",  # a column has another type
+        "42P01",  # no such table
+        "42P10",  # no unique index on the key
+    }
+)
 _KEEPALIVES: Final = {
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
@@ -47,16 +66,34 @@ _KEEPALIVES: Final = {
 }
 
 
+class Place(Protocol[E]):
+    """Where in the database entries are stored."""
+
+    @property
+    def plan(self) -> Plan[E] | None:
+        """How they are stored there; None: nobody has looked yet."""
+        ...
+
+    async def look(self, connection: asyncpg.Connection, /) -> Plan[E]:
+        """Return how entries are stored there, making it first if need be."""
+        ...
+
+
 @final
-class Connector:
-    """Makes connections; what it is given is described at ``open_postgres_repository``."""
+class Connector(Generic[E]):
+    """Makes connections; what it is given is described at ``open_postgres_repository``.
+
+    Attributes:
+        place: where entries are stored.
+        pgbouncer: whether there is a PgBouncer in between.
+        statement_timeout_seconds: after so long the server gives up.
+    """
 
     def __init__(
         self,
         dsn: str,
         *,
-        schema: Schema,
-        create: bool,
+        place: Place[E],
         connect_timeout_seconds: float,
         command_timeout_seconds: float,
         server_settings: Mapping[str, str],
@@ -64,8 +101,7 @@ class Connector:
     ) -> None:
         self._dsn = dsn
         self._turn = 0  # which of its hosts is the first, next time
-        self._schema = schema
-        self._create = create
+        self.place = place
         self._connect_timeout = connect_timeout_seconds
         self._command_timeout = command_timeout_seconds
         self._wanted = dict(server_settings)
@@ -74,7 +110,7 @@ class Connector:
         self.statement_timeout_seconds: float = command_timeout_seconds * _OF_COMMAND_TIMEOUT
 
     async def connect(self, *, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
-        """Return a connection to a schema that is known to be there."""
+        """Return a connection to a place that was looked at."""
         turn = self._turn
         try:
             return await self._connect(turn, planner_settings)
@@ -116,7 +152,7 @@ class Connector:
     async def _prepare(self, connection: asyncpg.Connection) -> None:
         try:
             await self._guard(connection)
-            await self._schema.prepare(connection, create=self._create)
+            await self.place.look(connection)
         except Exception as error:
             if isinstance(error, (asyncpg.PostgresError, OSError, ProvcacheError)):
                 raise
@@ -158,7 +194,7 @@ class Connector:
 
 
 @final
-class Session:
+class Session(Generic[E]):
     """A connection that replaces itself when it is lost. One call at a time.
 
     Args:
@@ -166,13 +202,16 @@ class Session:
         planner_settings: run-time parameters for this kind of session.
     """
 
-    def __init__(self, connector: Connector, planner_settings: Mapping[str, str]) -> None:
+    def __init__(self, connector: Connector[E], planner_settings: Mapping[str, str]) -> None:
         self._connector = connector
         self._planner_settings = planner_settings
         self._connection: asyncpg.Connection | None = None
+        self._plan: Plan[E] | None = None  # as the place was when this connection looked
 
-    async def run(self, statement: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    async def run(self, statement: Statement[E, T]) -> T:
         """Return what ``statement`` returns, connecting first if need be.
+
+        It is called again if it failed because the table was altered meanwhile.
 
         When it is cancelled, the server is told; that takes a second at most.
 
@@ -186,8 +225,9 @@ class Session:
             if connection is None or connection.is_closed():
                 self._connection = None
                 connection = await self._connect()
+            plan = await self._look(connection)
             began = asyncio.get_running_loop().time()
-            result = await statement(connection)
+            result = await self._call(statement, connection, plan)
         except ProvcacheError:
             raise
         except Exception as error:  # noqa: BLE001  # translated
@@ -214,7 +254,32 @@ class Session:
         connector = self._connector
         connection = await connector.connect(planner_settings=self._planner_settings)
         self._connection = connection
+        self._plan = connector.place.plan
         return connection
+
+    async def _look(self, connection: asyncpg.Connection) -> Plan[E]:
+        """Return the plan, and look again if another connection saw something new."""
+        if self._plan is None or self._plan is not self._connector.place.plan:
+            self._plan = await self._connector.place.look(connection)
+        return self._plan
+
+    async def _call(
+        self, statement: Statement[E, T], connection: asyncpg.Connection, plan: Plan[E]
+    ) -> T:
+        try:
+            return await statement(connection, plan)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate not in _OF_ALTERED_TABLES:
+                raise
+            failure = error
+        # Not above: the error, which quotes rows, would be the context of another one.
+        try:
+            self._plan = await self._connector.place.look(connection)
+            if self._plan is plan:
+                raise failure
+        finally:
+            del failure  # or this frame would hold itself
+        return await statement(connection, self._plan)
 
     async def _answers(self) -> bool:
         """Return whether a fresh connection is answered; it is kept for the next call."""

@@ -94,6 +94,22 @@ def _float(value: object) -> float:
     return number
 
 
+def _bool(value: object) -> int:
+    return int(values.boolean(value))
+
+
+def _uuid(value: object) -> str:
+    return str(values.uuid(value))
+
+
+def _decimal(value: object) -> str:
+    return str(values.decimal(value))
+
+
+def _date(value: object) -> str:
+    return values.day(value).isoformat()
+
+
 def _moment_as_text(value: object) -> str:
     # Of one width, so that text is compared as moments are.
     return values.moment(value).isoformat(timespec="microseconds")
@@ -131,6 +147,10 @@ def _truth(number: int) -> bool:
     return number == 1
 
 
+def _times_microsecond(number: int) -> timedelta:
+    return number * _MICROSECOND
+
+
 def _moment(text: str) -> datetime:
     found = datetime.fromisoformat(text)
     if found.tzinfo is None:
@@ -164,10 +184,6 @@ def _bools(many: Sequence[Any]) -> Sequence[Cell] | None:
     return [*map(int, many)] if values.are(bool, many) else None
 
 
-def _blobs(many: Sequence[Any]) -> Sequence[Cell] | None:
-    return many if values.are(bytes, many) else None
-
-
 def _uuids(many: Sequence[Any]) -> Sequence[Cell] | None:
     return [*map(str, many)] if values.are(UUID, many) else None
 
@@ -196,13 +212,11 @@ _CODECS: Final[dict[str, Codec]] = {
     "str": Codec(values.text, read(str), _texts),
     "int": Codec(values.integer(_BITS), read(int), _ints),
     "float": Codec(_float, _number_as_float, _floats),
-    "bool": Codec(lambda value: int(values.boolean(value)), read(int, _truth), _bools),
-    "bytes": Codec(values.blob, read(bytes), _blobs),
-    "UUID": Codec(lambda value: str(values.uuid(value)), read(str, UUID), _uuids),
-    "Decimal": Codec(lambda value: str(values.decimal(value)), read(str, Decimal), _decimals),
-    "date": Codec(
-        lambda value: values.day(value).isoformat(), read(str, date.fromisoformat), _dates
-    ),
+    "bool": Codec(_bool, read(int, _truth), _bools),
+    "bytes": Codec(values.blob, read(bytes), values.all_of(bytes)),
+    "UUID": Codec(_uuid, read(str, UUID), _uuids),
+    "Decimal": Codec(_decimal, read(str, Decimal), _decimals),
+    "date": Codec(_date, read(str, date.fromisoformat), _dates),
     "time": Codec(_time, read(str, time.fromisoformat)),
-    "timedelta": Codec(_duration, read(int, lambda number: number * _MICROSECOND)),
+    "timedelta": Codec(_duration, read(int, _times_microsecond)),
 }

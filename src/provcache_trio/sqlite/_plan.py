@@ -93,7 +93,8 @@ class TablePlan(Plan[E]):
             cells.append(self._cell(field, value))
         newer = self.table.newer_field
         if before is not None and newer is not None:
-            conditions.append(f"{quoted(newer.column)}{_collation(newer)} < ?")
+            column = quoted(newer.column)  # None is older than everything else
+            conditions.append(f"({column} IS NULL OR {column}{_collation(newer)} < ?)")
             cells.append(self._cell(newer, before))
         return _delete_some(self.table, " AND ".join(conditions)), cells
 
@@ -126,10 +127,10 @@ def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> Table
         codecs=codecs,
         version=version,
         upsert=_upsert(table, columns),
-        select=f"SELECT {columns} FROM {name} WHERE {is_key}",  # noqa: S608  # names, quoted
-        probe=f"DELETE FROM {name} WHERE false",  # noqa: S608  # likewise
-        count=f"SELECT count(*) FROM {name}",  # noqa: S608  # likewise
-        delete=f"DELETE FROM {name} WHERE {is_key}",  # noqa: S608  # likewise
+        select=f"SELECT {columns} FROM {name} WHERE {is_key}",
+        probe=f"DELETE FROM {name} WHERE false",
+        count=f"SELECT count(*) FROM {name}",
+        delete=f"DELETE FROM {name} WHERE {is_key}",
         delete_expired=None
         if expires is None
         else _delete_some(table, f"{quoted(expires.column)} <= ?", quoted(expires.column)),
@@ -148,7 +149,7 @@ def _upsert(table: Table[E], columns: str) -> str:
     """Return the statement whose rule is ``table.merge``; it does not write what stays as it is."""
     name = quoted(table.name)
     insert = (
-        f"INSERT INTO {name} AS t ({columns}) VALUES ({', '.join('?' * len(table.fields))})\n"  # noqa: S608
+        f"INSERT INTO {name} AS t ({columns}) VALUES ({', '.join('?' * len(table.fields))})\n"
         f"ON CONFLICT ({', '.join(quoted(field.column) for field in table.key_fields)}) "
     )
     wins = _wins(table)
@@ -208,7 +209,7 @@ def _delete_some(table: Table[Any], condition: str, order: str | None = None) ->
     key = ", ".join(quoted(field.column) for field in table.key_fields)
     ordered = "" if order is None else f" ORDER BY {order}"
     return (
-        f"DELETE FROM {name} WHERE ({key}) IN (\n"  # noqa: S608  # made of names, quoted
+        f"DELETE FROM {name} WHERE ({key}) IN (\n"
         f"    SELECT {key} FROM {name} WHERE {condition}{ordered} LIMIT ?\n)"
     )
 

@@ -1,0 +1,202 @@
+"""What PostgreSQL says of a table of the user's own, and whether a declaration fits it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from provcache_trio._vocabulary.errors import StoreMisconfiguredError
+
+from ._arrays import item_of
+from ._columns import FITTING, Column
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from provcache_trio._vocabulary.table import Table, TableField
+
+# Of a domain, what it is made of; a modifier is that of the column, or of the innermost domain
+# that has one.
+_UNWRAPPED: Final = """
+    WITH RECURSIVE unwrapped AS (
+        SELECT t.*, a.atttypmod AS modifier, a.attnotnull AS refuses_null,
+            a.atthasdef OR a.attidentity <> '' AS has_default
+        FROM pg_type AS t WHERE t.oid = a.atttypid
+        UNION ALL
+        SELECT t.*, CASE WHEN u.modifier = -1 THEN u.typtypmod ELSE u.modifier END,
+            u.refuses_null OR u.typnotnull, u.has_default OR u.typdefault IS NOT NULL
+        FROM unwrapped AS u JOIN pg_type AS t ON t.oid = u.typbasetype WHERE u.typtype = 'd'
+    )
+    SELECT * FROM unwrapped WHERE typtype <> 'd'
+"""
+# One question, so that a new connection costs one answer.
+CATALOGUE: Final = f"""
+SELECT json_build_object(
+    'schema', quote_ident(n.nspname),
+    'kind', c.relkind,
+    'columns', (
+        SELECT json_agg(json_build_object(
+            'name', a.attname,
+            'declared', format_type(a.atttypid, a.atttypmod),
+            'type', CASE WHEN s.nspname = 'pg_catalog' THEN e.typname ELSE '' END,
+            'named', quote_ident(s.nspname) || '.' || quote_ident(e.typname),
+            'is_array', b.typcategory = 'A' AND b.typlen = -1,
+            'modifier', b.modifier,
+            'refuses_null', b.refuses_null,
+            'has_default', b.has_default,
+            'is_generated', a.attgenerated <> '' OR a.attidentity = 'a',
+            'is_deterministic', coalesce(l.collisdeterministic, true),
+            'labels', (
+                SELECT json_agg(g.enumlabel ORDER BY g.enumsortorder)
+                FROM pg_enum AS g WHERE g.enumtypid = e.oid
+            )
+        ) ORDER BY a.attnum)
+        FROM pg_attribute AS a
+        CROSS JOIN LATERAL ({_UNWRAPPED}) AS b
+        JOIN pg_type AS e
+            ON e.oid = CASE WHEN b.typcategory = 'A' AND b.typlen = -1 THEN b.typelem ELSE b.oid END
+        JOIN pg_namespace AS s ON s.oid = e.typnamespace
+        LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    ),
+    'unique', (
+        SELECT json_agg(
+            (
+                SELECT json_agg(a.attname)
+                FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+                JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number
+                WHERE k.place <= i.indnkeyatts
+            )
+        )
+        FROM pg_index AS i
+        WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+            AND i.indpred IS NULL AND i.indexprs IS NULL
+    )
+)::text
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relname::text = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND CASE WHEN $2::text IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname::text = $2 END
+"""  # noqa: S608  # made of text from here
+
+_KINDS: Final = {"m": "a materialized view", "f": "a foreign table"}
+_VIEW: Final = "v"
+
+
+class _Relation(msgspec.Struct):
+    schema: str
+    kind: str
+    columns: list[dict[str, Any]] | None
+    unique: list[list[str]] | None
+
+
+class Catalogue(NamedTuple):
+    """What is known of a table.
+
+    Attributes:
+        target: its name, quoted, in its schema.
+        columns: by name.
+    """
+
+    target: str
+    columns: dict[str, Column]
+
+
+def quoted(name: str) -> str:
+    """Return ``name`` as a statement has to have it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def read_catalogue(table: Table[Any], document: str | None) -> Catalogue:
+    """Return what the server answered, if ``table`` can be stored there.
+
+    Raises:
+        StoreMisconfiguredError: it can't, or there is no such table; names table and column.
+    """
+    if document is None:
+        where = "the search path" if table.schema is None else f"schema {table.schema!r}"
+        raise StoreMisconfiguredError(
+            f"there is no table {table.name!r} in {where}; make it, or open the repository with "
+            "create=True",
+            table=table.name,
+        )
+    relation = msgspec.json.decode(document, type=_Relation)
+    if relation.kind in _KINDS:
+        raise _misfit(table, f"it is {_KINDS[relation.kind]}, into which PostgreSQL can't upsert")
+    columns = {one["name"]: Column(**one) for one in relation.columns or ()}
+    fields = {field.column: field for field in table.fields}
+    for name, field in fields.items():
+        _check_column(table, field, columns.get(name))
+    for column in columns.values():
+        is_needed = column.refuses_null and not column.has_default and not column.is_generated
+        if is_needed and column.name not in fields:
+            raise _misfit(
+                table,
+                f"column {column.name!r} is NOT NULL and has no default, and no field fills it",
+                column.name,
+            )
+    if relation.kind != _VIEW:  # the catalogue knows of no index of a view; the server does
+        _check_key(table, columns, relation.unique or [])
+    return Catalogue(f"{relation.schema}.{quoted(table.name)}", columns)
+
+
+def _misfit(table: Table[Any], problem: str, column: str | None = None) -> StoreMisconfiguredError:
+    return StoreMisconfiguredError(
+        f"table {table.name!r} does not fit {table.entry_type.__name__}: {problem}",
+        table=table.name,
+        column=column,
+    )
+
+
+def _check_column(table: Table[Any], field: TableField, column: Column | None) -> None:
+    if column is None:
+        raise _misfit(
+            table, f"it has no column {field.column!r}, for field {field.name!r}", field.column
+        )
+    if column.is_generated:
+        raise _misfit(table, f"column {column.name!r} is generated", column.name)
+    item = item_of(field) if column.is_array else field
+    if item is None or not _holds(item, column):
+        raise _misfit(
+            table,
+            f"column {column.name!r} of type {column.declared} can't hold a {field.kind} "
+            f"unchanged; {_listed(FITTING[field.kind])} can",
+            column.name,
+        )
+    for label in item.members or ():
+        if column.labels is not None and label not in column.labels:
+            raise _misfit(
+                table,
+                f"column {column.name!r} of type {column.declared} has no label {label!r}",
+                column.name,
+            )
+
+
+def _holds(field: TableField, column: Column) -> bool:
+    if column.labels is not None:
+        return field.kind == "str"
+    if column.type == "interval" and column.modifier != -1:
+        return False
+    if column.is_array and field.kind == "JSON":
+        return False
+    return column.type in FITTING[field.kind]
+
+
+def _listed(types: Iterable[str]) -> str:
+    return " or ".join(types)
+
+
+def _check_key(table: Table[Any], columns: dict[str, Column], unique: Iterable[list[str]]) -> None:
+    """Raise unless a unique index is on exactly the key, and tells all texts apart."""
+    wanted = [field.column for field in table.key_fields]
+    for name in wanted:
+        if not columns[name].is_deterministic:
+            raise _misfit(
+                table,
+                f"its key {quoted(name)} has a collation that takes different texts for equal",
+                name,
+            )
+    if not any({*names} == {*wanted} for names in unique):
+        listed = ", ".join(map(quoted, wanted))
+        described = listed if len(wanted) == 1 else f"({listed})"
+        raise _misfit(table, f"it has no unique index on exactly its key {described}")

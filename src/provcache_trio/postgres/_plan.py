@@ -1,0 +1,320 @@
+"""How entries of one type go into one table: its statements, and what they are called with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+
+from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.values import (
+    argument,
+    entry_maker,
+    parts_of,
+    refusal,
+    wrong_type,
+)
+
+from ._catalogue import quoted
+from ._codecs import codec_of
+from ._statements import Argument, StoredColumn, delete_some, sent, statements_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from asyncpg import PostgresError
+
+    from provcache_trio._vocabulary.table import Table, TableField
+
+    from ._catalogue import Catalogue
+    from ._codecs import ColumnCodec
+    from ._columns import Column
+    from ._statements import ColumnRule, Statements
+
+E = TypeVar("E")
+Slice: TypeAlias = tuple[Any, ...]  # what is sent of some entries, for each argument
+
+_C_ORDER: Final = ' COLLATE "C"'
+_MOST_DELETED_AT_ONCE: Final = 2000  # so that others may write in between
+_MOST_QUOTED_BYTES: Final = 64  # of a value, in a message of the server
+_ABOUT_COLUMNS: Final = re.compile(r"\([^()]*\)=\(").search
+
+
+class Comparison(NamedTuple):
+    """How a field is compared with a value.
+
+    Attributes:
+        column: its column, quoted.
+        order: the collation, as a clause; "" for all but text.
+        sent: how the value is sent.
+        cell: returns what is sent of it, as one of many; raises TypeError or ValueError.
+    """
+
+    column: str
+    order: str
+    sent: Argument
+    cell: Callable[[object], Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan(Generic[E]):
+    """Statements, and how their arguments and rows are made.
+
+    Attributes:
+        target: the table's name, quoted, in its schema.
+        columns: all that are stored.
+        sent: what is sent of entries, for each argument.
+        sent_keys: what is sent of keys, likewise.
+        statements: what is sent to the server.
+        key: returns the key of an entry.
+        merge: returns what is kept of two versions of one key.
+        refusal: returns why an entry can't be sent; None: it can.
+        split: returns the values of entries, for each of ``sent``; raises AttributeError.
+        split_keys: returns the cells of keys, for each of ``sent_keys``; raises TypeError or
+            ValueError.
+        entry_of: returns the entry of a row; raises StoreMisconfiguredError.
+        index_of: returns which entry an error of the server is about, if it can tell.
+        fields_by_column: names of fields.
+        comparison: returns how a field is compared, by its name; raises TypeError or ValueError.
+        newer: name of the field that says which version is newer, if one does.
+    """
+
+    target: str
+    columns: tuple[StoredColumn, ...]
+    sent: tuple[Argument, ...]
+    sent_keys: tuple[Argument, ...]
+    statements: Statements
+    key: Callable[[E], Hashable]
+    merge: Callable[[E, E], E]
+    refusal: Callable[[E], EntryRejectedError | None]
+    split: Callable[[Sequence[E]], Iterable[Sequence[Any]]]
+    split_keys: Callable[[Sequence[Any]], Iterable[Sequence[Any]]]
+    entry_of: Callable[[Sequence[Any]], E]
+    index_of: Callable[[PostgresError, Sequence[E]], int | None]
+    fields_by_column: Mapping[str, str]
+    comparison: Callable[[str], Comparison]
+    newer: str | None
+
+    def once_each(self, entries: Sequence[E]) -> Sequence[E]:
+        """Return ``entries`` with the versions of a key merged: a statement takes a key once."""
+        if len({*map(self.key, entries)}) == len(entries):
+            return entries
+        merged: dict[Hashable, E] = {}
+        for entry in entries:
+            key = self.key(entry)
+            merged[key] = self.merge(merged[key], entry) if key in merged else entry
+        return tuple(merged.values())
+
+    def pack(self, entries: Sequence[E]) -> Slice:
+        """Return what is sent for ``entries``, to be given to ``arguments_of``.
+
+        Raises:
+            AttributeError, TypeError, UnfitError, ValueError: one of them can't be sent. Not
+                every fault is found here; the server refuses the others.
+        """
+        split = self.split(entries)
+        return tuple(one.pack(values) for one, values in zip(self.sent, split, strict=True))
+
+    def arguments_of(self, slices: Sequence[Slice]) -> tuple[object, ...]:
+        """Return the arguments of ``upsert`` for entries that were packed in slices."""
+        pieces = [*zip(*slices, strict=True)] if slices else [()] * len(self.sent)
+        return tuple(one.join(many) for one, many in zip(self.sent, pieces, strict=True))
+
+    def key_arguments(self, keys: Sequence[Any]) -> tuple[object, ...]:
+        """Return the arguments of ``select`` and ``delete``; raises TypeError or ValueError."""
+        split = self.split_keys(keys)
+        return tuple(
+            one.join([one.pack(cells)]) for one, cells in zip(self.sent_keys, split, strict=True)
+        )
+
+    def unfit(self, entries: Sequence[E]) -> EntryRejectedError:
+        """Return the error for the first of ``entries`` that can't be sent."""
+        for index, entry in enumerate(entries):
+            error = self.refusal(entry)
+            if error is not None:
+                error.index = index
+                return error
+        return EntryRejectedError("an entry was changed while it was being stored")
+
+    def delete_where(
+        self, before: object, equals: Mapping[str, object]
+    ) -> tuple[str, tuple[object, ...]]:
+        """Return the statement that deletes some of the rows that match, and its arguments.
+
+        Raises:
+            TypeError: a value can't be that of its field, or can't be compared.
+            ValueError: there is no such field.
+        """
+        conditions: list[str] = []
+        arguments: list[object] = []
+
+        def value_of(how: Comparison, value: object) -> str:
+            arguments.append(how.sent.join([how.sent.pack([how.cell(value)])]))
+            name, _ = how.sent.columns[0]
+            return f"(SELECT {name} FROM ({sent([how.sent], len(arguments))}) AS sent)"
+
+        for name, value in equals.items():
+            how = self.comparison(name)
+            conditions.append(
+                f"{how.column} IS NULL"
+                if value is None
+                else f"{how.column}{how.order} = {value_of(how, value)}"
+            )
+        if before is not None and self.newer is not None:
+            how = self.comparison(self.newer)
+            older = f"{how.column}{how.order} < {value_of(how, before)}"
+            conditions.append(f"({how.column} IS NULL OR {older})")  # None is older than all
+        statement = delete_some(self.target, self.columns, conditions, _MOST_DELETED_AT_ONCE)
+        return statement, tuple(arguments)
+
+
+# Tables of users
+
+
+def plan_of(table: Table[E], catalogue: Catalogue) -> Plan[E]:
+    """Return how the entries of ``table`` are stored in what the catalogue describes."""
+    columns = {field.name: catalogue.columns[field.column] for field in table.fields}
+    codecs = {field.name: codec_of(field, columns[field.name]) for field in table.fields}
+    plain = {name: one.codec for name, one in codecs.items()}
+    stored = tuple(
+        _stored(table, field, columns[field.name], codecs[field.name]) for field in table.fields
+    )
+    arguments = {field.name: _argument(field, codecs[field.name]) for field in table.fields}
+    keys = tuple(arguments[field.name] for field in table.key_fields)
+    expires = table.expires_field
+
+    def refused(entry: E) -> EntryRejectedError | None:
+        if type(entry) is not table.entry_type:  # of a subclass, fields would be lost
+            return wrong_type(table, entry)
+        return refusal(table, plain, entry)
+
+    def split_keys(many: Sequence[Any]) -> Iterable[Sequence[Any]]:
+        rows = [parts_of(table, key) for key in many]
+        return [
+            [argument(field, plain[field.name], row[number]) for row in rows]
+            for number, field in enumerate(table.key_fields)
+        ]
+
+    def comparison(name: str) -> Comparison:
+        field = table.field(name)
+        if field.kind == "JSON":
+            raise TypeError(f"{name} is stored as JSON, so it can't be compared")
+
+        def cell(value: object) -> object:
+            return argument(field, plain[name], value)
+
+        order = "" if columns[name].is_deterministic else _C_ORDER
+        return Comparison(quoted(field.column), order, arguments[name], cell)
+
+    return Plan(
+        target=catalogue.target,
+        columns=stored,
+        sent=tuple(arguments.values()),
+        sent_keys=keys,
+        statements=statements_of(
+            catalogue.target,
+            stored,
+            tuple(arguments.values()),
+            keys,
+            None if expires is None else quoted(expires.column),
+        ),
+        key=table.key,
+        merge=table.merge,
+        refusal=refused,
+        split=_splitter(table),
+        split_keys=split_keys,
+        entry_of=entry_maker(table, plain),
+        index_of=_index_finder(table, catalogue),
+        fields_by_column={field.column: field.name for field in table.fields},
+        comparison=comparison,
+        newer=None if table.newer_field is None else table.newer_field.name,
+    )
+
+
+def _splitter(table: Table[E]) -> Callable[[Sequence[E]], Iterable[Sequence[Any]]]:
+    entry_type, values_of = table.entry_type, table.values
+    nothing: tuple[Sequence[Any], ...] = ((),) * len(table.fields)
+
+    def split(entries: Sequence[E]) -> Iterable[Sequence[Any]]:
+        if {*map(type, entries)} - {entry_type}:
+            raise TypeError("there is an entry of another type")
+        return [*zip(*map(values_of, entries), strict=True)] or nothing
+
+    return split
+
+
+def _stored(
+    table: Table[Any], field: TableField, column: Column, codec: ColumnCodec
+) -> StoredColumn:
+    rule: ColumnRule = field.rule
+    if field in table.key_fields:
+        rule = "key"
+    elif field is table.newer_field:
+        rule = "newer"
+    is_text = column.type in {"text", "varchar"} and not column.is_array
+    told_apart = "{}::text" if column.type == "json" else "{}"
+    return StoredColumn(
+        name=quoted(field.column),
+        rule=rule,
+        order=_C_ORDER if is_text else "",
+        # A collation may take different texts for equal.
+        told_apart="{}" + _C_ORDER if is_text else told_apart,
+        may_be_null=not column.refuses_null,
+        read=codec.read,
+    )
+
+
+def _argument(field: TableField, codec: ColumnCodec) -> Argument:
+    return Argument(
+        columns=((quoted(field.column), codec.made),),
+        rows=codec.rows,
+        pack=codec.packed,
+        join=codec.join,
+    )
+
+
+# Which entry an error is about
+
+
+def _index_finder(
+    table: Table[E], catalogue: Catalogue
+) -> Callable[[PostgresError, Sequence[E]], int | None]:
+    """Return a function that looks for the key in the detail of an error.
+
+    The server quotes the row, "Failing row contains (…, …)", in its own language; what comes
+    first there is the table's first column. The queue takes the index for a hint, so one that
+    is wrong, because the detail is about somebody else's table, does no harm.
+    """
+    leading = [*catalogue.columns][: len(table.key_fields)]
+    ours = f"({', '.join(leading)})=("
+    fields = {field.column: field for field in table.key_fields}
+    if {*leading} != {*fields}:
+        return lambda _error, _entries: None
+    ordered = [fields[column].name for column in leading]
+
+    def index_of(error: PostgresError, entries: Sequence[E]) -> int | None:
+        detail = error.detail if error.table_name else None
+        if not isinstance(detail, str) or (_ABOUT_COLUMNS(detail) and ours not in detail):
+            return None  # what it quotes of other columns may be the key of another entry
+        for index, entry in enumerate(entries):
+            texts = [_quoted_by_server(getattr(entry, name)) for name in ordered]
+            beginning = f"({', '.join(texts)}"
+            if f"{beginning}, " in detail or f"{beginning})" in detail:
+                return index
+        return None
+
+    return index_of
+
+
+def _quoted_by_server(value: object) -> str:
+    """Return how the server quotes a part of a key, but for what depends on its settings."""
+    plain: object = getattr(value, "value", value)  # of an Enum
+    text = str(plain)
+    if isinstance(plain, bool):
+        text = "t" if plain else "f"
+    elif isinstance(plain, bytes):
+        text = f"\\x{plain.hex()}"
+    encoded = text.encode()
+    if len(encoded) <= _MOST_QUOTED_BYTES:
+        return text
+    return encoded[:_MOST_QUOTED_BYTES].decode(errors="ignore") + "..."

@@ -1,0 +1,271 @@
+"""The statements that store entries in a table, made of its columns.
+
+One generator for every table: that of ``ProvcacheEntry`` and those of users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+ColumnRule: TypeAlias = Literal["key", "newer", "newest", "keep", "greatest", "least"]
+
+# Written to the log, so that COMMIT waits for standbys, if it waits for any.
+COMMIT_IN_LOG: Final = "SELECT pg_logical_emit_message(true, 'provcache_trio', '')"
+
+
+class StoredColumn(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        name: quoted where it has to be.
+        rule: what becomes of it when two versions of one key meet.
+        order: the collation by which its values are ordered, as a clause; "" for all but text.
+        told_apart: how two values are compared that may be equal; ``{}`` is the column.
+        may_be_null: whether a row may have none.
+        read: how it is read; ``{}`` is the column.
+    """
+
+    name: str
+    rule: ColumnRule
+    order: str = ""
+    told_apart: str = "{}"
+    may_be_null: bool = False
+    read: str = "{}"
+
+
+class Argument(NamedTuple):
+    """One argument of a statement: what is sent of many entries for a column, or several.
+
+    asyncpg encodes an array in half a microsecond an element, and all of them in one step: six
+    milliseconds for 500 entries, in which the host's tasks stand still and the server waits. So
+    most arrays are packed here into few values, in a tenth of that. The server unpacks them in
+    no more time than it takes to read arrays.
+
+    Attributes:
+        columns: the names, and how each is made of a row of it, which is ``{row}``.
+        rows: the function that yields its rows, of the argument ``{}``; None: the columns are
+            made of the argument itself, ``{}``, and of ``place``, which counts rows from 1.
+        pack: returns what is sent for the values of some entries; may raise UnfitError,
+            TypeError or ValueError.
+        join: returns the argument for all that was packed.
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    rows: str | None
+    pack: Callable[[Sequence[Any]], Any]
+    join: Callable[[Sequence[Any]], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statements:
+    """What is sent to the server.
+
+    Attributes:
+        upsert: stores rows; its arguments are those of the columns.
+        upsert_changes: the same, which does not lock rows that would stay as they are.
+        select: reads rows by key; its arguments are those of the key's columns.
+        count: counts rows.
+        delete: deletes rows by key, likewise.
+        delete_expired: deletes rows that expired by a moment, in microseconds since 1970: so
+            many; None: none ever expires.
+    """
+
+    upsert: str
+    upsert_changes: str
+    select: str
+    count: str
+    delete: str
+    delete_expired: str | None
+
+
+def statements_of(
+    target: str,
+    columns: Sequence[StoredColumn],
+    arguments: Sequence[Argument],
+    key_arguments: Sequence[Argument],
+    expires: str | None,
+) -> Statements:
+    """Return the statements for a table.
+
+    Args:
+        target: its name, quoted, in its schema.
+        columns: all that are stored, in the order in which they are read.
+        arguments: of what is stored.
+        key_arguments: of keys.
+        expires: name of the column by which rows expire.
+    """
+    keys = [column.name for column in columns if column.rule == "key"]
+    rows = _Rows(target, columns, keys)
+    among = rows.among(f"SELECT {_list(keys)} FROM ({sent(key_arguments)}) AS sent")
+    return Statements(
+        upsert=rows.upsert(arguments, ""),
+        # Rows that would stay as they are, are left out first, since ON CONFLICT would lock
+        # them, and even that is written to the log. To look for them takes a fifth of the
+        # time of new ones.
+        upsert_changes=rows.upsert(arguments, rows.only_changes()),
+        select=f"SELECT {_list(column.read.format(column.name) for column in columns)}"
+        f" FROM {target} WHERE {among}",
+        count=f"SELECT count(*) FROM {target}",
+        delete=rows.delete(f"WHERE {among} ORDER BY {rows.key_order()} FOR UPDATE"),
+        # Rows that are being written are left for the next time: to wait for them while
+        # holding others, which are in the order of their expiry, could end in a deadlock.
+        delete_expired=None
+        if expires is None
+        else rows.delete(
+            f"WHERE {expires} <= timestamptz 'epoch'"
+            " + $1::int8 / 1000000 * interval '1 s' + $1::int8 % 1000000 * interval '1 us'"
+            f" ORDER BY {expires} LIMIT $2 FOR UPDATE SKIP LOCKED"
+        ),
+    )
+
+
+def delete_some(
+    target: str, columns: Sequence[StoredColumn], conditions: Sequence[str], at_most: int
+) -> str:
+    """Return the statement that deletes some of the rows that meet all ``conditions``.
+
+    They are found first, and then locked in the order in which every writer locks; one that was
+    changed meanwhile is looked at again.
+    """
+    keys = [column.name for column in columns if column.rule == "key"]
+    rows = _Rows(target, columns, keys)
+    condition = " AND ".join(conditions)
+    found = f"SELECT {_list(keys)} FROM {target} WHERE {condition} LIMIT {at_most}"
+    return rows.delete(
+        f"WHERE {rows.among(found)} AND {condition} ORDER BY {rows.key_order()} FOR UPDATE"
+    )
+
+
+def sent(arguments: Sequence[Argument], first: int = 1) -> str:
+    """Return the query whose rows are what ``arguments`` were packed of."""
+    functions: list[str] = []
+    columns: list[str] = []
+    for number, argument in enumerate(arguments, first):
+        parameter = f"${number}"
+        row = f"row_{number}"
+        if argument.rows is not None:
+            functions.append(argument.rows.format(parameter))
+        columns += [
+            f"{made.format(parameter, row=row)} AS {name}" for name, made in argument.columns
+        ]
+    rows = [
+        f"row_{number}"
+        for number, argument in enumerate(arguments, first)
+        if argument.rows is not None
+    ]
+    return (
+        f"SELECT {_list(columns)} FROM ROWS FROM ({_list(functions)})"
+        f" WITH ORDINALITY AS packed ({_list(rows)}, place) OFFSET 0"
+    )
+
+
+class _Rows:
+    """The rows of a table, and what is said of them in several statements."""
+
+    def __init__(self, target: str, columns: Sequence[StoredColumn], keys: Sequence[str]) -> None:
+        self._target = target
+        self._columns = columns
+        self._keys = keys
+        self._newer = next((one for one in columns if one.rule == "newer"), None)
+        self._payload = [one for one in columns if one.rule in {"newer", "newest"}]
+        self._extremes = [one for one in columns if one.rule in {"greatest", "least"}]
+
+    def key_order(self, prefix: str = "") -> str:
+        """Return the order in which keys are locked.
+
+        By every writer: none waits for another that waits for it.
+        """
+        return _list(f"{prefix}{one.name}{one.order}" for one in self._columns if one.rule == "key")
+
+    def among(self, query: str) -> str:
+        """Return the condition that a row's key is one of those that ``query`` returns."""
+        # An array, not a join: a plan that was made for a small table is kept while it grows.
+        if len(self._keys) == 1:
+            return f"{self._keys[0]} = ANY(ARRAY({query}))"
+        return f"({_list(self._keys)}) IN ({query})"
+
+    def delete(self, doomed: str) -> str:
+        """Return the statement that deletes the rows that ``doomed``, a clause, locks."""
+        keys = _list(self._keys)
+        found = f"SELECT {keys} FROM doomed"
+        return (
+            f"WITH doomed AS (SELECT {keys} FROM {self._target} {doomed})\n"
+            f"DELETE FROM {self._target} WHERE {self.among(found)}"
+        )
+
+    def upsert(self, arguments: Sequence[Argument], arriving: str) -> str:
+        """Return the statement whose rule is that of the entries' ``merge``."""
+        names = [column.name for column in self._columns]
+        assignments = self._assignments()
+        update = "NOTHING"
+        if assignments:
+            update = f"UPDATE SET\n    {_lines(assignments)}\nWHERE {self._changes('excluded')}"
+        return (
+            f"WITH arriving AS ({sent(arguments)})\n"
+            f"INSERT INTO {self._target} AS t ({_list(names)})\n"
+            f"SELECT {_list(f'a.{name}' for name in names)}\n"
+            f"FROM arriving AS a {arriving}\n"
+            f"ORDER BY {self.key_order('a.')}\n"
+            f"ON CONFLICT ({_list(self._keys)}) DO {update}"
+        )
+
+    def only_changes(self) -> str:
+        """Return the clause that leaves out rows that would stay as they are."""
+        is_it = " AND ".join(f"e.{key} = a.{key}" for key in self._keys)
+        new = f"t.{self._keys[0]} IS NULL"
+        conditions = f"{new} OR {self._changes('a')}" if self._assignments() else new
+        names = _list(column.name for column in self._columns)  # a role may see no others
+        return (
+            f"LEFT JOIN LATERAL (\n"
+            f"    SELECT {names} FROM {self._target} AS e WHERE {is_it} OFFSET 0\n"
+            f") AS t ON true\nWHERE {conditions}"
+        )
+
+    def _wins(self, new: str) -> str | None:
+        """Return the condition that ``new`` is the newer version; None: it always is."""
+        if self._newer is None:
+            return None
+        name, order = self._newer.name, self._newer.order
+        wins = f"{new}.{name}{order} >= t.{name}"
+        return f"(t.{name} IS NULL OR {wins})" if self._newer.may_be_null else wins
+
+    def _assignments(self) -> list[str]:
+        wins = self._wins("excluded")
+        newest = [
+            f"{name} = excluded.{name}"
+            if wins is None
+            else f"{name} = CASE WHEN {wins} THEN excluded.{name} ELSE t.{name} END"
+            for name in (column.name for column in self._payload)
+        ]
+        return newest + [
+            f"{one.name} = {one.rule}(t.{one.name}{one.order}, excluded.{one.name})"
+            for one in self._extremes
+        ]
+
+    def _changes(self, new: str) -> str:
+        """Return the condition that ``new``, merged with row ``t``, is not ``t``."""
+        conditions: list[str] = []
+        if self._payload:
+            mine = _list(one.told_apart.format(f"t.{one.name}") for one in self._payload)
+            others = _list(one.told_apart.format(f"{new}.{one.name}") for one in self._payload)
+            differs = f"({mine}) IS DISTINCT FROM ({others})"
+            wins = self._wins(new)
+            conditions.append(differs if wins is None else f"{wins} AND {differs}")
+        for one in self._extremes:
+            sign = ">" if one.rule == "greatest" else "<"
+            conditions.append(f"{new}.{one.name}{one.order} {sign} t.{one.name}")
+            if one.may_be_null:
+                conditions.append(f"t.{one.name} IS NULL AND {new}.{one.name} IS NOT NULL")
+        return f"({' OR '.join(conditions)})"
+
+
+def _list(parts: Iterable[str]) -> str:
+    return ", ".join(parts)
+
+
+def _lines(parts: Iterable[str]) -> str:
+    return ",\n    ".join(parts)
