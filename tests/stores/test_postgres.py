@@ -324,7 +324,6 @@ WRONG: list[tuple[str, object, type[Exception], str]] = [
     ("schema", "a\udc80b", ValueError, "lone surrogate"),
     ("schema", "pg_x", ValueError, "'pg_'"),
     ("schema", b"x", TypeError, "not bytes"),
-    ("schema", None, TypeError, "not NoneType"),
     ("dsn", None, TypeError, "not NoneType"),
     ("dsn", b"postgresql://", TypeError, "not bytes"),
     ("dsn", "", ValueError, "empty"),

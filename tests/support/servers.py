@@ -47,9 +47,12 @@ def postgres() -> PostgresServer:
 
 @cache
 def other_postgres() -> PostgresServer:
-    """Return one of another major version, if this machine has two; else the same."""
+    """Return one of another major version, if this machine has two; else the same.
+
+    The oldest, which is Debian's where it is installed: it has collations of ICU.
+    """
     major = postgres().version[0]
-    for installation in find_installations():
+    for installation in reversed(find_installations()):
         if installation.version[0] != major:
             return _running.enter_context(
                 run_postgres_server(binaries=installation, settings=QUIET)

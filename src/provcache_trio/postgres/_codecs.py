@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import date, datetime, time, timedelta
 from decimal import Context, Decimal
@@ -28,6 +29,8 @@ _MICROSECOND_DIGITS: Final = 6
 # https://www.postgresql.org/docs/current/datatype-numeric.html
 _MOST_DIGITS_BEFORE_POINT: Final = 131072
 _MOST_DIGITS_AFTER_POINT: Final = 16383
+# jsonb writes 1e16 with all of its digits, which is an int for who reads it.
+_LARGE_FLOAT: Final = re.compile(r"[0-9][eE]\+?[0-9]").search
 _NUL_IN_JSON: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000").search
 
 
@@ -308,38 +311,77 @@ def _of_array(field: TableField, column: Column) -> ColumnCodec:
     return _as_text(codec, f"::{column.named}[]")._replace(read=f"{{}}::{read_as}[]")
 
 
-def _of_document(field: TableField, column: Column) -> ColumnCodec:
-    written = values.document(field.annotation)
+def _as_jsonb_writes(text: str) -> str:
+    plain: Any = json.loads(text, parse_float=_plain)
+    return _numbers.encode(plain).decode()
 
+
+def _plain(number: str) -> Decimal:
+    return Decimal(f"{Decimal(number):f}")
+
+
+_numbers: Final = msgspec.json.Encoder(decimal_format="number")
+
+
+def _of_document(field: TableField, column: Column) -> ColumnCodec:
+    codec = values.document(field.annotation)
+    if column.type == "text":
+        return _as_text(_or_no_null(codec))
+    if column.type == "jsonb":
+        codec = _as_jsonb_keeps_it(codec)
+    return ColumnCodec(
+        _raw(_or_no_null(codec)),
+        "jsonb_array_elements({}::jsonb)",
+        "nullif({row}, 'null')" + ("" if column.type == "jsonb" else "::json"),
+        listed,
+        in_brackets,
+        "{}::text",
+        None if field.optional and column.refuses_null else _packer(field),
+    )
+
+
+def _or_no_null(codec: Codec) -> Codec:
     def encode(value: object) -> str:
-        text: str = written.encode(value)
-        if column.type == "jsonb" and _NUL_IN_JSON(text):
-            raise UnfitError("must not hold NUL")
+        text: str = codec.encode(value)
+        if text == "null":  # that of a column that may be NULL comes before
+            raise UnfitError("must not be None, as its column is NOT NULL")
         return text
 
-    if column.type == "text":
-        return _as_text(Codec(encode, written.decode))
+    return codec._replace(encode=encode)
+
+
+def _as_jsonb_keeps_it(codec: Codec) -> Codec:
+    def encode(value: object) -> str:
+        text: str = codec.encode(value)
+        if _NUL_IN_JSON(text):
+            raise UnfitError("must not hold NUL")
+        if _LARGE_FLOAT(text) and codec.decode(_as_jsonb_writes(text)) != value:
+            raise UnfitError("must hold no float that jsonb turns into another number")
+        return text
+
+    return codec._replace(encode=encode)
+
+
+def _raw(codec: Codec) -> Codec:
+    def encode(value: object) -> msgspec.Raw:
+        return msgspec.Raw(codec.encode(value).encode())
+
+    return codec._replace(encode=encode)
+
+
+def _packer(field: TableField) -> Callable[[Sequence[Any]], bytes | None]:
+    """Return how many documents are packed at once, if nothing about them is unusual."""
     many_of_it = GenericAlias(list, (field.annotation,))
     decoder: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(many_of_it)
 
     def pack_values(many: Sequence[Any]) -> bytes | None:
         try:
             document = msgspec.json.encode(many)
-            if b"\\u0000" in document or decoder.decode(document) != [*many]:
+            text = document.decode()
+            if "\\u0000" in text or _LARGE_FLOAT(text) or decoder.decode(text) != [*many]:
                 return None
         except Exception:  # noqa: BLE001  # some of it is somebody's type
             return None
         return document[1:-1]
 
-    def encode_raw(value: object) -> msgspec.Raw:
-        return msgspec.Raw(encode(value).encode())
-
-    return ColumnCodec(
-        Codec(encode_raw, written.decode),
-        "jsonb_array_elements({}::jsonb)",
-        "nullif({row}, 'null')" + ("" if column.type == "jsonb" else "::json"),
-        listed,
-        in_brackets,
-        "{}::text",
-        pack_values,
-    )
+    return pack_values

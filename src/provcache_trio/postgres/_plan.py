@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asyncpg import PostgresError
 
     from provcache_trio._vocabulary.table import Table, TableField
+    from provcache_trio._vocabulary.values import Codec
 
     from ._catalogue import Catalogue
     from ._codecs import ColumnCodec
@@ -47,13 +48,13 @@ class Comparison(NamedTuple):
         column: its column, quoted.
         order: the collation, as a clause; "" for all but text.
         sent: how the value is sent.
-        cell: returns what is sent of it, as one of many; raises TypeError or ValueError.
+        checked: returns the value as ``sent`` packs it; raises TypeError or ValueError.
     """
 
     column: str
     order: str
     sent: Argument
-    cell: Callable[[object], Any]
+    checked: Callable[[object], Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +71,7 @@ class Plan(Generic[E]):
         merge: returns what is kept of two versions of one key.
         refusal: returns why an entry can't be sent; None: it can.
         split: returns the values of entries, for each of ``sent``; raises AttributeError.
-        split_keys: returns the cells of keys, for each of ``sent_keys``; raises TypeError or
+        split_keys: returns the values of keys, for each of ``sent_keys``; raises TypeError or
             ValueError.
         entry_of: returns the entry of a row; raises StoreMisconfiguredError.
         index_of: returns which entry an error of the server is about, if it can tell.
@@ -124,7 +125,7 @@ class Plan(Generic[E]):
         """Return the arguments of ``select`` and ``delete``; raises TypeError or ValueError."""
         split = self.split_keys(keys)
         return tuple(
-            one.join([one.pack(cells)]) for one, cells in zip(self.sent_keys, split, strict=True)
+            one.join([one.pack(values)]) for one, values in zip(self.sent_keys, split, strict=True)
         )
 
     def unfit(self, entries: Sequence[E]) -> EntryRejectedError:
@@ -149,7 +150,7 @@ class Plan(Generic[E]):
         arguments: list[object] = []
 
         def value_of(how: Comparison, value: object) -> str:
-            arguments.append(how.sent.join([how.sent.pack([how.cell(value)])]))
+            arguments.append(how.sent.join([how.sent.pack([how.checked(value)])]))
             name, _ = how.sent.columns[0]
             return f"(SELECT {name} FROM ({sent([how.sent], len(arguments))}) AS sent)"
 
@@ -183,29 +184,6 @@ def plan_of(table: Table[E], catalogue: Catalogue) -> Plan[E]:
     keys = tuple(arguments[field.name] for field in table.key_fields)
     expires = table.expires_field
 
-    def refused(entry: E) -> EntryRejectedError | None:
-        if type(entry) is not table.entry_type:  # of a subclass, fields would be lost
-            return wrong_type(table, entry)
-        return refusal(table, plain, entry)
-
-    def split_keys(many: Sequence[Any]) -> Iterable[Sequence[Any]]:
-        rows = [parts_of(table, key) for key in many]
-        return [
-            [argument(field, plain[field.name], row[number]) for row in rows]
-            for number, field in enumerate(table.key_fields)
-        ]
-
-    def comparison(name: str) -> Comparison:
-        field = table.field(name)
-        if field.kind == "JSON":
-            raise TypeError(f"{name} is stored as JSON, so it can't be compared")
-
-        def cell(value: object) -> object:
-            return argument(field, plain[name], value)
-
-        order = "" if columns[name].is_deterministic else _C_ORDER
-        return Comparison(quoted(field.column), order, arguments[name], cell)
-
     return Plan(
         target=catalogue.target,
         columns=stored,
@@ -220,15 +198,60 @@ def plan_of(table: Table[E], catalogue: Catalogue) -> Plan[E]:
         ),
         key=table.key,
         merge=table.merge,
-        refusal=refused,
+        refusal=_refuser(table, plain),
         split=_splitter(table),
-        split_keys=split_keys,
+        split_keys=_key_splitter(table, plain),
         entry_of=entry_maker(table, plain),
         index_of=_index_finder(table, catalogue),
         fields_by_column={field.column: field.name for field in table.fields},
-        comparison=comparison,
+        comparison=_comparer(table, columns, plain, arguments),
         newer=None if table.newer_field is None else table.newer_field.name,
     )
+
+
+def _refuser(
+    table: Table[E], codecs: Mapping[str, Codec]
+) -> Callable[[E], EntryRejectedError | None]:
+    def refused(entry: E) -> EntryRejectedError | None:
+        if type(entry) is not table.entry_type:  # of a subclass, fields would be lost
+            return wrong_type(table, entry)
+        return refusal(table, codecs, entry)
+
+    return refused
+
+
+def _key_splitter(
+    table: Table[Any], codecs: Mapping[str, Codec]
+) -> Callable[[Sequence[Any]], Iterable[Sequence[Any]]]:
+    def split_keys(many: Sequence[Any]) -> Iterable[Sequence[Any]]:
+        rows = [parts_of(table, key) for key in many]
+        for row in rows:
+            for field, value in zip(table.key_fields, row, strict=True):
+                argument(field, codecs[field.name], value)  # raises TypeError, and names it
+        return [[row[number] for row in rows] for number in range(len(table.key_fields))]
+
+    return split_keys
+
+
+def _comparer(
+    table: Table[Any],
+    columns: Mapping[str, Column],
+    codecs: Mapping[str, Codec],
+    arguments: Mapping[str, Argument],
+) -> Callable[[str], Comparison]:
+    def comparison(name: str) -> Comparison:
+        field = table.field(name)
+        if field.kind == "JSON":
+            raise TypeError(f"{name} is stored as JSON, so it can't be compared")
+
+        def checked(value: object) -> object:
+            argument(field, codecs[name], value)  # raises TypeError, and names it
+            return value
+
+        order = "" if columns[name].is_deterministic else _C_ORDER
+        return Comparison(quoted(field.column), order, arguments[name], checked)
+
+    return comparison
 
 
 def _splitter(table: Table[E]) -> Callable[[Sequence[E]], Iterable[Sequence[Any]]]:

@@ -60,7 +60,8 @@ class TableInDatabase(Generic[E]):
         """
         check_encoding(connection)
         document = await self._read(connection)
-        if document is None and self._create:
+        if document is None and self._create and self.plan is None:
+            # Not later, when somebody may just be about to put another one in its place.
             document = await self._made(connection)
         if self.plan is None or document != self._document:
             self.plan = plan_of(self._table, read_catalogue(self._table, document))
