@@ -8,7 +8,7 @@ CASE = Case(call=0, last_stored=0, flaps=False, draining=False, alone=False, now
 
 
 def verdicts(*cases: Case) -> list[bool]:
-    doubt = Doubt()
+    doubt = Doubt(10)
     return [doubt.condemned(case._replace(call=10 * at)) for at, case in enumerate(cases, 1)]
 
 

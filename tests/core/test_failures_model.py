@@ -41,3 +41,22 @@ def test_the_model_meets_what_it_is_about() -> None:
         [plan for plan in plans if plan.journal and plan.options.writers > 1],
     ):
         assert len(some) > 10
+
+
+def test_the_model_reports_and_fails_if_no_run_of_it_succeeds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(seed: int) -> failures.Outcome:
+        raise AssertionError(f"lost {seed}")
+
+    monkeypatch.setattr(failures, "run", run)
+    monkeypatch.setattr("sys.argv", ["failures", "2", "7"])
+    with pytest.raises(SystemExit) as caught:
+        failures.main()
+    assert caught.value.code == 1
+    first, second, summary = capsys.readouterr().out.splitlines()
+    assert (first, second) == (
+        "AssertionError: lost 7 (seed 7)",
+        "AssertionError: lost 8 (seed 8)",
+    )
+    assert summary.startswith("2 runs from seed 7, 2 failed; 0 entries accepted;")

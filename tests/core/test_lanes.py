@@ -487,6 +487,42 @@ async def test_another_lane_s_success_does_not_condemn_what_fails_for_an_unknown
     assert_settled(queue, persisted=32, failed=0)
 
 
+async def test_what_failed_alone_and_is_then_refused_counts_once(
+    store: Picky, autojump_clock: MockClock
+) -> None:
+    async with open_write_behind_queue(store, WriteBehindOptions(writers=2)) as queue:
+        await fail_alone_and_be_refused(queue, store, of_lane(queue, 0, 19))
+        assert queue.metrics().state is QueueState.RUNNING
+    assert_settled(queue, failed=19)
+
+
+async def test_what_failed_alone_before_another_lane_was_proof_counts_again_when_it_is_refused(
+    store: Picky, autojump_clock: MockClock
+) -> None:
+    async with open_write_behind_queue(store, WriteBehindOptions(writers=2)) as queue:
+        entries = of_lane(queue, 0, 25)
+        good = of_lane(queue, 1, 1)
+        await fail_alone_and_be_refused(queue, store, entries[:19], proof=good)
+        store.failing.update((item.veri_key, EntryRejectedError("no")) for item in entries[19:])
+        await queue.enqueue_many(entries[19:])
+        await trio.sleep(100)
+        assert queue.metrics().state is QueueState.WAITING
+        store.mend()
+    assert_settled(queue, persisted=7, failed=19)
+
+
+async def fail_alone_and_be_refused(
+    queue: WriteBehindQueue[Item], store: Picky, entries: list[Item], proof: Sequence[Item] = ()
+) -> None:
+    store.failing.update((item.veri_key, RuntimeError("odd")) for item in entries)
+    await queue.enqueue_many(entries)
+    await trio.sleep(10)
+    for item in proof:
+        await queue.persist(item)
+    store.failing.update((item.veri_key, EntryRejectedError("no")) for item in entries)
+    await trio.sleep(100)
+
+
 async def test_a_lane_without_refusals_does_not_wait_for_another_lanes_letters(
     store: Picky, autojump_clock: MockClock
 ) -> None:

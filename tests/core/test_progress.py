@@ -82,7 +82,7 @@ def test_an_entry_in_doubt_waits_until_the_others_were_tried() -> None:
     progress = progress_of("abc")
     progress.halve(next_part(progress))
     doubtful = next_part(progress)
-    progress.doubts["a"] = Doubt()
+    progress.doubts["a"] = Doubt(7)
     progress.set_aside(doubtful, REFUSED)
     progress.done(next_part(progress))
     assert progress.next(100, suspecting=False) is None
@@ -141,13 +141,18 @@ def test_what_was_refused_is_tried_again_as_the_table_says(
     assert keys == (["key"] if again else [])
 
 
-def test_only_the_first_refusal_of_an_entry_of_a_batch_of_which_nothing_was_stored_counts() -> None:
-    progress = progress_of("abc")
-    progress.doubts["a"] = Doubt()
+def test_refusals_of_a_batch_of_which_nothing_was_stored_count_but_for_second_tries() -> None:
+    progress = progress_of("bc")
     progress.put_back("b")
-    assert [progress.counts(key) for key in "abc"] == [False, False, True]
+    assert [progress.counts(key, run=[]) for key in "bc"] == [False, True]
     progress.stored = True
-    assert not progress.counts("c")
+    assert not progress.counts("c", run=[])
+
+
+def test_what_failed_alone_and_is_refused_counts_once_in_a_run() -> None:
+    progress = progress_of("a")
+    progress.doubts["a"] = Doubt(7)
+    assert [progress.counts("a", run) for run in ([6, 7, 8], [6, 8], [])] == [False, True, True]
 
 
 def test_what_is_put_back_is_tried_for_the_second_time() -> None:

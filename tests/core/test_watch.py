@@ -102,6 +102,22 @@ def test_a_proof_drops_the_refusals_by_calls_that_began_before_it(scene: Scene) 
     assert not scene.watch.suspecting
 
 
+def test_the_run_names_the_calls_that_refused_until_a_proof_or_suspicion_ends_it(
+    scene: Scene,
+) -> None:
+    runs = [list(scene.watch.run)]
+    scene.refuse(3)
+    scene.refuse(1, counts=False)
+    runs.append(list(scene.watch.run))
+    late = scene.watch.begin()
+    scene.refuse(1)
+    scene.watch.proved(scene.lanes[1], late)
+    runs.append(list(scene.watch.run))
+    scene.refuse(19)
+    runs.append(list(scene.watch.run))
+    assert runs == [[], [1, 2, 3], [6], []]
+
+
 def test_a_proof_by_a_call_that_began_before_the_suspicion_ends_none(scene: Scene) -> None:
     early = scene.watch.begin()
     scene.refuse(20)

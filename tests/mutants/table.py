@@ -615,8 +615,26 @@ FAILURES = (
         "core/evidence::twenty_that_fail_alone_are_the_store_s_fault",
         (
             "_core/writer.py",
-            "            watch.refused(self.backoff, call, failure, counts=progress.counts(key))\n            doubt = ",
+            "            watch.refused(self.backoff, call, failure, counts=progress.counts(key, watch.run))\n            doubt = ",
             "            doubt = ",
+        ),
+    ),
+    mutant(
+        "what failed alone and is then refused counts twice in a run",
+        "core/lanes::what_failed_alone_and_is_then_refused_counts_once core/progress::what_failed_alone_and_is_refused_counts_once_in_a_run",
+        (
+            "_core/progress.py",
+            "        return doubt is None or doubt.first_call not in run\n",
+            "        return True\n",
+        ),
+    ),
+    mutant(
+        "what failed alone never counts again",
+        "core/lanes::what_failed_alone_before_another_lane_was_proof_counts_again_when_it_is_refused core/progress::what_failed_alone_and_is_refused_counts_once_in_a_run",
+        (
+            "_core/progress.py",
+            "        return doubt is None or doubt.first_call not in run\n",
+            "        return doubt is None\n",
         ),
     ),
     mutant(
@@ -633,7 +651,7 @@ FAILURES = (
         "core/watch::a_proof_drops_the_refusals_by_calls_that_began_before_it",
         (
             "_core/watch.py",
-            "for refusal in self._run if refusal >= call]",
+            "for refusal in self.run if refusal >= call]",
             "for refusal in () if refusal >= call]",
         ),
     ),
@@ -675,11 +693,11 @@ FAILURES = (
     ),
     mutant(
         "a second refusal counts again",
-        "core/progress::only_the_first_refusal_of_an_entry_of_a_batch_of_which_nothing_was_stored_counts",
+        "core/progress::refusals_of_a_batch_of_which_nothing_was_stored_count_but_for_second_tries",
         (
             "_core/progress.py",
-            " and key not in self.second and",
-            " and",
+            "        if self.stored or key in self.second:\n",
+            "        if self.stored:\n",
         ),
     ),
     mutant(

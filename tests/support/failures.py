@@ -589,7 +589,7 @@ def main() -> None:
         letters += outcome.good_letters
         accepted += outcome.accepted
         waits.append(outcome.waited)
-    waits.sort()
+    waits = sorted(waits) or [0.0]
     print(  # noqa: T201
         f"{runs} runs from seed {first}, {failed} failed; {accepted} entries accepted; "
         f"good ones dead-lettered as allowed: {dict(letters)}; held up after the store was well: "

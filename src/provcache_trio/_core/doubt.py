@@ -37,11 +37,16 @@ class Case(NamedTuple):
 
 
 class Doubt:
-    """What speaks against one entry."""
+    """What speaks against one entry.
 
-    __slots__ = ("_call", "_failures", "_used_up_at")
+    Attributes:
+        first_call: the number of the call that failed first.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_call", "_failures", "_used_up_at", "first_call")
+
+    def __init__(self, first_call: int) -> None:
+        self.first_call: int = first_call
         self._call = 0  # the number of the call that failed last
         self._failures = 0
         self._used_up_at: float | None = None  # when max_retries were used up

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Generic
 from provcache_trio._vocabulary.protocols import E
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Container, Hashable, Iterable
 
     from provcache_trio._vocabulary.failures import Failure
 
@@ -234,9 +234,12 @@ class Progress:
 
     # What becomes of refused entries
 
-    def counts(self, key: Hashable) -> bool:
-        """Return whether a refusal of ``key`` may say something about the store: the first may."""
-        return not self.stored and key not in self.second and key not in self.doubts
+    def counts(self, key: Hashable, run: Container[int]) -> bool:
+        """Return whether a refusal of ``key`` joins ``run``, which no second try does."""
+        if self.stored or key in self.second:
+            return False
+        doubt = self.doubts.get(key)
+        return doubt is None or doubt.first_call not in run
 
     def to_try_again(
         self, refused: Iterable[tuple[Hashable, Refusal[E]]], *, suspecting: bool, epoch: int

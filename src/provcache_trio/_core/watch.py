@@ -23,8 +23,9 @@ any        a lane waits only for       same       it waits
 any        a lane finishes its batch   same       it is not held, does not wait, has no doubts
 ========== =========================== ========== ============================================
 
-A refusal is an entry that the store refused, or that failed alone for an unknown reason: the
-first time only. A second try under the table of ``progress`` does not count.
+A refusal is an entry that the store refused, or that failed alone for an unknown reason for the
+first time. An entry that did both counts once in a run. A second try under the table of
+``progress`` does not count.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class StoreWatch:
         suspecting: so many refusals came in a row that the store is to blame.
         epoch: rises with each change of ``suspecting``.
         last_error: the last error of the store or the sink.
+        run: the calls that refused, of the refusals in a row.
     """
 
     __slots__ = (
@@ -64,11 +66,11 @@ class StoreWatch:
         "_flapped_at",
         "_held",
         "_lifetime",
-        "_run",
         "_suspected_at",
         "_waiting",
         "epoch",
         "last_error",
+        "run",
         "suspecting",
     )
 
@@ -79,7 +81,7 @@ class StoreWatch:
         self.epoch: int = 0
         self._calls = 0
         self._suspected_at = 0  # the last call that had begun
-        self._run: list[int] = []  # calls that refused
+        self.run: list[int] = []
         self._held: set[Backoff] = set()
         self._waiting: dict[Backoff, Kind] = {}  # why each lane waits
         self._doubts: dict[Backoff, int] = {}  # entries in doubt, of lanes that have some
@@ -123,8 +125,8 @@ class StoreWatch:
     def refused(self, lane: Backoff, call: int, failure: Failure, *, counts: bool) -> None:
         """Note an entry that ``call`` refused; ``counts``: it may belong to a run."""
         if counts and not self.suspecting:
-            self._run.append(call)
-            if len(self._run) >= _REFUSALS_THAT_BLAME_THE_STORE:
+            self.run.append(call)
+            if len(self.run) >= _REFUSALS_THAT_BLAME_THE_STORE:
                 self._turn(suspecting=True)
         if self.suspecting:
             self.hold(lane, failure)
@@ -138,8 +140,8 @@ class StoreWatch:
     def proved(self, lane: Backoff, call: int) -> None:
         """Note that ``call`` of ``lane`` changed something."""
         if not self.suspecting:
-            if self._run:
-                self._run = [refusal for refusal in self._run if refusal >= call]
+            if self.run:
+                self.run = [refusal for refusal in self.run if refusal >= call]
         elif call > self._suspected_at:
             self._turn(suspecting=False)
         self.answered(lane)
@@ -147,7 +149,7 @@ class StoreWatch:
     def _turn(self, *, suspecting: bool) -> None:
         self.suspecting = suspecting
         self.epoch += 1
-        self._run.clear()
+        self.run.clear()
         self._suspected_at = self._calls
         if not suspecting:
             released = tuple(self._held)

@@ -269,7 +269,7 @@ class Writer(Generic[E]):
         watch = self._watch
         (key,) = part.keys
         if not condemned:
-            watch.refused(self.backoff, call, failure, counts=progress.counts(key))
+            watch.refused(self.backoff, call, failure, counts=progress.counts(key, watch.run))
         unsure = watch.suspecting and not progress.stored
         progress.done(part)
         batch.refused[key] = Refusal(
@@ -307,8 +307,8 @@ class Writer(Generic[E]):
         waits = progress.note_alone(failure.error_class, call) and key not in progress.doubts
         doubt = progress.doubts.get(key)
         if doubt is None:
-            watch.refused(self.backoff, call, failure, counts=progress.counts(key))
-            doubt = progress.doubts[key] = Doubt()
+            watch.refused(self.backoff, call, failure, counts=progress.counts(key, watch.run))
+            doubt = progress.doubts[key] = Doubt(call)
             self._log_doubt(key, failure)
             watch.doubts(self.backoff, len(progress.doubts))
         if doubt.condemned(self._case(progress, part, call)) and not watch.suspecting:
