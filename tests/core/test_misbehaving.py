@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -225,3 +226,55 @@ async def test_a_key_that_can_not_be_compared_at_the_last_moment_leaves_no_trace
     assert comparisons > len(before) + 1
     assert set(store.rows) == {*before, "x"}
     assert_settled(queue, enqueued=len(before) + 1, persisted=len(before) + 1)
+
+
+class Flaky:
+    """A key that can be hashed a number of times, and then raises."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.left = math.inf
+
+    def __hash__(self) -> int:
+        self.left -= 1
+        if self.left == 0:
+            raise LookupError("not now")
+        return hash(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Flaky) and other.name == self.name
+
+
+@pytest.mark.one_lane
+@pytest.mark.parametrize("coalesce", [True, False])
+@pytest.mark.parametrize("before", ["", "a", "b"], ids=["empty", "another", "the same"])
+@pytest.mark.parametrize("call", ["enqueue", "enqueue_nowait", "enqueue_many"])
+async def test_a_key_that_can_not_be_hashed_at_the_last_moment_leaves_no_trace(
+    call: str,
+    before: str,
+    coalesce: bool,
+    store: MemoryRepository[Item],
+    autojump_clock: MockClock,
+) -> None:
+    key = Flaky("b")
+    options = WriteBehindOptions(coalesce=coalesce)
+    async with open_write_behind_queue(
+        store, options, key=lambda item: key if item.version else Flaky(item.veri_key)
+    ) as queue:
+        await queue.enqueue_many(items(before))
+        line = queue._lanes.of(key)
+        failures = 0
+        while True:
+            key.left = failures + 1
+            lengths = [len(batch.entries) for batch in line.batches]
+            try:
+                await bring(queue, call, Item("b", 1))
+                break
+            except LookupError:
+                failures += 1
+                assert queue.metrics().total_enqueued == len(before)
+                assert [len(batch.entries) for batch in line.batches] == lengths
+        key.left = math.inf
+    assert failures >= 2  # looked up among those in line, put into the batch
+    assert set(store.rows) == {*before, "b"}
+    assert all(store.calls)

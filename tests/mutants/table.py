@@ -159,6 +159,20 @@ ACCEPTING = (
         ),
     ),
     mutant(
+        "a batch is in line before its first key is hashed",
+        "core/misbehaving::a_key_that_can_not_be_hashed_at_the_last_moment_leaves_no_trace",
+        (
+            "_core/line.py",
+            "        batch.entries[key] = entry  # hashes the key, which may raise: no batch in line is empty\n",
+            "",
+        ),
+        (
+            "_core/line.py",
+            "        self.batches.append(batch)\n",
+            "        self.batches.append(batch)\n        batch.entries[key] = entry\n",
+        ),
+    ),
+    mutant(
         "a batch that is taken leaves its keys behind in line",
         "core/batching_model::what_is_written_when_is_what_the_model_says",
         (

@@ -155,8 +155,8 @@ class JournaledLine(Line[E]):
             unsafe[key] = None
         return batch
 
-    def _open_batch(self) -> Batch[E]:
-        batch = super()._open_batch()
+    def _open_batch(self, key: Hashable, entry: E) -> Batch[E]:
+        batch = super()._open_batch(key, entry)
         self._notes.opened(batch)
         return batch
 

@@ -120,8 +120,9 @@ class Line(Generic[E]):
         batch = self.open
         # Without coalescing the key may be here already, and no batch holds one twice.
         if batch is None or batch is holder:
-            batch = self._open_batch()
-        batch.entries[key] = entry
+            batch = self._open_batch(key, entry)
+        else:
+            batch.entries[key] = entry
         try:
             self.holders[key] = batch  # compares keys, so it may run code that raises
         except BaseException:
@@ -141,12 +142,13 @@ class Line(Generic[E]):
             self.plain = type(new)
         return merge_or_replace(old, new)
 
-    def _open_batch(self) -> Batch[E]:
+    def _open_batch(self, key: Hashable, entry: E) -> Batch[E]:
+        batch = Batch[E](self._clock())
+        batch.entries[key] = entry  # hashes the key, which may raise: no batch in line is empty
         self.seal(FlushReason.FULL)
         if len(self.holders) >= _MOST_KEYS:
             self.holders_before.append(self.holders)
             self.holders = {}
-        batch = Batch[E](self._clock())
         self.open = batch
         self.batches.append(batch)
         if len(self.batches) == 1:
