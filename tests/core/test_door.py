@@ -21,7 +21,7 @@ from tests.support.items import Item, assert_settled, items
 from tests.support.journals import Failure, MemoryJournal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from trio.testing import MockClock
 
@@ -148,6 +148,65 @@ async def test_what_waits_with_a_key_in_line_needs_no_room_before_the_disk_eithe
     assert [call[0] for call in store.calls] == [
         *(Item("a"), Item("b", 1), Item("c", 2), Item("x"), Item("x", 1)),
     ]
+
+
+class CountingJournal(MemoryJournal[Item]):
+    """Notes how many entries each call brings."""
+
+    def __init__(self) -> None:
+        super().__init__(always=True, latency_seconds=1)
+        self.brought: list[int] = []
+
+    async def append(
+        self, entries: Sequence[tuple[Item, Sequence[int]]], settled: Sequence[int], /
+    ) -> Sequence[int | None]:
+        self.brought.append(len(entries))
+        return await super().append(entries, settled)
+
+
+@pytest.mark.one_lane
+async def test_no_more_than_250_go_to_the_disk_at_once_however_many_wait_with_keys_in_line(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.stall()
+    options = WriteBehindOptions(queue_capacity=2, batch_size=1)
+    journal = CountingJournal()
+    async with (
+        open_write_behind_queue(store, options, journal=journal) as queue,
+        trio.open_nursery() as nursery,
+    ):
+        callers = Callers(queue, nursery)
+        await callers.begin(*items("abc"))  # a is written, b and c fill the line
+        await trio.sleep(5)
+        del journal.brought[:]
+        versions = [Item(key, version) for version in range(1, 301) for key in "bc"]
+        await callers.begin(*versions)  # while the first of them is written
+        await trio.sleep(5)
+        assert journal.brought == [1, 250, 250, 99]
+        assert set(callers.returned[3:]) == set(versions)
+        store.resume()
+    assert [call[0] for call in store.calls] == [Item("a"), Item("b", 300), Item("c", 300)]
+
+
+@pytest.mark.one_lane
+async def test_who_waits_with_a_key_in_line_learns_that_the_disk_fails_however_many_they_are(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.stall()
+    options = WriteBehindOptions(queue_capacity=1, batch_size=1)
+    journal = CountingJournal()
+    async with (
+        open_write_behind_queue(store, options, journal=journal) as queue,
+        trio.open_nursery() as nursery,
+    ):
+        callers = Callers(queue, nursery)
+        await callers.begin(*items("ab"))  # a is written, and b fills the line
+        await trio.sleep(5)
+        journal.fails = lambda _: "before"
+        await callers.begin(*(Item("b", version) for version in range(1, 300)))
+        await trio.sleep(5)
+        assert [type(error) for error in callers.errors] == [JournalError] * 299
+        store.resume()
 
 
 @pytest.mark.one_lane

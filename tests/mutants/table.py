@@ -715,6 +715,24 @@ FAILURES = (
         ),
     ),
     mutant(
+        "all who wait with keys in line go to the disk at once",
+        "core/door::no_more_than_250_go_to_the_disk_at_once_however_many_wait_with_keys_in_line",
+        (
+            "_core/waiting_room.py",
+            "taken += self._take_with(key, most - len(taken))",
+            "taken += self._take_with(key, 10**6)",
+        ),
+    ),
+    mutant(
+        "who waits with a key in line is forgotten once 250 were taken",
+        "core/door::who_waits_with_a_key_in_line_learns_that_the_disk_fails_however_many_they_are",
+        (
+            "_core/waiting_room.py",
+            "        self._note_place(key)  # for those who still wait with it\n",
+            "",
+        ),
+    ),
+    mutant(
         "a lane first lost and then misconfigured says nothing",
         "core/watch::a_lane_first_lost_then_misconfigured_logs_both",
         (
@@ -2100,8 +2118,8 @@ GROWTH = (
         "core/growth::one_of_many_costs_no_more_than_one_of_few[admit_through_the_journal]",
         (
             "_core/waiting_room.py",
-            "        for key in keys:\n",
-            "        for key in dict.fromkeys(producer.key for producer in self.producers):\n",
+            "        keys = self._need_no_room\n",
+            "        keys = OrderedDict.fromkeys(producer.key for producer in self.producers)\n",
         ),
     ),
     mutant(

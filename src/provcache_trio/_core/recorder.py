@@ -140,7 +140,7 @@ class Recorder(Generic[E]):
         lifetime, deadline = self._lifetime, math.inf
         while True:
             room = lifetime.options.queue_capacity - lifetime.ledger.depth
-            group = self._room.take(min(room, _MOST_IN_A_GROUP))
+            group = self._room.take(room, _MOST_IN_A_GROUP)
             if group or lifetime.clock() >= deadline:
                 return group
             if self._room.producers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Generic
 
@@ -77,7 +78,7 @@ class WaitingRoom(Generic[E]):
         self.most: int = self._capacity
         self._by_key: dict[Hashable, dict[Producer[E], None]] = {}
         # Keys that were seen in line while somebody waited with them; only ``take`` asks.
-        self._need_no_room: dict[Hashable, None] = {}
+        self._need_no_room: OrderedDict[Hashable, None] = OrderedDict()
         for line in lanes.lines:
             line.on_room = self.let_in
 
@@ -160,18 +161,25 @@ class WaitingRoom(Generic[E]):
         if self.producers:
             self.hurry()
 
-    def take(self, room: int) -> list[Producer[E]]:
-        """Take the first ones out, as far as there is room, and everybody who needs none."""
+    def take(self, room: int, most: int) -> list[Producer[E]]:
+        """Take at most ``most`` out: the first ones, as far as there is room, then who needs none."""
         taken: list[Producer[E]] = []
-        while self.producers and len(taken) < room:
+        while self.producers and len(taken) < min(room, most):
             taken.append(next(iter(self.producers)))
             self._leave(taken[-1])
-        keys, self._need_no_room = self._need_no_room, {}
-        for key in keys:
+        keys = self._need_no_room
+        while keys and len(taken) < most:
+            key, _ = keys.popitem(last=False)
             if self._lanes.of(key).holder(key) is not None:
-                for producer in tuple(self._by_key.get(key, ())):
-                    taken.append(producer)
-                    self._leave(producer)
+                taken += self._take_with(key, most - len(taken))
+        return taken
+
+    def _take_with(self, key: Hashable, most: int) -> list[Producer[E]]:
+        """Take out the first ones who wait with ``key``, which is in line."""
+        taken = list(islice(self._by_key.get(key, ()), most))
+        for producer in taken:
+            self._leave(producer)
+        self._note_place(key)  # for those who still wait with it
         return taken
 
     def admit(self, producer: Producer[E]) -> Batch[E] | None:
