@@ -331,7 +331,7 @@ async def test_a_store_that_was_closed_before_its_queue_costs_nothing_and_ends_t
 ) -> None:
     store = MemoryRepository[Item]()
     store.fail_next(lambda: trio.ClosedResourceError("the repository is closed"), times=10**6)
-    with pytest.raises(DrainTimeoutError) as caught:
+    with pytest.raises(DrainTimeoutError, match="50 entries: the store is closed;") as caught:
         async with open_write_behind_queue(store) as queue:
             await queue.enqueue_many(items(range(50)))
             await keep(queue, 3600)

@@ -751,6 +751,20 @@ FAILURES = (
         ),
     ),
     mutant(
+        "a drain that gave up at once says that its time was up",
+        "core/evidence::a_store_that_was_closed_before_its_queue_costs_nothing_and_ends_the_drain core/unfit_letters::letters_that_never_fit_are_found_whatever_the_sink_says_of_them",
+        (
+            "_core/opening.py",
+            '                    self._shortfall = f": the {why}"\n',
+            "",
+        ),
+    ),
+    mutant(
+        "a closed store is said to be the sink's fault",
+        "core/evidence::a_store_that_was_closed_before_its_queue_costs_nothing_and_ends_the_drain",
+        ("_core/lifetime.py", "        self.store_is_closed = True\n", ""),
+    ),
+    mutant(
         "a store that was closed once ends the drain",
         "core/evidence::closed_once_while_draining_is_tried_again",
         (
@@ -1128,8 +1142,8 @@ LEAVING = (
         "core/exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
         (
             "_core/opening.py",
-            "drain_timeout_seconds, shield=True",
-            "drain_timeout_seconds, shield=False",
+            "move_on_after(seconds, shield=True)",
+            "move_on_after(seconds, shield=False)",
         ),
     ),
     mutant(
@@ -1146,8 +1160,8 @@ LEAVING = (
         "core/exits::at_the_deadline_what_is_left_is_handed_back_in_order_of_acceptance",
         (
             "_core/opening.py",
-            "trio.move_on_after(self._lifetime.options.drain_timeout_seconds,",
-            "trio.move_on_after(self._lifetime.options.drain_timeout_seconds + 100,",
+            "trio.move_on_after(seconds, shield",
+            "trio.move_on_after(seconds + 100, shield",
         ),
     ),
     mutant(

@@ -357,8 +357,7 @@ def test_the_second_interrupt_of_a_drain_ends_it_and_hands_back(
     assert queue.metrics().state is QueueState.CLOSED
     assert_settled(queue, abandoned=3)
     [note] = caught.value.exceptions[0].__notes__
-    assert "3 entries" in note
-    assert ".undelivered" in note
+    assert "3 entries: the drain was interrupted; they are in .undelivered" in note
 
 
 def test_an_interrupt_during_the_drain_of_an_interrupted_body_ends_it(

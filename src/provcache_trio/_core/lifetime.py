@@ -40,6 +40,7 @@ class Lifetime:
         "recovering",
         "restarting",
         "scope",
+        "store_is_closed",
         "telemetry",
         "undelivered",
         "unfit",
@@ -75,6 +76,7 @@ class Lifetime:
         self.drained: trio.Event = trio.Event()
         # Around all our tasks; those who open it shield it from every surrounding scope.
         self.scope: trio.CancelScope = trio.CancelScope()
+        self.store_is_closed: bool = False  # so the drain had to end
         self.closed: bool = False  # it is over
         # Entries that are handed back at the end. Nothing else here knows their type.
         self.undelivered: tuple[Any, ...] = ()
@@ -120,7 +122,8 @@ class Lifetime:
             self.drained.set()
 
     def end_drain(self) -> None:
-        """End the drain as if its time were up: the store was closed, so nothing more helps."""
+        """End the drain as if its time were up: the store is closed, so nothing more helps."""
+        self.store_is_closed = True
         self.drained.set()
 
     def log(self, level: int, message: str, *args: object, **fields: object) -> None:

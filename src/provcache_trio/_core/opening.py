@@ -267,6 +267,7 @@ class _Life(Generic[E]):
         self._lifetime = parts.lifetime
         self._manager = manager
         self._nursery = nursery
+        self._shortfall = ""  # why the drain left something, if it did
 
     @trio.lowlevel.enable_ki_protection
     async def host(self) -> None:
@@ -304,17 +305,23 @@ class _Life(Generic[E]):
 
     async def _drain(self, *, interrupted: bool) -> KeyboardInterrupt | None:
         """Wait until everything is settled, the time is up, or a second interrupt comes."""
+        lifetime = self._lifetime
+        seconds = lifetime.options.drain_timeout_seconds
         interrupt: KeyboardInterrupt | None = None
-        with trio.move_on_after(self._lifetime.options.drain_timeout_seconds, shield=True):
+        self._shortfall = f" within {seconds:g} s" if seconds else ": drain_timeout_seconds is 0"
+        with trio.move_on_after(seconds, shield=True):
             while True:
                 try:
-                    await self._lifetime.drained.wait()
+                    await lifetime.drained.wait()
                 except KeyboardInterrupt as error:
                     if interrupted:
+                        self._shortfall = ": the drain was interrupted"
                         break
                     interrupted = True
                     interrupt = error
                 else:
+                    why = "store is closed" if lifetime.store_is_closed else "sink refuses them"
+                    self._shortfall = f": the {why}"
                     break
         return interrupt
 
@@ -360,8 +367,8 @@ class _Life(Generic[E]):
                 raise interrupt
             return
         message = (
-            f"queue {name!r} could not write {len(left)} entries within "
-            f"{self._lifetime.options.drain_timeout_seconds:g} s; they are in .undelivered"
+            f"queue {name!r} could not write {len(left)} entries{self._shortfall}; "
+            "they are in .undelivered"
         )
         if interrupt is not None:
             interrupt.add_note(message)

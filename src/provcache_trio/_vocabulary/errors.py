@@ -179,7 +179,7 @@ class _UndeliveredError(ProvcacheError):
 
 
 class DrainTimeoutError(_UndeliveredError):
-    """The time for the drain was up before everything was written.
+    """The drain ended before everything was written: its time was up, or more time is no help.
 
     Attributes:
         undelivered: every entry that is not known to be stored, oldest batch first.
