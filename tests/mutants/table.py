@@ -2133,7 +2133,7 @@ GROWTH = (
         (
             "_core/waiting_room.py",
             "        keys = self._need_no_room\n",
-            "        keys = OrderedDict.fromkeys(producer.key for producer in self.producers)\n",
+            "        keys = self._need_no_room\n        for _ in self.producers:\n            pass\n",
         ),
     ),
     mutant(
