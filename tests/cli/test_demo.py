@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+import provcache_trio._cli
 from provcache_trio import WriteBehindOptions, __version__
 from provcache_trio._cli import main
 from provcache_trio._cli.demo import account
@@ -412,9 +413,22 @@ def test_another_missing_module_is_not_put_down_to_the_extra(
         main(["demo"])
 
 
+def test_what_was_hidden_is_what_it_was_before() -> None:
+    before = sys.modules["provcache_trio._cli.progress"]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        hide(monkeypatch, "h11")
+        importlib.import_module("provcache_trio._cli.progress")
+    assert sys.modules["provcache_trio._cli.progress"] is before
+    assert provcache_trio._cli.progress is before
+
+
 def hide(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    for loaded in list(sys.modules):
+    before = sys.modules.copy()
+    for loaded, module in before.items():
         if loaded.startswith(("provcache_trio._cli.", f"{name}.")):
+            package, _, own = loaded.rpartition(".")
+            # What is imported again becomes an attribute of its package, and must not stay it.
+            monkeypatch.setattr(before[package], own, module, raising=False)
             monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, name, None)
 

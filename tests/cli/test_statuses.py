@@ -55,6 +55,7 @@ from tests.cli.support import (
     without_progress,
 )
 from tests.support.installed import install
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -415,17 +416,16 @@ class Trial(Attempt):
 async def test_a_signal_while_the_summary_is_written_gives_that_two_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(running, "_PATIENCE", 0.05)
-
     async def never() -> None:
         signal.raise_signal(signal.SIGTERM)
         await trio.sleep_forever()
 
     async def at_once() -> None:
         signal.raise_signal(signal.SIGTERM)
-        await trio.sleep(0.01)
+        await until(lambda: trial._first is not None)
 
-    for conclude, status in ((never, 143), (at_once, 0)):
+    for conclude, patience, status in ((never, 0.05, 143), (at_once, 3600, 0)):
+        monkeypatch.setattr(running, "_PATIENCE", patience)
         trial = Trial(trio.lowlevel.checkpoint, conclude)
         with trio.fail_after(10):
             await trial.run()

@@ -844,14 +844,18 @@ async def test_the_journals_task_may_crash_in_the_middle_of_a_call(
         async def crash(*_: object) -> None:
             await trio.lowlevel.checkpoint()
             monkeypatch.setattr(FileJournal, "append", append)
+            crashed.set()
             raise RuntimeError("as the test asked")
 
+        crashed = trio.Event()
         append = FileJournal[Item].append
         monkeypatch.setattr(FileJournal, "append", crash)
         if durability == "always":
             with pytest.raises(JournalError, match="crashed"):
                 await queue.enqueue(Item("b"))
         await queue.enqueue(Item("c"))
+        # It counts as durable before: an interval long, what was accepted may wait.
+        await crashed.wait()
         await until(lambda: queue.metrics().durable)
     store.up()
     async with queue_with_journal(path, store, durability=durability) as queue:

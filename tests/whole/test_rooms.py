@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,16 +51,19 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(path: Path, top: Path = PACKAGE) -> Iterator[str]:
-    """Yield what a module below ``top`` imports, for checkers only too, as dotted paths."""
+@cache
+def imports(path: Path, top: Path = PACKAGE) -> list[str]:
+    """Return what a module below ``top`` imports, for checkers only too, as dotted paths."""
     package = path.relative_to(top.parent).parent.parts
+    found: list[str] = []
     for statement in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(statement, ast.ImportFrom):
             base = package[: len(package) - statement.level + 1] if statement.level else ()
             named = ".".join((*base, *filter(None, [statement.module])))
-            yield from (f"{named}.{alias.name}" for alias in statement.names)
+            found += (f"{named}.{alias.name}" for alias in statement.names)
         elif isinstance(statement, ast.Import):
-            yield from (alias.name for alias in statement.names)
+            found += (alias.name for alias in statement.names)
+    return found
 
 
 def imported_rooms(path: Path) -> Iterator[str]:
