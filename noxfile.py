@@ -69,9 +69,10 @@ if PGBOUNCER is None:
 
 EVERYTHING = "[cli,otel,postgres,prometheus,status]"
 # Tests spend half of their time waiting; and a worker that has none left takes those of another.
-AT_ONCE = ("-n", "4", "--dist", "worksteal")
+# Each takes four seconds to collect them, and CI runs another session beside.
+AT_ONCE = ("-n", "3", "--dist", "worksteal")
 QUICK = "not heavy and not browser and not promtool"
-WITHIN = f"{QUICK} and not whole_process"
+WITHIN = f"{QUICK} and not whole_process and not two_pythons"
 # Which keys share a lane depends on it. Here it is the same in every run; `unkind` draws one.
 STEADY = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
 
@@ -128,8 +129,9 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests that take no time, on every CPython; the oldest one measures coverage.
 
-    Tests of whole processes run there, and on the newest one in ``unkind``. Elsewhere a tenth of
-    what hypothesis draws will do: it is the same, and what depends on the Python shows soon.
+    Tests of whole processes, and of what no Python changes, run there, and on the newest one in
+    ``unkind``. Elsewhere a tenth of what hypothesis draws will do: it is the same, and what depends
+    on the Python shows soon.
     """
     install(session, "test", extras=EVERYTHING)
     all_of_it = ("-m", QUICK, "--cov", "--cov-report=")

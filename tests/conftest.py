@@ -63,6 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "whole_process: starts programs or servers; needs to run on two Pythons only"
     )
+    config.addinivalue_line(
+        "markers", "two_pythons: about what no Python changes; needs to run on two of them only"
+    )
     # A shell ignores Ctrl-C for what it starts in the background; then Python does, and trio.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # so does nohup

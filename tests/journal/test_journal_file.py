@@ -187,6 +187,7 @@ def test_the_story_is_told_to_its_end() -> None:
     assert left_on(disk) == list(story.safe) == [b"%d" % number for number in range(11, 15)]
 
 
+@pytest.mark.two_pythons
 @pytest.mark.parametrize("at", range(1, LENGTH + 2))
 def test_after_a_power_cut_at_any_operation_what_was_acknowledged_is_there(at: int) -> None:
     for roll in SEVERAL:
@@ -198,6 +199,7 @@ def test_after_a_power_cut_at_any_operation_what_was_acknowledged_is_there(at: i
         story.check(disk.cut_power(dice(roll)))
 
 
+@pytest.mark.two_pythons
 @pytest.mark.parametrize("at", range(1, LENGTH + 2))
 def test_after_the_process_died_at_any_operation_what_was_acknowledged_is_there(at: int) -> None:
     disk = ModelDisk()
@@ -208,6 +210,7 @@ def test_after_the_process_died_at_any_operation_what_was_acknowledged_is_there(
     story.check(disk.crash())
 
 
+@pytest.mark.two_pythons
 @pytest.mark.parametrize("short", [False, True], ids=["whole", "short"])
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS])
 @pytest.mark.parametrize("at", range(1, LENGTH + 1))
@@ -224,6 +227,7 @@ def test_when_any_one_operation_fails_the_next_file_is_good(
         story.check(disk.cut_power(dice(roll)))
 
 
+@pytest.mark.two_pythons
 @pytest.mark.parametrize("short", [False, True], ids=["whole", "short"])
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("at", range(4, LENGTH + 1))
@@ -333,6 +337,7 @@ ORIGINAL, NUMBERS, SETTLED = a_journal()
 WHOLE: Final = bytes(ORIGINAL.names[PATH].data)
 
 
+@pytest.mark.two_pythons
 def test_every_flipped_byte_is_noticed_and_costs_at_most_its_record() -> None:
     for at in range(len(WHOLE)):
         for flip in (0x01, 0x80, 0xFF):
@@ -340,6 +345,7 @@ def test_every_flipped_byte_is_noticed_and_costs_at_most_its_record() -> None:
             check_damaged(data, flipped=True)
 
 
+@pytest.mark.two_pythons
 @pytest.mark.parametrize("tail", ["nothing", "zeros", "ones", "stale"])
 def test_every_truncation_is_noticed(tail: str) -> None:
     for at in range(len(WHOLE)):

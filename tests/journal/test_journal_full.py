@@ -141,6 +141,7 @@ async def run(blocks: int, always: bool, store: Store, then: Next) -> None:
         assert len(life.disk.names[PATH].data) < 400
 
 
+@pytest.mark.two_pythons
 @both
 @pytest.mark.parametrize("store", ["up", "down", "back"])
 @pytest.mark.parametrize("then", ["same life", "restart", "kill"])

@@ -63,7 +63,9 @@ def run(seed: str, conditions: Conditions, arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(
         prefix="unkind-", dir=None if conditions.slow_disk else MEMORY
     ) as folder:
-        environment = {**os.environ, "PYTHONHASHSEED": str(conditions.hash_seed), "TMPDIR": folder}
+        temporary = {"TMPDIR": folder, "PYTEST_DEBUG_TEMPROOT": folder}
+        hash_seed = {"PYTHONHASHSEED": str(conditions.hash_seed)}
+        environment = {**os.environ, **temporary, **hash_seed}
         if conditions.slow_disk:
             environment["LD_PRELOAD"] = compile_slow_sync(Path(folder))
         command = [

@@ -83,6 +83,7 @@ def test_every_room_has_its_rank() -> None:
     assert rooms == set(RANK)
 
 
+@pytest.mark.two_pythons
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_down_the_ranks(path: Path) -> None:
     own = room_of(path)
@@ -94,6 +95,7 @@ def test_imports_go_down_the_ranks(path: Path) -> None:
             assert own == "_cli", f"{own} imports provcache_trio.{room}"
 
 
+@pytest.mark.two_pythons
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_room_imports_its_neighbours_and_no_others(path: Path) -> None:
     own = room_of(path)
@@ -139,6 +141,7 @@ def test_every_module_can_be_imported(path: Path) -> None:
     importlib.import_module(".".join(parts).removesuffix(f".{FACE}"))
 
 
+@pytest.mark.two_pythons
 @pytest.mark.parametrize(
     "path", sorted(TESTS.glob("*/*.py")), ids=lambda path: str(path.relative_to(TESTS))
 )

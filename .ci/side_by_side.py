@@ -1,0 +1,95 @@
+"""Run the sessions that ``nox`` runs, two at a time, and end with a table of what each took.
+
+One after the other they leave a quarter of two processors idle: half of a test's time is spent
+waiting, and checkers of types use one processor. What a session printed is shown when it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+NOX = str(Path(sys.executable).with_name("nox"))
+AT_ONCE = min(2, os.cpu_count() or 1)
+# What takes longest begins first, so that both ends come about together.
+LONGEST_FIRST = ("tests-3.11", "heavy", "mutants", "unkind", "lowest", "tests", "lint")
+# What the tests measured can be reported when they have ended.
+LAST = "coverage"
+SHOWING = Lock()
+
+
+class Outcome(NamedTuple):
+    """How a session went."""
+
+    session: str
+    result: str
+    seconds: float
+    cpu_seconds: float
+
+
+def find_sessions() -> list[str]:
+    """Return what ``nox`` alone would run."""
+    done = subprocess.run([NOX, "--list", "--json"], stdout=subprocess.PIPE, check=True)  # noqa: S603  # ours
+    return [session["session"] for session in json.loads(done.stdout)]
+
+
+def rank(session: str) -> int:
+    """Return a session's place in the order of beginning."""
+    for place, beginning in enumerate(LONGEST_FIRST):
+        if session.startswith(beginning):
+            return place
+    return len(LONGEST_FIRST)
+
+
+def run(session: str) -> Outcome:
+    """Run a session, and show what it printed."""
+    # Runs of pytest that share a folder for temporary files tidy up behind each other's back.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        report, output = Path(folder, "report.json"), Path(folder, "output")
+        began = time.monotonic()
+        with output.open("wb") as file:
+            process = subprocess.Popen(  # noqa: S603  # ours
+                [NOX, "--session", session, "--report", str(report)],
+                env={**os.environ, "PYTEST_DEBUG_TEMPROOT": folder},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - began
+        result = "failed"
+        if process.returncode == 0:
+            result = json.loads(report.read_text("utf-8"))["sessions"][0]["result"]
+        with SHOWING:
+            sys.stdout.buffer.write(output.read_bytes())
+            sys.stdout.flush()
+    return Outcome(session, result, seconds, usage.ru_utime + usage.ru_stime)
+
+
+def main() -> int:
+    """Run all sessions, print the table, and return the exit status."""
+    began = time.monotonic()
+    waiting = sorted(find_sessions(), key=rank)
+    waiting.remove(LAST)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = [*pool.map(run, waiting)]
+    outcomes.append(run(LAST))
+    print("   wall s     CPU s")
+    for outcome in outcomes:
+        took = f"{outcome.seconds:9.1f} {outcome.cpu_seconds:9.1f}"
+        print(f"{took}  {outcome.result:8} {outcome.session}")
+    cpu_seconds = sum(outcome.cpu_seconds for outcome in outcomes)
+    print(f"{time.monotonic() - began:9.1f} {cpu_seconds:9.1f}  in all")
+    return 1 if any(outcome.result == "failed" for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
