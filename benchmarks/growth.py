@@ -40,7 +40,7 @@ def run(*, quick: bool) -> Findings:
 
 def entries_in_all(*, quick: bool) -> Findings:
     """Find what an entry costs from its acceptance until it is settled, by their number."""
-    counts = [10**power for power in range(3, 6 if quick else 8)]
+    counts = [10**power for power in range(3, 5 if quick else 8)]
     cycle = [Item(f"{n}") for n in range(CYCLE)]
     timings: Timings = {in_all(count): [] for count in counts}
     trio.run(settle, cycle, STEADY)  # warms up
@@ -89,7 +89,7 @@ async def settle(cycle: Sequence[Item], count: int) -> float:
 
 def entries_waiting(*, quick: bool) -> Findings:
     """Find what it costs to accept one more, by how many wait."""
-    counts = [10**power for power in range(3, 6 if quick else 7)]
+    counts = [10**power for power in range(3, 5 if quick else 7)]
     items = [Item(f"{n}") for n in range(counts[-1] + MORE)]
     timings: Timings = {}
     for number in range(3 if quick else 6):
@@ -137,7 +137,7 @@ async def wait_in_line(queue: WriteBehindQueue[Item], items: Sequence[Item]) -> 
 
 def one_of_many(*, quick: bool) -> Findings:
     """Find what admitting, cancelling and flushing cost each, by how many tasks do it at once."""
-    counts = [10**power for power in range(1, 5 if quick else 6)]
+    counts = [10**power for power in range(1, 4 if quick else 6)]
     findings = Findings()
     for name, case in (("admitted", admitted), ("cancelled", cancelled), ("flushed", flushed)):
         timings: Timings = {waiting(count): [] for count in counts}

@@ -190,5 +190,9 @@ def test_readme_has_three_commands_and_ci_runs_the_last() -> None:
     assert len(commands) == 3
     assert commands[0].endswith("provcache demo")
     assert commands[1].endswith("provcache demo --to postgres")
+    install, nox = commands[2].replace("pip install", "pip install --quiet").rsplit(" && ", 1)
     ci = (ROOT / ".ci" / "run").read_text("utf-8")
-    assert commands[2].replace("pip install", "pip install --quiet") in ci
+    assert f"{install} && .venv/bin/python .ci/side_by_side.py\n" in ci
+    assert nox == ".venv/bin/nox"
+    runner = (ROOT / ".ci" / "side_by_side.py").read_text("utf-8")
+    assert '[NOX, "--list", "--json"]' in runner
