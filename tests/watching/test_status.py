@@ -35,6 +35,7 @@ from provcache_trio import (
 )
 from provcache_trio.status import StatusApp, _server as module, open_status_server
 from provcache_trio.status._connection import serve_connection
+from provcache_trio.status._hosts import AllowedHosts
 from provcache_trio.status._page import load_page
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 PATHS = ("/", "/livez", "/readyz", "/metrics", "/status.json")
 MESSAGE = "what nobody may see"
+ANY_HOST = AllowedHosts("203.0.113.1", "status.example", ())
 
 
 @pytest.fixture
@@ -379,6 +381,25 @@ async def test_nothing_of_an_entry_or_a_message_is_served(
             await trio.sleep(0.05)
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        b"application/openmetrics-text;version=x",
+        b"application/openmetrics-text;version=9;escaping=",
+        b"text/plain;version=1.x.0",
+        b"text/plain;version=1.0.0;version=",
+        b";;;=,\xff/\x00;q=\xe9",
+    ],
+)
+async def test_an_accept_header_that_is_malformed_gets_an_answer_all_the_same(
+    accept: bytes, some_metrics: WriteBehindMetrics
+) -> None:
+    app = StatusApp(Still("one", some_metrics))
+    reply = await ask(app, "/metrics", headers=[(b"accept", accept)])
+    assert reply.status == 200
+    assert 'provcache_write_behind_enqueued_total{queue="one"} 0' in reply.text
+
+
 async def test_metrics_are_in_the_format_that_the_client_prefers(
     store: MemoryRepository[Item],
 ) -> None:
@@ -554,7 +575,7 @@ async def fetch(url: str, path: str, method: str = "GET") -> Reply:
     assert target.hostname is not None
     assert target.port is not None
     line = f"{method} {target.path.rstrip('/')}{path} HTTP/1.1"
-    request = f"{line}\r\nHost: status\r\nConnection: close\r\n\r\n"
+    request = f"{line}\r\nHost: {target.netloc}\r\nConnection: close\r\n\r\n"
     return parse(await exchange(target.port, request.encode(), target.hostname))
 
 
@@ -680,8 +701,8 @@ async def test_leaving_waits_for_no_client(
             requests = (
                 b"",
                 b"GET / HTTP/1.1\r\nHost:",
-                b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n",
-                b"GET /status.json HTTP/1.1\r\nHost: a\r\n\r\n",
+                b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n",
             )
             clients = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in requests]
             for client, request in zip(clients, requests, strict=True):
@@ -751,6 +772,10 @@ async def test_a_server_is_entered_once() -> None:
         ({"port": True}, "TypeError: port must be an int, not bool"),
         ({"port": -1}, "ValueError: port must be 0 to 65535"),
         ({"port": 65536}, "ValueError: port must be 0 to 65535"),
+        ({"allowed_hosts": "a"}, "TypeError: allowed_hosts must be an iterable of str, not str"),
+        ({"allowed_hosts": 1}, "TypeError: allowed_hosts must be an iterable of str, not int"),
+        ({"allowed_hosts": [1]}, "TypeError: each of allowed_hosts must be a str, not int"),
+        ({"allowed_hosts": [""]}, "ValueError: each of allowed_hosts must not be empty"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_opened(
@@ -788,12 +813,15 @@ async def test_a_name_may_be_given() -> None:
     [
         (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),  # somebody tries TLS
         (b"GET /livez HTTP/1.1\r\n\r\n", 400),  # without Host
-        (b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + 40_000 * b"y" + b"\r\n\r\n", 431),
-        (b"POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n1", 405),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + 40_000 * b"y" + b"\r\n\r\n", 431),
+        (b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n1", 405),
         (b"GET /livez HTTP/1.0\r\n\r\n", 200),
-        (b"GET /livez HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", 200),
-        (b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n" * 20, 200),
-        (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (
+            b"GET /livez HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+            200,
+        ),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20, 200),
+        (b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     ],
 )
 async def test_no_request_breaks_the_server(request_: bytes, status: int) -> None:
@@ -804,7 +832,7 @@ async def test_no_request_breaks_the_server(request_: bytes, status: int) -> Non
 
 async def test_a_client_that_goes_away_breaks_nothing() -> None:
     async with open_status_server() as server:
-        for request in (b"", b"GET", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
+        for request in (b"", b"GET", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"):
             for _ in range(5):
                 client = socket.create_connection(("127.0.0.1", server.port))
                 # Closing it resets the connection.
@@ -820,48 +848,102 @@ async def test_a_client_that_goes_away_breaks_nothing() -> None:
 
 async def test_a_client_that_is_gone_when_the_answer_is_sent_is_no_error() -> None:
     client, stream = trio.testing.memory_stream_pair()
-    await client.send_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+    await client.send_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await client.aclose()
-    await serve_connection(StatusApp(), stream)
+    await serve_connection(StatusApp(), ANY_HOST, stream)
 
 
 async def test_a_client_that_never_closes_is_left_after_a_second(autojump_clock: MockClock) -> None:
     client, stream = trio.testing.memory_stream_pair()
-    await client.send_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\nand more")
-    await serve_connection(StatusApp(), stream)
+    await client.send_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nand more")
+    await serve_connection(StatusApp(), ANY_HOST, stream)
     assert trio.current_time() == 1
     assert parse(bytes(await client.receive_some())).status == 200
 
 
-async def test_a_connection_takes_ten_seconds_at_most_and_only_so_many_are_served_at_once(
-    monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
-) -> None:
-    assert (module.MOST_SECONDS, module.MOST_CONNECTIONS) == (10, 50)
-    monkeypatch.setattr(module, "MOST_CONNECTIONS", 2)
-    answered: list[Reply] = []
-
-    async def ask_for_life(url: str) -> None:
-        answered.append(await fetch(url, "/livez"))
-
+async def test_a_request_has_five_seconds_and_a_connection_ten(mock_clock: MockClock) -> None:
+    assert module.MOST_SECONDS == 10
+    client, stream = trio.testing.memory_stream_pair()
     async with open_status_server() as server, trio.open_nursery() as nursery:
-        silent = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(2)]
-        nursery.start_soon(ask_for_life, server.url)
-        for _ in range(2):
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            assert not answered
-            mock_clock.jump(4.9)
+        nursery.start_soon(serve_connection, server.app, ANY_HOST, stream)
+        for beginning in (b"GET /livez HTTP/1.1\r\n", b"Host: localhost\r\n"):
+            await client.send_all(beginning)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(2.4)
+            await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(0.3)
-        for stream in silent:
-            assert await stream.receive_some() == b""
-            await stream.aclose()
-    assert [reply.status for reply in answered] == [200]
+        reply = parse(bytes(await client.receive_some()))
+        assert (reply.status, reply.text) == (
+            408,
+            "the request was not complete after 5 seconds\n",
+        )
+        await client.aclose()
+        # One that takes nothing of its answer is closed all the same.
+        silent = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        mock_clock.jump(5.1)
+        assert b" 408 " in await silent.receive_some()
+        mock_clock.jump(5)
+        await silent.aclose()
+
+
+async def test_a_probe_is_answered_though_two_hundred_connections_are_held_open() -> None:
+    assert module.MOST_CONNECTIONS == 50
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+    async with open_status_server() as server, AsyncExitStack() as stack:
+        held: list[trio.SocketStream] = []
+        for number in range(200):
+            client = await trio.open_tcp_stream("127.0.0.1", server.port)
+            held.append(await stack.enter_async_context(client))
+            # Silent, too slow, or content with an answer that it does not close after.
+            await client.send_all((b"", head, head + b"\r\n")[number % 3])
+        with trio.fail_after(module.MOST_SECONDS / 4):
+            assert (await fetch(server.url, "/livez")).status == 200
+        # The one that came first was closed first, and the last are still there.
+        with suppress(trio.BrokenResourceError):
+            assert await held[0].receive_some() == b""
+        await held[199].send_all(b"\r\n")
+        assert b" 200 " in await held[199].receive_some()
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "asked_for", "status"),
+    [
+        ("127.0.0.1", (), "127.0.0.1:{port}", 200),
+        ("127.0.0.1", (), "LOCALHOST.:{port}", 200),
+        ("127.0.0.1", (), "127.0.0.2", 200),
+        ("127.0.0.1", (), "[::1]:{port}", 200),
+        ("127.0.0.1", (), "rebound.example", 421),
+        ("127.0.0.1", (), "localhost.rebound.example", 421),
+        ("127.0.0.1", (), "203.0.113.9", 421),
+        ("127.0.0.1", (), "[::1", 200),
+        ("127.0.0.1", ("Proxy.example",), "proxy.example:8443", 200),
+        ("127.0.0.1", ("proxy.example",), "rebound.example", 421),
+        ("localhost", (), "localhost", 200),
+        ("0.0.0.0", (), "pod.example", 200),  # noqa: S104
+        ("0.0.0.0", ("pod.example",), "pod.example", 200),  # noqa: S104
+        ("0.0.0.0", ("pod.example",), "203.0.113.9:80", 200),  # noqa: S104  # no name, so no DNS
+        ("0.0.0.0", ("pod.example",), "rebound.example", 421),  # noqa: S104
+    ],
+)
+async def test_only_names_that_are_this_server_s_are_served(
+    host: str, allowed: tuple[str, ...], asked_for: str, status: int
+) -> None:
+    async with open_status_server(host=host, allowed_hosts=allowed) as server:
+        name = asked_for.format(port=server.port)
+        request = f"GET /status.json HTTP/1.1\r\nHost: {name}\r\n\r\n".encode()
+        reply = parse(await exchange(server.port, request))
+    assert reply.status == status
+    assert ("allowed_hosts" in reply.text) == (status == 421)
 
 
 async def test_a_queue_that_raises_costs_one_answer_and_its_message_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_status_server(StatusApp(Broken("one"))) as server:
-        assert await exchange(server.port, b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n") == b""
+        assert (
+            await exchange(server.port, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
+        )
         assert (await fetch(server.url, "/livez")).status == 200
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("provcache_trio", logging.ERROR)
@@ -913,7 +995,7 @@ async def test_a_server_that_finds_no_descriptor_free_waits_for_one(
                 await refused.wait()
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            client.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+            client.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             client.settimeout(HANG_SECONDS)
             reply = await trio.to_thread.run_sync(client.recv, 100)
     assert reply.startswith(b"HTTP/1.1 200 OK\r\n")

@@ -53,9 +53,9 @@ def answer(observed: Sequence[Observed], method: str, path: str, accept: str = "
     return _finish(content, with_body=method != "HEAD")
 
 
-def misunderstanding(status: int) -> Answer:
-    """Answer what is no request of HTTP."""
-    return _finish(_text(status, "not understood"), with_body=True)
+def refusal(status: int, reason: str) -> Answer:
+    """Answer a request that can't be served, with a reason in plain words."""
+    return _finish(_text(status, reason), with_body=True)
 
 
 def _finish(content: _Content, *, with_body: bool) -> Answer:

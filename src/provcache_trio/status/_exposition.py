@@ -19,5 +19,8 @@ def expose(queues: Iterable[ObservedQueue], accept: str) -> tuple[bytes, str]:
     """Return the numbers in the format that the header ``accept`` prefers, and its name."""
     registry = CollectorRegistry()
     registry.register(QueueCollector(*queues))
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except Exception:  # noqa: BLE001  # prometheus_client's parser, of a header that is malformed
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type

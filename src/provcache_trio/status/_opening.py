@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, cast
 
 from provcache_trio._vocabulary.checks import check_int, check_text, check_type
 
@@ -16,7 +17,11 @@ _HIGHEST_PORT: Final = 65535
 
 
 def open_status_server(
-    app: StatusApp | None = None, *, host: str = "127.0.0.1", port: int = 0
+    app: StatusApp | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    allowed_hosts: Iterable[str] = (),
 ) -> AbstractAsyncContextManager[StatusServer, None]:
     """Serve ``app`` over HTTP, for the length of an ``async with``.
 
@@ -33,6 +38,9 @@ def open_status_server(
         app: what to serve; by default a new one, which is the server's ``.app``.
         host: an address, or a name, of which the first address is taken.
         port: 0 takes one that is free; see the server's ``.port`` and ``.url``.
+        allowed_hosts: names under which the server is asked for besides, without a port, such as
+            that of a proxy before it. A server that others can reach answers under any name,
+            unless some are given here.
 
     Returns:
         A context manager to be entered once, in a trio task; entering is a checkpoint.
@@ -49,7 +57,21 @@ def open_status_server(
     check_type("app", app, StatusApp)
     check_text("host", host)
     check_int("port", port, at_least=0, at_most=_HIGHEST_PORT)
+    names = _checked_names(allowed_hosts)
     # Here, because the app does without h11.
     from ._connection import serve_connection  # noqa: PLC0415
 
-    return ServerOpening(app, host, port, serve_connection)
+    return ServerOpening(app, host, port, names, serve_connection)
+
+
+# Annotated as object: callers may give what their annotations do not allow.
+
+
+def _checked_names(names: object) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        kind = type(names).__name__
+        raise TypeError(f"allowed_hosts must be an iterable of str, not {kind}")
+    checked = tuple(cast("Iterable[str]", names))
+    for name in checked:
+        check_text("each of allowed_hosts", name)
+    return checked

@@ -17,16 +17,18 @@ import trio
 from provcache_trio._vocabulary.failures import leaves_of
 from provcache_trio._vocabulary.opening import Opening
 
+from ._hosts import AllowedHosts
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ._app import StatusApp
 
-Serve: TypeAlias = "Callable[[StatusApp, trio.SocketStream], Awaitable[None]]"
+Serve: TypeAlias = "Callable[[StatusApp, AllowedHosts, trio.SocketStream], Awaitable[None]]"
 
 _logger: Final = logging.getLogger("provcache_trio")
 
-MOST_CONNECTIONS: Final = 50  # more than that wait in the system's line
+MOST_CONNECTIONS: Final = 50  # for one more, the oldest one is closed
 MOST_SECONDS: Final = 10  # from a connection's beginning to its end
 _RETRY_SECONDS: Final = 0.1
 
@@ -60,15 +62,21 @@ class ServerOpening(Opening["StatusServer"]):
     function = "open_status_server"
     one_task = True
 
-    def __init__(self, app: StatusApp, host: str, port: int, serve: Serve) -> None:
+    def __init__(
+        self, app: StatusApp, host: str, port: int, allowed_hosts: Sequence[str], serve: Serve
+    ) -> None:
         self._app = app
         self._host = host
         self._port = port
+        self._allowed_hosts = allowed_hosts
         self._serve = serve
-        self._free = trio.Semaphore(MOST_CONNECTIONS)
+        self._free = trio.Semaphore(MOST_CONNECTIONS + 1)  # the last makes room
+        self._connections: dict[trio.CancelScope, None] = {}  # in the order in which they came
 
     async def _open(self) -> StatusServer:
         listener = await _listen(self._host, self._port)
+        address = listener.socket.getsockname()[0]
+        self._hosts = AllowedHosts(address, self._host, self._allowed_hosts)
         # From here to the end nothing yields, so a server is open or it is not.
         server = StatusServer(self._app, listener)
         # Only the exit ends it, so that it can be asked while a queue in the block drains.
@@ -101,17 +109,24 @@ class ServerOpening(Opening["StatusServer"]):
         while True:
             await self._free.acquire()
             stream = await _accept(listener)
-            nursery.start_soon(self._attend, stream)
+            scope = trio.CancelScope(deadline=trio.current_time() + MOST_SECONDS)
+            self._connections[scope] = None
+            nursery.start_soon(self._attend, stream, scope)
+            if self._free.value == 0:
+                # Each of them waits for its client, since to make an answer takes no time.
+                # Clients that hold connections open can't keep a probe from its answer.
+                next(iter(self._connections)).cancel()
 
     @trio.lowlevel.enable_ki_protection
-    async def _attend(self, stream: trio.SocketStream) -> None:
+    async def _attend(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
         try:
-            with trio.move_on_after(MOST_SECONDS):
+            with scope:
                 async with stream:
-                    await self._serve(self._app, stream)
+                    await self._serve(self._app, self._hosts, stream)
         except Exception as error:  # noqa: BLE001  # somebody's queue may raise anything
             _log("could not answer", error)
         finally:
+            del self._connections[scope]
             self._free.release()
 
 

@@ -1,0 +1,59 @@
+"""The names under which a status server may be asked for: a guard against DNS rebinding.
+
+A page of somebody else's, in a browser on this machine, can have its own name resolve to our
+address, and would then be allowed to read what we serve. Its requests still carry that name in
+``Host``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class AllowedHosts:
+    """Decides which ``Host`` headers are served.
+
+    A server that listens on loopback serves loopback's names and addresses, the host that it was
+    given, and those that are named here. One that others can reach serves every name unless some
+    are named, and every address, which no DNS can rebind.
+
+    Args:
+        address: where the server listens.
+        host: what it was given, of which ``address`` may be the first address.
+        names: names or addresses that are served besides.
+    """
+
+    def __init__(self, address: str, host: str, names: Sequence[str]) -> None:
+        self._on_loopback = _is_loopback(address)
+        self._serves_all = not self._on_loopback and not names
+        self._names = {"localhost", host.lower(), *(name.lower() for name in names)}
+
+    def serves(self, header: str) -> bool:
+        """Return whether a request with this ``Host`` is answered; without one it is."""
+        name = _without_port(header.strip().lower()).rstrip(".")
+        if self._serves_all or not name or name in self._names:
+            return True
+        # No browser sends an address that a name resolves to, so it is safe to be asked for it.
+        return _is_loopback(name) if self._on_loopback else _is_address(name)
+
+
+def _without_port(header: str) -> str:
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(name: str) -> bool:
+    return _is_address(name) and ipaddress.ip_address(name).is_loopback
