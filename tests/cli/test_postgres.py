@@ -71,12 +71,13 @@ def test_a_server_that_is_not_there_is_told_in_one_line_without_the_password(
     monkeypatch.setattr(stores, "_PATIENCE", 0.1)
     nobody = "postgresql://user:s3cret@127.0.0.1:1/db?password=s3cret"
     assert main(["init", "--to", nobody]) == 3
-    reason = "asyncpg reported ConnectionRefusedError"
+    where = "127.0.0.1:1, user user, database db"
+    reason = f"{where}: asyncpg reported ConnectionRefusedError: Connection refused"
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
         f"provcache: {reason}; trying again for 0.1 s",
-        f"provcache: postgresql://127.0.0.1:1/db: {reason}",
+        f"provcache: {reason}",
     ]
 
 

@@ -1278,8 +1278,8 @@ POSTGRES = (
         "stores/postgres::a_constraint_tells_which_entry_it_refused",
         (
             "postgres/_session.py",
-            "            failure = translated(error, meaning, too_slow=too_slow)\n",
-            "            failure = translated(error, meaning, too_slow=too_slow)\n            raise failure\n",
+            "            failure, keep = await self._translate(error, waited)\n",
+            "            failure, keep = await self._translate(error, waited)\n            raise failure\n",
         ),
     ),
     mutant(
@@ -1305,8 +1305,8 @@ POSTGRES = (
         "stores/postgres::a_client_s_timeout_counts_only_once_a_fresh_connection_is_answered",
         (
             "postgres/_session.py",
-            "                keep = too_slow = await self._answers()\n",
-            "                too_slow = True\n",
+            "            keep = too_slow = await self._answers()\n",
+            "            too_slow = True\n",
         ),
     ),
     mutant(

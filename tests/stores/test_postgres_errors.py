@@ -142,11 +142,15 @@ def test_every_row_of_the_table_is_for_errors_that_there_are() -> None:
 
 def test_a_certificate_that_is_refused_is_told_without_the_code_of_openssl() -> None:
     error = ssl.SSLCertVerificationError(1, "x")
+    error.verify_message = "self-signed certificate"
     told = translated(error, meaning_of_error(error, connected=False))
     assert type(told) is StoreMisconfiguredError
     assert told.error_class == "SSLCertVerificationError"
     assert told.sqlstate is None
-    assert str(told) == "asyncpg reported SSLCertVerificationError"
+    assert str(told) == (
+        "asyncpg reported SSLCertVerificationError: the server's certificate is not accepted, "
+        "self-signed certificate"
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,8 +176,26 @@ def test_a_repository_of_one_s_own_raises_what_a_sqlstate_means(
     error = store_error_of(state, error_class="Oops", function=function, constraint="c")
     assert type(error) is meaning
     assert (error.sqlstate, error.error_class, error.constraint) == (state, "Oops", "c")
-    assert str(error) == f"PostgreSQL reported {state} (Oops)"
-    assert str(store_error_of(state)) == f"PostgreSQL reported {state}"
+    assert str(error).startswith(f"PostgreSQL reported {state} (Oops)")
+    assert str(store_error_of(state)).startswith(f"PostgreSQL reported {state}")
+
+
+def test_a_sqlstate_is_said_in_plain_words() -> None:
+    told = {state: str(store_error_of(state)) for state in ("42P01", "23999", "99999")}
+    assert told == {
+        "42P01": "PostgreSQL reported 42P01: there is no such table",
+        "23999": "PostgreSQL reported 23999: a constraint refuses the row",
+        "99999": "PostgreSQL reported 99999",
+    }
+
+
+def test_only_messages_that_name_things_are_quoted() -> None:
+    for function, quoted in (("parserOpenTable", True), ("exec_stmt_raise", False)):
+        error = exceptions.UndefinedTableError("x")
+        error.server_source_function = function
+        error.message = 'relation "seen" does not exist'
+        told = translated(error, meaning_of_error(error, connected=True))
+        assert ('relation "seen" does not exist' in str(told)) is quoted
 
 
 def test_what_is_no_sqlstate_is_refused() -> None:

@@ -233,7 +233,7 @@ async def test_nothing_that_a_database_reports_is_quoted(
 
 async def test_a_password_is_told_nowhere(sdk: Sdk, told: Told) -> None:
     # Nobody listens there; and there, the name is refused.
-    for place in ("127.0.0.1:1", f"nowhere.{SECRET}.invalid"):
+    for place in ("127.0.0.1:1", "nowhere.invalid"):
         async with open_postgres_repository(f"postgresql://u:{SECRET}@{place}/db") as store:
             told.texts.append(repr(store))
             with pytest.raises(DrainTimeoutError) as caught:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from provcache_trio import StoreMisconfiguredError
+from provcache_trio._vocabulary.errors import reworded
 from provcache_trio.postgres import open_postgres_repository
+from provcache_trio.postgres._dsn import Dsn
 from provcache_trio.postgres._schema import MIGRATIONS
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ class PostgresTarget:
         label: what to call it; by default the URL without what may be secret.
 
     Raises:
-        ValueError: ``dsn`` is malformed, or may be: then nobody knows what in it is secret.
+        ValueError: ``dsn`` is malformed, or may be, or has a parameter that can't be used.
     """
 
     def __init__(self, dsn: str, label: str = "") -> None:
         self._dsn = dsn
-        self.label = label or _without_secrets(dsn)
+        self.label = label or Dsn(dsn).label
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Store]:
@@ -49,7 +49,7 @@ class PostgresTarget:
             except StoreMisconfiguredError as error:
                 # Its own words are for programmers.
                 text = str(error).replace("see create=True", "provcache init --to makes it")
-                raise StoreMisconfiguredError(text, error_class=error.error_class) from None
+                raise reworded(error, text) from None
 
     async def facts(self) -> dict[str, int]:
         """Return the size of the table with its indexes, and the schema version.
@@ -64,29 +64,3 @@ class PostgresTarget:
                 lambda connection, _: connection.fetchval(_SIZE),
             )
         return {"bytes": size, "schema": len(MIGRATIONS)}
-
-
-_is_host: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?").fullmatch
-_is_query: Final = re.compile(r"([^=&]+=[^=&]*(&|$))*").fullmatch
-
-
-def _without_secrets(dsn: str) -> str:
-    """Return where ``dsn`` points: hosts and database.
-
-    A host ends at the first of / ? #. If a password holds one, its rest is where a path is
-    looked for, and its beginning where a port is.
-
-    Raises:
-        ValueError: it may be such a URL.
-    """
-    parts = urlsplit(dsn)
-    hosts = parts.netloc.rpartition("@")[2]
-    if (
-        parts.fragment
-        or "@" in parts.path + parts.query
-        or parts.netloc.count("@") > 1
-        or not _is_query(parts.query)
-        or not all(map(_is_host, hosts.split(",")))
-    ):
-        raise ValueError("the URL is malformed")
-    return f"postgresql://{hosts}{parts.path}"

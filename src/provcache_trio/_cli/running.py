@@ -61,13 +61,13 @@ class Attempt:
 
     Attributes:
         failure: what went wrong; empty if nothing did.
-        names_its_file: whether ``failure`` does.
+        names_its_place: whether ``failure`` names the file or the server that it is about.
         stopped_by: the first signal, if it ended the work, or what is written about it.
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self.failure = ""
-        self.names_its_file = False
+        self.names_its_place = False
         self.stopped_by: signal.Signals | None = None
         self._work = work
         self._unwritten: OutputError | None = None
@@ -131,7 +131,9 @@ class Attempt:
             self.failure = f"{len(error.undelivered):,} entries could not be written in time"
         except (ProvcacheError, OSError) as error:
             self.failure = str(error)
-            self.names_its_file = isinstance(error, JournalError)
+            self.names_its_place = isinstance(error, JournalError) or bool(
+                getattr(error, "reason", None)
+            )
         except OutputError as error:  # on its way out it would get into a group
             self._unwritten = error
 
@@ -175,7 +177,7 @@ async def attempt(
     trial = Attempt(keep_result)
     await trial.run()
     if trial.failure:
-        complain(trial.failure, "" if trial.names_its_file else label, quotes=quotes)
+        complain(trial.failure, "" if trial.names_its_place else label, quotes=quotes)
     return trial.status, result
 
 
@@ -269,7 +271,7 @@ class _JobAttempt(Attempt):
             self.results.add(f"{line}\n")
         complaints = [complaint(text) for text in self._job.complaints()]
         if self.failure:
-            place = "" if self.names_its_file else self._job.place
+            place = "" if self.names_its_place else self._job.place
             complaints.append(complaint(self.failure, place))
         if self.stopped_by is None:
             await self._progress.finish()

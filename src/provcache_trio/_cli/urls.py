@@ -64,9 +64,8 @@ def postgres_target(dsn: str, label: str = "") -> Target:
         ) from None
     try:
         return PostgresTarget(dsn, label)
-    except ValueError:
-        message = "the URL is malformed; percent-encode / ? # @ in user name and password"
-        raise MisuseError(message) from None
+    except ValueError as error:  # quotes no part of it that may be secret
+        raise MisuseError(str(error)) from None
 
 
 # A URL, which may have gone through a Path; and what stands before an @, with a colon in it.

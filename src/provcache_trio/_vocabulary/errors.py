@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 if TYPE_CHECKING:
     from .metrics import WriteBehindMetrics
+
+E = TypeVar("E", bound="_DriverError")
 
 
 class ProvcacheError(Exception):
@@ -39,9 +41,13 @@ class _DriverError(ProvcacheError):
         constraint: name of the violated constraint, or None.
         table: name of the table, or None.
         column: name of the column, or None.
+        reason: the message, if it may be logged: it names what the error is about, and quotes
+            neither a row nor a secret. The built-in stores set it; what else a repository
+            raises is logged without its message, unless it sets this.
     """
 
     # Also for a subclass whose __init__ does not call ours.
+    reason: str | None = None
     error_class: str | None = None
     sqlstate: str | None = None
     constraint: str | None = None
@@ -64,6 +70,13 @@ class _DriverError(ProvcacheError):
         self.constraint = constraint
         self.table = table
         self.column = column
+
+
+def reworded(error: E, message: str) -> E:
+    """Return ``error`` with a message that may be logged: it quotes no row and no secret."""
+    error.args = (message,)
+    error.reason = message
+    return error
 
 
 class EntryRejectedError(_DriverError):

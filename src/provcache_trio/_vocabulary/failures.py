@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, cast
 
-from .errors import EntryRejectedError
+from .errors import EntryRejectedError, StoreError
 
 
 class Kind(enum.IntEnum):
@@ -33,11 +33,22 @@ class Failure(NamedTuple):
     where: str | None = None  # file and line in the repository, of an unknown error
 
     def described(self) -> str:
-        """Name the error: its class, SQLSTATE, field and place, as far as they are known."""
-        sqlstate = f", SQLSTATE {self.sqlstate}" if self.sqlstate else ""
-        field = f", field {self.field}" if self.field else ""
+        """Name the error: all that is known of it, but for a message that may quote a row."""
+        reason = ""
+        if isinstance(self.error, (EntryRejectedError, StoreError)):
+            reason = self.error.reason or ""
+        facts = {
+            "SQLSTATE": self.sqlstate,
+            "field": self.field,
+            "table": getattr(self.error, "table", None),
+            "column": getattr(self.error, "column", None),
+            "constraint": self.constraint,
+        }
+        beside = [f", {name} {known}" for name, known in facts.items() if known]
+        if reason:  # which may have some of it
+            beside = [one for one in beside if one.rpartition(" ")[2] not in reason]
         where = f" at {self.where}" if self.where else ""
-        return f"{self.error_class}{sqlstate}{field}{where}"
+        return f"{reason or self.error_class}{''.join(beside)}{where}"
 
     @property
     def field(self) -> str | None:

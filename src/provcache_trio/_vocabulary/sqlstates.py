@@ -95,6 +95,58 @@ _BY_FUNCTION: Final[Mapping[tuple[str, str], Meaning]] = {
     ("54000", "GetNewMultiXactId"): PERSON,
 }
 
+# What a person reads; by SQLSTATE, and by its first two characters.
+_WORDS: Final[Mapping[str, str]] = {
+    "08": "the connection failed",
+    "08P01": "what answers there is no PostgreSQL, or a pooler that needs pgbouncer=True",
+    "0A": "the server does not support that",
+    "22": "a value does not fit its column",
+    "22001": "a text is too long for its column",
+    "22003": "a number is too large for its column",
+    "22023": "a run-time parameter has a wrong value",
+    "23": "a constraint refuses the row",
+    "23502": "a column that must not be NULL gets no value",
+    "23503": "a foreign key refers to a row that is not there",
+    "23505": "a unique index has the value already",
+    "23514": "a check constraint refuses the row, or there is no partition for it",
+    "25006": "the server may only be read now",
+    "26000": "prepared statements get lost: a pooler needs pgbouncer=True",
+    "28": "the server does not let this user in",
+    "28P01": "the password is wrong",
+    "3D000": "there is no such database",
+    "3F000": "there is no such schema",
+    "40": "the transaction was rolled back",
+    "40P01": "a deadlock was resolved by a roll-back",
+    "42501": "a grant is missing",
+    "42703": "there is no such column",
+    "42704": "the server does not know a name that was given",
+    "42804": "a column has another type",
+    "42P01": "there is no such table",
+    "42P05": "prepared statements collide: a pooler needs pgbouncer=True",
+    "42P10": "no unique index is on exactly the key",
+    "53": "the server has run out of something",
+    "53100": "the server's disk is full",
+    "53200": "the server is out of memory",
+    "53300": "the server has no connection left",
+    "55006": "it is in use",
+    "55P03": "somebody holds a lock",
+    "57014": "the statement was cancelled, by a time limit or by somebody",
+    "57P01": "the server shuts down, or somebody ended the connection",
+    "57P02": "the server crashed",
+    "57P03": "the server is starting or shutting down",
+    "57P04": "the database was dropped",
+    "57P05": "the server ended an idle connection",
+    "58": "the server's disk or system fails",
+    "P0": "a trigger or a function refuses the row",
+    "XX001": "the server's data is corrupted",
+    "XX002": "an index of the server is corrupted",
+}
+
+
+def words_for(sqlstate: str) -> str:
+    """Return what ``sqlstate`` means in plain words, or nothing."""
+    return _WORDS.get(sqlstate) or _WORDS.get(sqlstate[:2], "")
+
 
 def meaning_of(sqlstate: str, function: str | None = None) -> Meaning:
     """Return what ``sqlstate`` means, reported by that function of the server."""
@@ -142,8 +194,9 @@ def store_error_of(
     """
     check_text("sqlstate", sqlstate)
     of_class = f" ({error_class})" if error_class is not None else ""
+    words = f": {found}" if (found := words_for(sqlstate)) else ""
     return meaning_of(sqlstate, function).error(
-        f"PostgreSQL reported {sqlstate}{of_class}",
+        f"PostgreSQL reported {sqlstate}{of_class}{words}",
         error_class=error_class,
         sqlstate=sqlstate,
         constraint=constraint,

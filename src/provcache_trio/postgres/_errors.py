@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
@@ -19,11 +21,32 @@ from provcache_trio._vocabulary.sqlstates import (
     ROLLED_BACK,
     Meaning,
     meaning_of,
+    words_for,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from provcache_trio._vocabulary.errors import EntryRejectedError, StoreError
 
+_ROOT_CERTIFICATE: Final = "root certificate file"
+# Functions of the server whose messages name tables, columns, roles and the like, and no values.
+_NAMES_ONLY: Final = frozenset(
+    {
+        "ClientAuthentication",  # no pg_hba.conf entry for host, user, database
+        "InitPostgres",  # no such database
+        "InitializeSessionUserId",  # no such role
+        "aclcheck_error",  # permission denied for table
+        "aclcheck_error_col",
+        "auth_failed",  # for user
+        "checkInsertTargets",  # no such column of relation
+        "errorMissingColumn",
+        "errorMissingRTE",
+        "get_namespace_oid",  # no such schema
+        "infer_arbiter_indexes",  # no unique index
+        "parserOpenTable",  # no such relation
+    }
+)
 _CUT_OFF: Final = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
 
 
@@ -50,7 +73,7 @@ def meaning_of_error(error: Exception, *, connected: bool, pgbouncer: bool = Fal
     of_tls = isinstance(error, ssl.SSLError) and not isinstance(error, _CUT_OFF)
     # OSError and TimeoutError. And asyncpg's own: on a connection that the server ended it
     # may raise InternalClientError or InterfaceError, whatever the call was.
-    away = connected or (isinstance(error, OSError) and not of_tls)
+    away = connected or (isinstance(error, OSError) and not of_tls and not _is_without_tls(error))
     return AWAY if away else PERSON
 
 
@@ -67,7 +90,7 @@ def timed_out(error: Exception) -> bool:
 
 
 def translated(
-    error: Exception, meaning: Meaning, *, too_slow: bool = False
+    error: Exception, meaning: Meaning, *, too_slow: bool = False, hint: str = ""
 ) -> StoreError | EntryRejectedError:
     """Return the error to raise, which holds names only: no row, no connection string.
 
@@ -75,6 +98,7 @@ def translated(
         error: what was raised.
         meaning: what it means.
         too_slow: the server was at work when the time that we give it ran out.
+        hint: what else is known of its cause.
     """
     name = type(error).__name__
     if too_slow:
@@ -85,17 +109,64 @@ def translated(
             sqlstate=error.sqlstate if isinstance(error, PostgresError) else None,
         )
     if not isinstance(error, PostgresError):
+        reason = _joined(f"asyncpg reported {name}", _reason_of(error), hint)
         # SSLCertVerificationError has the code of OpenSSL; none of these has an SQLSTATE.
-        return meaning.error(f"asyncpg reported {name}", error_class=name)
+        return meaning.error(reason, error_class=name)
     state = error.sqlstate
+    reason = f"PostgreSQL reported {state} ({name})"
     return meaning.error(
-        f"PostgreSQL reported {state} ({name})",
+        _joined(reason, words_for(state or ""), _own_words_of_server(error), hint),
         error_class=name,
         sqlstate=state,
         constraint=_name(error.constraint_name),
         table=_name(error.table_name),
         column=_name(error.column_name),
     )
+
+
+def _joined(*parts: str) -> str:
+    return ": ".join(filter(None, parts))
+
+
+def _reason_of(error: Exception) -> str:
+    """Return in plain words why there is no connection; nothing that asyncpg quotes."""
+    reason = ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = f"the server's certificate is not accepted, {error.verify_message}"
+    elif _is_without_tls(error):
+        reason = "the server offers no TLS, and sslmode demands it"
+    elif isinstance(error, socket.gaierror):
+        reason = "the host's name can't be resolved"
+    elif isinstance(error, TimeoutError):
+        reason = "no answer in time"
+    elif isinstance(error, ClientConfigurationError) and _ROOT_CERTIFICATE in str(error):
+        reason = "sslmode demands a root certificate: name its file by sslrootcert"
+    elif isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
+        reason = os.strerror(error.errno)
+    return reason
+
+
+def _is_without_tls(error: Exception) -> bool:
+    return type(error) is ConnectionError and "rejected SSL upgrade" in str(error)
+
+
+def _own_words_of_server(error: PostgresError) -> str:
+    """Return the server's message if it is about names alone, else nothing.
+
+    What a trigger raises, or a constraint reports, may quote a row.
+    """
+    if _name(error.server_source_function) not in _NAMES_ONLY:
+        return ""
+    message = _name(error.message)
+    return message or ""
+
+
+def wrong_parameters(error: Exception, names: Iterable[str]) -> str:
+    """Return which of the run-time parameters ``names`` the server does not take."""
+    wrong = [name for name in names if f'"{name}"' in str(error).lower()]
+    if not isinstance(error, PostgresError) or not wrong:
+        return ""
+    return f"the run-time parameter {' or '.join(wrong)}, of the URL or server_settings"
 
 
 def _name(value: object) -> str | None:

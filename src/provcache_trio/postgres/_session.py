@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar, final
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 
 from provcache_trio._vocabulary.errors import (
     ProvcacheError,
+    StoreError,
     StoreMisconfiguredError,
     StoreUnavailableError,
+    reworded,
 )
+from provcache_trio._vocabulary.sqlstates import PERSON
 
-from ._errors import meaning_of_error, timed_out, translated
+from ._dsn import Dsn, Server, unreadable_tls_file
+from ._errors import meaning_of_error, timed_out, translated, wrong_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+
+    from provcache_trio._vocabulary.errors import EntryRejectedError
 
     from ._plan import Plan
 
@@ -34,9 +37,6 @@ _CLOSE_TIMEOUT_SECONDS: Final = 1
 _OF_COMMAND_TIMEOUT: Final = 0.9  # the server's share
 _NEARLY: Final = 0.98  # of that time: clocks and rounding differ
 _HAS_CHECK_INTERVAL: Final = (14,)
-_host: Final = re.compile(
-    r"(?P<directory>/.*)|(\[(?P<address>[^\]]+)\]|(?P<name>[^/\[:][^:]*))(:(?P<port>.*))?"
-).fullmatch
 _UNREADABLE: Final = (
     FileNotFoundError,
     IsADirectoryError,
@@ -59,6 +59,12 @@ _OF_ALTERED_TABLES: Final = frozenset(
         "42P10",  # no unique index on the key
     }
 )
+_WHO_SAID_READ_ONLY: Final = """
+SELECT CASE WHEN NOT pg_is_in_recovery() THEN source END
+FROM pg_settings WHERE name = 'default_transaction_read_only' AND setting = 'on'
+"""
+_SET_BY_A_PERSON: Final = frozenset({"client", "database", "database user", "user"})
+_ASK_SECONDS: Final = 1
 _KEEPALIVES: Final = {
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
@@ -99,59 +105,66 @@ class Connector(Generic[E]):
         server_settings: Mapping[str, str],
         pgbouncer: bool,
     ) -> None:
-        self._dsn = dsn
+        self._dsn = Dsn(dsn)
         self._turn = 0  # which of its hosts is the first, next time
+        self._server: Server | None = None  # where the last connection was to go
         self.place = place
-        self._connect_timeout = connect_timeout_seconds
+        self._connect_timeout = self._dsn.connect_timeout_seconds or connect_timeout_seconds
         self._command_timeout = command_timeout_seconds
         self._wanted = dict(server_settings)
-        self.pgbouncer = pgbouncer
+        self.pgbouncer: bool = pgbouncer or self._dsn.pgbouncer
         # The server gives up before we do: what we gave up may be done later all the same.
         self.statement_timeout_seconds: float = command_timeout_seconds * _OF_COMMAND_TIMEOUT
 
     async def connect(self, *, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
         """Return a connection to a place that was looked at."""
         turn = self._turn
+        self._server = None  # in case that raises
+        self._server = server = self._dsn.server()
         try:
-            return await self._connect(turn, planner_settings)
+            return await self._connect(server, turn, planner_settings)
         except Exception as error:
             # All of the time may have gone to the first host, if that machine is dead. And
             # asyncpg tries the next one itself only where there was no answer.
             self._turn = turn + 1
-            if not isinstance(error, _UNREADABLE) or _tls_files_are_there(self._dsn):
-                raise  # it may be the socket of a server that is down
-            name = type(error).__name__
-            raise StoreMisconfiguredError(
-                f"a certificate or key can't be read ({name})", error_class=name
-            ) from None
+            if isinstance(error, _UNREADABLE) and (file := unreadable_tls_file(server)):
+                name = type(error).__name__
+                raise StoreMisconfiguredError(
+                    f"a file of TLS, {file}, can't be read ({name})", error_class=name
+                ) from None
+            raise  # it may be the socket of a server that is down
 
-    async def _connect(self, turn: int, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
-        hosts = _hosts_of(self._dsn)
-        turn %= max(1, len(hosts))
-        turned = hosts[turn:] + hosts[:turn]
+    async def _connect(
+        self, server: Server, turn: int, planner_settings: Mapping[str, str]
+    ) -> asyncpg.Connection:
+        turn %= max(1, len(server.hosts))
+        turned = server.hosts[turn:] + server.hosts[:turn]
         async with asyncio.timeout(self._connect_timeout):
             connection = await asyncpg.connect(
-                self._dsn,
+                server.url,
                 host=[host for host, _ in turned] or None,
                 port=[port for _, port in turned] or None,
+                user=server.user,
+                password=server.password,
+                database=server.database,
                 timeout=self._connect_timeout,
                 command_timeout=self._command_timeout,
-                server_settings=self._settings(planner_settings),
+                server_settings=self._settings(server, planner_settings),
                 # A pooler lends another server connection next time, without our statements.
                 statement_cache_size=0 if self.pgbouncer else 100,
                 # Otherwise each connection leaves timers in the loop, for five minutes.
                 max_cached_statement_lifetime=0,
             )
             try:
-                await self._prepare(connection)
+                await self._prepare(connection, server)
             except BaseException:
                 await close(connection)
                 raise
         return connection
 
-    async def _prepare(self, connection: asyncpg.Connection) -> None:
+    async def _prepare(self, connection: asyncpg.Connection, server: Server) -> None:
         try:
-            await self._guard(connection)
+            await self._guard(connection, server)
             await self.place.look(connection)
         except Exception as error:
             if isinstance(error, (asyncpg.PostgresError, OSError, ProvcacheError)):
@@ -160,9 +173,10 @@ class Connector(Generic[E]):
             name = type(error).__name__
             raise StoreUnavailableError(f"asyncpg reported {name}", error_class=name) from None
 
-    def _settings(self, planner_settings: Mapping[str, str]) -> dict[str, str]:
+    def _settings(self, server: Server, planner_settings: Mapping[str, str]) -> dict[str, str]:
+        theirs = {**server.settings, **self._wanted}
         if self.pgbouncer:
-            return self._wanted
+            return theirs
         milliseconds = self._command_timeout * 1000
         ours = {
             "application_name": "provcache_trio",
@@ -176,19 +190,30 @@ class Connector(Generic[E]):
             "array_nulls": "on",  # a row may have no time, which is sent in an array
             **planner_settings,
         }
-        theirs = self._theirs()
-        return {name: ours[name] for name in ours if name not in theirs} | self._wanted
+        names = self._names_of_settings(server)
+        return {name: ours[name] for name in ours if name not in names} | theirs
 
-    def _theirs(self) -> set[str]:
-        """Return the names that are not for us to set; asyncpg sends those of the URL itself."""
-        # Not once and for all: a malformed URL is to fail where its error is translated.
-        return {name.lower() for name in (*_query_of(self._dsn), *self._wanted)}
+    def _names_of_settings(self, server: Server) -> set[str]:
+        """Return the names of run-time parameters that are not for us to set, in lower case."""
+        return {*server.names, *map(str.lower, self._wanted)}
 
-    async def _guard(self, connection: asyncpg.Connection) -> None:
+    def server_named(self) -> str:
+        """Name the server of the last try, for the beginning of a message."""
+        return "" if self._server is None else f"{self._server}: "
+
+    def hint(self, error: Exception) -> str:
+        """Return what may be wrong with how we connect, as that was refused; or nothing."""
+        if self._server is None:
+            return ""
+        if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+            return self._server.why_no_password()
+        return wrong_parameters(error, self._names_of_settings(self._server))
+
+    async def _guard(self, connection: asyncpg.Connection, server: Server) -> None:
         """Let the server notice soon when we are gone, so that our locks go too."""
         name = "client_connection_check_interval"
         has_it = connection.get_server_version() >= _HAS_CHECK_INTERVAL
-        if has_it and not self.pgbouncer and name not in self._theirs():
+        if has_it and not self.pgbouncer and name not in self._names_of_settings(server):
             with suppress(asyncpg.PostgresError):  # some systems can't
                 await connection.execute(f"SET {name} = '2s'")
 
@@ -228,27 +253,38 @@ class Session(Generic[E]):
             plan = await self._look(connection)
             began = asyncio.get_running_loop().time()
             result = await self._call(statement, connection, plan)
+        except StoreError as error:
+            failure: StoreError | EntryRejectedError = error
         except ProvcacheError:
             raise
         except Exception as error:  # noqa: BLE001  # translated
-            meaning = meaning_of_error(
-                error, connected=self.connected, pgbouncer=self._connector.pgbouncer
-            )
-            keep = meaning.keep
             waited = asyncio.get_running_loop().time() - began
-            too_slow = self._ended_by_our_limit(error, waited)
-            if self.connected and timed_out(error):
-                # Either the server is at work, or the network is silent: ask.
-                await self.close()
-                keep = too_slow = await self._answers()
-            failure = translated(error, meaning, too_slow=too_slow)
+            failure, keep = await self._translate(error, waited)
         else:
             keep = True
             return result
         finally:
             if not keep:
                 await self.close()
-        raise failure  # not above: asyncpg's error, which quotes rows, would be its context
+        # Not above: asyncpg's error, which quotes rows, would be its context.
+        raise reworded(failure, f"{self._connector.server_named()}{failure}")
+
+    async def _translate(
+        self, error: Exception, waited: float
+    ) -> tuple[StoreError | EntryRejectedError, bool]:
+        """Return the error to raise, and whether the connection is as good as before."""
+        pgbouncer = self._connector.pgbouncer
+        meaning = meaning_of_error(error, connected=self.connected, pgbouncer=pgbouncer)
+        hint = self._connector.hint(error) if not self.connected else ""
+        if await self._may_only_read(error):
+            meaning, hint = PERSON, "default_transaction_read_only is set for this role or database"
+        keep = meaning.keep
+        too_slow = self._ended_by_our_limit(error, waited)
+        if self.connected and timed_out(error):
+            # Either the server is at work, or the network is silent: ask.
+            await self.close()
+            keep = too_slow = await self._answers()
+        return translated(error, meaning, too_slow=too_slow, hint=hint), keep
 
     async def _connect(self) -> asyncpg.Connection:
         connector = self._connector
@@ -289,6 +325,19 @@ class Session(Generic[E]):
             return False
         return True
 
+    async def _may_only_read(self, error: Exception) -> bool:
+        """Return whether somebody has set this role, or the database, to be only read.
+
+        Set for the whole server, it may be a failover or maintenance, which passes.
+        """
+        connection = self._connection
+        if not isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection is None:
+            return False
+        with suppress(Exception):  # then that is what the next call will find out
+            source = await connection.fetchval(_WHO_SAID_READ_ONLY, timeout=_ASK_SECONDS)
+            return source in _SET_BY_A_PERSON
+        return False
+
     def _ended_by_our_limit(self, error: Exception, waited: float) -> bool:
         """Return whether the server ended the statement when the time that we give was up.
 
@@ -314,42 +363,3 @@ async def close(connection: asyncpg.Connection) -> None:
     """Close ``connection``, which first ends what it is doing, in a second at most."""
     with suppress(Exception):  # then it is dropped
         await connection.close(timeout=_CLOSE_TIMEOUT_SECONDS)
-
-
-def _query_of(dsn: str) -> dict[str, str]:
-    return {name: values[-1] for name, values in parse_qs(urlsplit(dsn).query).items()}
-
-
-def _tls_files_are_there(dsn: str) -> bool:
-    given = _query_of(dsn)
-    for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
-        path = given.get(name) or os.environ.get(f"PG{name.upper()}")
-        if path and (os.path.isdir(path) or not os.access(path, os.R_OK)):  # noqa: PTH112
-            return False
-    return True
-
-
-def _hosts_of(dsn: str) -> list[tuple[str, int]]:
-    """Return the hosts that ``dsn`` and the environment name, each with its port.
-
-    The rules are asyncpg's. If there is one host, or what asyncpg refuses, or a service file
-    that may name some, there are none: to connect without them does the right thing.
-    """
-    place, query = urlsplit(dsn).netloc, _query_of(dsn)
-    authority = place.partition("@")[2] if "@" in place else place
-    elsewhere = query.get("host") or ("service" not in query and os.environ.get("PGHOST"))
-    each = [_host(one) for one in (authority or elsewhere or "").split(",")]
-    for_all = query.get("port") if not authority else None  # they win over those of the hosts
-    ports = (for_all or os.environ.get("PGPORT") or "5432").split(",")
-    if len(ports) == 1:
-        ports *= len(each)
-    if len(each) == 1 or len(each) != len(ports):
-        return []
-    hosts: list[tuple[str, int]] = []
-    for one, port in zip(each, ports, strict=True):
-        if one is None:
-            return []
-        name = one["directory"] or one["address"] or one["name"]
-        own = None if for_all else one["port"]
-        hosts.append((unquote(name) if authority else name, int(unquote(own or port))))
-    return hosts

@@ -1,0 +1,468 @@
+"""What a ``postgresql://`` URL means, together with the environment and the files it refers to.
+
+asyncpg reads such URLs itself, but sends every parameter that it does not know to the server, which
+then refuses the connection; it ignores ``PGSERVICE`` and escapes in the password file; and its
+errors quote what they can't read, which may be a password. So the URL is read here, and no message
+quotes any of it but hosts, ports, names of parameters and files, user and database.
+"""
+
+from __future__ import annotations
+
+import configparser
+import getpass
+import os
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+
+from provcache_trio._vocabulary.errors import StoreMisconfiguredError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_HIGHEST_PORT: Final = 65535
+_MOST_SECONDS: Final = 3600
+
+_NOT_BY_ASYNCPG: Final = "asyncpg, which connects here, can't do that"
+_NOT_OF_LIBPQ: Final = "it is no parameter of PostgreSQL's but of another library"
+_ENCODE: Final = "write / ? # @ % and spaces in user name and password as %2F %3F %23 %40 %25 %20"
+
+# What values a parameter may have; others are refused by its name.
+_VALUES: Final[Mapping[str, frozenset[str]]] = {
+    "sslmode": frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}),
+    "sslnegotiation": frozenset({"postgres", "direct"}),
+    "target_session_attrs": frozenset(
+        {"any", "primary", "standby", "read-write", "read-only", "prefer-standby"}
+    ),
+    "ssl": frozenset({"true"}),
+    "pgbouncer": frozenset({"true", "false"}),
+    "channel_binding": frozenset({"disable", "prefer"}),
+    "gssencmode": frozenset({"disable", "prefer"}),
+    "sslcompression": frozenset({"0"}),
+    "client_encoding": frozenset({"UTF8", "utf8", "utf-8", "UTF-8", "auto"}),
+}
+# Taken, and not passed on. The time limits of calls find a dead line sooner than keepalives would.
+_WITHOUT_EFFECT: Final = frozenset(
+    {
+        "channel_binding",
+        "client_encoding",
+        "gssencmode",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "sslcompression",
+        "tcp_user_timeout",
+    }
+)
+_REFUSED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        (
+            "gssdelegation",
+            "hostaddr",
+            "load_balance_hosts",
+            "max_protocol_version",
+            "min_protocol_version",
+            "oauth_client_id",
+            "oauth_issuer",
+            "replication",
+            "require_auth",
+            "requirepeer",
+            "scram_client_key",
+            "scram_server_key",
+            "sslcertmode",
+            "sslcrldir",
+            "sslkeylogfile",
+            "sslsni",
+        ),
+        _NOT_BY_ASYNCPG,
+    ),
+    **dict.fromkeys(
+        (
+            "connection_limit",
+            "pool_timeout",
+            "prepareThreshold",
+            "prepared_statement_cache_size",
+            "socket_timeout",
+            "socketTimeout",
+            "sslaccept",
+            "tcpKeepAlive",
+        ),
+        _NOT_OF_LIBPQ,
+    ),
+    "schema": "give it as an argument of open_postgres_repository",
+    "currentSchema": "give schema= as an argument of open_postgres_repository",
+    "command_timeout": "give command_timeout_seconds= to open_postgres_repository",
+    "statement_cache_size": "behind a pooler open with pgbouncer=True",
+}
+# What asyncpg takes from a URL and we do not read ourselves.
+_OF_ASYNCPG: Final = frozenset(
+    {
+        "gsslib",
+        "krbsrvname",
+        "sslcert",
+        "sslcrl",
+        "sslkey",
+        "sslmode",
+        "sslnegotiation",
+        "sslpassword",
+        "sslrootcert",
+        "ssl_max_protocol_version",
+        "ssl_min_protocol_version",
+        "target_session_attrs",
+    }
+)
+_OF_SERVER: Final = frozenset({"dbname", "host", "passfile", "password", "port", "user"})
+
+_host: Final = re.compile(
+    r"(?P<directory>/.*)|(\[(?P<address>[^\]]+)\]|(?P<name>[^/\[:][^:]*))(:(?P<port>.*))?"
+).fullmatch
+_set_by_options: Final = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.\-]*)\s*=").findall
+_field = r"((?:\\.|[^\\:])*)"
+_password_line: Final = re.compile(f"{_field}:{_field}:{_field}:{_field}:{_field}.*").match
+
+
+class Server(NamedTuple):
+    """What to connect to, and as whom.
+
+    Attributes:
+        hosts: each with its port; a host that begins with a slash is a directory of sockets.
+            None: asyncpg looks where servers usually are on this machine.
+        user: the role.
+        database: its name.
+        password: the password, or None: there is none.
+        url: what asyncpg has to read besides, as a URL.
+        settings: run-time parameters that the URL sets.
+        names: the names of all run-time parameters that are not ours to set.
+        tls: the parameters of TLS.
+        passfile: where a password was looked for last, or None: one was given.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    user: str | None
+    database: str | None
+    password: str | None
+    url: str
+    settings: Mapping[str, str]
+    names: frozenset[str]
+    tls: Mapping[str, str]
+    passfile: str | None
+
+    def why_no_password(self) -> str:
+        """Return where a password was looked for, if there is none; else nothing."""
+        if self.password is not None:
+            return ""
+        where = f"the URL, PGPASSWORD or {self.passfile}"
+        with suppress(OSError):
+            if os.stat(self.passfile or "").st_mode & 0o077:  # noqa: PTH116
+                where += ", which is ignored, since others may read it"
+        return f"no password was given: not in {where}"
+
+    def __str__(self) -> str:
+        """Name the server, without any secret."""
+        hosts = [_shown(host, port) for host, port in self.hosts] or ["this machine"]
+        return f"{', '.join(hosts)}, user {self.user}, database {self.database}"
+
+
+class Dsn:
+    """A URL that was looked at; what it leaves out is looked for at every ``server``.
+
+    Attributes:
+        pgbouncer: whether it says that there is a PgBouncer.
+        connect_timeout_seconds: how long it allows for connecting, or None.
+
+    Raises:
+        ValueError: it is malformed, or has a parameter that can't be heeded.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._parts = _split(dsn)
+        self._query = _checked_query(self._parts.query)
+        self.pgbouncer: bool = self._query.pop("pgbouncer", "false") == "true"
+        self.connect_timeout_seconds: int | None = _timeout(self._query)
+        self._service = self._query.pop("service", None)
+        self._servicefile = self._query.pop("servicefile", None)
+        # What is wrong with it is wrong now; the environment may be another one later.
+        self._read({}, {})
+
+    @property
+    def label(self) -> str:
+        """The URL without what may be secret: hosts and database."""
+        return f"postgresql://{self._parts.netloc.rpartition('@')[2]}{self._parts.path}"
+
+    def server(self) -> Server:
+        """Return what it means now.
+
+        Raises:
+            StoreMisconfiguredError: the environment, or a file, says what can't be heeded.
+        """
+        environment = os.environ
+        service = self._service or environment.get("PGSERVICE")
+        try:
+            given = {} if not service else _service(service, self._servicefile, environment)
+            return self._read(given, environment)
+        except ValueError as error:
+            raise StoreMisconfiguredError(
+                f"the connection is not well described by the environment or the service: {error}"
+            ) from None
+
+    def _read(self, service: Mapping[str, str], environment: Mapping[str, str]) -> Server:
+        given = {**service, **self._query}
+        authority = self._parts.netloc
+        login, _, netloc = authority.rpartition("@")
+        named, _, password = map(unquote, login.partition(":"))
+        user = named or given.get("user") or environment.get("PGUSER") or _login_name()
+        path = unquote(self._parts.path.removeprefix("/"))
+        database = path or given.get("dbname") or environment.get("PGDATABASE") or user
+        hosts = _hosts(netloc, given, environment)
+        found = password or given.get("password") or environment.get("PGPASSWORD") or None
+        passfile = None
+        if found is None and environment:
+            passfile = given.get("passfile") or environment.get("PGPASSFILE") or _at_home(".pgpass")
+            found = _password_in(passfile, hosts, database, user)
+        settings = {
+            name: value for name, value in given.items() if name not in _OF_ASYNCPG | _OF_SERVER
+        }
+        set_there = {*settings, *_set_by_options(settings.get("options", ""))}
+        tls = {name: value for name, value in given.items() if name in _OF_ASYNCPG}
+        return Server(
+            hosts=hosts,
+            user=user,
+            database=database,
+            password=found,
+            url=f"postgresql:///?{urlencode(_left(tls, hosts, given))}",
+            settings=settings,
+            names=frozenset(name.lower() for name in set_there),
+            tls=tls,
+            passfile=passfile,
+        )
+
+
+def _left(
+    tls: Mapping[str, str], hosts: tuple[tuple[str, int], ...], given: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what asyncpg has to be told in a URL."""
+    port = {} if hosts or "port" not in given else {"port": given["port"]}
+    return {**tls, **port}
+
+
+# The URL itself
+
+
+def _split(dsn: str) -> SplitResult:
+    """Split a URL, and raise ValueError if it may be another one than it seems.
+
+    A host ends at the first of / ? #. If a password holds one, its rest is where a path is
+    looked for, and its beginning where a port is.
+    """
+    if re.search(r"[\s\x00-\x1f\x7f]", dsn):
+        raise ValueError(f"the URL holds white space, perhaps at its end; {_ENCODE}")
+    if re.search(r"%(?![0-9a-fA-F]{2})", dsn):
+        raise ValueError(f"the URL holds a % that begins no escape; {_ENCODE}")
+    try:
+        parts = urlsplit(dsn)
+        unquote(dsn, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("the URL holds escapes that are no UTF-8") from None
+    except ValueError:
+        raise ValueError(f"the URL has a malformed host; {_ENCODE}") from None
+    if parts.netloc.count("@") > 1 or "@" in parts.path + parts.query or parts.fragment:
+        raise ValueError(f"the URL has an @ or a # in the wrong place; {_ENCODE}")
+    return parts
+
+
+def _checked_query(text: str) -> dict[str, str]:
+    try:
+        query = dict(parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text)))
+    except ValueError:
+        raise ValueError("the URL's parameters must have the form NAME=VALUE&NAME=VALUE") from None
+    return _checked(query)
+
+
+def _checked(given: dict[str, str]) -> dict[str, str]:
+    """Return parameters as we and asyncpg know them.
+
+    Raises:
+        ValueError: one has no effect here, or a wrong value.
+    """
+    for name, value in given.items():
+        if name in _REFUSED:
+            raise ValueError(f"the parameter {name} can't be used: {_REFUSED[name]}")
+        if name in _VALUES and value not in _VALUES[name]:
+            known = ", ".join(sorted(_VALUES[name]))
+            raise ValueError(f"the parameter {name} must be one of: {known}")
+    known_as = {"database": "dbname"}
+    kept = {
+        known_as.get(name, name): value
+        for name, value in given.items()
+        if name not in _WITHOUT_EFFECT
+    }
+    if kept.pop("ssl", None):  # as libpq has it, for JDBC's sake
+        kept.setdefault("sslmode", "require")
+    if fallback := kept.pop("fallback_application_name", None):
+        kept.setdefault("application_name", fallback)
+    return kept
+
+
+def _timeout(query: dict[str, str]) -> int | None:
+    text = query.pop("connect_timeout", None)
+    if text is None:
+        return None
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= _MOST_SECONDS:
+        raise ValueError(f"the parameter connect_timeout must be 1 to {_MOST_SECONDS} seconds")
+    return int(text)
+
+
+def _hosts(
+    netloc: str, given: Mapping[str, str], environment: Mapping[str, str]
+) -> tuple[tuple[str, int], ...]:
+    """Return every host with its port. The rules are asyncpg's."""
+    elsewhere = given.get("host") or environment.get("PGHOST")
+    listed = netloc or elsewhere
+    if not listed:
+        return ()
+    names = listed.split(",")
+    # They win over those of hosts that are not named in the URL's own place for them.
+    for_all = None if netloc else given.get("port")
+    ports = (for_all or environment.get("PGPORT") or "5432").split(",")
+    if len(ports) == 1:
+        ports *= len(names)
+    if len(names) != len(ports):
+        raise ValueError(f"there are {len(names)} hosts and {len(ports)} ports")
+    hosts: list[tuple[str, int]] = []
+    for name, port in zip(names, ports, strict=True):
+        one = _host(name)
+        if one is None:
+            raise ValueError(f"a host is missing or malformed; {_ENCODE}")
+        host = one["directory"] or one["address"] or one["name"]
+        own = None if for_all else one["port"]
+        hosts.append((unquote(host), _port(own or port)))
+    return tuple(hosts)
+
+
+def _port(text: str) -> int:
+    # Never quoted: where a host is missing, it is the password.
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= _HIGHEST_PORT:
+        raise ValueError(f"a port must be a number, 1 to {_HIGHEST_PORT}; {_ENCODE}")
+    return int(text)
+
+
+# What it leaves out
+
+
+def _login_name() -> str | None:
+    with suppress(Exception):  # KeyError or OSError: this user has no name
+        return getpass.getuser()
+    return None
+
+
+def _at_home(name: str) -> str | None:
+    with suppress(RuntimeError, KeyError):
+        return str(Path.home() / name)
+    return None
+
+
+def _service(name: str, file: str | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the parameters of a service of the connection service file.
+
+    Raises:
+        ValueError: it has a parameter that can't be used.
+        StoreMisconfiguredError: there is no such service.
+    """
+    path = file or environment.get("PGSERVICEFILE") or _at_home(".pg_service.conf") or ""
+    parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=("#",), strict=False)
+    try:
+        with open(path, encoding="utf-8") as opened:  # noqa: PTH123  # as it is given
+            parser.read_file(opened)
+    except OSError as error:
+        _raise_unreadable(f"the service file {path}", error)
+    except (configparser.Error, UnicodeDecodeError):
+        raise StoreMisconfiguredError(f"the service file {path} is malformed") from None
+    if name not in parser.sections():
+        raise StoreMisconfiguredError(f"the service file {path} has no service {name!r}")
+    given = _checked(dict(parser[name]))
+    for of_url_alone in ("connect_timeout", "pgbouncer"):
+        given.pop(of_url_alone, None)
+    return given
+
+
+def _password_in(
+    path: str | None,
+    hosts: tuple[tuple[str, int], ...],
+    database: str | None,
+    user: str | None,
+) -> str | None:
+    """Return the password that a file in libpq's format has; a file that others can read has none."""
+    lines: list[str] = []
+    with suppress(OSError, UnicodeDecodeError):
+        status = os.stat(path or "")  # noqa: PTH116
+        if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o077:
+            lines = Path(path or "").read_text("utf-8").splitlines()
+    for host, port in hosts or (("localhost", 5432),):
+        names = {host, "localhost"} if host.startswith("/") else {host}
+        wanted = (names, {str(port)}, {database}, {user})
+        for line in lines:
+            found = None if line.startswith("#") else _password_line(line)
+            if found is not None and _matches(found.groups()[:4], wanted):
+                return _unescaped(found[5])
+    return None
+
+
+def _matches(fields: tuple[str, ...], wanted: tuple[set[str | None] | set[str], ...]) -> bool:
+    each = zip(fields, wanted, strict=True)
+    return all(field == "*" or _unescaped(field) in names for field, names in each)
+
+
+def _unescaped(field: str) -> str:
+    return re.sub(r"\\(.)", r"\1", field)
+
+
+def _raise_unreadable(what: str, error: OSError) -> NoReturn:
+    reason = os.strerror(error.errno or 0)
+    name = type(error).__name__
+    raise StoreMisconfiguredError(f"{what} can't be read: {reason}", error_class=name) from None
+
+
+def unreadable_tls_file(server: Server) -> str | None:
+    """Return the file of a certificate or key that asyncpg can't read, if there is one.
+
+    Those that are named have to be there. Those in the home directory need not be, but a
+    directory that can't be looked into is an error all the same.
+    """
+    mode = server.tls.get("sslmode") or os.environ.get("PGSSLMODE")
+    on_network = any(not host.startswith("/") for host, _ in server.hosts) or not server.hosts
+    if mode == "disable" or not (mode or on_network):
+        return None
+    for name, default in _TLS_FILES.items():
+        given = server.tls.get(name) or os.environ.get(f"PG{name.upper()}")
+        path = given or _at_home(f".postgresql/{default}") or ""
+        error = _error_of_opening(path)
+        if error is not None and (given or not isinstance(error, _ABSENT)):
+            return path
+    return None
+
+
+_TLS_FILES: Final = {
+    "sslrootcert": "root.crt",
+    "sslcert": "postgresql.crt",
+    "sslkey": "postgresql.key",
+    "sslcrl": "root.crl",
+}
+_ABSENT: Final = (FileNotFoundError, NotADirectoryError)
+
+
+def _error_of_opening(path: str) -> OSError | None:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return IsADirectoryError(path) if os.path.isdir(path) else None  # noqa: PTH112
+    except OSError as error:
+        return error
+
+
+def _shown(host: str, port: int) -> str:
+    if host.startswith("/"):
+        return f"{host}/.s.PGSQL.{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
