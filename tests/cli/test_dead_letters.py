@@ -441,7 +441,7 @@ def test_retry_makes_neither_a_store_nor_a_file(
     out, err = capsys.readouterr()
     assert json.loads(out)["matched"] == 0
     assert err.splitlines() == [
-        f"provcache: {tmp_path}/cash.db: there is no such file",
+        f"provcache: {tmp_path}/cash.db: there is no such file; provcache init --to makes it",
         *[f"provcache: {tmp_path}/ded.db: there is no such file"] * 2,
     ]
     assert names(tmp_path) == before

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import re
 import signal
@@ -106,10 +109,17 @@ def test_a_bad_line_is_told_without_its_content(field: str, value: str) -> None:
     assert not re.search("s3cret|337", str(caught.value))
 
 
+NO_TIME = "Invalid RFC3339 encoded datetime"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (None, "longer than 1,048,576 bytes"),
+        (
+            line(1).replace(b"12:00:00Z", b"23:59:60Z", 1),
+            f"{NO_TIME} - at `$.created_at`; a leap second, :60, can't be stored: write :59",
+        ),
         (b"[]", "Expected `object`, got `array`"),
         (b"{}", "Object missing required field `veri_key`"),
         (b"{", "Input data was truncated"),
@@ -244,10 +254,45 @@ def test_what_editors_do_to_a_file_is_no_trouble(
     assert f"{blank} blank" in out
 
 
-def test_a_byte_order_mark_elsewhere_is_bad(source: Path, store: Path) -> None:
-    source.write_bytes(line(0) + b"\xef\xbb\xbf" + line(1))
-    assert ingest(source, store) == 1
-    assert stored(store) == 1
+def test_a_byte_order_mark_may_begin_every_line(source: Path, store: Path) -> None:
+    source.write_bytes(line(0) + b"\xef\xbb\xbf" + line(1))  # two files that were put together
+    assert ingest(source, store) == 0
+    assert stored(store) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "command"),
+    [
+        (gzip.compress(lines(range(3)), mtime=0), "compressed by gzip", "zcat"),
+        (bz2.compress(lines(range(3))), "compressed by bzip2", "bzcat"),
+        (lzma.compress(lines(range(3))), "compressed by xz", "xzcat"),
+        (b"\x28\xb5\x2f\xfd\x04\x00", "compressed by zstd", "zstdcat"),
+        (lines(range(3)).decode().encode("utf-16"), "UTF-16", "iconv -f UTF-16 -t UTF-8"),
+        (lines(range(3)).decode().encode("utf-16-le"), "UTF-16", "iconv -f UTF-16LE"),
+        (lines(range(3)).decode().encode("utf-16-be"), "UTF-16", "iconv -f UTF-16BE"),
+        (b"\n [" + line(0) + b"]", "one JSON array", "jq -c '.[]'"),
+        (b"\x1e" + line(0), "JSON with record separators", r"tr -d '\036' <"),
+        (line(0).replace(b"{", b"{ \r\n ", 1), "", "jq -c ."),
+    ],
+    ids=lambda value: repr(value)[:12],
+)
+def test_an_input_that_is_no_lines_of_json_is_told_once_with_what_to_do(
+    content: bytes,
+    what: str,
+    command: str,
+    source: Path,
+    store: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source.write_bytes(content)
+    assert ingest(source, store) == 3
+    err = capsys.readouterr().err
+    assert err.startswith(f"provcache: {source} ")
+    assert what in err
+    assert f": {command} " in err
+    assert err.endswith("FILE | provcache ingest -\n")
+    assert err.count("\n") == 1
+    assert stored(store) == 0
 
 
 def test_what_the_store_refuses_is_told_by_the_status(

@@ -306,7 +306,7 @@ def test_whether_it_is_in_use_may_not_be_known(
     assert run("status", path) == 3
     assert capsys.readouterr().err == (
         f"provcache: whether journal {path} is in use can't be told: "
-        "its lock file is a symbolic link\n"
+        f"its lock file {lock} is a symbolic link\n"
     )
 
 

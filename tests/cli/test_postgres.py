@@ -17,7 +17,7 @@ from provcache_trio._cli import main, stores
 
 from tests.cli.letters import left_in, letter, put_entries
 from tests.cli.support import BAD, entry, key_of
-from tests.support.servers import postgres, query
+from tests.support.servers import postgres, query, run_sql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,6 +153,22 @@ def test_the_demo_writes_to_a_server_that_is_there(
     capsys.readouterr()
     assert main(["stats", "--json", "--from", url]) == 0
     assert json.loads(capsys.readouterr().out)["entries"] == 1
+
+
+def test_the_size_of_a_partitioned_table_is_that_of_its_partitions(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "--to", url]) == 0
+    partitioned = """
+        ALTER TABLE provcache.entries RENAME TO before;
+        CREATE TABLE provcache.entries (LIKE provcache.before INCLUDING ALL)
+            PARTITION BY RANGE (veri_key);
+        CREATE TABLE provcache.everything PARTITION OF provcache.entries DEFAULT;
+    """
+    trio.run(run_sql, url, partitioned)
+    capsys.readouterr()
+    assert main(["stats", "--json", "--from", url]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] > 0
 
 
 def test_a_demo_without_any_server_tells_what_to_install(

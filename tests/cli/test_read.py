@@ -161,7 +161,10 @@ def test_reading_makes_no_file(
 ) -> None:
     for missing in (tmp_path / "none.db", tmp_path / "none" / "none.db"):
         assert main([*command, "--from", url(missing)]) == 3
-        assert capsys.readouterr() == ("", f"provcache: {missing}: there is no such file\n")
+        assert capsys.readouterr() == (
+            "",
+            f"provcache: {missing}: there is no such file; provcache init --to makes it\n",
+        )
     assert names(tmp_path) == []
 
 
@@ -193,7 +196,8 @@ def test_reading_tells_in_one_line_that_a_file_is_no_store(
     text = tmp_path / "text"
     text.write_text("no database " * 100)
     assert main([*command, "--from", url(text)]) == 3
-    assert capsys.readouterr() == ("", f"provcache: {text}: SQLite reported SQLITE_NOTADB\n")
+    why = "SQLite reported SQLITE_NOTADB: the file is no SQLite database; name another one"
+    assert capsys.readouterr() == ("", f"provcache: {text}: {why}\n")
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
@@ -260,7 +264,7 @@ def test_a_path_is_taken_as_it_stands(name: str) -> None:
     assert target.path == Path(name)
 
 
-MALFORMED = "the URL is malformed; percent-encode / ? # @ in user name and password"
+MALFORMED = re.compile("(the URL|the URL's parameters|a port|a host) (has|holds|must|is) .*")
 NO_STORE = "a store is named by a URL: sqlite:PATH or postgresql://HOST/DATABASE"
 COMMANDS = [
     ["get", KEY, "--from"],
@@ -302,16 +306,19 @@ COMMANDS = [
 def test_a_url_that_names_no_store_is_refused_unquoted(
     command: list[str],
     given: str,
-    complaint: str,
+    complaint: str | re.Pattern[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MisuseError, match=f"^{re.escape(complaint)}$"):
+    with pytest.raises(MisuseError) as caught:
         target_of(given)
+    why = str(caught.value)
+    assert complaint == why if isinstance(complaint, str) else complaint.fullmatch(why)
+    assert not re.search("s3|cret|ret", why)
     assert main([*command, given]) == 2
-    assert capsys.readouterr() == ("", f"provcache: {complaint} (see provcache --help)\n")
+    assert capsys.readouterr() == ("", f"provcache: {why} (see provcache --help)\n")
     assert names(tmp_path) == []
 
 

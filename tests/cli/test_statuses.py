@@ -64,6 +64,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.whole_process
 
+BUSY = (
+    "SQLite reported SQLITE_BUSY: another process, or another connection of this one, holds a lock "
+    "on the file"
+)
+
 PROGRAM = (sys.executable, "-m", "provcache_trio_command")
 
 
@@ -229,6 +234,23 @@ def test_a_field_that_entries_do_not_have_is_bad_for_strict_only(
     assert stored(store) == 2
 
 
+@pytest.mark.parametrize(
+    ("before", "twice"),
+    [
+        (b'"veri_key":', b'"veri_key":"x","veri_key":'),
+        (b'"trust_score":', b'"trust_score":1,"trust_score":'),
+    ],
+)
+def test_a_field_that_is_there_twice_is_bad_for_strict(
+    before: bytes, twice: bytes, source: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.write_bytes(line(1) + line(2).replace(before, twice))
+    assert main(["ingest", str(source), "--to", f"sqlite:{store}", "--strict"]) == 1
+    name = before.decode().strip('":')
+    assert capsys.readouterr().err == f"provcache: line 2: Object contains `{name}` twice\n"
+    assert stored(store) == 1
+
+
 # A store that is away
 
 
@@ -244,7 +266,7 @@ def test_a_store_that_is_locked_at_first_is_waited_for(source: Path, store: Path
     ):
         assert process.stderr is not None
         told = process.stderr.readline()
-        assert told == b"provcache: SQLite reported SQLITE_BUSY; trying again for 10 s\n"
+        assert told.decode() == f"provcache: {store}: {BUSY}; trying again for 10 s\n"
         connection.execute("ROLLBACK")
         assert process.wait(timeout=10) == 0
     assert stored(store) == 10
@@ -266,8 +288,8 @@ def test_a_store_that_stays_locked_is_told(
         status = main([*command.format(source=source).split(), f"sqlite:{store}"])
     assert status == 3
     told = "".join(capsys.readouterr())
-    assert told.count("SQLite reported SQLITE_BUSY; trying again for 0.5 s\n") == 1
-    assert told.endswith(f"provcache: {store}: SQLite reported SQLITE_BUSY\n")
+    assert told.count(f"{BUSY}; trying again for 0.5 s\n") == 1
+    assert told.endswith(f"provcache: {store}: {BUSY}\n")
 
 
 async def test_a_store_that_needs_a_person_is_not_waited_for(

@@ -422,7 +422,7 @@ def test_an_entry_expires_after_it_was_created_whatever_the_zones(
     if created < expires:
         entry(created_at=created, expires_at=expires)
     else:
-        with pytest.raises(ValueError, match=r"^expires_at must be after created_at$"):
+        with pytest.raises(ValueError, match=r"^expires_at must be after created_at, both"):
             entry(created_at=created, expires_at=expires)
 
 

@@ -1019,7 +1019,7 @@ async def test_links_are_refused(path: Path) -> None:
     await fails(path, "Too many levels of symbolic links")
     remove(path)
     make_link(path.with_name("journal.lock"))
-    await fails(path, "lock file is a symbolic link")
+    await fails(path, f"its lock file {path}.lock is a symbolic link")
 
 
 def make_link(path: Path) -> None:

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SECRET = "s3cr3t"  # noqa: S105  # what no message may quote
-IN_USE = r"^in use: another process, or another part of this one, owns it$"
+IN_USE = r"in use: another process, or another part of this one, owns it$"
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -565,7 +565,8 @@ async def test_being_full_is_logged_once_per_change(
             await store.remove(each.id for each in await store.letters())
         await store.put_many([numbered(6)])
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
-    full = "dead letters are full, new ones wait: no room: at most 1 letters and 268,435,456 bytes"
+    room = f"{path}: no room: at most 1 letter and 268,435,456 bytes"
+    full = f"dead letters are full, new ones wait: {room}"
     assert told == [("ERROR", full), ("INFO", "dead letters have room again")] * 2
 
 
@@ -695,13 +696,16 @@ async def test_it_is_written_ahead_and_synced_in_full(store: DeadLetters[Provcac
 
 
 async def refusal(path: Path, **options: Any) -> str:  # noqa: ANN401  # whatever it takes
-    """Return why the file can't be opened; it leaves nothing open."""
+    """Return why the file can't be opened, which is named; it leaves nothing open."""
     with pytest.raises(StoreMisconfiguredError) as caught:
         async with open_dead_letters(path, **options):
             raise AssertionError("unreachable")
     assert descriptors(path.parent) == []
     assert caught.value.__cause__ is None
-    return str(caught.value)
+    assert str(caught.value) == caught.value.reason
+    named, separator, why = str(caught.value).partition(f"{path}: ")
+    assert (named, bool(separator)) == ("", True)
+    return why
 
 
 @pytest.mark.parametrize("suffix", ["", ".lock"])
@@ -753,7 +757,9 @@ async def test_what_is_no_file_is_refused(tmp_path: Path, path: Path) -> None:
     os.mkfifo(pipe)
     assert await refusal(pipe) == "it is no regular file"
     os.mkdir(tmp_path / "x.db.lock")  # noqa: PTH102
-    assert await refusal(tmp_path / "x.db") == "there can be no lock file: Is a directory"
+    assert await refusal(tmp_path / "x.db") == (
+        f"its lock file {tmp_path / 'x.db.lock'} can't be opened: Is a directory"
+    )
 
 
 async def test_a_place_in_which_no_file_can_be_made_is_refused(
@@ -800,7 +806,9 @@ async def test_a_repository_and_dead_letters_do_not_open_each_others_files(tmp_p
 
 async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
     await trio.Path(path).write_bytes(b"garbage " * 1000)
-    assert await refusal(path) == "SQLite reported SQLITE_NOTADB"
+    assert await refusal(path) == (
+        "SQLite reported SQLITE_NOTADB: the file is no SQLite database; name another one"
+    )
     assert await trio.Path(path).read_bytes() == b"garbage " * 1000
 
 
@@ -933,7 +941,7 @@ async def test_a_lock_file_that_is_never_the_one_just_opened_ends_the_try(
 ) -> None:
     monkeypatch.setattr(os.path, "samestat", lambda *_: False)
     why = await refusal(path)
-    assert why == "its lock file is never the one that was just opened"
+    assert why == f"its lock file {path}.lock is replaced again and again"
 
 
 def test_an_owner_that_leaves_frees_the_file_though_a_child_has_a_copy(path: Path) -> None:

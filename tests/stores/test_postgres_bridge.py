@@ -15,6 +15,7 @@ import threading
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
+from uuid import uuid4
 
 import pytest
 import trio
@@ -230,8 +231,11 @@ import asyncio, sys, trio
 from provcache_trio.postgres import open_postgres_repository
 
 async def guest():
-    async with open_postgres_repository("postgresql://", bridge=sys.argv[1]):
-        return "left"
+    try:
+        async with open_postgres_repository(sys.argv[2], bridge=sys.argv[1], create=True) as store:
+            return await store.count()
+    except RuntimeError as error:
+        return error
 
 async def host():
     loop = asyncio.get_running_loop()
@@ -249,9 +253,14 @@ print(asyncio.run(host()))
 
 @pytest.mark.whole_process
 @each_bridge
-def test_what_connected_to_nothing_is_left_as_a_guest_of_asyncio(bridge: BridgeKind) -> None:
-    done = fresh(GUEST, bridge)
-    assert (done.stdout, done.stderr) == ("left\n", "")
+def test_as_a_guest_of_asyncio_the_thread_works_and_the_other_bridge_names_it(
+    bridge: BridgeKind,
+) -> None:
+    done = fresh(GUEST, bridge, postgres().create_database(str(uuid4())))
+    assert done.stderr == ""
+    assert done.stdout.endswith("open the repository with bridge='thread'\n") or (
+        bridge == "thread" and done.stdout == "0\n"
+    )
 
 
 # Importing

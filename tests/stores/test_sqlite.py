@@ -418,7 +418,10 @@ async def test_a_missing_directory_needs_a_person_until_it_is_there(
         with pytest.raises(StoreMisconfiguredError) as caught:
             await call(repository)
         assert caught.value.error_class == "SQLITE_CANTOPEN"
-        assert SECRET not in str(caught.value)
+        assert str(caught.value) == (
+            f"{tmp_path / SECRET / 'cache.db'}: SQLite reported SQLITE_CANTOPEN: "
+            f"there is no directory {tmp_path / SECRET}"
+        )
         (tmp_path / SECRET).mkdir()
         await call(repository)
 
@@ -1064,18 +1067,24 @@ def test_the_class_is_final() -> None:
 
 
 async def test_a_file_that_may_not_be_made_is_not_made(path: Path) -> None:
-    for missing in (path, path.parent / "none" / "cache.db", path.parent):
+    absent = "there is no such file; with create=True it is made"
+    for missing, why in (
+        (path, absent),
+        (path.parent / "none" / "cache.db", absent),
+        (path.parent, "it is no regular file, or a link to nothing"),
+    ):
         async with open_sqlite_repository(missing, create=False) as repository:
-            for call in (repository.check(), repository.count()):
-                with pytest.raises(StoreMisconfiguredError, match=r"^there is no such file$"):
-                    await call
+            for call in (repository.check, repository.count):
+                with pytest.raises(StoreMisconfiguredError) as caught:
+                    await call()
+                assert str(caught.value) == f"{missing}: {why}"
     assert os.listdir(path.parent) == []  # noqa: PTH208
 
 
 async def test_an_empty_file_that_may_not_be_filled_stays_empty(path: Path) -> None:
     await trio.Path(path).touch()
     async with open_sqlite_repository(path, create=False) as repository:
-        with pytest.raises(StoreMisconfiguredError, match=r"^the file is empty$"):
+        with pytest.raises(StoreMisconfiguredError, match=r"cache.db: the file is empty$"):
             await repository.check()
         assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
         assert await trio.Path(path).read_bytes() == b""
@@ -1090,7 +1099,10 @@ async def test_a_file_that_is_removed_is_not_made_anew_unless_it_may_be(path: Pa
     async with open_sqlite_repository(path, create=False) as repository:
         assert await repository.upsert_many([entry(hit_count=1)]) == 1
         await trio.Path(path).unlink()
-        with pytest.raises(StoreMisconfiguredError, match=r"^there is no such file$"):
+        with pytest.raises(
+            StoreMisconfiguredError,
+            match=r"cache.db: there is no such file; with create=True it is made$",
+        ):
             await repository.count()
         assert not await trio.Path(path).exists()
 

@@ -101,12 +101,26 @@ def test_what_is_not_open_yet_is_not_taken(argument: str, name: str, tmp_path: P
 @pytest.mark.parametrize("name", OPENINGS)
 def test_who_forgets_async_with_is_told_so(name: str, tmp_path: Path) -> None:
     opening: Any = OPENINGS[name](tmp_path)
-    message = rf"^a [a-z ]+ is opened by 'async with {name}\(\.\.\.\) as it:'; .* it\.enqueue$"
+    message = (
+        rf"^a [a-z ]+ is not open yet: write 'async with {name}\(\.\.\.\) as it:', .*it\.enqueue"
+    )
     with pytest.raises(AttributeError, match=message) as caught:
         opening.enqueue("an entry")
     assert caught.value.name == "enqueue"
     assert caught.value.obj is opening
     assert not hasattr(opening, "upsert_many")
+
+
+@pytest.mark.parametrize("name", WITH_THE_QUEUE)
+async def test_with_and_await_are_answered_by_async_with(name: str, tmp_path: Path) -> None:
+    opening: Any = WITH_THE_QUEUE[name](tmp_path)
+    with_ = rf"^write 'async with {name}\(\.\.\.\)', not 'with'$"
+    with pytest.raises(TypeError, match=with_), opening:
+        raise AssertionError("it opened")
+    with pytest.raises(TypeError, match=rf"^write 'async with {name}\(.*\) as it:', not 'await'$"):
+        await opening
+    async with opening:  # which can still be done
+        pass
 
 
 def test_an_interrupt_waits_until_it_is_open_and_until_it_is_closed() -> None:

@@ -230,6 +230,22 @@ async def test_a_rejected_key_refuses_its_batch_until_it_is_accepted(
 # Scripted failures, of both
 
 
+class Picky(Exception):  # noqa: N818  # as an application may call it
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+async def test_an_error_that_wants_keywords_is_copied_all_the_same() -> None:
+    store = MemoryRepository[Item]()
+    error = Picky(code=7)
+    store.fail_next(error, times=2)
+    for _ in range(2):
+        with pytest.raises(Picky, match="code 7") as caught:
+            await store.upsert_many([Item("a")])
+        assert (caught.value.code, caught.value is error) == (7, False)
+
+
 async def test_fail_next_raises_in_the_order_given_and_stores_nothing(
     store: MemoryRepository[Item],
 ) -> None:

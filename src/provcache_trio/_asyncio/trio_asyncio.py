@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _asyncio
 import warnings
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
@@ -38,8 +39,15 @@ class TrioAsyncioBridge:
 
         Raises:
             OSError: there are no descriptors left for the loop.
+            RuntimeError: trio is a guest of asyncio.
         """
         await trio.lowlevel.checkpoint()
+        # CPython's own function: trio-asyncio replaces the public one, and so can't tell.
+        if _asyncio._get_running_loop() is not None:  # noqa: SLF001  # there is no other
+            raise RuntimeError(
+                "trio runs as a guest of asyncio here, where asyncpg can't run in trio's thread: "
+                "open the repository with bridge='thread'"
+            )
         # Not `async with`: what the user's block raises must not pass through our nursery.
         self._manager = trio.open_nursery(strict_exception_groups=True)
         nursery = await self._manager.__aenter__()

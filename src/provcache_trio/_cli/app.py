@@ -112,7 +112,8 @@ async def ingest(
 
     A line that is no entry is reported on standard error, by its number and what is wrong with
     it, and skipped; so is one longer than 1 MiB. After twenty, they are only counted. Blank
-    lines are skipped. The status is 0 if every line went in, 1 if some were bad or refused, 3
+    lines are skipped. Input that is compressed, an array, or in UTF-16 is refused with what to do.
+    Times are kept to the microsecond. The status is 0 if every line went in, 1 if some were bad or refused, 3
     if it had to stop. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what was accepted, report how
     much that was, and end with status 130, 143 or 129, also while the input is a silent pipe.
 

@@ -139,7 +139,7 @@ class Stream:
 
     def check(self) -> None:
         """Raise OutputError unless everything was written, or its reader left."""
-        if self.trouble is not None and self.trouble.errno not in {errno.EPIPE, errno.EBADF}:
+        if self.trouble is not None and self.trouble.errno != errno.EPIPE:
             raise OutputError(self.trouble)
 
     def _write_all(self) -> None:

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from .stores import Store
 
-_SIZE: Final = "SELECT pg_total_relation_size('provcache.entries')"
+# Of a partitioned table, which has no size itself, that of its partitions.
+_SIZE: Final = """
+SELECT coalesce(sum(pg_total_relation_size(relid)), pg_total_relation_size('provcache.entries'))
+    ::bigint
+FROM pg_partition_tree('provcache.entries')
+"""
 
 
 class PostgresTarget:

@@ -18,6 +18,7 @@ from provcache_trio import DrainTimeoutError, JournalError, ProvcacheError
 from .outage import Outage
 from .output import OutputError, Stream, complain, complaint
 from .progress import Progress
+from .text import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator
@@ -128,7 +129,8 @@ class Attempt:
         try:
             await self._work()
         except DrainTimeoutError as error:
-            self.failure = f"{len(error.undelivered):,} entries could not be written in time"
+            left = counted(len(error.undelivered), "entry", "entries")
+            self.failure = f"{left} could not be written in time"
         except (ProvcacheError, OSError) as error:
             self.failure = str(error)
             self.names_its_place = isinstance(error, JournalError) or bool(

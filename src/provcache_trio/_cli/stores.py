@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
+from provcache_trio._vocabulary.errors import reworded
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.sqlite._rows import SCHEMA_VERSION
 
@@ -143,7 +144,13 @@ class SqliteTarget:
         """
         self._check_kind()
         async with open_sqlite_repository(self.path, create=False) as repository:
-            yield repository
+            try:
+                yield repository
+            except StoreMisconfiguredError as error:
+                # Its own words are for programmers.
+                makes_it = "provcache init --to makes it"
+                text = str(error).replace("with create=True it is made", makes_it)
+                raise reworded(error, text) from None
 
     def _check_kind(self) -> None:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 import msgspec
 
@@ -36,7 +37,11 @@ def check_evolution(upgrade: object, aliases: object) -> tuple[str, ...]:
 
 
 def reader_of(
-    kind: type[T], upgrade: Callable[[Any], Any] | None, *, inside: str | None = None
+    kind: type[T],
+    upgrade: Callable[[Any], Any] | None,
+    *,
+    inside: str | None = None,
+    about: object = None,
 ) -> Callable[[bytes], T]:
     """Return a function that decodes a document, or else what ``upgrade`` makes of it.
 
@@ -44,14 +49,16 @@ def reader_of(
         kind: what a document is decoded to.
         upgrade: called with the decoded object of a document that is no ``kind``.
         inside: the member of the document that it is about; None: the whole.
+        about: the type that a message is about; None: ``kind``.
 
     Raises:
         TypeError: msgspec can't decode ``kind``.
     """
     try:
         decode = msgspec.json.Decoder(kind).decode
-    except Exception:  # noqa: BLE001  # whatever looking at somebody's type raises
-        raise TypeError("entry_type must be a type that msgspec can decode") from None
+    except Exception as error:  # noqa: BLE001  # whatever looking at somebody's type raises
+        why = _why_not_decoded(about if about is not None else kind, error)
+        raise TypeError(f"entry_type must be a type that msgspec can decode: {why}") from None
     if upgrade is None:
         return decode
 
@@ -67,3 +74,15 @@ def reader_of(
             return decode(msgspec.json.encode(found))
 
     return read
+
+
+def _why_not_decoded(kind: object, error: Exception) -> str:
+    """Return which field of a class msgspec can't decode, and why, without an entry's content."""
+    name: str = getattr(kind, "__qualname__", repr(kind))
+    with suppress(Exception):  # whatever looking at somebody's type raises
+        for field, hint in get_type_hints(cast("type", kind)).items():
+            try:
+                msgspec.json.Decoder(hint)
+            except Exception as of_field:  # noqa: BLE001  # likewise
+                return f"field {field!r} of {name}: {of_field}"
+    return f"{name}: {error}"

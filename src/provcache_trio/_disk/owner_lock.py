@@ -45,9 +45,9 @@ class OwnerLock:
                 self._take()
             except OSError as error:
                 self.release()
-                raise _translated(error) from None
+                raise _translated(self._path, error) from None
         self.release()
-        raise StoreMisconfiguredError("its lock file is never the one that was just opened")
+        raise StoreMisconfiguredError(f"its lock file {self._path} is replaced again and again")
 
     def _is_held(self) -> bool:
         """Whether we hold it, and it is the one that others would find."""
@@ -88,7 +88,7 @@ def is_owned(path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise _translated(error) from None
+        raise _translated(path, error) from None
     try:
         # Shared: several that look at once do not take each other for the owner.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -99,16 +99,18 @@ def is_owned(path: str) -> bool:
     return False
 
 
-def _translated(error: OSError) -> StoreUnavailableError:
+def _translated(path: str, error: OSError) -> StoreUnavailableError:
     if isinstance(error, BlockingIOError):
         return StoreUnavailableError(
             "in use: another process, or another part of this one, owns it"
         )
     name = type(error).__name__
     if error.errno == errno.ELOOP:
-        return StoreMisconfiguredError("its lock file is a symbolic link", error_class=name)
+        return StoreMisconfiguredError(f"its lock file {path} is a symbolic link", error_class=name)
     reason = os.strerror(error.errno or 0)
-    return StoreMisconfiguredError(f"there can be no lock file: {reason}", error_class=name)
+    return StoreMisconfiguredError(
+        f"its lock file {path} can't be opened: {reason}", error_class=name
+    )
 
 
 _ALL: Final[weakref.WeakSet[OwnerLock]] = weakref.WeakSet()

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from provcache_trio._vocabulary.errors import StoreUnavailableError
+from provcache_trio._vocabulary.errors import (
+    EntryRejectedError,
+    StoreError,
+    StoreUnavailableError,
+    reworded,
+)
 
 from .threads import end_in_thread, in_thread
 
@@ -50,11 +55,13 @@ class SQLiteCalls:
             self._file.stopped = False
             try:
                 return await in_thread(partial(call, *args), self._file.interrupt)
-            except StoreUnavailableError:
-                self._raise_if_closed()
-                # If that raises, it is why the call failed.
-                await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120
-                raise
+            except (StoreError, EntryRejectedError) as error:
+                if isinstance(error, StoreUnavailableError):
+                    self._raise_if_closed()
+                    # If that raises, it is why the call failed.
+                    await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120
+                # Names only, as every message of a file does.
+                raise reworded(error, f"{self._file.path}: {error}")  # noqa: B904  # itself
 
     def _raise_if_closed(self) -> None:
         if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 import struct
@@ -41,6 +42,37 @@ _BY_RESULT_CODE: Final[dict[int, tuple[Translated, bool]]] = {
 # CANTOPEN (no directory, no permission), READONLY, NOTADB, CORRUPT, ERROR (no such table)
 # and whatever else there is need a person.
 _OTHERWISE: Final = (StoreMisconfiguredError, False)
+
+# What a person reads, by how the name of SQLite's code begins.
+_WORDS: Final = {
+    "SQLITE_BUSY": "another process, or another connection of this one, holds a lock on the file",
+    "SQLITE_LOCKED": "another connection of this process holds a lock on the table",
+    "SQLITE_CANTOPEN": "give the file and its directory to the user that runs this program",
+    "SQLITE_READONLY": "the file can't be written; give it and its directory to the user that runs "
+    "this program, or put it on a volume that can be written",
+    "SQLITE_NOTADB": "the file is no SQLite database; name another one",
+    "SQLITE_CORRUPT": "the file is damaged; restore it from a backup",
+    "SQLITE_FULL": "the disk is full; make room",
+    "SQLITE_IOERR_SHMSIZE": "the disk is full; make room",
+    "SQLITE_IOERR": "the disk fails, or the file is on a network file system",
+    "SQLITE_INTERRUPT": "the call was interrupted",
+    "SQLITE_TOOBIG": "a value is larger than SQLite takes",
+    "SQLITE_CONSTRAINT_TRIGGER": "a trigger refuses the row",
+}
+# Of these SQLite's own message names table and column, or the constraint, and no values.
+_OWN_WORDS: Final = frozenset(
+    {
+        "SQLITE_CONSTRAINT_CHECK",
+        "SQLITE_CONSTRAINT_DATATYPE",
+        "SQLITE_CONSTRAINT_FOREIGNKEY",
+        "SQLITE_CONSTRAINT_NOTNULL",
+        "SQLITE_CONSTRAINT_PRIMARYKEY",
+        "SQLITE_CONSTRAINT_UNIQUE",
+    }
+)
+_is_about_names: Final = re.compile(
+    r"no such (table|column|function|collation sequence): \S+"
+).fullmatch
 
 _CANNOT_WRITE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 # There is no room: for the -wal or the file itself, or for the -shm file.
@@ -92,6 +124,11 @@ class SQLiteConnection:
         self._opened_as: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
 
+    @property
+    def path(self) -> str:
+        """Return the name of the file, for messages."""
+        return self._path
+
     def close(self) -> None:
         """Close the connection, if there is one, which rolls back what was not committed."""
         connection, self._connection = self._connection, None
@@ -137,12 +174,24 @@ class SQLiteConnection:
             translated, clean = _BY_RESULT_CODE.get(code & 0xFF, _OTHERWISE)
             self._roll_back(keep=clean)
             name: str = getattr(error, "sqlite_errorname", type(error).__name__)
-            # SQLite's own message may quote a row: a trigger writes what it likes.
-            why = "the disk is full: " if name in FULL else ""
-            raise translated(f"{why}SQLite reported {name}", error_class=name) from None
+            what = ": ".join(filter(None, (f"SQLite reported {name}", self._reason(error, name))))
+            raise translated(what, error_class=name) from None
         except BaseException:
             self._roll_back(keep=True)
             raise
+
+    def _reason(self, error: sqlite3.Error, name: str) -> str:
+        """Return what an error of SQLite means, and what to do about it; nothing if unknown."""
+        directory = os.path.dirname(self._path)  # noqa: PTH120
+        if name.startswith("SQLITE_CANTOPEN") and not os.path.isdir(directory):  # noqa: PTH112
+            return f"there is no directory {directory}"
+        # SQLite's own message may quote a row where a trigger writes what it likes.
+        if name in _OWN_WORDS or _is_about_names(str(error)):
+            return str(error)
+        for beginning, words in _WORDS.items():
+            if name.startswith(beginning):
+                return words
+        return ""
 
     def _roll_back(self, *, keep: bool) -> None:
         connection = self._connection
@@ -252,7 +301,9 @@ class SQLiteConnection:
         # Before connecting: a file that is put there in between is then noticed.
         self._opened_as = identity_of(self._path)
         if not self._create and not os.path.isfile(self._path):  # noqa: PTH113
-            raise StoreMisconfiguredError("there is no such file")
+            if os.path.lexists(self._path):
+                raise StoreMisconfiguredError("it is no regular file, or a link to nothing")
+            raise StoreMisconfiguredError("there is no such file; with create=True it is made")
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         """Make sure that the file is ours, and fill it if it is empty and we may."""

@@ -127,7 +127,8 @@ def blobs_of(keys: object) -> dict[str, bytes]:
         ValueError: one of them does not have the form of a VeriKey.
     """
     if isinstance(keys, str) or not isinstance(keys, Iterable):
-        raise TypeError(f"keys must be an iterable of str, not {type(keys).__name__}")
+        kind = "a single str" if isinstance(keys, str) else type(keys).__name__
+        raise TypeError(f"keys must be an iterable of str, not {kind}")
     blobs: dict[str, bytes] = {}
     for key in cast("Iterable[object]", keys):
         blobs[cast("str", key)] = hash_blob("each of keys", key)

@@ -125,7 +125,7 @@ class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True):
         _put_in_utc(self, "created_at", self.created_at)
         _put_in_utc(self, "expires_at", self.expires_at)
         if self.expires_at <= self.created_at:
-            raise ValueError("expires_at must be after created_at")
+            raise ValueError("expires_at must be after created_at, both to the microsecond")
         check_int("hit_count", self.hit_count, at_least=0)
         if self.last_accessed_at is not None:
             _put_in_utc(self, "last_accessed_at", self.last_accessed_at)

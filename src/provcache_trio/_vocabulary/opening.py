@@ -72,13 +72,22 @@ class Opening(AbstractAsyncContextManager[T, None], Generic[T]):
             )
         await self._close(exc)  # noqa: ASYNC102  # shields itself
 
-    # Hidden from checkers, which find the mistake by themselves.
+    # Hidden from checkers, which find the mistakes by themselves.
     if not TYPE_CHECKING:
+
+        def __enter__(self) -> object:
+            raise TypeError(f"write 'async with {self.function}(...)', not 'with'")
+
+        def __exit__(self, *_: object) -> None:
+            raise AssertionError("unreachable")
+
+        def __await__(self) -> object:
+            raise TypeError(f"write 'async with {self.function}(...) as it:', not 'await'")
 
         def __getattr__(self, name: str) -> object:
             raise AttributeError(
-                f"{self.what} is opened by 'async with {self.function}(...) as it:';"
-                f" only then there is it.{name}",
+                f"{self.what} is not open yet: write 'async with {self.function}(...) as it:', "
+                f"and use it.{name} inside",
                 name=name,
                 obj=self,
             )

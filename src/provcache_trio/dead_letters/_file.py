@@ -217,9 +217,8 @@ class DeadLettersFile(SQLiteConnection):
                 return  # all of them come again, and found room before
             letters, size = connection.execute(_TOTALS).fetchone()
             if letters > self._max_letters or size > self._max_bytes:
-                raise DeadLettersFullError(
-                    f"no room: at most {self._max_letters:,} letters and {self._max_bytes:,} bytes"
-                )
+                most = "1 letter" if self._max_letters == 1 else f"{self._max_letters:,} letters"
+                raise DeadLettersFullError(f"no room: at most {most} and {self._max_bytes:,} bytes")
 
     def totals(self) -> tuple[int, int]:
         """Return how many letters there are, and how many bytes they take."""

@@ -51,7 +51,7 @@ class LetterRows(Generic[E]):
     ) -> None:
         # Parametrised at run time, which no checker follows.
         kind = cast("type[DeadLetter[E]]", DeadLetter[entry_type])  # type: ignore[valid-type]
-        self._decode = reader_of(kind, None)
+        self._decode = reader_of(kind, None, about=entry_type)
         self._read = reader_of(kind, upgrade, inside="entry")
         self.entry_type = entry_type
         self._name = name_of(entry_type)

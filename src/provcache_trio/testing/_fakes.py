@@ -62,7 +62,7 @@ class _Scripted:
                 that makes one.
             times: how many calls fail.
         """
-        make = (lambda: copy.copy(error)) if isinstance(error, BaseException) else error
+        make = (lambda: _copy_of(error)) if isinstance(error, BaseException) else error
         self._failures.extend([make] * times)
 
     def lose_next_answer(self, times: int = 1) -> None:
@@ -294,6 +294,16 @@ class MemoryDeadLetters(_Scripted, Generic[E]):
         """
         taken = tuple(letters)
         await self._write(lambda: self.letters.extend(taken))
+
+
+def _copy_of(error: BaseException) -> BaseException:
+    """Return a copy of ``error``, made without its ``__init__`` if that wants other arguments."""
+    try:
+        return copy.copy(error)
+    except TypeError:  # it has keyword-only arguments
+        twin = type(error).__new__(type(error), *error.args)
+        twin.__dict__.update(error.__dict__)
+        return twin
 
 
 def _moment(entry: object, name: str) -> datetime | None:

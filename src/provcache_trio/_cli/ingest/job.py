@@ -18,7 +18,7 @@ from provcache_trio._cli.running import Job, Status
 from provcache_trio._cli.stores import wait_until_ready
 from provcache_trio._cli.text import counted, printable
 
-from .lines import BadLineError, read_entry
+from .lines import BadLineError, read_entry, why_not_lines
 
 if TYPE_CHECKING:
     import signal
@@ -122,7 +122,12 @@ class Ingest(Job):
     async def _read(self, queue: WriteBehindQueue[ProvcacheEntry], progress: Progress) -> None:
         splitter = LineSplitter()
         unwritten = 0
+        beginning = b""
         while chunk := await self.source.read():
+            if not beginning:
+                beginning = chunk
+                if why := why_not_lines(beginning, self.source.label):
+                    raise InputError(why)
             await self._take(splitter.feed(chunk), queue, progress)
             if self.stopped_early:
                 return
@@ -153,7 +158,7 @@ class Ingest(Job):
             self.lines += 1
             content = line
             if content is not None:
-                content = content.removeprefix(codecs.BOM_UTF8 if self.lines == 1 else b"")
+                content = content.removeprefix(codecs.BOM_UTF8)  # files that were put together
                 if not content.strip():
                     self.blank += 1
                     continue
