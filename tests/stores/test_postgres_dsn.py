@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import pathlib
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,11 +13,11 @@ from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.postgres._dsn import Dsn, unreadable_tls_file
 
+from tests.support.mistakes import as_nobody
 from tests.support.postgres import SECRET, raises, settings_of
 from tests.support.servers import postgres, run_sql, unused_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
 
@@ -303,19 +302,6 @@ async def test_a_root_certificate_that_is_missing_is_asked_for(home: Path) -> No
     async with open_postgres_repository(f"{postgres().dsn}?sslmode=verify-full") as store:
         with pytest.raises(StoreMisconfiguredError, match="name its file by sslrootcert"):
             await store.check()
-
-
-@contextmanager
-def as_nobody() -> Generator[None]:
-    """Root may read everything, so be somebody else for a moment."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 async def test_a_home_that_can_not_be_read_needs_a_person_and_its_file_is_named(home: Path) -> None:

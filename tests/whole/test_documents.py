@@ -122,7 +122,9 @@ async def test_the_sql_for_postgres_is_what_a_service_needs() -> None:
     await run_sql(dsn, "DROP OWNED BY provcache_service; DROP ROLE provcache_service")
 
 
-@pytest.mark.parametrize("name", ["faults.md", "guide.md", "operating.md", "postgres.md"])
+@pytest.mark.parametrize(
+    "name", ["faults.md", "guide.md", "mistakes.md", "operating.md", "postgres.md"]
+)
 def test_what_a_guide_links_to_is_there(name: str) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / name).read_text("utf-8")):
         target, _, anchor = link.partition("#")

@@ -183,8 +183,10 @@ class SQLiteConnection:
     def _reason(self, error: sqlite3.Error, name: str) -> str:
         """Return what an error of SQLite means, and what to do about it; nothing if unknown."""
         directory = os.path.dirname(self._path)  # noqa: PTH120
-        if name.startswith("SQLITE_CANTOPEN") and not os.path.isdir(directory):  # noqa: PTH112
-            return f"there is no directory {directory}"
+        if name.startswith("SQLITE_CANTOPEN"):
+            with suppress(PermissionError):  # then it may be there
+                if not stat.S_ISDIR(_mode_of(directory)):
+                    return f"there is no directory {directory}"
         # SQLite's own message may quote a row where a trigger writes what it likes.
         if name in _OWN_WORDS or _is_about_names(str(error)):
             return str(error)
@@ -324,6 +326,14 @@ class SQLiteConnection:
             connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # there is a -wal file
+
+
+def _mode_of(path: str) -> int:
+    """Return the mode of what is at ``path``, or 0: there is nothing."""
+    try:
+        return os.stat(path).st_mode  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def create_file(path: str) -> None:
