@@ -396,6 +396,64 @@ async def test_a_repository_that_can_not_be_read_can_not_be_checked() -> None:
         await check(Blind)
 
 
+NUMBERS = count()
+
+
+class Visit(msgspec.Struct, frozen=True):
+    url: str
+    version: int = 0
+
+
+@asynccontextmanager
+async def good() -> AsyncGenerator[Any]:
+    yield Good()
+
+
+async def forgetful() -> AsyncGenerator[Any]:
+    yield Good()
+
+
+@pytest.mark.parametrize(
+    ("opened", "make", "reason"),
+    [
+        (good(), item, "open must be a function, not _AsyncGeneratorContextManager"),
+        (forgetful, item, "open must return what 'async with' enters, not async_generator"),
+        (good, Item("a"), "make must be a function, not Item"),
+        (
+            good,
+            lambda number, _: Visit(f"{number}"),
+            "the key of a Visit can't be read or hashed (AttributeError); it is entry.veri_key, ",
+        ),
+        (good, lambda number, _: Item({number}), "the key of a Item can't be read or hashed"),  # type: ignore[arg-type]  # that is it
+        (good, lambda _, version: Item("a", version), "make(number, version): number alone"),
+        (good, lambda number, version: Item(f"{number} {version}"), "make(number, version): "),
+        (good, lambda number, _: Item(f"{number}", next(NUMBERS)), "make must return the same"),
+    ],
+)
+async def test_a_wrong_argument_is_named(opened: Any, make: Any, reason: str) -> None:  # noqa: ANN401  # that is it
+    with pytest.raises(TypeError) as caught:
+        await check_repository(opened, make)
+    assert str(caught.value).startswith(reason)
+
+
+async def test_what_was_expected_and_what_is_stored_are_shown(autojump_clock: MockClock) -> None:
+    text = (
+        r"in the order \(2, 1\) were not stored as merge says: of key '1' "
+        r"Item\(veri_key='1', version=2\) was expected, and Item\(veri_key='1', version=1\) is stored"
+    )
+    with pytest.raises(AssertionError, match=text):
+        await check(LastWins)
+
+
+async def test_errors_in_a_group_are_shown(autojump_clock: MockClock) -> None:
+    class Grouping(Good):
+        async def upsert_many(self, entries: Sequence[Item], /) -> int:
+            raise ExceptionGroup("several", [ValueError("too many"), OSError(f"{len(entries)}")])
+
+    with pytest.raises(AssertionError, match="it raised ValueError: too many, OSError: 20"):
+        await check(Grouping)
+
+
 async def test_an_error_of_type_is_one_of_the_repository(autojump_clock: MockClock) -> None:
     class Typed(Good):
         async def upsert_many(self, entries: Sequence[Item], /) -> int:

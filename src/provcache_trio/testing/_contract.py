@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
@@ -9,11 +10,11 @@ import trio
 
 from provcache_trio._vocabulary.entries import merge_or_replace
 from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.failures import leaves_of
 from provcache_trio._vocabulary.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
 
 E = TypeVar("E")
 E_repository = TypeVar("E_repository")
@@ -69,12 +70,15 @@ async def check_repository(
             option of that name allows.
 
     Raises:
-        AssertionError: it does not; each broken promise is a line of the message.
-        TypeError: a repository has no ``get_many``.
+        AssertionError: it does not; each broken promise is a line of the message, with what was
+            expected and what is stored.
+        TypeError: an argument is not what it should be, such as ``key``; or a repository has no
+            ``get_many``.
     """
     contract = _Contract(open, make, key, merge, refused, writers)
     broken: list[str] = []
     for trial in (
+        contract.arguments_are_what_they_should_be,
         contract.what_is_stored_can_be_read,
         contract.to_store_again_changes_nothing,
         contract.versions_are_merged_in_any_order,
@@ -88,10 +92,8 @@ async def check_repository(
             await trial()
         except _BrokenPromiseError as error:
             broken.append(str(error))
-        except TypeError as error:
-            if str(error) == _NO_GET_MANY:
-                raise
-            broken.append(_described(trial, error))
+        except _WrongArgumentError as error:
+            raise TypeError(str(error)) from None
         except Exception as error:  # noqa: BLE001  # whatever the store raises
             broken.append(_described(trial, error))
     if broken:
@@ -103,17 +105,29 @@ class _BrokenPromiseError(Exception):
     """A promise was not kept; says which."""
 
 
-_NO_GET_MANY: Final = "check_repository needs a repository with get_many(keys)"
+class _WrongArgumentError(Exception):
+    """``check_repository`` was called wrongly; says how."""
 
 
 def _described(trial: Callable[[], Awaitable[None]], error: Exception) -> str:
     name: str = getattr(trial, "__name__", "")
-    return f"{name.replace('_', ' ')}: it raised {type(error).__name__}: {error}"
+    leaves = [f"{type(leaf).__name__}: {leaf}" for leaf in leaves_of(error)]
+    return f"{name.replace('_', ' ')}: it raised {', '.join(leaves)}"
 
 
 def _promise(kept: object, text: str) -> None:
     if not kept:
         raise _BrokenPromiseError(text)
+
+
+def _promise_same(
+    stored: Mapping[Hashable, object], expected: Mapping[Hashable, object], text: str
+) -> None:
+    """Promise that what is stored is what was expected, and else show the first difference."""
+    for key in [*expected, *stored]:
+        if stored.get(key) != expected.get(key):
+            told = f"{text}: of key {key!r} {expected.get(key)!r} was expected"
+            raise _BrokenPromiseError(f"{told}, and {stored.get(key)!r} is stored")
 
 
 class _Contract(Generic[E]):
@@ -158,10 +172,40 @@ class _Contract(Generic[E]):
         self, repository: ReadableRepository[E], entries: Iterable[E]
     ) -> dict[Hashable, E]:
         """Return what is stored for the keys of ``entries``."""
-        if not callable(getattr(repository, "get_many", None)):
-            raise TypeError(_NO_GET_MANY)
         key_of = self._key_of(repository)
         return dict(await repository.get_many([key_of(entry) for entry in entries]))
+
+    async def arguments_are_what_they_should_be(self) -> None:
+        given: dict[str, object] = {"open": self._open, "make": self._make}
+        for name, function in given.items():
+            # What an `open_…` function returns may be callable, as a decorator.
+            if not callable(function) or isinstance(function, AbstractAsyncContextManager):
+                kind = type(function).__name__
+                raise _WrongArgumentError(f"{name} must be a function, not {kind}")
+        manager: object = self._open()
+        if not isinstance(manager, AbstractAsyncContextManager):
+            kind = type(manager).__name__
+            raise _WrongArgumentError(f"open must return what 'async with' enters, not {kind}")
+        async with cast("AbstractAsyncContextManager[ReadableRepository[E]]", manager) as one:
+            if not callable(getattr(one, "get_many", None)):
+                raise _WrongArgumentError("check_repository needs a repository with get_many(keys)")
+            self._check_make(self._key_of(one))
+
+    def _check_make(self, key_of: Callable[[E], Hashable]) -> None:
+        entry = self._make(0, 1)
+        try:
+            keys = [key_of(entry), key_of(self._make(0, 2)), key_of(self._make(1, 1))]
+            as_key = {keys[0]: entry}
+        except Exception as error:
+            raise _WrongArgumentError(
+                f"the key of a {type(entry).__name__} can't be read or hashed "
+                f"({type(error).__name__}); it is entry.veri_key, unless key= is given or the "
+                "repository has a table"
+            ) from error
+        if self._make(0, 1) not in as_key.values():
+            raise _WrongArgumentError("make must return the same entry for the same arguments")
+        if keys[0] != keys[1] or keys[0] == keys[2]:
+            raise _WrongArgumentError("make(number, version): number alone must decide the key")
 
     async def what_is_stored_can_be_read(self) -> None:
         async with self._open() as repository:
@@ -173,9 +217,9 @@ class _Contract(Generic[E]):
                 f"upsert_many returned {changed!r} for {len(entries)} rows that were not there",
             )
             _promise(entries == self._entries(_SEVERAL), "upsert_many changed its entries")
-            found = await self._stored(repository, entries)
-            _promise(
-                found == self._merged(repository, entries),
+            _promise_same(
+                await self._stored(repository, entries),
+                self._merged(repository, entries),
                 "what get_many returned was not what was stored",
             )
 
@@ -184,8 +228,9 @@ class _Contract(Generic[E]):
             entries = self._entries(_SEVERAL)
             await repository.upsert_many(entries)
             changed = await repository.upsert_many(tuple(entries))
-            _promise(
-                await self._stored(repository, entries) == self._merged(repository, entries),
+            _promise_same(
+                await self._stored(repository, entries),
+                self._merged(repository, entries),
                 "the same entries once more changed what is stored; after a lost answer the queue "
                 "sends them again",
             )
@@ -200,8 +245,9 @@ class _Contract(Generic[E]):
                 versions = [self._make(1, version) for version in order]
                 for version in versions:
                     await repository.upsert_many([version])
-                _promise(
-                    await self._stored(repository, versions) == self._merged(repository, versions),
+                _promise_same(
+                    await self._stored(repository, versions),
+                    self._merged(repository, versions),
                     f"versions that arrived in the order {order} were not stored as merge says",
                 )
 
@@ -211,9 +257,9 @@ class _Contract(Generic[E]):
             await repository.upsert_many(entries)
             newer = self._entries(_MANY, 2)
             await repository.upsert_many(newer)
-            _promise(
-                await self._stored(repository, entries)
-                == self._merged(repository, [*entries, *newer]),
+            _promise_same(
+                await self._stored(repository, entries),
+                self._merged(repository, [*entries, *newer]),
                 f"{_MANY} entries of a call, and newer versions of them, were not stored as merge "
                 "says",
             )
@@ -224,8 +270,9 @@ class _Contract(Generic[E]):
             async with trio.open_nursery() as nursery:
                 for number in range(self._writers):
                     nursery.start_soon(repository.upsert_many, entries[number :: self._writers])
-            _promise(
-                await self._stored(repository, entries) == self._merged(repository, entries),
+            _promise_same(
+                await self._stored(repository, entries),
+                self._merged(repository, entries),
                 f"{self._writers} calls at a time with different keys did not store what each of "
                 "them was given",
             )
@@ -255,8 +302,9 @@ class _Contract(Generic[E]):
                     "let trio.Cancelled out, or the queue counts its entries as persisted",
                 )
                 await repository.upsert_many(entries)
-                _promise(
-                    await self._stored(repository, entries) == self._merged(repository, entries),
+                _promise_same(
+                    await self._stored(repository, entries),
+                    self._merged(repository, entries),
                     "after a call was cancelled, the next one did not store its entries",
                 )
 
@@ -270,8 +318,9 @@ class _Contract(Generic[E]):
             prepared = await prepare(entries)
             _promise(list(prepared) == entries, "prepare did not return the same entries")
             await repository.upsert_many(prepared)
-            _promise(
-                await self._stored(repository, entries) == self._merged(repository, entries),
+            _promise_same(
+                await self._stored(repository, entries),
+                self._merged(repository, entries),
                 "what prepare returned was not stored",
             )
 
@@ -304,7 +353,8 @@ class _Contract(Generic[E]):
                 "a call with an entry that was refused stored others",
             )
             await repository.upsert_many(good)
-            _promise(
-                await self._stored(repository, good) == self._merged(repository, good),
+            _promise_same(
+                await self._stored(repository, good),
+                self._merged(repository, good),
                 "after an entry was refused, the others could not be stored without it",
             )
