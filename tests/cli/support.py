@@ -145,15 +145,15 @@ class MemoryTarget:
 # Journals
 
 
-def leave(path: Path, *entries: ProvcacheEntry) -> None:
+def leave(path: Path, *entries: Any, entry_type: type[Any] = ProvcacheEntry) -> None:  # noqa: ANN401  # of any type
     """Leave entries in a journal."""
 
     async def work() -> None:
-        store = MemoryRepository()
+        store = MemoryRepository[Any]()
         store.down()
         options = WriteBehindOptions(drain_timeout_seconds=0)
         async with (
-            open_journal(path) as journal,
+            open_journal(path, entry_type=entry_type) as journal,
             open_write_behind_queue(store, options, journal=journal) as queue,
         ):
             await queue.enqueue_many(entries)

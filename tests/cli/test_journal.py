@@ -46,6 +46,25 @@ def run(*arguments: object) -> int:
     return main(["journal", *map(str, arguments)])
 
 
+def test_a_journal_of_another_type_is_left_to_its_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, cache = tmp_path / "of items", tmp_path / "cache.db"
+    leave(path, Item("a"), entry_type=Item)
+    assert main(["init", "--to", url(cache)]) == 0
+    before = path.read_bytes()
+    assert run("replay", path, "--to", url(cache)) == 3
+    err = capsys.readouterr().err
+    assert err.startswith(f"provcache: journal {path} holds entries of type {__name__}.Item, ")
+    assert "the program that wrote it replays them" in err
+    assert "aliases" not in err
+    assert path.read_bytes() == before
+
+
+class Item(msgspec.Struct, frozen=True):
+    veri_key: str
+
+
 def test_status_tells_what_a_journal_holds_and_changes_nothing(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,8 @@ async def test_leaving_writes_everything_that_the_journal_holds(
     assert journal.rows == {}
     assert trio.current_time() < 4
     assert "default: drained" in caplog.messages
+    replayed = [one for one in caplog.messages if "journal replayed" in one]
+    assert replayed == ["default: journal replayed, entries taken over: 103"]
 
 
 @pytest.mark.one_lane

@@ -179,6 +179,8 @@ class Replay(Generic[E]):
         lifetime.recovering = False
         self._last_fates = self._lanes.tails()  # all sealed: of nothing that comes later
         self._over.set()
+        if self._taken:
+            lifetime.log(logging.INFO, "journal replayed, entries taken over: %d", self._taken)
         if not self._journal.always:
             self._room.open_door()
         lifetime.note_settled()

@@ -129,7 +129,7 @@ class Retry(Resending):
         rest = self.matched - self.stored - self.refused - self.unreadable
         counts = [
             (self.stored - self.removed, "persisted, not yet removed: will be sent again"),
-            (self.unreadable, "no ProvcacheEntry, kept"),
+            (self.unreadable, "no ProvcacheEntry, kept: for the program that has their type"),
             (rest, "not tried or not known to be persisted, kept"),
         ]
         where = f"from {printable(str(self.path))} into {printable(self.target.label)}"

@@ -6,10 +6,17 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from provcache_trio import DrainTimeoutError, ProvcacheError, WriteBehindOptions
+from provcache_trio import (
+    DrainTimeoutError,
+    JournalError,
+    ProvcacheEntry,
+    ProvcacheError,
+    WriteBehindOptions,
+)
 from provcache_trio._cli.running import Status
 from provcache_trio._cli.sending import AT_ONCE, Kept, Resending
 from provcache_trio._cli.text import counted
+from provcache_trio._vocabulary.type_names import name_of
 from provcache_trio.journal import open_journal
 
 from .inspection import inspect_journal
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
     import signal
     from pathlib import Path
 
-    from provcache_trio import Journal, ProvcacheEntry
+    from provcache_trio import Journal
     from provcache_trio._cli.progress import Progress
     from provcache_trio._cli.stores import Target
 
@@ -55,7 +62,13 @@ class Replay(Resending):
             JournalError: the journal can't be used.
             StoreError: the store can't be, or was given up.
         """
-        inspect_journal(self.path)  # a journal that is not there is not to be made
+        found = inspect_journal(self.path)  # a journal that is not there is not to be made
+        if found.entry_type != name_of(ProvcacheEntry):
+            raise JournalError(
+                f"journal {self.path} holds entries of type {found.entry_type}, and this command "
+                "writes ProvcacheEntry: the program that wrote it replays them when it next opens "
+                "it, by open_journal with that entry_type="
+            )
         try:
             with self.outage.scope, suppress(DrainTimeoutError):
                 async with open_journal(self.path) as journal:
