@@ -1593,7 +1593,7 @@ JOURNAL = (
         "cli/journal::a_journal_that_a_service_owns_is_named_once",
         (
             "_cli/running.py",
-            "            self.names_its_file = isinstance(error, JournalError)\n",
+            "            self.names_its_place = _names_its_place(error)\n",
             "",
         ),
     ),

@@ -103,8 +103,8 @@ def test_a_url_that_can_not_be_heeded_is_refused_at_opening_and_no_password_is_t
 def test_parameters_of_libpq_are_mapped_or_have_no_effect(
     query: str, settings: dict[str, str], tls: dict[str, str]
 ) -> None:
-    place = Dsn(f"postgresql://host/db?{query}").server()
-    assert (dict(place.settings), dict(place.tls)) == (settings, tls)
+    server = Dsn(f"postgresql://host/db?{query}").server()
+    assert (dict(server.settings), dict(server.tls)) == (settings, tls)
 
 
 async def test_the_url_may_say_how_long_to_connect_and_that_there_is_a_pgbouncer() -> None:
@@ -166,16 +166,16 @@ async def test_a_service_is_looked_up_and_what_the_url_says_wins(
     for name in ("query", "environment"):
         if name == "environment":
             monkeypatch.setenv("PGSERVICE", "ours")
-        place = Dsn(f"postgresql://{'?service=ours' if name == 'query' else ''}").server()
-        shown = f"{list(place.hosts)} {place.user} {place.database} {place.password}"
-        assert f"{shown} {dict(place.tls)}" == given
-    place = Dsn("postgresql://x@y:3/z?sslmode=prefer").server()
-    assert str(place) == "y:3, user x, database z"
-    assert dict(place.tls) == {"sslmode": "prefer"}
+        server = Dsn(f"postgresql://{'?service=ours' if name == 'query' else ''}").server()
+        shown = f"{list(server.hosts)} {server.user} {server.database} {server.password}"
+        assert f"{shown} {dict(server.tls)}" == given
+    server = Dsn("postgresql://x@y:3/z?sslmode=prefer").server()
+    assert str(server) == "y:3, user x, database z"
+    assert dict(server.tls) == {"sslmode": "prefer"}
     other = home / "other"
     service_file(other, "[theirs]\nhost=e\nport=5\n")
-    place = Dsn(f"postgresql://x@/z?service=theirs&servicefile={other}").server()
-    assert str(place) == "e:5, user x, database z"
+    server = Dsn(f"postgresql://x@/z?service=theirs&servicefile={other}").server()
+    assert str(server) == "e:5, user x, database z"
 
 
 @pytest.mark.parametrize(
@@ -225,16 +225,16 @@ def test_the_password_file_is_read_as_libpq_reads_it(
     file = home / ".pgpass"
     file.write_text(f"{line}\n", "utf-8")
     file.chmod(0o600)
-    place = Dsn(f"postgresql://{dsn}").server()
-    assert place.password == password
+    server = Dsn(f"postgresql://{dsn}").server()
+    assert server.password == password
     if password is None:
-        assert place.why_no_password() == (
+        assert server.why_no_password() == (
             f"no password was given: not in the URL, PGPASSWORD or {file}"
         )
         file.chmod(0o644)
-        assert "which is ignored, since others may read it" in place.why_no_password()
+        assert "which is ignored, since others may read it" in server.why_no_password()
     else:
-        assert place.why_no_password() == ""
+        assert server.why_no_password() == ""
 
 
 def test_a_user_without_a_name_or_a_home_is_no_reason_to_fail(
@@ -248,16 +248,16 @@ def test_a_user_without_a_name_or_a_home_is_no_reason_to_fail(
 
     monkeypatch.setattr(getpass, "getuser", nobody)
     monkeypatch.setattr(pathlib.Path, "home", classmethod(homeless))
-    place = Dsn("postgresql://h").server()
-    assert (place.user, place.database, place.passfile) == (None, None, None)
-    assert unreadable_tls_file(place) is None
+    server = Dsn("postgresql://h").server()
+    assert (server.user, server.database, server.passfile) == (None, None, None)
+    assert unreadable_tls_file(server) is None
 
 
 # Where an error came from
 
 
 async def test_an_error_names_host_port_user_and_database() -> None:
-    server = postgres()
+    running = postgres()
     for dsn, about in (
         (f"postgresql://u:{SECRET}@127.0.0.1:1/d", "127.0.0.1:1, user u, database d"),
         (f"postgresql://u:{SECRET}@[::1]:1/d", "[::1]:1, user u, database d"),
@@ -269,7 +269,7 @@ async def test_an_error_names_host_port_user_and_database() -> None:
         assert str(caught.value).startswith(about)
         assert caught.value.reason == str(caught.value)
         assert SECRET not in str(caught.value)
-    async with open_postgres_repository(server.dsn_of("nowhere")) as store:
+    async with open_postgres_repository(running.dsn_of("nowhere")) as store:
         with raises(StoreMisconfiguredError, sqlstate="3D000"):
             await store.check()
         with pytest.raises(StoreMisconfiguredError, match='database "nowhere" does not exist'):

@@ -133,9 +133,7 @@ class Attempt:
             self.failure = f"{left} could not be written in time"
         except (ProvcacheError, OSError) as error:
             self.failure = str(error)
-            self.names_its_place = isinstance(error, JournalError) or bool(
-                getattr(error, "reason", None)
-            )
+            self.names_its_place = _names_its_place(error)
         except OutputError as error:  # on its way out it would get into a group
             self._unwritten = error
 
@@ -151,6 +149,11 @@ class Attempt:
 
     def _hurry(self) -> None:
         self._last.deadline = min(self._last.deadline, trio.current_time() + _PATIENCE)
+
+
+def _names_its_place(error: Exception) -> bool:
+    """Return whether the message of ``error`` names the file or the server that it is about."""
+    return isinstance(error, JournalError) or getattr(error, "reason", None) is not None
 
 
 async def attempt(
