@@ -67,7 +67,7 @@ if shutil.which("cc") is None:
 if PGBOUNCER is None:
     MISSING.append("a queue behind PgBouncer: no pgbouncer (apt-get install pgbouncer)")
 
-EVERYTHING = "[cli,otel,postgres,prometheus,status]"
+EVERYTHING = "[cli,nats,otel,postgres,prometheus,status]"
 # Tests spend half of their time waiting; and a worker that has none left takes those of another.
 # Each takes four seconds to collect them, and CI runs another session beside.
 AT_ONCE = ("-n", "3", "--dist", "worksteal")

@@ -15,6 +15,7 @@ The folders, from below; imports point down this list, and never to a folder of 
     otel            traces and metrics for OpenTelemetry
     prometheus      metrics for Prometheus
     status          the same over HTTP, for people and orchestrators
+    nats            a stream that outlives a machine, and the relay from there to a store
     _cli            the command ``provcache``
 
 Each folder's ``__init__`` says what lives there and what it may import. The core is read in the

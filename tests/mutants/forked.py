@@ -25,6 +25,7 @@ WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
         *("asyncio", "asyncpg", "cyclopts", "h11", "hypercorn.trio", "hypothesis.stateful"),
+        "nats.aio.client",
         *("opentelemetry.sdk.trace.export", "opentelemetry.sdk.metrics.export"),
         *("prometheus_client", "pytest", "pytest_cov.plugin", "pytest_trio", "rich.console"),
         *("sqlite3", "trio.testing", "trio_asyncio", "trustme", "xdist.plugin"),

@@ -2268,6 +2268,110 @@ TABLES = (
 )
 
 
+BACK_AT_ONCE = "stream/relays::what_could_not_be_written_is_given_back_at_once"
+STREAM = (
+    mutant(
+        "a message is acknowledged when it arrives",
+        BACK_AT_ONCE,
+        (
+            "nats/_source.py",
+            "                self._arrived[message.number] = message\n",
+            "                self._arrived[message.number] = message\n"
+            "                self._done.append(message.reply)\n",
+        ),
+    ),
+    mutant(
+        "a message is acknowledged before it is written",
+        BACK_AT_ONCE,
+        (
+            "nats/_source.py",
+            "            self._held[number].taken = True\n",
+            "            self._held[number].taken = True\n"
+            "            self._done.append(self._held[number].reply)\n",
+        ),
+    ),
+    mutant(
+        "a message is acknowledged when its first entry is settled",
+        "stream/relays::a_message_is_acknowledged_only_when_its_last_entry_is_persisted",
+        ("nats/_source.py", "            held.left -= 1\n", "            held.left = 0\n"),
+    ),
+    mutant(
+        "what was merged counts as done",
+        "stream/relays::an_entry_that_another_took_the_place_of_is_done_when_that_one_is",
+        (
+            "_core/replay.py",
+            "        place.numbers.append(number)\n",
+            "        done = Place() if place.numbers else place\n"
+            "        done.numbers.append(number)\n"
+            "        if done is not place:\n"
+            "            self._notes.settle([done])\n",
+        ),
+    ),
+    mutant(
+        "a message is done as soon as its letter is written",
+        "stream/relays::a_refused_entry_is_acknowledged_only_when_its_letter_is_kept",
+        (
+            "_core/outbox.py",
+            "                self.places.append(self._notes.hand_over(batch, key))\n",
+            "                self.places.append(self._notes.hand_over(batch, key))\n"
+            "                self._notes.settle(self.places[-1:])\n"
+            "                self.places[-1].numbers = []\n",
+        ),
+    ),
+    mutant(
+        "what is held is not extended",
+        "stream/relays::held_messages_are_extended_for_as_long_as_it_takes",
+        ("nats/_puller.py", "_IN_PROGRESS, [*replies, *arrived])", "_IN_PROGRESS, [])"),
+    ),
+    mutant(
+        "a message that comes again is held twice",
+        "stream/relays::a_message_that_comes_again_is_held_once",
+        ("nats/_source.py", "            elif held is None:\n", "            elif True:\n"),
+    ),
+    mutant(
+        "what is left is not given back",
+        BACK_AT_ONCE,
+        ("nats/_source.py", "back = (*self._back, *self._replies())", "back = ()"),
+        ("nats/_puller.py", "        await self.answer(GIVEN_BACK, arrived)\n", ""),
+    ),
+    mutant(
+        "the consumer gives up",
+        "stream/producers::create_stream_changes_nothing_the_second_time",
+        ("nats/_stream.py", '"max_deliver": -1,', '"max_deliver": 1,'),
+    ),
+    mutant(
+        "a full stream discards what is old",
+        "stream/producers::create_stream_changes_nothing_the_second_time "
+        "stream/producers::a_full_stream_is_unavailable_and_keeps_what_it_has",
+        (
+            "nats/_stream.py",
+            '"discard": "new",\n        "max_bytes": max_bytes,',
+            '"discard": "old",\n        "max_bytes": max_bytes,',
+        ),
+    ),
+    mutant(
+        "an entry is sent whatever comes of it",
+        "stream/messages::what_would_not_be_read_back_as_it_is_is_refused_by_its_index",
+        ("nats/_messages.py", "        return same and all(", "        return True or all("),
+    ),
+    mutant(
+        "a message that can't be read is skipped",
+        "stream/relays::a_message_that_cannot_be_read_stops_the_relay_until_it_is_gone",
+        (
+            "nats/_source.py",
+            "                if not self._ready:\n",
+            "                self._done.append(self._arrived.pop(number).reply)\n"
+            "                if False:\n",
+        ),
+    ),
+    mutant(
+        "a password is sent in plain text",
+        "stream/producers::nothing_is_sent_without_tls_where_it_is_wanted",
+        ("nats/_connection.py", "        if self._wants_tls and not", "        if False and not"),
+    ),
+)
+
+
 MUTANTS = (
     *ACCOUNTING,
     *ACCEPTING,
@@ -2284,4 +2388,5 @@ MUTANTS = (
     *FLUSHING,
     *CALLING,
     *GROWTH,
+    *STREAM,
 )

@@ -25,7 +25,7 @@ RANKS = (
     {"_vocabulary"},
     {"_core", "_disk", "_asyncio", "_pgserver"},
     {"sqlite", "postgres", "journal", "dead_letters", "testing", "otel", "prometheus"},
-    {"status"},
+    {"status", "nats"},
     {"_cli"},
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
@@ -36,11 +36,13 @@ NEIGHBOURS = {
     "journal": {"_disk"},
     "dead_letters": {"_disk"},
     "status": {"prometheus"},
+    "nats": {"_core", "_asyncio"},
 }
 # Which folders may know a driver; its package is imported nowhere else.
 DRIVERS = {
     "sqlite3": {"_disk", "sqlite", "dead_letters"},
     "asyncpg": {"postgres"},
+    "nats": {"nats"},
 }
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 FACE = "__init__"

@@ -10,6 +10,7 @@ Reading order is the order in which an entry travels; imports point down this li
     assembly        the parts       made whole in one step out of what the caller asked for
     queue           accept          WriteBehindQueue: one synchronous step per entry
     recorder        on disk         the journal's task
+    intake          a relay         entries that come from a stream, not from producers
     replay          after a crash   what a dead process left in the journal, page by page
     durability      the truth       whether what is accepted would survive a crash
     waiting_room    no room         producers that wait, first come, first served

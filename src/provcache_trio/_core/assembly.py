@@ -17,6 +17,7 @@ from provcache_trio._vocabulary.protocols import E
 from .batch import Batch
 from .batcher import Preparation, run_batcher
 from .calls import Calls, WatchedRepository, WatchedSink
+from .intake import Intake, SourceNotes
 from .journaled_line import JournaledLine, Notes
 from .lanes import Lanes
 from .ledger import Ledger
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.protocols import DeadLetterSink, Journal, Repository
     from provcache_trio._vocabulary.telemetry import Telemetry
 
+    from .intake import Source
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(Generic[E]):
@@ -52,6 +55,7 @@ class Setup(Generic[E]):
     wall_clock: Callable[[], datetime]
     telemetry: Telemetry | None
     journal: Journal[E] | None
+    source: Source[E] | None = None  # of a relay, which has no journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,7 @@ class Assembly(Generic[E]):
     room: WaitingRoom[E]
     outbox: Outbox[E]
     recorder: Recorder[E] | None
+    intake: Intake[E] | None
     writers: tuple[Writer[E], ...]
     supervisor: Supervisor
     queue: WriteBehindQueue[E]
@@ -89,6 +94,8 @@ class Assembly(Generic[E]):
                 tasks.append(Task("dead letters", partial(self.outbox.run, sink)))
             if self.recorder is not None:
                 tasks.append(Task("journal", self.recorder.run))
+            if self.intake is not None:
+                tasks += self.intake.tasks()
             yield tasks
 
     def note_opened(self) -> None:
@@ -113,6 +120,8 @@ class Assembly(Generic[E]):
         lifetime = self.lifetime
         lifetime.disown()
         lifetime.closing.set()
+        if self.intake is not None:
+            self.intake.stop()
         self.room.close(lifetime.name)
         self.lanes.seal(FlushReason.DRAIN)
         lifetime.note_settled()
@@ -167,15 +176,22 @@ def assemble(setup: Setup[E]) -> Assembly[E]:
     calls = Calls(lifetime)
     watch = StoreWatch(lifetime)
     recorder: Recorder[E] | None = None
-    if journal is None:
+    intake: Intake[E] | None = None
+    source = setup.source
+    if source is not None:
+        taken = SourceNotes(lifetime.clock, source)
+        lines = _journaled_lines(setup, lifetime, taken, marks=False)
+        lanes = Lanes[E](lines)
+        room = WaitingRoom(lanes, lifetime, calls, taken.bell)
+        outbox = Outbox(setup.dead_letters, lifetime, watch, taken)
+        intake = Intake(source, lanes, lines, room, taken, lifetime, watch, key=setup.key)
+    elif journal is None:
         lanes = Lanes[E]([_line(setup, lifetime) for _ in range(setup.options.writers)])
         room = WaitingRoom(lanes, lifetime, calls)
         outbox = Outbox(setup.dead_letters, lifetime, watch)
     else:
         notes = Notes[E](lifetime.clock)
-        lines = [
-            _journaled_line(setup, lifetime, journal, notes) for _ in range(setup.options.writers)
-        ]
+        lines = _journaled_lines(setup, lifetime, notes, marks=not journal.always)
         lanes = Lanes[E](lines)
         room = WaitingRoom(lanes, lifetime, calls, notes.bell)
         outbox = Outbox(setup.dead_letters, lifetime, watch, notes)
@@ -193,6 +209,7 @@ def assemble(setup: Setup[E]) -> Assembly[E]:
         room=room,
         outbox=outbox,
         recorder=recorder,
+        intake=intake,
         writers=writers,
         supervisor=Supervisor(lifetime),
         queue=WriteBehindQueue(
@@ -219,15 +236,18 @@ def _line(setup: Setup[E], lifetime: Lifetime) -> Line[E]:
     )
 
 
-def _journaled_line(
-    setup: Setup[E], lifetime: Lifetime, journal: Journal[E], notes: Notes[E]
-) -> JournaledLine[E]:
-    return JournaledLine(
-        batch_size=setup.options.batch_size,
-        coalesce=setup.options.coalesce,
-        merge=setup.merge,
-        ledger=lifetime.ledger,
-        clock=lifetime.clock,
-        notes=notes,
-        marks=not journal.always,
-    )
+def _journaled_lines(
+    setup: Setup[E], lifetime: Lifetime, notes: Notes[E], *, marks: bool
+) -> list[JournaledLine[E]]:
+    return [
+        JournaledLine(
+            batch_size=setup.options.batch_size,
+            coalesce=setup.options.coalesce,
+            merge=setup.merge,
+            ledger=lifetime.ledger,
+            clock=lifetime.clock,
+            notes=notes,
+            marks=marks,
+        )
+        for _ in range(setup.options.writers)
+    ]

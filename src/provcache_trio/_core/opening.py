@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.protocols import DeadLetterSink, Journal, Repository
     from provcache_trio._vocabulary.telemetry import Telemetry
 
+    from .intake import Source
     from .queue import WriteBehindQueue
 
 
@@ -193,6 +194,42 @@ def open_write_behind_queue(
     )
 
 
+def open_relaying_queue(
+    repository: Repository[E],
+    options: WriteBehindOptions,
+    source: Source[E],
+    *,
+    name: str,
+    dead_letters: DeadLetterSink[E] | None,
+    telemetry: Telemetry | None,
+) -> Opening[WriteBehindQueue[E]]:
+    """Open a queue that takes what ``source`` has, and that nobody else may call.
+
+    What it could not write stays with the source, so leaving it raises no DrainTimeoutError.
+
+    Raises:
+        TypeError: as ``open_write_behind_queue``.
+        ValueError: as there.
+    """
+    _check_arguments(repository, options, name, dead_letters)
+    check_entry_types(stream=source, repository=repository, dead_letters=dead_letters)
+    table: Table[E] | None = getattr(repository, "table", None)
+    return _Opening(
+        Setup(
+            repository=repository,
+            options=options,
+            name=name,
+            key=by_veri_key if table is None else table.key,
+            merge=None if table is None else table.merge,
+            dead_letters=dead_letters,
+            wall_clock=_utc_now,
+            telemetry=telemetry,
+            journal=None,
+            source=source,
+        )
+    )
+
+
 def _check_arguments(repository: object, options: object, name: object, sink: object) -> None:
     _check_method("repository", repository, "upsert_many")
     if not isinstance(options, WriteBehindOptions):
@@ -343,12 +380,15 @@ class _Life(Generic[E]):
         recorder = self._parts.recorder
         if recorder is not None and not self._lifetime.forked:
             await recorder.finish()
+        intake = self._parts.intake
+        if intake is not None and not self._lifetime.forked:
+            await intake.finish()
 
     def _report(self, error: BaseException | None, interrupt: KeyboardInterrupt | None) -> None:
         """Log the end, and raise what the caller has to know."""
         parts, name = self._parts, self._lifetime.name
         left = self._lifetime.undelivered
-        kept = parts.recorder is not None and parts.recorder.kept
+        kept = parts.intake is not None or (parts.recorder is not None and parts.recorder.kept)
         self._log_end(len(left), kept=kept)
         last_straw = parts.supervisor.last_straw
         if last_straw is not None:
@@ -385,7 +425,8 @@ class _Life(Generic[E]):
         if recorder is not None and unread:
             recorder.replay.log_rest()
         if left and kept:
-            log(logging.WARNING, "%d entries stay in the journal", left, count=left)
+            where = "stay in the journal" if recorder is not None else "go back to the stream"
+            log(logging.WARNING, f"%d entries {where}", left, count=left)
         elif left:
             log(
                 logging.ERROR,

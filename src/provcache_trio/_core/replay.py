@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Generic, Protocol
 
 import trio
 
 from provcache_trio._vocabulary.errors import JournalError
 from provcache_trio._vocabulary.metrics import FlushReason
-from provcache_trio._vocabulary.protocols import E
+from provcache_trio._vocabulary.protocols import E, E_co
 
 from .batch import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
-
-    from provcache_trio._vocabulary.protocols import Journal
 
     from .batch import Fate
     from .durability import Durability
@@ -25,6 +23,23 @@ if TYPE_CHECKING:
     from .lanes import Lanes
     from .lifetime import Lifetime
     from .waiting_room import WaitingRoom
+
+
+class Pages(Protocol[E_co]):
+    """What a replay asks of a journal; see ``Journal``."""
+
+    @property
+    def always(self) -> bool:
+        """Whether every entry waits for the disk."""
+        ...
+
+    async def replay(self, after: int, most: int, /) -> Sequence[tuple[int, E_co]]:
+        """Return the first entries with numbers above ``after``."""
+        ...
+
+    async def set_aside(self, number: int, /) -> None:
+        """Keep an entry for a person."""
+        ...
 
 
 class Replay(Generic[E]):
@@ -47,7 +62,7 @@ class Replay(Generic[E]):
 
     def __init__(
         self,
-        journal: Journal[E],
+        journal: Pages[E],
         lanes: Lanes[E],
         lines: Sequence[JournaledLine[E]],
         room: WaitingRoom[E],
@@ -56,6 +71,7 @@ class Replay(Generic[E]):
         *,
         key: Callable[[E], Hashable],
         durability: Durability[E],
+        record: str = "record %d of the journal",
     ) -> None:
         self._journal = journal
         self._lanes = lanes
@@ -65,6 +81,7 @@ class Replay(Generic[E]):
         self._lifetime = lifetime
         self._key = key
         self._durability = durability
+        self._record = record
         self._last = 0  # number of the last entry that was read
         self._page: deque[tuple[int, E]] = deque()  # of what was read, not taken over yet
         self._keyless: deque[int] = deque()  # numbers of entries that are to be set aside
@@ -143,7 +160,7 @@ class Replay(Generic[E]):
             self._unmerged, self._is_held_up = key, True
             self._lifetime.log(
                 logging.ERROR,
-                "record %d of the journal does not merge with the version before (%s), and is "
+                f"{self._record} does not merge with the version before (%s), and is "
                 "written behind it: %s",
                 number,
                 type(error).__qualname__,

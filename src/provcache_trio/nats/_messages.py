@@ -1,0 +1,171 @@
+"""What a message of the stream looks like: an envelope of one line, and a line for each entry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+import msgspec
+import trio
+
+from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.protocols import E
+from provcache_trio._vocabulary.type_names import class_of, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from provcache_trio._vocabulary.table import Table
+
+T = TypeVar("T")
+
+FORMAT: Final = 1
+_IN_A_STEP: Final = 250  # entries; they take a millisecond or two
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line of a message.
+
+    Attributes:
+        provcache: ``FORMAT`` of the program that made it.
+        of: what the entries are: the name of a declared table, or of a type.
+        count: how many there are.
+    """
+
+    provcache: int
+    of: str
+    count: int
+
+
+class UnreadableError(Exception):
+    """A message is not what this program can read; the text says why, and quotes nothing."""
+
+
+class Lines(tuple[bytes, ...]):
+    """Entries as they are sent, one in each."""
+
+    __slots__ = ()
+
+
+def _itself(entry: T) -> T:
+    return entry
+
+
+class Codec(Generic[E]):
+    """Makes messages of entries, and entries of messages.
+
+    Args:
+        table: the declared table that entries are for; None: they are ``ProvcacheEntry``.
+    """
+
+    def __init__(self, table: Table[E] | None) -> None:
+        self.entry_type: type[E] = class_of(table)
+        self.of = name_of(self.entry_type) if table is None else f"table {table.name}"
+        self._encode = msgspec.json.Encoder().encode_lines
+        self._decode = msgspec.json.Decoder(self.entry_type).decode_lines
+        # Not all classes compare by what their fields hold.
+        self._values: Callable[[Any], object] = _itself if table is None else table.values
+
+    # Writing
+
+    async def encode(self, entries: Sequence[E]) -> Lines:
+        """Return what is sent for ``entries``, in their order.
+
+        Other tasks run between steps of a millisecond or two.
+
+        Raises:
+            EntryRejectedError: an entry would not be read back as it is; ``index`` tells which.
+        """
+        lines: list[bytes] = []
+        for start in range(0, len(entries), _IN_A_STEP):
+            if start:
+                await trio.lowlevel.checkpoint()
+            lines += self._lines_of(entries[start : start + _IN_A_STEP], start)
+        return Lines(lines)
+
+    def _lines_of(self, entries: Sequence[E], start: int) -> list[bytes]:
+        try:
+            encoded = self._encode(entries)
+            # Here it is an entry's fault; later, it would be a message that stops every relay.
+            if self._reads_back(encoded, entries):
+                return encoded.splitlines()
+        except Exception:  # noqa: BLE001, S110  # whatever an entry's class raises: looked for below
+            pass
+        return [self._line_of(entry, start + at) for at, entry in enumerate(entries)]
+
+    def _line_of(self, entry: E, index: int) -> bytes:
+        name: str | None = None
+        try:
+            encoded = self._encode([entry])
+            if self._reads_back(encoded, [entry]):
+                return encoded[:-1]
+        except Exception as error:  # noqa: BLE001  # whatever an entry's class raises
+            name = type(error).__name__
+        raise EntryRejectedError(
+            "the entry would not be read back from the stream as it is",
+            index=index,
+            error_class=name,
+        ) from None
+
+    def _reads_back(self, encoded: bytes, entries: Sequence[E]) -> bool:
+        values = self._values
+        same = list(map(values, self._decode(encoded))) == list(map(values, entries))
+        return same and all(isinstance(entry, self.entry_type) for entry in entries)
+
+    def messages(self, lines: Lines, most_bytes: int) -> list[bytes]:
+        """Return as few messages as hold ``lines``.
+
+        Raises:
+            EntryRejectedError: one does not fit into any.
+        """
+        beginning = len(self._beginning(len(lines)))
+        messages: list[bytes] = []
+        first, size = 0, beginning
+        for at, line in enumerate(lines):
+            needs = len(line) + 1
+            if beginning + needs > most_bytes:
+                raise EntryRejectedError(
+                    f"the entry is too large for a message of {most_bytes:,} bytes", index=at
+                )
+            if size + needs > most_bytes:
+                messages.append(self._message(lines[first:at]))
+                first, size = at, beginning
+            size += needs
+        messages.append(self._message(lines[first:]))
+        return messages
+
+    def _beginning(self, count: int) -> bytes:
+        return msgspec.json.encode(Envelope(provcache=FORMAT, of=self.of, count=count)) + b"\n"
+
+    def _message(self, lines: Sequence[bytes]) -> bytes:
+        return self._beginning(len(lines)) + b"\n".join(lines) + b"\n"
+
+    # Reading
+
+    def decode(self, data: bytes) -> Iterator[Sequence[E]]:
+        """Yield the entries of a message, some at a time; each is a step of a millisecond or two.
+
+        Raises:
+            UnreadableError: it is not what this program can read.
+        """
+        head, _, body = data.partition(b"\n")
+        envelope = self._envelope(head)
+        lines = body.splitlines()
+        if len(lines) != envelope.count or not lines:
+            raise UnreadableError(f"{envelope.count} entries announced, {len(lines)} there")
+        for start in range(0, len(lines), _IN_A_STEP):
+            try:
+                yield self._decode(b"\n".join(lines[start : start + _IN_A_STEP]))
+            except Exception as error:  # noqa: BLE001  # some of it is the check of somebody's type
+                name = type(error).__name__
+                raise UnreadableError(f"an entry is no {self.of} ({name})") from None
+
+    def _envelope(self, head: bytes) -> Envelope:
+        try:
+            envelope = msgspec.json.decode(head, type=Envelope)
+        except msgspec.MsgspecError:
+            raise UnreadableError("no envelope") from None
+        if envelope.provcache != FORMAT:
+            raise UnreadableError(f"format {envelope.provcache} is not known here")
+        if envelope.of != self.of:
+            raise UnreadableError(f"entries of {envelope.of}, not of {self.of}")
+        return envelope

@@ -1,0 +1,178 @@
+"""``open_relay``: what takes entries from a stream to a store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Literal, final
+
+import trio
+
+from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
+from provcache_trio._core.opening import open_relaying_queue
+from provcache_trio._vocabulary.opening import Opening
+from provcache_trio._vocabulary.options import WriteBehindOptions
+from provcache_trio._vocabulary.protocols import E
+
+from ._messages import Codec
+from ._puller import Puller
+from ._repository import check_table
+from ._servers import read_access
+from ._source import StreamSource
+from ._stream import names_of
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+    from os import PathLike
+
+    from provcache_trio._asyncio.bridge import Bridge
+    from provcache_trio._core.queue import WriteBehindQueue
+    from provcache_trio._vocabulary.metrics import WriteBehindMetrics
+    from provcache_trio._vocabulary.protocols import DeadLetterSink, Repository
+    from provcache_trio._vocabulary.table import Table
+    from provcache_trio._vocabulary.telemetry import Telemetry
+
+
+def open_relay(
+    servers: str | Sequence[str],
+    stream: str,
+    repository: Repository[E],
+    options: WriteBehindOptions = WriteBehindOptions(),  # noqa: B008  # it is immutable
+    *,
+    name: str = "relay",
+    dead_letters: DeadLetterSink[E] | None = None,
+    telemetry: Telemetry | None = None,
+    user: str | None = None,
+    password: str | None = None,
+    token: str | None = None,
+    credentials: str | PathLike[str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    bridge: Literal["trio-asyncio", "thread"] = DEFAULT_KIND,
+) -> AbstractAsyncContextManager[Relay[E]]:
+    """Open a relay: it takes entries from a stream to ``repository`` for as long as it is open.
+
+    ::
+
+        async with open_postgres_repository(dsn) as repository:
+            async with open_relay("nats://n1,n2,n3", "decisions", repository) as relay:
+                await trio.sleep_forever()
+
+    It is a queue as ``open_write_behind_queue`` opens one, but entries come from the stream alone. A
+    message is acknowledged, and so leaves the stream, when each of its entries was persisted, or its
+    letter was kept (without ``dead_letters``: was logged by its key, and counted). Any number of relays
+    may share a stream. They do not keep the order of versions: the store keeps the newer one, by what is
+    in it.
+
+    Leaving the block takes nothing more, writes what was taken for at most
+    ``options.drain_timeout_seconds``, and gives the rest back to the stream at once, so there is no
+    DrainTimeoutError. What is not known to be stored is in ``undelivered``, too, and comes again.
+
+    A message that can't be read stops it, as misconfigured, until the message is gone: a newer relay may
+    know it, or ``provcache relay --skip`` takes it out.
+
+    Args:
+        servers: see ``open_stream_repository``.
+        stream: see there.
+        repository: where entries go. Its ``table`` says what they are; without one they are
+            ``ProvcacheEntry``. Open it around the relay.
+        options: see ``WriteBehindOptions``. What comes from the stream is due at once.
+        name: labels logs and metrics.
+        dead_letters: takes what the store refuses.
+        telemetry: see ``open_write_behind_queue``.
+        user: see ``open_stream_repository``.
+        password: see there.
+        token: see there.
+        credentials: see there.
+        tls: see there.
+        bridge: see there.
+
+    Raises:
+        TypeError: an argument has the wrong type, or the repository's entries are others.
+        ValueError: an argument has a value that it can't have; or what the repository's table keeps
+            depends on the order in which versions arrive.
+        ImportError: see ``open_stream_repository``.
+        WriteBehindCrashedError: at exit, as for any queue.
+    """
+    access = read_access(
+        servers, user=user, password=password, token=token, credentials=credentials, tls=tls
+    )
+    names = names_of(stream)
+    table: Table[E] | None = getattr(repository, "table", None)
+    check_table(table)
+    opened = make_bridge(bridge)
+    puller = Puller(access, names)
+    source = StreamSource(puller, Codec(table), opened, stream=names.stream, relay=name)
+    queue = open_relaying_queue(
+        repository, options, source, name=name, dead_letters=dead_letters, telemetry=telemetry
+    )
+    return _Opening(queue, source, puller, opened)
+
+
+@final
+class _Opening(Opening["Relay[E]"], Generic[E]):
+    """What ``open_relay`` returns."""
+
+    what = "a relay"
+    function = "open_relay"
+    one_task = True
+
+    def __init__(
+        self,
+        queue: Opening[WriteBehindQueue[E]],
+        source: StreamSource[E],
+        puller: Puller,
+        bridge: Bridge,
+    ) -> None:
+        self._queue = queue
+        self._source = source
+        self._puller = puller
+        self._bridge = bridge
+
+    async def _open(self) -> Relay[E]:
+        await self._bridge.open()
+        try:
+            return Relay(await self._queue.__aenter__(), self._source)
+        except BaseException:
+            await self._bridge.close()
+            raise
+
+    async def _close(self, error: BaseException | None, /) -> None:
+        try:
+            await self._queue.__aexit__(None, error, None)
+        finally:  # whatever happened: a nursery that is left open breaks trio
+            try:
+                with trio.CancelScope(shield=True):  # it is bounded on asyncio's side
+                    if self._puller.session.connected:
+                        await self._bridge.run(self._puller.session.close)
+            finally:
+                # Not in our scope, which it did not begin in.
+                await self._bridge.close()  # noqa: ASYNC102  # shielded
+
+
+@final
+class Relay(Generic[E]):
+    """Returned by ``open_relay``; do not instantiate."""
+
+    def __init__(self, queue: WriteBehindQueue[E], source: StreamSource[E]) -> None:
+        self._queue = queue
+        self._source = source
+
+    def __repr__(self) -> str:
+        return repr(self._queue).replace("WriteBehindQueue", "Relay", 1)
+
+    @property
+    def name(self) -> str:
+        """The name that was given to ``open_relay``."""
+        return self._queue.name
+
+    def metrics(self) -> WriteBehindMetrics:
+        """Return a consistent snapshot, O(1); from any thread, and after exit.
+
+        ``total_recovered`` counts what was taken from the stream; nothing is enqueued.
+        """
+        return self._queue.metrics()
+
+    @property
+    def undelivered(self) -> tuple[E, ...]:
+        """After exit: every entry that was taken and is not known to be stored; it comes again."""
+        return self._queue.undelivered

@@ -1,0 +1,340 @@
+"""``open_stream_repository``: a stream as the repository of queues."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, cast, final, overload
+
+import trio
+
+from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
+from provcache_trio._vocabulary.checks import check_seconds
+from provcache_trio._vocabulary.opening import Opening
+from provcache_trio._vocabulary.protocols import E
+from provcache_trio._vocabulary.table import Table
+
+from ._messages import Codec, Lines
+from ._monitor import read_monitor_url
+from ._servers import read_access
+from ._session import Answer, NoRespondersError, Session, answer_in
+from ._stream import StreamInfo, StreamReport, names_of, report_of
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Coroutine, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from os import PathLike
+
+    from provcache_trio._asyncio.bridge import Bridge
+    from provcache_trio._vocabulary.entries import ProvcacheEntry
+
+    from ._connection import Connection
+    from ._stream import Names
+
+T = TypeVar("T")
+
+_MOST_SECONDS: Final = 3600
+
+
+@overload
+def open_stream_repository(
+    servers: str | Sequence[str],
+    stream: str,
+    *,
+    table: None = ...,
+    publish_timeout_seconds: float = ...,
+    user: str | None = ...,
+    password: str | None = ...,
+    token: str | None = ...,
+    credentials: str | PathLike[str] | None = ...,
+    tls: ssl.SSLContext | None = ...,
+    bridge: Literal["trio-asyncio", "thread"] = ...,
+) -> AbstractAsyncContextManager[StreamRepository[ProvcacheEntry]]: ...
+
+
+@overload
+def open_stream_repository(
+    servers: str | Sequence[str],
+    stream: str,
+    *,
+    table: Table[E],
+    publish_timeout_seconds: float = ...,
+    user: str | None = ...,
+    password: str | None = ...,
+    token: str | None = ...,
+    credentials: str | PathLike[str] | None = ...,
+    tls: ssl.SSLContext | None = ...,
+    bridge: Literal["trio-asyncio", "thread"] = ...,
+) -> AbstractAsyncContextManager[StreamRepository[E]]: ...
+
+
+def open_stream_repository(
+    servers: str | Sequence[str],
+    stream: str,
+    *,
+    table: Table[Any] | None = None,
+    publish_timeout_seconds: float = 2,
+    user: str | None = None,
+    password: str | None = None,
+    token: str | None = None,
+    credentials: str | PathLike[str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    bridge: Literal["trio-asyncio", "thread"] = DEFAULT_KIND,
+) -> AbstractAsyncContextManager[StreamRepository[Any]]:
+    """Open a stream as a repository, for the length of an ``async with``.
+
+    What a queue over it reports as persisted is **in the stream**: on the disks of a majority of
+    its servers. It reaches the store when a relay has taken it there; see ``open_relay``.
+
+    Opening connects to nothing, and so always succeeds, but for OSError when the process has no
+    descriptors left. Call ``check`` to learn at once whether the stream can be used.
+
+    Args:
+        servers: URLs such as ``nats://n1:4222,n2,n3`` or ``tls://n1``, in one str or several. A user
+            name and password, or a token, may stand before an ``@``, percent-encoded.
+        stream: the stream, which ``create_stream`` has made.
+        table: what the entries are, if they are no ``ProvcacheEntry``. As order is not kept between
+            relays, it needs ``newer``, and no field of it may be kept by ``"keep"``.
+        publish_timeout_seconds: for the answer to one message, above 0 and at most 3600.
+        user: the user's name, instead of in a URL.
+        password: its password.
+        token: a token instead of both.
+        credentials: a credentials file instead of them; needs ``nats-py[nkeys]``.
+        tls: how to speak TLS; with ``tls://`` alone, as ``ssl.create_default_context()``. Then
+            nothing is sent without TLS.
+        bridge: where nats-py's event loop runs: "trio-asyncio", inside trio's, or "thread".
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has a value that it can't have.
+        ImportError: ``bridge`` is "trio-asyncio", and that is not installed, or can't be imported
+            by this Python.
+    """
+    access = read_access(
+        servers, user=user, password=password, token=token, credentials=credentials, tls=tls
+    )
+    names = names_of(stream)
+    check_table(table)
+    check_seconds(
+        "publish_timeout_seconds", publish_timeout_seconds, positive=True, at_most=_MOST_SECONDS
+    )
+    opened = make_bridge(bridge)
+    repository = StreamRepository[Any](
+        Session(access), names, table, publish_timeout_seconds, opened
+    )
+    return _Opening(repository, opened)
+
+
+def check_table(table: Table[Any] | None) -> None:
+    """Raise unless what a table keeps does not depend on the order in which versions arrive.
+
+    Raises:
+        TypeError: ``table`` is no ``Table``.
+        ValueError: it does depend.
+    """
+    if table is None:
+        return
+    if not isinstance(cast("object", table), Table):
+        raise TypeError(f"table must be a Table, not {type(table).__name__}")
+    kept = [field.name for field in table.fields if field.rule == "keep"]
+    if table.newer_field is None or kept:
+        why = f"field {kept[0]!r} is kept by 'keep'" if kept else "it has no 'newer'"
+        raise ValueError(
+            f"table {table.name!r} can't go through a stream, where order is not kept: {why}"
+        )
+
+
+@final
+class _Opening(Opening["StreamRepository[Any]"]):
+    """What ``open_stream_repository`` returns."""
+
+    what = "a stream"
+    function = "open_stream_repository"
+
+    def __init__(self, repository: StreamRepository[Any], bridge: Bridge) -> None:
+        self.one_task = bridge.one_task
+        self._repository = repository
+        self._bridge = bridge
+
+    async def _open(self) -> StreamRepository[Any]:
+        await self._bridge.open()
+        return self._repository
+
+    async def _close(self, _error: BaseException | None, /) -> None:
+        await self._repository._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the only one who may
+
+
+class _Published(Answer, frozen=True, kw_only=True):
+    """The answer to a message: it is in the stream."""
+
+    seq: int = 0
+
+
+@final
+class StreamRepository(Generic[E]):
+    """Returned by ``open_stream_repository``; do not instantiate.
+
+    May be used by several tasks and queues at once. A call that is cancelled raises
+    ``trio.Cancelled``; what it sent may be in the stream or not.
+
+    Besides what its own section says, every method raises:
+        StoreUnavailableError: no server answers, or there is no majority of them, or the stream is
+            full: nothing expires, so producers wait. What was sent may be in the stream.
+        StoreMisconfiguredError: a person is needed: there is no such stream, or access was refused.
+        trio.ClosedResourceError: the ``async with`` block was left.
+
+    Attributes:
+        table: what it was opened with, or None.
+        entry_type: the class of its entries.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        names: Names,
+        table: Table[E] | None,
+        publish_timeout_seconds: float,
+        bridge: Bridge,
+    ) -> None:
+        self.table: Table[E] | None = table
+        self._codec = Codec(table)
+        self.entry_type: type[E] = self._codec.entry_type
+        self._session = session
+        self._names = names
+        self._patience = publish_timeout_seconds
+        self._bridge = bridge
+        self._calls: set[trio.CancelScope] = set()
+        self._call_ended = trio.lowlevel.ParkingLot()
+        self._closed = False
+
+    async def upsert_many(self, entries: Sequence[E], /) -> int:
+        """Put every entry into the stream; see ``Repository.upsert_many``.
+
+        They are one message, or as few as the servers allow. Where the stream fills in between,
+        some are in it although the call fails; they come twice then, which changes nothing.
+
+        Returns:
+            How many entries there are, once a majority of the servers has them.
+
+        Raises:
+            EntryRejectedError: an entry is of another type, or too large for a message, or would not
+                be read back as it is; ``index`` tells which.
+        """
+        lines = entries.lines if isinstance(entries, _Prepared) else await self._encode(entries)
+        await self._run(partial(self._publish, lines))
+        return len(entries)
+
+    async def prepare(self, entries: Sequence[E], /) -> Sequence[E]:
+        """Return ``entries`` with what is sent for them; see ``Repository``.
+
+        Raises:
+            EntryRejectedError: as ``upsert_many`` does for an entry that it can't send.
+        """
+        await trio.lowlevel.checkpoint()
+        return cast("Sequence[E]", _Prepared(entries, await self._encode(entries)))
+
+    async def _encode(self, entries: Sequence[E]) -> Lines:
+        return await self._codec.encode(tuple(entries))
+
+    async def check(self, *, monitor_url: str | Sequence[str] | None = None) -> StreamReport:
+        """Return what is known of the stream, if it can be used now.
+
+        Args:
+            monitor_url: the servers' monitoring pages, such as ``http://n1:8222``, one for each;
+                they alone say whether a server syncs always.
+
+        Raises:
+            StoreUnavailableError: fewer than a majority of its servers have all of it, or a page can't
+                be read.
+            StoreMisconfiguredError: it, or its consumer, has other settings than ``create_stream``
+                gives; or a server does not sync always.
+            ValueError: ``monitor_url`` is none.
+        """
+        pages = [monitor_url] if isinstance(monitor_url, str) else list(monitor_url or ())
+        for url in pages:
+            read_monitor_url(url)
+        return await self._run(lambda: report_of(self._session, self._names, pages))
+
+    # On asyncio's side
+
+    async def _publish(self, lines: Lines) -> None:
+        try:
+            await self._session.use(partial(self._send, lines), "publishing")
+        except NoRespondersError:
+            # There may be no leader at the moment, or no such stream.
+            await self._session.ask(self._names.api("STREAM.INFO"), b"", StreamInfo)
+            raise
+
+    async def _send(self, lines: Lines, connection: Connection) -> None:
+        # All of them, before anything is sent: one entry may be too large.
+        messages = self._codec.messages(lines, connection.most_bytes)
+        answers = await asyncio.gather(
+            *(
+                connection.request(self._names.subject, message, self._patience)
+                for message in messages
+            ),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            answer_in(answer, _Published)
+
+    # How it is called
+
+    # Protected: Ctrl-C between beginning and end of a call would leave it in the list for good.
+    @trio.lowlevel.enable_ki_protection
+    async def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        with trio.CancelScope() as scope:
+            self._raise_if_closed()
+            self._calls.add(scope)
+            try:
+                return await self._bridge.run(call)
+            finally:
+                self._calls.remove(scope)
+                self._call_ended.unpark_all()
+        self._raise_if_closed()
+        raise AssertionError("unreachable")
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the repository is closed")
+
+    async def _close(self) -> None:
+        self._closed = True
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
+                while True:
+                    try:
+                        await self._end_calls()
+                    except KeyboardInterrupt as error:
+                        interrupt = error
+                    else:
+                        break
+        finally:  # whatever happened: a nursery that is left open breaks trio
+            # Not in our scope, which it did not begin in.
+            await self._bridge.close()  # noqa: ASYNC102  # shielded
+        if interrupt is not None:
+            raise interrupt
+
+    async def _end_calls(self) -> None:
+        for scope in self._calls:
+            scope.cancel()
+        while self._calls:
+            await self._call_ended.park()
+        if self._session.connected:
+            await self._bridge.run(self._session.close)
+
+
+@final
+class _Prepared(tuple[Any, ...]):  # noqa: SLOT001  # a tuple can have none
+    """Entries, and what is sent for them."""
+
+    lines: Lines
+
+    def __new__(cls, entries: Sequence[object], lines: Lines) -> Self:
+        self = super().__new__(cls, entries)
+        self.lines = lines
+        return self

@@ -1,0 +1,211 @@
+"""A connection that replaces itself, and the requests that are made over it.
+
+This is asyncio's side of the bridge. Any number of calls may be under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, TypeVar, final
+
+import msgspec
+
+from provcache_trio._vocabulary.errors import (
+    ProvcacheError,
+    StoreError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+)
+
+from ._connection import Connection
+from ._errors import ApiError, meaning_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from nats.aio.client import Msg
+
+    from ._servers import Access
+
+T = TypeVar("T")
+A = TypeVar("A", bound="Answer")
+
+_NO_RESPONDERS: Final = "503"
+_CONNECT_SECONDS: Final = 2.0
+_API_SECONDS: Final = 5.0
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What JetStream answers to any request.
+
+    Attributes:
+        error: why it was not done, or None.
+    """
+
+    error: ApiError | None = None
+
+
+class NoRespondersError(StoreUnavailableError):
+    """Nobody listens: no stream, or no leader of it."""
+
+
+@final
+class Session:
+    """A connection to one of several servers, made when it is needed.
+
+    Args:
+        access: the servers.
+        prepare: called with each new connection.
+    """
+
+    def __init__(
+        self, access: Access, prepare: Callable[[Connection], Awaitable[None]] | None = None
+    ) -> None:
+        self._access = access
+        self._prepare = prepare
+        self._turn = 0  # which server is the first, next time
+        self._connecting = asyncio.Lock()
+        self._connection: Connection | None = None
+
+    @property
+    def current(self) -> Connection | None:
+        """The connection, if there is one that is not known to be lost."""
+        connection = self._connection
+        return None if connection is None or connection.lost else connection
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to close."""
+        return self._connection is not None
+
+    async def connection(self) -> Connection:
+        """Return a connection, made now if need be.
+
+        Raises:
+            StoreError: no server can be used.
+        """
+        return self.current or await self._connect()
+
+    async def _connect(self) -> Connection:
+        async with self._connecting:
+            if (current := self.current) is not None:  # somebody else was quicker
+                return current
+            await self._close()
+            failure: StoreError | None = None
+            for _ in self._access.servers:
+                try:
+                    return await self._connect_to_next()
+                except StoreError as error:
+                    # What needs a person should be known, whatever else is down.
+                    if not isinstance(failure, StoreMisconfiguredError):
+                        failure = error
+            assert failure is not None  # noqa: S101  # there is a server
+            raise failure
+
+    async def _connect_to_next(self) -> Connection:
+        servers = self._access.servers
+        server = servers[self._turn % len(servers)]
+        self._turn += 1
+        try:
+            connection = await Connection.open(server, self._access, _CONNECT_SECONDS)
+            try:
+                if self._prepare is not None:
+                    await self._prepare(connection)
+            except BaseException:
+                await connection.close()
+                raise
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001  # translated
+            failure = meaning_of(error, "connecting")
+        else:
+            self._connection = connection
+            return connection
+        raise failure  # not above: nats-py's error would be its context
+
+    async def use(self, work: Callable[[Connection], Awaitable[T]], doing: str) -> T:
+        """Return what ``work`` does with a connection.
+
+        Raises:
+            StoreError: it could not; what silence or a loss cut off may have been done.
+            ProvcacheError: whatever ``work`` raised of these.
+        """
+        connection = await self.connection()
+        try:
+            return await work(connection)
+        except ProvcacheError:
+            raise
+        except Exception as error:  # noqa: BLE001  # translated
+            failure = meaning_of(error, doing)
+            if isinstance(error, TimeoutError):
+                await self.drop(connection)  # it may be a server that stands still
+        raise failure  # not above: nats-py's error would be its context
+
+    async def ask(
+        self,
+        subject: str,
+        payload: bytes,
+        kind: type[A],
+        *,
+        patience: float = _API_SECONDS,
+    ) -> A:
+        """Send a request, and return the answer.
+
+        Raises:
+            NoRespondersError: nobody is there to answer.
+            StoreError: there was no answer, or an error.
+        """
+
+        async def request(connection: Connection) -> A:
+            return await ask(connection, subject, payload, kind, patience=patience)
+
+        return await self.use(request, "a request")
+
+    async def drop(self, connection: Connection) -> None:
+        """Have another connection made for the next call."""
+        if connection is self._connection:
+            await self._close()
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Close the connection, in two seconds at most."""
+        await self._close()
+
+
+async def ask(
+    connection: Connection,
+    subject: str,
+    payload: bytes,
+    kind: type[A],
+    *,
+    patience: float = _API_SECONDS,
+) -> A:
+    """Send a request over this connection, and return the answer.
+
+    Raises:
+        StoreError: see ``answer_in``.
+        Exception: see ``Connection.request``.
+    """
+    return answer_in(await connection.request(subject, payload, patience), kind)
+
+
+def answer_in(message: Msg, kind: type[A]) -> A:
+    """Return what ``message`` answers.
+
+    Raises:
+        NoRespondersError: nobody was there to answer.
+        StoreError: it is an error, or no answer that we know.
+    """
+    if (message.headers or {}).get("Status") == _NO_RESPONDERS:
+        raise NoRespondersError("nobody answers for the stream", error_class="NoResponders")
+    try:
+        answer = msgspec.json.decode(message.data, type=kind)
+    except msgspec.MsgspecError:
+        raise StoreMisconfiguredError("NATS gave an answer that is not known") from None
+    if answer.error is not None:
+        raise answer.error.meaning()
+    return answer

@@ -1,0 +1,244 @@
+"""What a relay holds of a stream, from its arrival until it is acknowledged: trio's side.
+
+A message is held once, by its sequence. It is
+
+- *arrived*, as bytes;
+- *held*, once its entries are decoded, and then each of them is *ready*, or taken by the queue;
+- *done*, when the last of them is settled: persisted, or a letter that was kept. Then it is
+  acknowledged.
+
+Whatever is held is extended, again and again, so that nobody else gets it meanwhile. At the end, what
+is not done is given back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
+
+import trio
+
+from provcache_trio._vocabulary.errors import StoreError, StoreMisconfiguredError
+from provcache_trio._vocabulary.log import log
+from provcache_trio._vocabulary.protocols import E
+
+from ._messages import UnreadableError
+from ._puller import ACKNOWLEDGED, GIVEN_BACK
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from provcache_trio._asyncio.bridge import Bridge
+
+    from ._messages import Codec
+    from ._puller import Message, Puller
+
+T = TypeVar("T")
+
+_IN_A_STEP: Final = 250  # entries that are decoded
+_PAUSE_SECONDS: Final = 0.25
+_FINISH_SECONDS: Final = 2.0
+_EXTENSIONS: Final = 3  # in the time after which a message would be given to others
+
+
+class _Held:
+    """A message whose entries are being written."""
+
+    __slots__ = ("left", "reply", "taken")
+
+    def __init__(self, reply: str, entries: int) -> None:
+        self.reply = reply
+        self.left = entries  # not settled yet
+        self.taken = False  # some of them, by the queue
+
+
+@final
+class StreamSource(Generic[E]):
+    """The ``Source`` of a relay's queue."""
+
+    def __init__(
+        self, puller: Puller, codec: Codec[E], bridge: Bridge, *, stream: str, relay: str
+    ) -> None:
+        self.label = f"stream {stream}"
+        self.entry_type = codec.entry_type
+        self._puller = puller
+        self._codec = codec
+        self._bridge = bridge
+        self._relay = relay
+        self._arrived: dict[int, Message] = {}
+        self._ready: deque[tuple[int, E]] = deque()
+        self._held: dict[int, _Held] = {}
+        self._done: list[str] = []
+        self._back: list[str] = []
+        self._unreadable: int | None = None  # the message that is in the way
+        self._stopped = False
+        self._released = True  # nothing is being pulled
+        self._bell = trio.Event()
+
+    # Taking
+
+    async def take(self, most: int, /) -> Sequence[tuple[int, E]]:
+        """See ``Source.take``."""
+        while not self._ready:
+            if self._stopped:
+                await trio.sleep_forever()
+            if not self._arrived:
+                self._released = False
+                self._receive(await self._bridge.run(self._puller.get))
+            await self._decode()
+        page: list[tuple[int, E]] = []
+        while self._ready and len(page) < most:
+            number, entry = self._ready.popleft()
+            self._held[number].taken = True
+            page.append((number, entry))
+        return page
+
+    def _receive(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            held = self._held.get(message.number)
+            if self._stopped:
+                self._back.append(message.reply)
+                self._bell.set()
+            elif held is None:
+                self._arrived[message.number] = message
+            else:
+                held.reply = message.reply  # it came again
+
+    async def _decode(self) -> None:
+        while self._arrived and len(self._ready) < _IN_A_STEP:
+            number, message = next(iter(self._arrived.items()))
+            entries: list[E] = []
+            try:
+                for some in self._codec.decode(message.data):
+                    entries += some
+                    if len(some) == _IN_A_STEP:
+                        await trio.lowlevel.checkpoint()
+            except UnreadableError as error:
+                if not self._ready:
+                    self._stop_at(number, str(error))
+                return
+            if self._arrived.pop(number, None) is None:
+                return  # it was given back meanwhile
+            self._held[number] = _Held(message.reply, len(entries))
+            self._ready.extend((number, entry) for entry in entries)
+
+    def _stop_at(self, number: int, why: str) -> None:
+        """Take nothing until the message is gone: a newer relay may know it, or a person removes it.
+
+        Raises:
+            StoreMisconfiguredError: always.
+        """
+        log(
+            logging.ERROR,
+            "%s: message %d of %s can't be read, and nothing is taken until it is gone: %s",
+            self._relay,
+            number,
+            self.label,
+            why,
+            queue=self._relay,
+            sequence=number,
+        )
+        self._unreadable = number
+        self._give_back_the_untouched()
+        raise self._unreadable_error(number)
+
+    def _unreadable_error(self, number: int) -> StoreMisconfiguredError:
+        return StoreMisconfiguredError(
+            f"message {number} of {self.label} can't be read",
+            error_class=f"UnreadableMessage {number}",
+        )
+
+    async def check(self) -> None:
+        """See ``Source.check``."""
+        number = self._unreadable
+        if number is None:
+            await self._bridge.run(self._puller.check)
+        elif await self._bridge.run(partial(self._puller.exists, number)):
+            raise self._unreadable_error(number)
+        self._unreadable = None
+
+    # Settling
+
+    def settled(self, numbers: Sequence[int], /) -> None:
+        """See ``Source.settled``."""
+        for number in numbers:
+            held = self._held[number]
+            held.left -= 1
+            if not held.left:
+                del self._held[number]
+                self._done.append(held.reply)
+        if self._done:
+            self._bell.set()
+
+    def tasks(self) -> Sequence[tuple[str, Callable[[], Awaitable[None]]]]:
+        """See ``Source.tasks``."""
+        return [("answers", self._answer), ("extensions", self._extend)]
+
+    async def _answer(self) -> None:
+        while True:
+            await self._bell.wait()
+            self._bell = trio.Event()
+            try:
+                await self._send_answers()
+            except StoreError:
+                self._bell.set()
+                await trio.sleep(_PAUSE_SECONDS)
+
+    async def _send_answers(self) -> None:
+        await self._send(ACKNOWLEDGED, self._done)
+        if (self._stopped or self._unreadable is not None) and not self._released:
+            self._released = True
+            await self._bridge.run(self._puller.release)
+        await self._send(GIVEN_BACK, self._back)
+
+    async def _send(self, answer: bytes, replies: list[str]) -> None:
+        some = tuple(replies)
+        if some:
+            await self._bridge.run(partial(self._puller.answer, answer, some))
+            del replies[: len(some)]  # not before: what was cut off is sent once more
+
+    async def _extend(self) -> None:
+        while True:
+            await trio.sleep(self._puller.ack_wait_seconds / _EXTENSIONS or _PAUSE_SECONDS)
+            try:
+                await self._bridge.run(partial(self._puller.extend, self._replies()))
+            except StoreError:
+                await trio.sleep(_PAUSE_SECONDS)
+
+    def _replies(self) -> list[str]:
+        held = [one.reply for one in self._held.values()]
+        return [*held, *(message.reply for message in self._arrived.values())]
+
+    # The end
+
+    def stop(self) -> None:
+        """See ``Source.stop``."""
+        self._stopped = True
+        self._give_back_the_untouched()
+
+    def _give_back_the_untouched(self) -> None:
+        self._back += [message.reply for message in self._arrived.values()]
+        self._arrived.clear()
+        self._ready.clear()
+        for number in [number for number, one in self._held.items() if not one.taken]:
+            self._back.append(self._held.pop(number).reply)
+        self._bell.set()
+
+    async def finish(self) -> None:
+        """See ``Source.finish``."""
+        back = (*self._back, *self._replies())
+        try:
+            with trio.fail_after(_FINISH_SECONDS):
+                await self._bridge.run(partial(self._puller.finish, tuple(self._done), back))
+        except (StoreError, trio.TooSlowError):
+            if self._done or back:
+                log(
+                    logging.WARNING,
+                    "%s: %d messages of %s come again only after a while: no server could be told",
+                    self._relay,
+                    len(self._done) + len(back),
+                    self.label,
+                    queue=self._relay,
+                )

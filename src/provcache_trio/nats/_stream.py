@@ -1,0 +1,350 @@
+"""The stream and its one consumer: how they are made, and whether they are as they should be."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
+
+import msgspec
+
+from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
+from provcache_trio._vocabulary.checks import check_int, check_seconds, check_text
+from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
+
+from ._monitor import syncs_always
+from ._servers import read_access
+from ._session import Answer, Session, ask
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from ._connection import Connection
+
+CONSUMER: Final = "relay"
+_MOST_REPLICAS: Final = 5  # the servers' own limit
+_MOST_HELD: Final = (
+    20_000  # messages that all relays together may have; each costs the servers a little
+)
+_NANOSECONDS: Final = 1_000_000_000
+_STALE_SECONDS: Final = 5
+_is_name: Final = re.compile(r"[A-Za-z0-9_-]{1,200}").fullmatch
+
+
+class Names(NamedTuple):
+    """What a stream and its requests are called."""
+
+    stream: str
+
+    @property
+    def subject(self) -> str:
+        """Where messages are published."""
+        return f"provcache.{self.stream}"
+
+    def api(self, verb: str, *, consumer: bool = False) -> str:
+        """Return the subject of a request."""
+        of = f".{CONSUMER}" if consumer else ""
+        return f"$JS.API.{verb}.{self.stream}{of}"
+
+
+def names_of(stream: object) -> Names:
+    """Return the names of that stream.
+
+    Raises:
+        TypeError: ``stream`` is no str.
+        ValueError: no stream can be called so.
+    """
+    check_text("stream", stream)
+    if not _is_name(cast("str", stream)):
+        raise ValueError("stream must be 1 to 200 letters, digits, - and _")
+    return Names(cast("str", stream))
+
+
+# What servers say of them
+
+
+class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a stream that matter to us."""
+
+    subjects: list[str] = []
+    retention: str = ""
+    storage: str = ""
+    discard: str = ""
+    max_age: int = 0
+    max_bytes: int = -1
+    max_msgs: int = -1
+    max_msg_size: int = -1
+    num_replicas: int = 1
+
+
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    """A follower, as the leader sees it."""
+
+    name: str
+    current: bool = False
+    offline: bool = False
+    active: int = 0  # nanoseconds since it was heard of
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """Who keeps the stream."""
+
+    leader: str = ""
+    replicas: list[Replica] = []
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in it."""
+
+    messages: int = 0
+    bytes: int = 0
+
+
+class StreamInfo(Answer, frozen=True, kw_only=True):
+    """The answer of STREAM.INFO and STREAM.CREATE."""
+
+    config: StreamConfig = StreamConfig()
+    cluster: Cluster | None = None
+    state: State = State()
+
+
+class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a consumer that matter to us."""
+
+    ack_policy: str = ""
+    ack_wait: int = 0
+    max_deliver: int = -1
+
+
+class ConsumerInfo(Answer, frozen=True, kw_only=True):
+    """The answer of CONSUMER.INFO and CONSUMER.CREATE."""
+
+    config: ConsumerConfig = ConsumerConfig()
+    num_ack_pending: int = 0
+    num_redelivered: int = 0
+    num_pending: int = 0
+
+    @property
+    def ack_wait_seconds(self) -> float:
+        """For how long a message is a relay's unless it says more."""
+        return self.config.ack_wait / _NANOSECONDS
+
+
+class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``check`` found of a stream that can be used.
+
+    Attributes:
+        messages: how many are in it; an entry waits in one of them until it is in the store.
+        bytes: how large they are together.
+        max_bytes: how large they may become; then producers wait.
+        replicas: how many servers are to keep it.
+        current: how many of them have everything.
+        sync_always: whether each of them has what it acknowledges on disk first; None if that is
+            not known.
+    """
+
+    messages: int
+    bytes: int
+    max_bytes: int
+    replicas: int
+    current: int
+    sync_always: bool | None
+
+
+# Making them
+
+
+async def create_stream(
+    servers: str | Sequence[str],
+    stream: str,
+    *,
+    max_bytes: int,
+    replicas: int = 3,
+    ack_wait_seconds: float = 30,
+    user: str | None = None,
+    password: str | None = None,
+    token: str | None = None,
+    credentials: str | PathLike[str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    bridge: Literal["trio-asyncio", "thread"] = DEFAULT_KIND,
+) -> None:
+    """Make a stream, and the consumer that its relays share; nothing else does.
+
+    The stream is kept in files, by a number of servers of which a majority acknowledges each
+    message; a message goes when it was acknowledged by a relay, never by age; a full stream
+    refuses what is new. One that is there with the same settings stays as it is.
+
+    Args:
+        servers: URLs such as ``nats://n1,n2,n3``, or ``tls://…``, in one str or several; see
+            ``open_stream_repository``.
+        stream: its name: 1 to 200 letters, digits, ``-`` and ``_``.
+        max_bytes: how large it may become. The servers reserve that much.
+        replicas: how many servers keep it, 1 to 5; with 3, one may be lost.
+        ack_wait_seconds: after so much silence of a relay, others get what it held; 1 to 3600.
+        user: see ``open_stream_repository``.
+        password: see there.
+        token: see there.
+        credentials: see there.
+        tls: see there.
+        bridge: see there.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has a value that it can't have.
+        StoreUnavailableError: no server answers, or there is no majority of them.
+        StoreMisconfiguredError: the stream is there with other settings; there are too few servers,
+            or is too little room on them; access was refused.
+    """
+    access = read_access(
+        servers, user=user, password=password, token=token, credentials=credentials, tls=tls
+    )
+    names = names_of(stream)
+    check_int("max_bytes", max_bytes, at_least=1)
+    check_int("replicas", replicas, at_least=1, at_most=_MOST_REPLICAS)
+    check_seconds("ack_wait_seconds", ack_wait_seconds, positive=True, at_most=3600)
+    if ack_wait_seconds < 1:
+        raise ValueError("ack_wait_seconds must be at least 1")
+    wait = round(ack_wait_seconds * _NANOSECONDS)
+    opened = make_bridge(bridge)
+    await opened.open()
+    try:
+        make = partial(
+            _create, Session(access), names, stream_settings(names, max_bytes, replicas), wait
+        )
+        await opened.run(make)
+    finally:
+        await opened.close()  # noqa: ASYNC102  # shields itself
+
+
+def stream_settings(names: Names, max_bytes: int, replicas: int) -> dict[str, Any]:
+    """Return what STREAM.CREATE is sent."""
+    return {
+        "name": names.stream,
+        "subjects": [names.subject],
+        "storage": "file",
+        "retention": "workqueue",
+        "discard": "new",
+        "max_bytes": max_bytes,
+        "num_replicas": replicas,
+    }
+
+
+def consumer_settings(ack_wait: int) -> dict[str, Any]:
+    """Return what CONSUMER.CREATE is sent."""
+    return {
+        "durable_name": CONSUMER,
+        "name": CONSUMER,
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": ack_wait,
+        "max_deliver": -1,
+        "max_ack_pending": _MOST_HELD,
+    }
+
+
+async def _create(session: Session, names: Names, settings: dict[str, Any], wait: int) -> None:
+    try:
+        await session.ask(
+            names.api("STREAM.CREATE"), msgspec.json.encode(settings), StreamInfo, patience=10
+        )
+        consumer = {
+            "stream_name": names.stream,
+            "config": consumer_settings(wait),
+            "action": "create",
+        }
+        await session.ask(
+            names.api("CONSUMER.CREATE", consumer=True),
+            msgspec.json.encode(consumer),
+            ConsumerInfo,
+            patience=10,
+        )
+    finally:
+        await session.close()
+
+
+# Looking at them
+
+
+async def consumer_of(connection: Connection, names: Names) -> ConsumerInfo:
+    """Return what the servers say of the consumer, if relays can use it.
+
+    Raises:
+        StoreError: it is not there, or is not as we make it, or there is no answer.
+        Exception: see ``Connection.request``.
+    """
+    found = await ask(connection, names.api("CONSUMER.INFO", consumer=True), b"", ConsumerInfo)
+    config = found.config
+    if config.ack_policy != "explicit" or config.max_deliver > 0:
+        raise StoreMisconfiguredError(
+            "the stream's consumer would drop messages: it must acknowledge explicitly, and have "
+            "no max_deliver"
+        )
+    return found
+
+
+async def report_of(session: Session, names: Names, monitors: Sequence[str]) -> StreamReport:
+    """Return what is known of the stream, if it can be used; see ``StreamRepository.check``.
+
+    Raises:
+        StoreError: it can't.
+    """
+    info = await session.ask(names.api("STREAM.INFO"), b"", StreamInfo)
+    _check_settings(info.config, names)
+    await session.use(lambda connection: consumer_of(connection, names), "a request")
+    replicas = info.config.num_replicas
+    current, keepers = _keepers(info.cluster)
+    if 2 * current <= replicas:
+        raise StoreUnavailableError(f"only {current} of {replicas} replicas have all of the stream")
+    config, state = info.config, info.state
+    return StreamReport(
+        messages=state.messages,
+        bytes=state.bytes,
+        max_bytes=config.max_bytes,
+        replicas=replicas,
+        current=current,
+        sync_always=await _sync_always(monitors, keepers),
+    )
+
+
+def _keepers(cluster: Cluster | None) -> tuple[int, set[str]]:
+    if cluster is None:  # a single server
+        return 1, set()
+    stale = _STALE_SECONDS * _NANOSECONDS
+    current = sum(
+        one.current and not one.offline and one.active < stale for one in cluster.replicas
+    )
+    return 1 + current, {cluster.leader, *(one.name for one in cluster.replicas)}
+
+
+def _check_settings(config: StreamConfig, names: Names) -> None:
+    wanted: dict[str, object] = {
+        "retention": "workqueue",
+        "discard": "new",
+        "storage": "file",
+        "max_age": 0,
+        "max_msgs": -1,
+        "max_msg_size": -1,
+        "subjects": [names.subject],
+    }
+    others = [name for name, value in wanted.items() if getattr(config, name) != value]
+    if others:
+        raise StoreMisconfiguredError(f"the stream has other settings: {', '.join(others)}")
+
+
+async def _sync_always(monitors: Sequence[str], keepers: set[str]) -> bool | None:
+    """Return whether each of the servers syncs always, as far as these pages say."""
+    said: Counter[bool] = Counter()
+    known: set[str] = set()
+    for url in monitors:
+        name, always = await syncs_always(url)
+        known.add(name)
+        said[always] += 1
+        if not always:
+            raise StoreMisconfiguredError(
+                f"the server {name} does not sync always: a power cut may lose what it acknowledged; "
+                "set sync_interval: always"
+            )
+    return True if known and keepers <= known else None

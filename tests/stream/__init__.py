@@ -1,0 +1,1 @@
+"""The stream on real NATS servers."""

@@ -1,0 +1,363 @@
+"""Three real servers, producers and relays in processes of their own, and what may befall them.
+
+Each fault alone, then several mixed by seed. When all is over the stream must be empty, everything that
+a producer was told is persisted must be in the store or in the letters, and no key went back.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import trio
+
+from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
+from provcache_trio.nats import create_stream, open_relay, open_stream_repository
+from provcache_trio.sqlite import open_sqlite_repository
+from provcache_trio.testing import MemoryRepository
+
+from tests.support.entries import by_key, entry
+from tests.support.nats import MEGABYTE, nats_cluster, run_cluster, stream_detail, unused_stream
+from tests.support.streaming import BAD, Found, Program, check, read_letters, read_store
+from tests.support.waiting import until, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from tests.support.nats import Cluster, NatsServer
+
+pytestmark = [pytest.mark.heavy, pytest.mark.stops_processes]
+
+BEFORE: Final = 200  # acknowledged before the fault, and again after it
+
+
+class Site:
+    """A cluster, a stream, a store, producers and relays."""
+
+    def __init__(self, cluster: Cluster, folder: Path, max_bytes: int = 64 * MEGABYTE) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.stream = unused_stream()
+        self.store = folder / "store.db"
+        self.letters: list[Path] = []
+        self.producers: list[Program] = []
+        self.relays: list[Program] = []
+        self.running: list[Program] = []
+        self._watching = True
+        self._went_back: list[str] = []
+        trio.run(self._prepare, max_bytes)
+
+    async def _prepare(self, max_bytes: int) -> None:
+        await create_stream(self.cluster.url, self.stream, max_bytes=max_bytes, ack_wait_seconds=5)
+        async with open_sqlite_repository(self.store) as store:
+            await store.check()
+
+    def produce(self) -> Program:
+        first = 1000 + 10_000_000 * len(self.producers)
+        return self._run(self.producers, "produce", self.cluster.url, self.stream, first)
+
+    def relay(self) -> Program:
+        self.letters.append(self.folder / f"letters {len(self.letters)}.db")
+        letters = self.letters[-1]
+        program = self._run(
+            self.relays, "relay", self.cluster.url, self.stream, self.store, letters
+        )
+        wait_until(lambda: program.said("r"))
+        return program
+
+    def _run(self, those: list[Program], *arguments: object) -> Program:
+        program = Program(self.folder, *arguments)
+        those.append(program)
+        self.running.append(program)
+        return program
+
+    def end(self, program: Program, number: signal.Signals = signal.SIGTERM) -> None:
+        self.running.remove(program)
+        program.end(number)
+
+    def leader(self) -> NatsServer:
+        return self.cluster.leader(self.stream)
+
+    def acknowledged(self) -> list[tuple[int, int]]:
+        return [one for program in self.producers for one in program.said("a")]
+
+    def until_more(self) -> None:
+        """Wait until much was acknowledged that was not yet."""
+        enough = len(self.acknowledged()) + BEFORE
+        wait_until(lambda: len(self.acknowledged()) >= enough)
+
+    def is_empty(self) -> bool:
+        details = [stream_detail(server, self.stream) for server in self.cluster.servers]
+        return all(detail is not None and not detail["state"]["messages"] for detail in details)
+
+    def refuse_some(self) -> None:
+        """Have the store refuse every so many-th key."""
+        with closing(sqlite3.connect(self.store)) as connection:
+            # The last byte of the number.
+            connection.execute(
+                "CREATE TRIGGER bad BEFORE INSERT ON provcache_entries "
+                f"WHEN (instr('0123456789ABCDEF', substr(hex(NEW.veri_key), 64, 1)) - 1) % 16 = {BAD % 16} "
+                "BEGIN SELECT RAISE(ABORT, 'bad'); END"
+            )
+            connection.commit()
+
+    # No key goes back
+
+    def watch(self) -> None:
+        before: dict[int, int] = {}
+        while self._watching:
+            now = read_store(self.store)
+            self._went_back += [
+                f"{number}: {version} to {now.get(number)}"
+                for number, version in before.items()
+                if now.get(number, 0) < version
+            ]
+            before = now
+            time.sleep(0.1)
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        watcher = threading.Thread(target=self.watch)
+        watcher.start()
+        try:
+            yield
+        finally:
+            self._watching = False
+            watcher.join()
+            for program in self.running:
+                program.kill()
+
+    def settle(self) -> int:
+        """End the producers, wait for the relays, end them, and check; return how much there was."""
+        for producer in [one for one in self.producers if one in self.running]:
+            self.end(producer)
+        wait_until(self.is_empty)
+        for relay in [one for one in self.relays if one in self.running]:
+            self.end(relay)
+        self._watching = False
+        offered = [one for program in self.producers for one in program.said("o")]
+        found = Found(read_store(self.store), read_letters(self.letters))
+        assert not self._went_back, self._went_back[:5]
+        return check(found, offered, self.acknowledged())
+
+
+Fault = Callable[[Site], None]
+
+
+def leader_killed(site: Site) -> None:
+    server = site.leader()
+    server.end()
+    site.until_more()
+    server.start()
+
+
+def two_of_three_killed(site: Site) -> None:
+    two = site.cluster.servers[:2]
+    for server in two:
+        server.end()
+    before = len(site.acknowledged())
+    time.sleep(2)
+    assert len(site.acknowledged()) <= before + 20  # what was on its way; then there is no majority
+    for server in two:
+        server.start()
+
+
+def all_killed(site: Site) -> None:
+    for server in site.cluster.servers:
+        server.end()
+    for server in site.cluster.servers:
+        server.start()
+
+
+def leader_stopped(site: Site) -> None:
+    server = site.leader()
+    server.send(signal.SIGSTOP)
+    try:
+        site.until_more()
+    finally:
+        server.send(signal.SIGCONT)
+
+
+def lame_duck(site: Site) -> None:
+    server = site.leader()
+    server.end(signal.SIGUSR2)
+    site.until_more()
+    server.start()
+
+
+def relay_killed(site: Site) -> None:
+    site.end(next(one for one in site.relays if one in site.running), signal.SIGKILL)
+    site.until_more()
+    site.relay()
+
+
+def relay_terminated(site: Site) -> None:
+    relay = next(one for one in site.relays if one in site.running)
+    site.end(relay)
+    assert "Traceback" not in relay.errors()
+    site.relay()
+
+
+def producer_killed(site: Site) -> None:
+    site.end(next(one for one in site.producers if one in site.running), signal.SIGKILL)
+    site.produce()
+
+
+def store_locked(site: Site) -> None:
+    with closing(sqlite3.connect(site.store, isolation_level=None, timeout=60)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        site.until_more()  # the stream takes it
+        connection.execute("ROLLBACK")
+
+
+def relays_stopped(site: Site) -> None:
+    relays = [one for one in site.relays if one in site.running]
+    for relay in relays:
+        relay.send(signal.SIGSTOP)
+    time.sleep(6)  # longer than ack_wait: what they held belongs to others now
+    for relay in relays:
+        relay.send(signal.SIGCONT)
+
+
+def entries_refused(site: Site) -> None:
+    site.refuse_some()
+    site.until_more()
+
+
+FAULTS: tuple[Fault, ...] = (
+    leader_killed,
+    two_of_three_killed,
+    all_killed,
+    leader_stopped,
+    lame_duck,
+    relay_killed,
+    relay_terminated,
+    producer_killed,
+    store_locked,
+    relays_stopped,
+    entries_refused,
+)
+
+
+def run(site: Site, *faults: Fault) -> None:
+    with site.watched():
+        site.produce()
+        site.relay()
+        site.relay()
+        for fault in faults:
+            site.until_more()
+            fault(site)
+            site.cluster.wait()
+            site.until_more()
+        assert site.settle() >= 2 * BEFORE * len(faults)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_nothing_acknowledged_is_lost_by_one_fault(fault: Fault, tmp_path: Path) -> None:
+    run(Site(nats_cluster(), tmp_path), fault)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nothing_acknowledged_is_lost_by_many_faults(
+    seed: int, tmp_path: Path, counts: Callable[[int, int], int]
+) -> None:
+    dice = random.Random(seed)  # noqa: S311  # no secret
+    run(Site(nats_cluster(), tmp_path), *dice.sample(FAULTS, counts(4, len(FAULTS))))
+
+
+def test_a_full_stream_lets_producers_wait_and_loses_nothing(tmp_path: Path) -> None:
+    site = Site(nats_cluster(), tmp_path, max_bytes=256 * 1024)
+    with site.watched():
+        site.produce()
+        site.until_more()
+
+        def is_full() -> bool:
+            before = len(site.acknowledged())
+            time.sleep(1)
+            return len(site.acknowledged()) == before
+
+        wait_until(is_full)
+        site.relay()
+        site.until_more()
+        site.settle()
+
+
+async def test_a_minority_acknowledges_nothing_and_check_says_so() -> None:
+    cluster = nats_cluster()
+    stream = unused_stream()
+    await create_stream(cluster.url, stream, max_bytes=MEGABYTE)
+    last = cluster.servers[2]
+    async with open_stream_repository(last.url, stream) as repository:
+        report = await repository.check(monitor_url=[one.monitor_url for one in cluster.servers])
+        assert (report.replicas, report.current, report.sync_always) == (3, 3, True)
+        partly = await repository.check(monitor_url=last.monitor_url)
+        assert partly.sync_always is None
+        await repository.upsert_many([entry(1)])
+        for server in cluster.servers[:2]:
+            server.end()
+        with pytest.raises(StoreUnavailableError):
+            await repository.upsert_many([entry(2)])
+
+        async def says_so() -> bool:
+            try:
+                await repository.check()
+            except StoreUnavailableError:
+                return True
+            return False
+
+        await until(says_so)
+        for server in cluster.servers[:2]:
+            server.start()
+
+        async def is_well() -> bool:
+            try:
+                await repository.upsert_many([entry(2)])
+            except StoreUnavailableError:
+                return False
+            return True
+
+        await until(is_well)
+    cluster.wait()
+
+
+async def test_a_cluster_that_has_forgotten_all_needs_a_person_and_then_goes_on() -> None:
+    with ExitStack() as stack:
+        cluster = await trio.to_thread.run_sync(lambda: stack.enter_context(run_cluster()))
+        await create_stream(cluster.url, "mine", max_bytes=MEGABYTE)
+        store: MemoryRepository[Any] = MemoryRepository()
+        async with (
+            open_stream_repository(cluster.url, "mine") as repository,
+            open_relay(cluster.url, "mine", store) as relay,
+        ):
+            await repository.upsert_many([entry(1)])
+            await until(lambda: store.rows)
+            for server in cluster.servers:
+                server.end()
+                server.forget()
+            for server in cluster.servers:
+                server.start()
+            await trio.to_thread.run_sync(cluster.wait)
+
+            async def needs_a_person() -> bool:
+                try:
+                    await repository.upsert_many([entry(2)])
+                except StoreMisconfiguredError:
+                    return True
+                except StoreUnavailableError:
+                    return False
+                raise AssertionError("there is no stream")
+
+            await until(needs_a_person)
+            await create_stream(cluster.url, "mine", max_bytes=MEGABYTE)
+            await repository.upsert_many([entry(2)])
+            await until(lambda: len(store.rows) == 2)
+        assert store.rows == by_key([entry(1), entry(2)])
+        assert relay.undelivered == ()

@@ -1,0 +1,211 @@
+"""Real NATS servers with JetStream: one, and a cluster of three, on loopback."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.support.servers import unused_port
+from tests.support.waiting import HANG_SECONDS, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+
+MEGABYTE: Final = 1024 * 1024
+
+_running = ExitStack()
+atexit.register(_running.close)
+_numbers = count(1)
+
+
+def unused_stream() -> str:
+    """Return a name that no other test has."""
+    return f"stream_{next(_numbers)}"
+
+
+class NatsServer:
+    """A server, which can be killed, stopped, continued and started again.
+
+    Args:
+        folder: where it keeps what it has.
+        name: what it is called.
+        settings: lines of its configuration.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: str = "") -> None:
+        self.name = name
+        self.port = unused_port()
+        self.monitor = unused_port()
+        self.settings = settings
+        self.sync = "always"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def monitor_url(self) -> str:
+        return f"http://127.0.0.1:{self.monitor}"
+
+    def start(self) -> None:
+        """Start it; ``wait`` waits until it can be used."""
+        config = self._folder / "nats.conf"
+        config.write_text(
+            f"server_name: {self.name}\n"
+            f"listen: 127.0.0.1:{self.port}\n"
+            f"http: 127.0.0.1:{self.monitor}\n"
+            f'jetstream {{ store_dir: "{self._folder}/store", sync_interval: {self.sync}, '
+            "max_memory_store: 64MB, max_file_store: 1TB }\n"
+            # The default is two minutes, in which it sends its clients away one by one.
+            'lame_duck_grace_period: "100ms"\nlame_duck_duration: "30s"\n'
+            f"{self.settings}\n"
+        )
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_program(), "-c", str(config)], stdout=log, stderr=log
+            )
+
+    def page(self, path: str) -> Any:  # noqa: ANN401  # JSON
+        """Return a page of its monitoring; raise OSError if there is none."""
+        with urllib.request.urlopen(f"{self.monitor_url}/{path}", timeout=2) as answer:  # noqa: S310  # http
+            return json.load(answer)
+
+    def is_ready(self) -> bool:
+        with suppress(OSError):
+            return bool(self.page("healthz")["status"] == "ok")
+        return False
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it by a signal, and wait until it has ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        if number is not signal.SIGCONT:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+        process.wait(HANG_SECONDS)
+
+    def forget(self) -> None:
+        """Delete what it has; it must have ended."""
+        shutil.rmtree(self._folder / "store", ignore_errors=True)
+
+
+def _program() -> str:
+    beside = Path(sys.executable).parent / "nats-server"
+    return str(beside if beside.exists() else shutil.which("nats-server"))
+
+
+class Cluster:
+    """Three servers."""
+
+    def __init__(self, servers: Sequence[NatsServer]) -> None:
+        self.servers = servers
+
+    @property
+    def url(self) -> str:
+        places = ",".join(f"127.0.0.1:{one.port}" for one in self.servers)
+        return f"nats://{places}"
+
+    def wait(self) -> None:
+        wait_until(lambda: all(one.is_ready() for one in self.servers))
+
+    def leader(self, stream: str) -> NatsServer:
+        """Return the server that leads ``stream``, once there is one that others agree on."""
+        found: list[NatsServer] = []
+
+        def look() -> bool:
+            found[:] = [one for one in self.servers if self._leader_of(one, stream) == one.name]
+            return bool(found)
+
+        wait_until(look)
+        return found[0]
+
+    def _leader_of(self, server: NatsServer, stream: str) -> str | None:
+        detail = stream_detail(server, stream)
+        return None if detail is None else detail["cluster"].get("leader")
+
+
+def stream_detail(server: NatsServer, stream: str) -> Mapping[str, Any] | None:
+    """Return what ``server`` knows of ``stream``."""
+    with suppress(OSError):
+        page = server.page("jsz?streams=true&consumers=true&config=true")
+        for account in page.get("account_details", ()):
+            for detail in account.get("stream_detail", ()):
+                if detail["name"] == stream:
+                    return detail  # type: ignore[no-any-return]  # JSON
+    return None
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    # Beside what pytest has, if somebody has said where that is: who kills us deletes it.
+    where = os.environ.get("PYTEST_DEBUG_TEMPROOT")
+    return tempfile.TemporaryDirectory(prefix="provcache-nats-", dir=where)
+
+
+@contextmanager
+def run_nats_server(settings: str = "", sync: str = "always") -> Generator[NatsServer]:
+    """Run one server; give it when it can be used."""
+    with _folder() as folder:
+        server = NatsServer(Path(folder), "alone", settings)
+        server.sync = sync
+        server.start()
+        try:
+            wait_until(server.is_ready)
+            yield server
+        finally:
+            server.end()
+
+
+@contextmanager
+def run_cluster() -> Generator[Cluster]:
+    """Run three servers; give them when they can be used."""
+    with _folder() as folder:
+        servers = [NatsServer(Path(folder) / name, name) for name in ("n1", "n2", "n3")]
+        routes = {one.name: unused_port() for one in servers}
+        for one in servers:
+            others = ", ".join(
+                f'"nats://127.0.0.1:{port}"' for name, port in routes.items() if name != one.name
+            )
+            one.settings = (
+                f"cluster {{ name: c, listen: 127.0.0.1:{routes[one.name]}, routes: [{others}] }}\n"
+            )
+            one.start()
+        cluster = Cluster(servers)
+        try:
+            cluster.wait()
+            yield cluster
+        finally:
+            for one in servers:
+                one.end()
+
+
+@cache
+def nats_server() -> NatsServer:
+    """Return a server, which is started when a test first asks for it."""
+    return _running.enter_context(run_nats_server())
+
+
+@cache
+def nats_cluster() -> Cluster:
+    """Return a cluster, likewise; whatever a test breaks of it, it mends."""
+    return _running.enter_context(run_cluster())

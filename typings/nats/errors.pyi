@@ -1,0 +1,3 @@
+# What we use of nats-py 2.16, private names included: they may change with any version.
+class Error(Exception): ...
+class UnexpectedEOF(Error): ...  # noqa: N818  # its name
