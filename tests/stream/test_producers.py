@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["stream"]  # a fixture
 
+pytestmark = pytest.mark.whole_process
+
 SECRET = "s3cr3t/%40"  # noqa: S105  # of a server of the test's own
 NEWER = Table(Reading, "reading", key=("sensor", "hour"), newer="version")
 NEWEST = Table(Reading, "reading", key=("sensor", "hour"))

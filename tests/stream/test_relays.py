@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["stream"]  # a fixture
 
+pytestmark = pytest.mark.whole_process
+
 NEWER = Table(Reading, "reading", key=("sensor", "hour"), newer="version")
 QUICK = WriteBehindOptions(retry_base_seconds=0.02, retry_cap_seconds=0.05)
 SLOW = WriteBehindOptions(drain_timeout_seconds=0)

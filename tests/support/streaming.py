@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -50,6 +51,9 @@ HOT_KEYS: Final = 20
 TASKS: Final = 10
 BAD: Final = 25  # every so many-th key is refused where the store refuses any
 OPTIONS: Final = WriteBehindOptions(batch_size=50, queue_capacity=200, retry_cap_seconds=0.5)
+
+
+_numbers = count(1)
 
 
 def key_of(number: int) -> str:
@@ -126,7 +130,7 @@ class Program:
     """One of these programs, and what it said."""
 
     def __init__(self, folder: Path, *arguments: object) -> None:
-        self._said = folder / f"said {len(list(folder.iterdir()))}"
+        self._said = folder / f"said {next(_numbers)}"
         self._errors = self._said.with_suffix(".errors")
         with self._said.open("wb") as said, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(

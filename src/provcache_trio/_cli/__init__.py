@@ -15,7 +15,7 @@ may hold a secret, or wait for whoever reads its output without heeding signals.
     output      lines for standard output and standard error
     help, text, accounting      how help is printed; numbers, names and entries in words
 
-    stores, postgres    where entries go and come from
+    stores, postgres, stream    where entries go and come from
     outage      a store that stays away
     sending     what a file keeps, on its way to a store
     reading     `provcache get` and `provcache stats`

@@ -13,7 +13,15 @@ from cyclopts import App, CycloptsError, Parameter
 from provcache_trio import __version__
 from provcache_trio._pgserver.server import PostgresServerError, run_postgres_server
 
-from .arguments import as_paths, check_give_up_after, input_file, is_directory, settle_hyphens
+from .arguments import (
+    address_of,
+    as_paths,
+    check_give_up_after,
+    input_file,
+    is_directory,
+    making_of,
+    settle_hyphens,
+)
 from .dead_letters.commands import app as dead_letters
 from .demo.job import Demo
 from .help import help_console
@@ -26,7 +34,7 @@ from .running import Status, attempt, carry_out
 from .stores import wait_until_ready
 from .text import printable
 from .top.views import watch_queues
-from .urls import MisuseError, check_is_no_url, postgres_target, target_of
+from .urls import MisuseError, check_is_no_url, postgres_target, stream_target, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +128,8 @@ async def ingest(
     Args:
         file: The file, or - for standard input.
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
-            it is not there; an entry that it has is merged with the one that comes.
+            it is not there; an entry that it has is merged with the one that comes. Or a stream,
+            which has to be there: nats://HOST,HOST,HOST/STREAM.
         strict: Read no further than the first bad line; what came before is written. A line
             with a field that entries do not have is bad, too.
         all_errors: Report every bad line, however many there are.
@@ -162,15 +171,20 @@ async def get(veri_key: str, /, *, from_: Annotated[str, Parameter(name="--from"
 
 
 @app.command
-async def init(*, to: str) -> int:
+async def init(*, to: str, max_bytes: str | None = None, replicas: int = 3) -> int:
     """Make a store; one that is there already stays as it is.
 
     Args:
-        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE, or a stream:
+            nats://HOST,HOST,HOST/STREAM.
+        max_bytes: How large a stream may become, such as 10GB; a stream needs it.
+        replicas: How many servers keep a stream, 1 to 5.
     """
     target = target_of(to)
+    make = making_of(target, max_bytes, replicas)
 
     async def work() -> None:
+        await make()
         async with target.open() as store:
             await wait_until_ready(store, complain)
 
@@ -182,6 +196,49 @@ async def init(*, to: str) -> int:
     await results.flush()
     results.check()
     return Status.DONE
+
+
+@app.command
+async def relay(
+    *,
+    from_: Annotated[str, Parameter(name="--from")],
+    to: str | None = None,
+    dead_letters: Path | None = None,
+    status: str | None = None,
+    skip: int | None = None,
+    into: Path | None = None,
+) -> int:
+    """Take entries from a stream to a store, until a signal comes.
+
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP write what was taken, give the rest back to the stream at once,
+    report how much was written, and end with status 130, 143 or 129. Any number of relays may share a
+    stream. A message that can't be read stops every relay that can't read it; --skip takes it out.
+
+    Args:
+        from_: The stream, such as nats://HOST,HOST,HOST/STREAM.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when it is
+            not there.
+        dead_letters: A file for what the store refuses; without it such an entry is logged by its
+            key, and gone.
+        status: Serve the status page at HOST:PORT.
+        skip: Do not relay, but move the message with this sequence out of the stream...
+        into: ...into this file, which must not be there yet.
+    """
+    source = stream_target(from_)
+    if skip is not None or into is not None:
+        if skip is None or into is None or to is not None:
+            raise MisuseError("--skip SEQUENCE --into FILE belong together, without --to")
+        check_is_no_url(str(into))
+        done, _ = await attempt(partial(source.take_out, skip, into), source.label)
+        return done
+    if to is None:
+        raise MisuseError("--to is missing: the store")
+    from .stream import RelayJob  # noqa: PLC0415  # needs an extra
+
+    target = target_of(to)
+    if dead_letters is not None:
+        check_is_no_url(str(dead_letters))
+    return await carry_out(RelayJob(source, target, dead_letters, address_of(status)))
 
 
 @app.command

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import trio
 
 from .urls import MisuseError, without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from cyclopts import Token
+
+    from .stores import Target
 
 
 def settle_hyphens(arguments: Sequence[str]) -> list[str]:
@@ -44,6 +49,44 @@ def check_give_up_after(seconds: float) -> None:
     """Raise MisuseError unless ``seconds`` is above 0; inf is."""
     if not seconds > 0:  # nan is not, either
         raise MisuseError("--give-up-after is a number of seconds above 0, or inf")
+
+
+def address_of(address: str | None) -> tuple[str, int] | None:
+    """Return host and port of ``HOST:PORT``.
+
+    Raises:
+        MisuseError: it is no such address.
+    """
+    if address is None:
+        return None
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal():
+        raise MisuseError("--status is an address such as 127.0.0.1:9464")
+    return host.strip("[]"), int(port)
+
+
+def making_of(
+    target: Target, max_bytes: str | None, replicas: int
+) -> Callable[[], Awaitable[None]]:
+    """Return what makes ``target``, as far as opening it does not.
+
+    Raises:
+        MisuseError: ``max_bytes`` is wrong, or missing, or not for this kind of store.
+    """
+    create = getattr(target, "create", None)
+    if create is None:
+        if max_bytes is not None:
+            raise MisuseError("--max-bytes is for a stream")
+        return trio.lowlevel.checkpoint
+    from .stream import bytes_in  # noqa: PLC0415  # needs an extra
+
+    if max_bytes is None:
+        raise MisuseError("--max-bytes is missing: how large the stream may become, such as 10GB")
+    try:
+        size = bytes_in(max_bytes)
+    except ValueError as error:
+        raise MisuseError(str(error)) from None
+    return partial(create, size, replicas)
 
 
 def as_paths(names: Iterable[Path | str]) -> list[Path]:

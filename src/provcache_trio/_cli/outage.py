@@ -11,7 +11,8 @@ from provcache_trio import QueueState, StoreUnavailableError
 from .accounting import last_error
 
 if TYPE_CHECKING:
-    from provcache_trio import ProvcacheEntry, WriteBehindMetrics, WriteBehindQueue
+    from provcache_trio import WriteBehindMetrics
+    from provcache_trio._vocabulary.protocols import ObservedQueue
 
 
 class Outage:
@@ -28,7 +29,7 @@ class Outage:
 
     def __init__(self, give_up_after: float) -> None:
         self.scope = trio.CancelScope()
-        self.queue: WriteBehindQueue[ProvcacheEntry] | None = None
+        self.queue: ObservedQueue | None = None
         self.why = ""
         self._give_up_after = give_up_after
 

@@ -10,6 +10,7 @@ from .stores import SqliteTarget
 
 if TYPE_CHECKING:
     from .stores import Target
+    from .stream import StreamTarget
 
 
 class MisuseError(Exception):
@@ -21,7 +22,7 @@ def target_of(url: str) -> Target:
 
     Args:
         url: ``sqlite:PATH``; what comes after the colon is taken as it stands. Or
-            ``postgresql://...``, as asyncpg takes it.
+            ``postgresql://...``, as asyncpg takes it. Or a stream: ``nats://HOST,HOST/STREAM``.
 
     Raises:
         MisuseError: it names none that is known, or one that needs an extra.
@@ -31,6 +32,8 @@ def target_of(url: str) -> Target:
         return _sqlite(rest)
     if scheme in {"postgresql", "postgres"} and rest.startswith("//"):
         return postgres_target(url)
+    if scheme in {"nats", "tls"} and rest.startswith("//"):
+        return stream_target(url)
     raise MisuseError("a store is named by a URL: sqlite:PATH or postgresql://HOST/DATABASE")
 
 
@@ -46,7 +49,7 @@ def _sqlite(path: str) -> Target:
 
 def check_is_no_url(name: str) -> None:
     """Raise MisuseError if ``name``, of a file, is by mistake a store's: it may hold a password."""
-    if re.match(r"postgres(ql)?:", name):
+    if re.match(r"(postgres(ql)?|nats|tls):", name):
         raise MisuseError("the name of a file is wanted there, not a URL")
 
 
@@ -66,6 +69,23 @@ def postgres_target(dsn: str, label: str = "") -> Target:
         return PostgresTarget(dsn, label)
     except ValueError as error:  # quotes no part of it that may be secret
         raise MisuseError(str(error)) from None
+
+
+def stream_target(url: str) -> StreamTarget:
+    """Return the stream that ``url`` names; see ``StreamTarget``.
+
+    Raises:
+        MisuseError: the URL is malformed, or names none, or the extra is not installed.
+    """
+    try:
+        from .stream import StreamTarget  # noqa: PLC0415  # needs an extra
+    except ImportError:
+        raise MisuseError("a stream needs the extra: pip install 'provcache-trio[nats]'") from None
+    try:
+        return StreamTarget(url)
+    except ValueError as error:
+        message = f"a stream is named by a URL such as nats://n1,n2,n3/STREAM ({error})"
+        raise MisuseError(message) from None
 
 
 # A URL, which may have gone through a Path; and what stands before an @, with a colon in it.

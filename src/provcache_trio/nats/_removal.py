@@ -1,0 +1,63 @@
+"""How a person takes a message out of a stream that no relay can read."""
+
+from __future__ import annotations
+
+import base64
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
+from provcache_trio._vocabulary.errors import StoreMisconfiguredError
+
+from ._servers import read_access
+from ._session import Answer, Session
+from ._stream import names_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ._stream import Names
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    data: str = ""
+
+
+class _Got(Answer, frozen=True, kw_only=True):
+    """The answer of STREAM.MSG.GET."""
+
+    message: _Stored = _Stored()
+
+
+async def take_out(
+    servers: str | Sequence[str], stream: str, number: int, keep: Callable[[bytes], None]
+) -> None:
+    """Remove the message of that sequence, once ``keep`` has what is in it.
+
+    Raises:
+        StoreError: there is no such message, or the stream can't be asked.
+        Exception: whatever ``keep`` raises; then it stays.
+    """
+    session = Session(read_access(servers))
+    opened = make_bridge(DEFAULT_KIND)
+    await opened.open()
+    try:
+        await opened.run(partial(_take_out, session, names_of(stream), number, keep))
+    finally:
+        await opened.close()  # noqa: ASYNC102  # shields itself
+
+
+async def _take_out(
+    session: Session, names: Names, number: int, keep: Callable[[bytes], None]
+) -> None:
+    wanted = msgspec.json.encode({"seq": number})
+    try:
+        found = await session.ask(names.api("STREAM.MSG.GET"), wanted, _Got)
+        keep(base64.b64decode(found.message.data))
+        await session.ask(names.api("STREAM.MSG.DELETE"), wanted, Answer)
+    except StoreMisconfiguredError as error:
+        raise StoreMisconfiguredError(f"message {number}: {error}") from None
+    finally:
+        await session.close()
