@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -10,13 +11,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+import trio
 
+from provcache_trio import StoreMisconfiguredError
 from provcache_trio._cli import main
+from provcache_trio._cli.progress import Progress
+from provcache_trio._cli.running import Status
+from provcache_trio._cli.stream import RelayJob
+from provcache_trio._cli.urls import stream_target, target_of
 
 from tests.cli.support import entry, url
 from tests.support.nats import nats_server, stream_detail, unused_stream
 from tests.support.servers import unused_port
-from tests.support.waiting import HANG_SECONDS, wait_until
+from tests.support.waiting import HANG_SECONDS, until, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +85,34 @@ def test_entries_go_through_a_stream_to_a_store(
     capsys.readouterr()
     assert main(["stats", "--from", url(cache)]) == 0
     assert "600" in capsys.readouterr().out
+
+
+async def test_a_relay_shows_how_it_is_doing(stream: str, lines: Path, tmp_path: Path) -> None:
+    async def ingest() -> None:
+        target = stream_target(stream)
+        async with target.open() as store:
+            await store.upsert_many([entry(number) for number in range(600)])
+        with pytest.raises(StoreMisconfiguredError, match="holds no rows"):
+            await target.facts()
+
+    await ingest()
+    status = ("127.0.0.1", unused_port())
+    store, letters = target_of(url(tmp_path / "cache.db")), tmp_path / "dead.db"
+    job = RelayJob(stream_target(stream), store, letters, status)
+    assert (job.where(), job.summary(None)) == ("waiting for the store", [])
+    progress = Progress(job.where, io.StringIO())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(job.run, progress)
+        await until(lambda: job.outage.metrics and job.outage.metrics.total_persisted == 600)
+        assert job.where().startswith("taken 600, in line 0, in flight 0, persisted 600, running")
+        nursery.cancel_scope.cancel()
+    assert job.summary(None)[0] == f"600 entries taken from {stream}, into {tmp_path}/cache.db"
+    assert job.status is Status.DONE
+    plain = RelayJob(stream_target(stream), store, None, None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(plain.run, progress)
+        await until(lambda: plain.outage.metrics)
+        nursery.cancel_scope.cancel()
 
 
 def test_a_message_is_moved_into_a_file(

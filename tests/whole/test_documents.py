@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.whole_process
 
 
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/postgres.md")
+DOCUMENTS = ("README.md", "docs/guide.md", "docs/postgres.md", "docs/stream.md")
 
 
 def blocks_of(name: str, kind: str = "python") -> list[str]:

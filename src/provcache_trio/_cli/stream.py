@@ -78,10 +78,8 @@ class StreamTarget:
         self._refuse()
 
     async def facts(self) -> dict[str, int]:
-        """Return what is in the stream."""
-        async with open_stream_repository(self.servers, self.stream) as repository:
-            report = await repository.check()
-        return {"messages": report.messages, "bytes": report.bytes, "most": report.max_bytes}
+        """Raise StoreMisconfiguredError: see ``open_existing``."""
+        self._refuse()
 
     def _refuse(self) -> NoReturn:
         raise StoreMisconfiguredError("a stream holds no rows; a relay takes entries to a store")

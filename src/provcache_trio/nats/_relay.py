@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, Literal, final
 
-import trio
-
 from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio._core.opening import open_relaying_queue
 from provcache_trio._vocabulary.opening import Opening
@@ -14,7 +12,7 @@ from provcache_trio._vocabulary.protocols import E
 
 from ._messages import Codec
 from ._puller import Puller
-from ._repository import check_table
+from ._repository import check_table, shut_down
 from ._servers import read_access
 from ._source import StreamSource
 from ._stream import names_of
@@ -139,14 +137,13 @@ class _Opening(Opening["Relay[E]"], Generic[E]):
     async def _close(self, error: BaseException | None, /) -> None:
         try:
             await self._queue.__aexit__(None, error, None)
-        finally:  # whatever happened: a nursery that is left open breaks trio
-            try:
-                with trio.CancelScope(shield=True):  # it is bounded on asyncio's side
-                    if self._puller.session.connected:
-                        await self._bridge.run(self._puller.session.close)
-            finally:
-                # Not in our scope, which it did not begin in.
-                await self._bridge.close()  # noqa: ASYNC102  # shielded
+        finally:
+            await shut_down(self._end, self._bridge)  # noqa: ASYNC102  # shields itself
+
+    async def _end(self) -> None:
+        session = self._puller.session
+        if session.connected:
+            await self._bridge.run(session.close)
 
 
 @final

@@ -22,7 +22,7 @@ from ._stream import StreamInfo, StreamReport, names_of, report_of
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from contextlib import AbstractAsyncContextManager
     from os import PathLike
 
@@ -303,21 +303,7 @@ class StreamRepository(Generic[E]):
 
     async def _close(self) -> None:
         self._closed = True
-        interrupt: KeyboardInterrupt | None = None
-        try:
-            with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
-                while True:
-                    try:
-                        await self._end_calls()
-                    except KeyboardInterrupt as error:
-                        interrupt = error
-                    else:
-                        break
-        finally:  # whatever happened: a nursery that is left open breaks trio
-            # Not in our scope, which it did not begin in.
-            await self._bridge.close()  # noqa: ASYNC102  # shielded
-        if interrupt is not None:
-            raise interrupt
+        await shut_down(self._end_calls, self._bridge)
 
     async def _end_calls(self) -> None:
         for scope in self._calls:
@@ -326,6 +312,25 @@ class StreamRepository(Generic[E]):
             await self._call_ended.park()
         if self._session.connected:
             await self._bridge.run(self._session.close)
+
+
+async def shut_down(end: Callable[[], Awaitable[None]], bridge: Bridge) -> None:
+    """Do what is to be done over ``bridge`` at last, shielded, and close that."""
+    interrupt: KeyboardInterrupt | None = None
+    try:
+        with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
+            while True:
+                try:
+                    await end()
+                except KeyboardInterrupt as error:
+                    interrupt = error
+                else:
+                    break
+    finally:  # whatever happened: a nursery that is left open breaks trio
+        # Not in our scope, which it did not begin in.
+        await bridge.close()  # noqa: ASYNC102  # shielded
+    if interrupt is not None:
+        raise interrupt
 
 
 @final

@@ -295,9 +295,8 @@ async def report_of(session: Session, names: Names, monitors: Sequence[str]) -> 
     _check_settings(info.config, names)
     await session.use(lambda connection: consumer_of(connection, names), "a request")
     replicas = info.config.num_replicas
-    current, keepers = _keepers(info.cluster)
-    if 2 * current <= replicas:
-        raise StoreUnavailableError(f"only {current} of {replicas} replicas have all of the stream")
+    current, keepers = keepers_of(info.cluster)
+    check_majority(current, replicas)
     config, state = info.config, info.state
     return StreamReport(
         messages=state.messages,
@@ -309,7 +308,14 @@ async def report_of(session: Session, names: Names, monitors: Sequence[str]) -> 
     )
 
 
-def _keepers(cluster: Cluster | None) -> tuple[int, set[str]]:
+def check_majority(current: int, replicas: int) -> None:
+    """Raise StoreUnavailableError unless a majority of the replicas has all of the stream."""
+    if 2 * current <= replicas:
+        raise StoreUnavailableError(f"only {current} of {replicas} replicas have all of the stream")
+
+
+def keepers_of(cluster: Cluster | None) -> tuple[int, set[str]]:
+    """Return how many servers have all of the stream, and the names of all that keep it."""
     if cluster is None:  # a single server
         return 1, set()
     stale = _STALE_SECONDS * _NANOSECONDS

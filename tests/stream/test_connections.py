@@ -1,0 +1,370 @@
+"""What becomes of a connection that is lost or silent, and of what was under way on it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import trio
+
+from provcache_trio import (
+    QueueState,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+    WriteBehindOptions,
+)
+from provcache_trio.nats import _puller as puller_module, open_stream_repository
+from provcache_trio.nats._messages import Codec
+from provcache_trio.nats._puller import Message, Puller
+from provcache_trio.nats._servers import read_access
+from provcache_trio.nats._session import Answer, NoRespondersError
+from provcache_trio.nats._source import StreamSource
+from provcache_trio.nats._stream import (
+    Cluster,
+    Replica,
+    check_majority,
+    keepers_of,
+    names_of,
+)
+from provcache_trio.testing import MemoryRepository
+
+from tests.support.bridges import BRIDGES, threads_left
+from tests.support.entries import by_key, entry
+from tests.support.nats import nats_server, run_nats_server
+from tests.support.servers import unused_port
+from tests.support.streams import Stream, ask, stream
+from tests.support.waiting import until, without_a_hang
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from provcache_trio import ProvcacheEntry
+    from provcache_trio.nats import Relay, StreamRepository
+    from provcache_trio.nats._connection import Connection
+
+__all__ = ["stream"]  # a fixture
+
+pytestmark = pytest.mark.whole_process
+
+ENTRIES = [entry(number) for number in range(600)]
+QUICK = WriteBehindOptions(retry_base_seconds=0.02, retry_cap_seconds=0.05)
+
+
+async def use(
+    repository: StreamRepository[Any], work: Callable[[Connection], Awaitable[Any]]
+) -> None:
+    await repository._run(lambda: repository._session.use(work, "a test"))
+
+
+async def on_its_side(relay: Relay[Any], change: Callable[[Puller], None]) -> None:
+    """Have ``change`` done where a relay's puller lives, and the puller look at it."""
+
+    async def there() -> None:
+        change(relay._source._puller)
+        relay._source._puller._news.set()
+
+    await relay._source._bridge.run(there)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda one: one.request("x", b"", 5),
+        lambda one: one.publish("x", b""),
+        lambda one: one.settle(5),
+    ],
+    ids=["request", "publish", "settle"],
+)
+async def test_a_lost_connection_does_nothing_more(
+    call: Callable[[Connection], Awaitable[Any]],
+) -> None:
+    here = Stream(nats_server(), BRIDGES[0])
+    await here.create()
+    async with here.repository() as repository:
+
+        async def lose_it(one: Connection) -> None:
+            await one._note(Exception("whatever it is"))
+            assert not one.lost
+            one._lose()
+            await call(one)
+
+        with pytest.raises(StoreUnavailableError, match="LostError"):
+            await use(repository, lose_it)
+        await repository.check()
+
+
+async def test_what_waits_for_an_answer_learns_at_once_that_there_will_be_none(
+    stream: Stream,
+) -> None:
+    async with stream.repository(publish_timeout_seconds=3600) as repository:
+        silent = f"$JS.ACK.{stream.name}.relay.1.99.99.1.0"  # nobody answers there
+
+        async def fails() -> None:
+            with without_a_hang(), pytest.raises(StoreUnavailableError, match="LostError"):
+                await use(repository, lambda one: one.request(silent, b"", 3600))
+
+        async def lose(one: Connection) -> None:
+            one._lose()
+            one._lose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails)
+            nursery.start_soon(fails)
+            session = repository._session
+            await until(lambda: session.current is not None and len(session.current._waiting) == 2)
+            await use(repository, lose)
+        await repository.check()
+
+
+async def test_an_answer_that_comes_too_late_is_nobodys(stream: Stream) -> None:
+    async with stream.repository() as repository:
+
+        async def late(one: Connection) -> None:
+            await one.publish(f"{one._inbox}.999", b"")
+            await one.settle(5)
+            assert not one.lost
+
+        await use(repository, late)
+
+
+async def test_a_server_that_does_not_answer_in_time_is_left(stream: Stream) -> None:
+    async with stream.repository() as repository:
+        await repository.check()
+        before = repository._session.current
+        silent = f"$JS.ACK.{stream.name}.relay.1.99.99.1.0"
+        with pytest.raises(StoreUnavailableError, match="no answer in time"):
+            await use(repository, lambda one: one.request(silent, b"", 0.01))
+        await repository.check()
+        assert before is not None
+        assert before.lost
+        assert repository._session.current is not before
+        await repository._run(partial(repository._session.drop, before))  # for the second time
+        await repository.check()
+
+
+async def test_calls_that_come_at_once_share_a_connection(stream: Stream) -> None:
+    async with stream.repository() as repository, trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(repository.upsert_many, [entry(number)])
+        await until(lambda: stream.messages() == 5)
+        assert repository._session._turn == 1
+
+
+async def test_what_needs_a_person_is_reported_whatever_else_is_down() -> None:
+    with run_nats_server('authorization { token: "s3cr3t" }') as server:
+        urls = [server.url, f"nats://127.0.0.1:{unused_port()}"]
+        async with open_stream_repository(urls, "mine") as repository:
+            for _ in range(2):
+                with pytest.raises(StoreMisconfiguredError, match="access"):
+                    await repository.check()
+
+
+async def test_an_answer_that_is_not_known_needs_a_person(stream: Stream) -> None:
+    class Odd(Answer, frozen=True, kw_only=True):
+        seq: str
+
+    async with stream.repository() as repository:
+        subject = f"provcache.{stream.name}"
+        with pytest.raises(StoreMisconfiguredError, match="not known"):
+            await repository._run(lambda: repository._session.ask(subject, b"x", Odd))
+
+
+async def test_a_stream_that_nobody_publishes_to_is_unavailable(stream: Stream) -> None:
+    async with stream.repository() as repository:
+        config = {**stream.detail()["config"], "subjects": [f"other.{stream.name}"]}
+        subject = f"$JS.API.STREAM.UPDATE.{stream.name}"
+        await ask(repository, subject, msgspec.json.encode(config))
+        with pytest.raises(NoRespondersError):
+            await repository.upsert_many([entry(1)])
+
+
+async def test_an_interrupt_while_it_closes_comes_when_it_is_closed(stream: Stream) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        async with stream.repository() as repository:
+            await repository.check()
+            end, times = repository._end_calls, iter([1])
+
+            async def interrupted() -> None:
+                if next(times, None):
+                    raise KeyboardInterrupt
+                await end()
+
+            repository._end_calls = interrupted  # type: ignore[method-assign]
+    assert threads_left() == []
+    assert not repository._session.connected
+
+
+async def test_a_relay_that_cannot_be_opened_leaves_nothing_behind(stream: Stream) -> None:
+    opening: Any = stream.relay(MemoryRepository())
+    opening._queue._entered = True
+    with pytest.raises(RuntimeError, match="entered once"):
+        await opening.__aenter__()
+    assert threads_left() == []
+
+
+def test_a_majority_of_the_replicas_has_to_have_everything() -> None:
+    late = 60 * 10**9
+    for other, expected in (
+        (Replica(name="n3", current=True), 3),
+        (Replica(name="n3"), 2),
+        (Replica(name="n3", current=True, offline=True), 2),
+        (Replica(name="n3", current=True, active=late), 2),
+    ):
+        replicas = [Replica(name="n2", current=True), other]
+        found = keepers_of(Cluster(leader="n1", replicas=replicas))
+        assert found == (expected, {"n1", "n2", "n3"})
+    check_majority(2, 3)
+    for current, wanted in ((1, 3), (1, 2), (2, 4)):
+        with pytest.raises(StoreUnavailableError, match=f"only {current} of {wanted}"):
+            check_majority(current, wanted)
+
+
+# A relay's
+
+
+async def test_a_consumer_that_is_deleted_needs_a_person_and_then_it_goes_on(
+    stream: Stream,
+) -> None:
+    store: MemoryRepository[Any] = MemoryRepository()
+    async with stream.relay(store, QUICK) as relay, stream.repository() as repository:
+        await until(lambda: stream.consumer()["num_waiting"])
+        await ask(repository, f"$JS.API.CONSUMER.DELETE.{stream.name}.relay")
+        await until(lambda: relay.metrics().state is QueueState.WAITING)
+        await until(lambda: "10014" in str(relay.metrics().last_error))
+        await stream.create()
+        await until(lambda: relay.metrics().state is QueueState.RUNNING)
+        await repository.upsert_many(ENTRIES[:3])
+        await stream.until_empty()
+    assert store.rows == by_key(ENTRIES[:3])
+
+
+async def test_a_relay_that_nobody_answers_says_so_and_goes_on(stream: Stream) -> None:
+    store: MemoryRepository[Any] = MemoryRepository()
+    async with stream.relay(store, QUICK) as relay:
+        await until(lambda: stream.consumer()["num_waiting"])
+        nobody = NoRespondersError("nobody", error_class="NoResponders")
+        await on_its_side(relay, lambda puller: setattr(puller, "_failure", nobody))
+        await until(lambda: "NoResponders" in str(relay.metrics().last_error))
+        await until(lambda: relay.metrics().state is QueueState.RUNNING)
+        await stream.put(ENTRIES[:3])
+        await stream.until_empty()
+
+
+async def test_what_a_relay_is_not_permitted_needs_a_person() -> None:
+    users = """authorization { users = [ { user: "all", password: "x" }
+        { user: "little", password: "x", permissions: { publish: "$JS.API.CONSUMER.INFO.>" } } ] }"""
+    with run_nats_server(users) as server:
+        here = Stream(server, BRIDGES[0])
+        await here.create(user="all", password="x")  # noqa: S106
+        store: MemoryRepository[Any] = MemoryRepository()
+        who = {"user": "little", "password": "x"}
+        async with here.relay(store, QUICK, **who) as relay:
+            await until(lambda: "DeniedError" in str(relay.metrics().last_error))
+
+
+@pytest.mark.parametrize("seconds", [0.05, 1.3])
+async def test_a_pull_that_is_silent_is_made_anew(
+    seconds: float, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(puller_module, "_SILENCE_SECONDS", seconds)
+    store: MemoryRepository[Any] = MemoryRepository()
+    async with stream.relay(store) as relay:
+        await until(lambda: stream.consumer()["num_waiting"])
+        await trio.sleep(1.5)
+        await stream.put(ENTRIES[:3])
+        await stream.until_empty()
+        assert relay.metrics().total_persisted == 3
+
+
+async def test_what_was_released_goes_to_another_relay(stream: Stream) -> None:
+    store: MemoryRepository[Any] = MemoryRepository()
+    other: MemoryRepository[Any] = MemoryRepository()
+    async with stream.relay(store) as relay:
+        await until(lambda: stream.consumer()["num_waiting"])
+        await relay._source._bridge.run(relay._source._puller.release)
+        await on_its_side(relay, lambda _: None)
+        async with stream.relay(other):
+            await stream.put(*([each] for each in ENTRIES[:150]))
+            await stream.until_empty()
+    assert (store.rows, other.rows) == ({}, by_key(ENTRIES[:150]))
+
+
+async def test_where_nobody_answers_at_the_end_that_is_logged_and_nothing_hangs(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store: MemoryRepository[Any] = MemoryRepository()
+    store.stall()
+    options = WriteBehindOptions(drain_timeout_seconds=0)
+    await stream.put(*([each] for each in ENTRIES[:150]))
+    with without_a_hang():
+        async with stream.relay(store, options) as relay:
+            await until(lambda: relay.metrics().in_flight)
+            monkeypatch.setattr(puller_module, "_PATIENCE", 0)
+    assert "come again only after a while" in caplog.text
+    assert stream.messages() == 150
+
+
+async def test_a_server_that_is_away_for_a_moment_loses_nothing() -> None:
+    with run_nats_server() as server:
+        here = Stream(server, BRIDGES[0])
+        await here.create(ack_wait_seconds=1)
+        store: MemoryRepository[Any] = MemoryRepository()
+        store.stall()
+        await here.put(ENTRIES[:300], ENTRIES[300:])
+        async with here.relay(store, QUICK) as relay:
+            await until(lambda: relay.metrics().in_flight)
+            await trio.to_thread.run_sync(server.end)
+            await until(lambda: relay._source._puller.session.current is None)
+            store.resume()
+            await until(lambda: len(store.rows) == 600)
+            await trio.sleep(0.5)  # it tries to answer, and to extend
+            server.start()
+            await until(server.is_ready)
+            await here.until_empty()
+            await trio.to_thread.run_sync(server.end)
+        server.start()
+        await until(server.is_ready)
+    assert store.rows == by_key(ENTRIES)
+
+
+async def test_a_stream_that_is_deleted_while_a_message_is_in_the_way_needs_a_person(
+    stream: Stream,
+) -> None:
+    await stream.put_raw(b"?")
+    async with (
+        stream.relay(MemoryRepository(), QUICK) as relay,
+        stream.repository() as repository,
+    ):
+        await until(lambda: "UnreadableMessage 1" in str(relay.metrics().last_error))
+        await ask(repository, f"$JS.API.STREAM.DELETE.{stream.name}")
+        await until(lambda: "JetStream 10059" in str(relay.metrics().last_error))
+
+
+# What the source owns
+
+
+def a_source() -> StreamSource[ProvcacheEntry]:
+    puller: Any = Puller(read_access("nats://n1"), names_of("s"))
+    bridge: Any = None
+    return StreamSource(puller, Codec(None), bridge, stream="s", relay="relay")
+
+
+async def test_what_comes_when_it_was_stopped_goes_back() -> None:
+    source = a_source()
+    source.stop()
+    source._receive([Message(1, "here", b"")])
+    assert (source._back, source._arrived) == (["here"], {})
+
+
+async def test_what_is_given_back_while_it_is_decoded_is_not_held() -> None:
+    source = a_source()
+    codec: Codec[ProvcacheEntry] = Codec(None)
+    (data,) = codec.messages(await codec.encode(ENTRIES), 10**6)
+    source._receive([Message(1, "here", data)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(source._decode)
+        await trio.lowlevel.checkpoint()
+        source.stop()
+    assert (source._back, source._held, len(source._ready)) == (["here"], {}, 0)
