@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from provcache_trio._asyncio.bridge import Bridge
     from provcache_trio._vocabulary.entries import ProvcacheEntry
 
+    from ._password import PasswordSource
     from ._session import Place
 
     E = TypeVar("E", default=ProvcacheEntry)
@@ -43,6 +44,7 @@ def open_postgres_repository(
     *,
     schema: str = "provcache",
     create: bool = False,
+    password: PasswordSource = None,
     write_connections: int = 4,
     connect_timeout_seconds: float = 5,
     command_timeout_seconds: float = 10,
@@ -58,6 +60,7 @@ def open_postgres_repository(
     *,
     table: Table[E],
     create: bool = False,
+    password: PasswordSource = None,
     write_connections: int = 4,
     connect_timeout_seconds: float = 5,
     command_timeout_seconds: float = 10,
@@ -73,6 +76,7 @@ def open_postgres_repository(
     table: Table[Any] | None = None,
     schema: str | None = None,
     create: bool = False,
+    password: PasswordSource = None,
     write_connections: int = 4,
     connect_timeout_seconds: float = 5,
     command_timeout_seconds: float = 10,
@@ -107,6 +111,10 @@ def open_postgres_repository(
         create: make the schema if it is not there, and bring an older one up to date; or make
             the table if it is not there; one that is there is never changed. At the first
             connection; several programs may do so at once.
+        password: the password, which wins over that of ``dsn``; or an async function that
+            returns it, such as a token that expires. It is called, in a task of trio's, each time
+            that a connection is made, and has ``connect_timeout_seconds``; while it raises
+            exceptions, the store is unavailable.
         write_connections: most connections that write at a time; one is made when the others
             are busy. A queue needs as many as it has ``writers``. One more is made to read.
         connect_timeout_seconds: for making one connection.
@@ -145,6 +153,7 @@ def open_postgres_repository(
         command_timeout_seconds=command_timeout_seconds,
         server_settings=_checked_settings(server_settings),
         pgbouncer=pgbouncer,
+        password=password,
     )
     opened = make_bridge(bridge)
     repository = PostgresRepository(connector, table, write_connections, opened)

@@ -11,6 +11,7 @@ import trio
 if TYPE_CHECKING:
     from provcache_trio._asyncio.bridge import Bridge
 
+    from ._password import Password
     from ._session import Session, Statement
 
 E = TypeVar("E")
@@ -21,12 +22,17 @@ T = TypeVar("T")
 class SessionPool(Generic[E]):
     """Sessions of one kind.
 
+    Args:
+        sessions: all of them.
+        password: asked anew before one of them connects.
+
     Attributes:
         idle: those that are free; the last one was used last.
     """
 
-    def __init__(self, sessions: list[Session[E]]) -> None:
+    def __init__(self, sessions: list[Session[E]], password: Password) -> None:
         self.idle = sessions
+        self._password = password
         self._free = trio.Semaphore(len(sessions))
 
     async def run(self, bridge: Bridge, statement: Statement[E, T]) -> T:
@@ -39,6 +45,8 @@ class SessionPool(Generic[E]):
             await self._free.acquire()
         session = self.idle.pop()
         try:
+            if session.will_connect:
+                await self._password.refresh()
             return await bridge.run(partial(session.run, statement))
         finally:
             self.idle.append(session)

@@ -102,9 +102,10 @@ class PostgresRepository(Generic[E]):
         # A plan that was made while the table was small is kept while it grows. And to compile
         # the statement takes longer than to run it.
         writing = {"enable_seqscan": "off", "jit": "off"}
-        self._writers = SessionPool([Session(connector, writing) for _ in range(write_connections)])
+        writers = [Session(connector, writing) for _ in range(write_connections)]
+        self._writers = SessionPool(writers, connector.password)
         reading = {"plan_cache_mode": "force_custom_plan"}
-        self._reader = SessionPool([Session(connector, reading)])
+        self._reader = SessionPool([Session(connector, reading)], connector.password)
         self._calls: set[trio.CancelScope] = set()
         self._call_ended = trio.lowlevel.ParkingLot()
         self._in_doubt_since = math.inf  # it is not

@@ -20,12 +20,14 @@ from provcache_trio._vocabulary.sqlstates import PERSON
 
 from ._dsn import Dsn, Server, unreadable_tls_file
 from ._errors import meaning_of_error, timed_out, translated, wrong_parameters
+from ._password import Password
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from provcache_trio._vocabulary.errors import EntryRejectedError
 
+    from ._password import PasswordSource
     from ._plan import Plan
 
 E = TypeVar("E")
@@ -91,6 +93,7 @@ class Connector(Generic[E]):
 
     Attributes:
         place: where entries are stored.
+        password: what the application gives as such.
         pgbouncer: whether there is a PgBouncer in between.
         statement_timeout_seconds: after so long the server gives up.
     """
@@ -104,12 +107,14 @@ class Connector(Generic[E]):
         command_timeout_seconds: float,
         server_settings: Mapping[str, str],
         pgbouncer: bool,
+        password: PasswordSource = None,
     ) -> None:
         self._dsn = Dsn(dsn)
         self._turn = 0  # which of its hosts is the first, next time
         self._server: Server | None = None  # where the last connection was to go
         self.place = place
         self._connect_timeout = self._dsn.connect_timeout_seconds or connect_timeout_seconds
+        self.password = Password(password, self._connect_timeout)
         self._command_timeout = command_timeout_seconds
         self._wanted = dict(server_settings)
         self.pgbouncer: bool = pgbouncer or self._dsn.pgbouncer
@@ -145,7 +150,7 @@ class Connector(Generic[E]):
                 host=[host for host, _ in turned] or None,
                 port=[port for _, port in turned] or None,
                 user=server.user,
-                password=server.password,
+                password=self.password.value or server.password,
                 database=server.database,
                 timeout=self._connect_timeout,
                 command_timeout=self._command_timeout,
@@ -346,6 +351,11 @@ class Session(Generic[E]):
         """
         of_server = isinstance(error, asyncpg.QueryCanceledError)
         return of_server and waited >= _NEARLY * self._connector.statement_timeout_seconds
+
+    @property
+    def will_connect(self) -> bool:
+        """Whether the next call has to connect first, as far as one can see."""
+        return self._connection is None or self._connection.is_closed()
 
     @property
     def connected(self) -> bool:

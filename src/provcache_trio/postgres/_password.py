@@ -1,0 +1,78 @@
+"""The password, if the application gives it: once, or at each connect."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+import trio
+
+from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    PasswordSource: TypeAlias = str | Callable[[], Awaitable[str]] | None
+
+
+@final
+class Password:
+    """What the application gives as ``password``.
+
+    Args:
+        source: the password; or an async function that returns it, such as a token that soon
+            expires; or None.
+        timeout_seconds: bound on one call of that function.
+
+    Raises:
+        TypeError: ``source`` is none of these.
+
+    Attributes:
+        value: the password as it was last known; None: the URL or the environment has it.
+    """
+
+    def __init__(self, source: PasswordSource, timeout_seconds: float) -> None:
+        given: object = source  # callers may give what its annotation does not allow
+        if not (given is None or isinstance(given, str) or callable(given)):
+            kind = type(given).__name__
+            raise TypeError(f"password must be a str or an async function, not {kind}")
+        self.value: str | None = source if isinstance(source, str) else None
+        self._ask: Final = None if source is None or isinstance(source, str) else source
+        self._timeout_seconds = timeout_seconds
+
+    async def refresh(self) -> None:
+        """Ask for the password anew; called by trio's side before each connect.
+
+        Raises:
+            StoreUnavailableError: the function raised an exception, which is named by its class,
+                or took too long.
+            StoreMisconfiguredError: it is not async, or returned no str.
+        """
+        if self._ask is None:
+            return
+        answer: object = None
+        failure: str | None = None
+        with trio.move_on_after(self._timeout_seconds) as scope:
+            try:
+                answer = await _awaitable(self._ask())
+            except StoreMisconfiguredError:
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever somebody's function raises
+                failure = type(error).__name__
+        if scope.cancelled_caught:
+            raise StoreUnavailableError(
+                f"password() did not return within {self._timeout_seconds:g} s"
+            )
+        if failure is not None:  # its message may quote a secret
+            raise StoreUnavailableError(f"password() raised {failure}", error_class=failure)
+        if not isinstance(answer, str):
+            kind = type(answer).__name__
+            raise StoreMisconfiguredError(f"password() must return a str, not {kind}")
+        self.value = answer
+
+
+def _awaitable(answer: object) -> Awaitable[object]:
+    if not isinstance(answer, Awaitable):
+        kind = type(answer).__name__
+        raise StoreMisconfiguredError(f"password must be an async function; it returned {kind}")
+    return answer
