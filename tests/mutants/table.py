@@ -1216,15 +1216,15 @@ POSTGRES = (
     mutant(
         "identical rows are written again",
         "stores/postgres::batches_that_change_nothing_write_nothing_and_wait_for_no_row",
-        ("postgres/_rows.py", 'WHERE t.veri_key IS NULL OR {_changes("a")}', "WHERE true"),
+        ("postgres/_statements.py", "AS t ON true\\nWHERE {conditions}", "AS t ON true"),
     ),
     mutant(
         "identical rows are looked for among new ones",
         "stores/postgres::what_is_stored_is_looked_for_after_a_call_with_a_tenth_of_it[20-False]",
         (
             "postgres/_repository.py",
-            "UPSERT_CHANGES if self._expects_repeats else UPSERT",
-            "UPSERT_CHANGES",
+            "statements.upsert_changes if self._expects_repeats else statements.upsert",
+            "statements.upsert_changes",
         ),
     ),
     mutant(
@@ -2176,7 +2176,7 @@ TABLES = (
     ),
     mutant(
         "a stored version without a number is never replaced",
-        "stores/sqlite_tables::versions_are_merged_as_in_memory",
+        "stores/tables::every_store_merges_as_memory_does",
         ("sqlite/_plan.py", "(t.{column} IS NULL OR excluded", "(excluded"),
     ),
     mutant(
@@ -2196,7 +2196,7 @@ TABLES = (
     ),
     mutant(
         "what a table keeps is replaced by a newer version",
-        "stores/sqlite_tables::versions_are_merged_as_in_memory",
+        "stores/tables::every_store_merges_as_memory_does",
         (
             "sqlite/_plan.py",
             'if field.rule == "newest"]',
@@ -2262,13 +2262,113 @@ TABLES = (
     ),
     mutant(
         "rows are deleted whatever their version",
-        "stores/sqlite_tables::rows_are_deleted_by_fields_and_by_version",
+        "stores/tables::rows_are_deleted_by_fields_and_by_version[sqlite]",
         ("sqlite/_plan.py", "if before is not None and newer is not None:", "if False:"),
     ),
 )
 
 
 BACK_AT_ONCE = "stream/relays::what_could_not_be_written_is_given_back_at_once"
+POSTGRES_TABLES = (
+    mutant(
+        "PostgreSQL orders text as the column's collation does",
+        "stores/postgres_tables::versions_are_ordered_by_code_point_whatever_the_collation",
+        ("postgres/_plan.py", 'order=_C_ORDER if is_text else ""', 'order=""'),
+    ),
+    mutant(
+        "what a collation takes for equal is not written",
+        "stores/postgres_tables::versions_are_ordered_by_code_point_whatever_the_collation",
+        (
+            "postgres/_plan.py",
+            'told_apart="{}" + _C_ORDER if is_text else told_apart',
+            "told_apart=told_apart",
+        ),
+    ),
+    mutant(
+        "PostgreSQL rounds what a numeric has no room for",
+        "stores/postgres_tables::what_a_column_can_hold_comes_back_as_it_was_and_nothing_else_is_stored",
+        ("postgres/_codecs.py", "if context.quantize(number, unit) != number:", "if False:"),
+    ),
+    mutant(
+        "PostgreSQL cuts spaces that a varchar has no room for",
+        "stores/postgres_tables::what_a_column_can_hold_comes_back_as_it_was_and_nothing_else_is_stored",
+        (
+            "postgres/_codecs.py",
+            "        if length is not None and len(text) > length:",
+            "        if False:",
+        ),
+    ),
+    mutant(
+        "jsonb makes another number of a float",
+        "stores/postgres_tables::what_a_column_can_hold_comes_back_as_it_was_and_nothing_else_is_stored",
+        ("postgres/_codecs.py", "codec.decode(_as_jsonb_writes(text)) != value", "False"),
+    ),
+    mutant(
+        "None is JSON's null, and not NULL",
+        "stores/postgres_tables::a_column_that_is_not_null_refuses_none_before_it_is_sent",
+        ("postgres/_codecs.py", 'if text == "null":', "if False:"),
+    ),
+    mutant(
+        "arrays of unequal rows are sent",
+        "stores/postgres_tables::what_a_column_can_hold_comes_back_as_it_was_and_nothing_else_is_stored",
+        ("postgres/_arrays.py", "    if 0 in lengths:\n", "    if False:\n"),
+    ),
+    mutant(
+        "a migration while it runs is seen by new connections only",
+        "stores/postgres_tables::a_migration_while_it_runs_is_seen_at_the_next_call",
+        ("postgres/_session.py", "if error.sqlstate not in _OF_ALTERED_TABLES:", "if True:"),
+    ),
+    mutant(
+        "what was packed before a migration is sent after it",
+        "stores/postgres_tables::what_was_packed_before_a_migration_is_packed_anew",
+        ("postgres/_repository.py", "if plan is not packed.plan:", "if False:"),
+    ),
+    mutant(
+        "a table that was renamed is made once more",
+        "stores/postgres_tables::a_migration_while_it_runs_is_seen_at_the_next_call",
+        ("postgres/_tables.py", "self._create and self.plan is None", "self._create"),
+    ),
+    mutant(
+        "an index on some of the rows is taken for one on all",
+        "stores/postgres_tables::a_table_that_does_not_fit_is_named_with_its_column",
+        ("postgres/_catalogue.py", "AND i.indpred IS NULL AND i.indexprs", "AND i.indexprs"),
+    ),
+    mutant(
+        "a key may be compared by a collation that takes different texts for equal",
+        "stores/postgres_tables::a_key_whose_collation_takes_different_texts_for_equal_is_refused",
+        ("postgres/_catalogue.py", "if not columns[name].is_deterministic:", "if False:"),
+    ),
+    mutant(
+        "the value of another column is taken for a key",
+        "stores/postgres_tables::no_index_is_guessed_where_the_detail_is_about_something_else",
+        ("postgres/_plan.py", "or (_ABOUT_COLUMNS(detail) and ours not in detail)", ""),
+    ),
+    mutant(
+        "a version without a number is newer than others when rows are deleted in PostgreSQL",
+        "stores/tables::rows_are_deleted_by_fields_and_by_version[postgres]",
+        ("postgres/_plan.py", "({how.column} IS NULL OR {older})", "{older}"),
+    ),
+    mutant(
+        "a version without a number is newer than others when rows are deleted in SQLite",
+        "stores/tables::rows_are_deleted_by_fields_and_by_version[sqlite]",
+        ("sqlite/_plan.py", "({column} IS NULL OR {column}", "({column}"),
+    ),
+    mutant(
+        "PostgreSQL keeps the version that arrived first of two that are equally new",
+        "stores/tables::every_store_merges_as_memory_does",
+        (
+            "postgres/_statements.py",
+            'wins = f"{new}.{name}{order} >= t.{name}"',
+            'wins = f"{new}.{name}{order} > t.{name}"',
+        ),
+    ),
+    mutant(
+        "a password that is asked for is asked for once",
+        "stores/postgres_passwords::an_async_function_is_asked_for_the_password_at_each_connect[thread]",
+        ("postgres/_pool.py", "            if session.will_connect:\n", "            if False:\n"),
+    ),
+)
+
 STREAM = (
     mutant(
         "a message is acknowledged when it arrives",
@@ -2382,6 +2482,7 @@ MUTANTS = (
     *LEAVING,
     *STORING,
     *TABLES,
+    *POSTGRES_TABLES,
     *POSTGRES,
     *JOURNAL,
     *DOOR,
