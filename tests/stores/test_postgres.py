@@ -785,6 +785,34 @@ def connector_for(postgres_url: str) -> Connector[ProvcacheEntry]:
     )
 
 
+async def test_entries_are_deleted_by_policy_signers_and_epoch_and_by_version(
+    store: PostgresRepository,
+) -> None:
+    policy, signers = key_of("policy"), key_of("signers")
+    entries = [
+        entry(0, policy_hash=policy),
+        entry(1, policy_hash=policy, created_at=NOW + DAY, expires_at=NOW + 2 * DAY),
+        entry(2, signer_set_hash=signers, feed_epoch="é"),
+        entry(3, signer_set_hash=signers),
+    ]
+    await store.upsert_many(entries)
+    assert await store.delete_where(policy_hash=policy, before=NOW + DAY) == 1
+    assert await store.delete_where(signer_set_hash=signers, feed_epoch="é") == 1
+    assert await store.delete_where(feed_epoch="none") == 0
+    assert set(await store.get_many(map(key_of, range(4)))) == {key_of(1), key_of(3)}
+    for conditions, error, text in (
+        ({}, TypeError, "at least one field=value"),
+        ({"trust_score": 1}, ValueError, "compared by policy_hash, signer_set_hash, feed_epoch"),
+        ({"policy_hash": "x"}, ValueError, "policy_hash must be 'sha256:'"),
+        ({"policy_hash": 1}, TypeError, "policy_hash must be a str, not int"),
+        ({"feed_epoch": 1}, TypeError, "feed_epoch must be a str, not int"),
+        ({"policy_hash": policy, "before": NOW.replace(tzinfo=None)}, ValueError, "before must"),
+    ):
+        with pytest.raises(error, match=text):
+            await store.delete_where(**conditions)
+    assert await store.count() == 2
+
+
 async def partition(somebody: Client, schema: str) -> None:
     """Replace the table by a partitioned one, which has a place for half of the keys."""
     within = quoted(schema)

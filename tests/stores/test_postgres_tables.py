@@ -607,6 +607,24 @@ async def test_no_index_is_guessed_where_the_detail_is_about_something_else(plac
             assert caught.value.index is None
 
 
+async def test_no_index_is_guessed_where_no_entry_has_such_a_key(place: Place) -> None:
+    await place.execute("""
+        CREATE TABLE t (id bigint PRIMARY KEY, text text, version bigint);
+        CREATE TABLE log (id bigint CHECK (id < 0));
+    """)
+    async with place.open(Note) as repository:
+        assert await repository.upsert_many([Note(1)]) == 1
+        trigger = f"FOR EACH ROW EXECUTE FUNCTION {place.name('log')}()"
+        body = f"BEGIN INSERT INTO {place.name('log')} VALUES (99); RETURN NEW; END"
+        await place.execute(
+            "CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql"
+            f" AS $${body}$$; CREATE TRIGGER log BEFORE INSERT ON t {trigger}"
+        )
+        with pytest.raises(EntryRejectedError) as caught:
+            await repository.upsert_many([Note(2), Note(3)])
+        assert (caught.value.index, caught.value.table) == (None, "log")
+
+
 # Migrations while it runs
 
 
@@ -683,6 +701,15 @@ async def test_connections_that_looked_before_look_again(place: Place) -> None:
 
 
 # Making a table
+
+
+async def test_a_table_without_a_schema_is_made_where_the_search_path_says(place: Place) -> None:
+    path = {"search_path": quoted(place.schema)}
+    async with open_postgres_repository(
+        place.dsn, table=Table(Note, "t", key="id"), create=True, server_settings=path
+    ) as repository:
+        assert await repository.upsert_many([Note(1)]) == 1
+    assert await place.rows("SELECT count(*) FROM t") == [(1,)]
 
 
 async def test_programs_that_make_a_table_at_once_make_one(schema: str) -> None:
@@ -810,28 +837,6 @@ async def test_a_column_that_is_not_null_refuses_none_before_it_is_sent(place: P
         assert await repository.upsert_many([document(1, {"a": 1})]) == 1
         with pytest.raises(EntryRejectedError, match="value must not be None"):
             await repository.upsert_many([document(2, None)])
-
-
-async def test_an_entry_that_changed_while_it_was_looked_at_is_refused(place: Place) -> None:
-    class Flaky:
-        """Fails once."""
-
-        def __init__(self) -> None:
-            self.failed = False
-
-        def __get__(self, *_: object) -> str:
-            if not self.failed:
-                self.failed = True
-                raise AttributeError
-            return "x"
-
-    entry: type[Any] = dataclasses.make_dataclass("Entry", [("id", int), ("text", str, "")])
-    async with place.open(place.table(entry), create=True) as repository:
-        one = entry(1)
-        del one.text
-        entry.text = Flaky()  # as a property of a user may do
-        with pytest.raises(EntryRejectedError, match="changed while it was being stored"):
-            await repository.upsert_many([one])
 
 
 async def test_many_rows_are_deleted_in_steps(

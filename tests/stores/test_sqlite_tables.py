@@ -215,19 +215,6 @@ async def test_decimals_are_compared_with_whatever_somebody_else_wrote(tmp_path:
             assert execute(path, "SELECT price FROM reading") == [("-10",)]
 
 
-async def test_another_class_is_refused_and_so_is_a_field_without_a_value(tmp_path: Path) -> None:
-    class Special(Reading):
-        pass
-
-    half: Any = object.__new__(Reading)
-    async with open_sqlite_repository(tmp_path / "a.db", table=READINGS, create=True) as repository:
-        with pytest.raises(EntryRejectedError, match="must be a Reading, not Special") as caught:
-            await repository.upsert_many([Reading("a", 1), Special("a", 1)])
-        assert caught.value.index == 1
-        with pytest.raises(EntryRejectedError, match="sensor has no value"):
-            await repository.upsert_many([half])
-
-
 async def test_a_bad_entry_is_a_dead_letter_and_its_neighbours_are_stored(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import trio
 from hypothesis import given, settings, strategies as st
 
 from provcache_trio import EntryRejectedError, Table
-from provcache_trio.postgres import open_postgres_repository
+from provcache_trio.postgres import PostgresRepository, open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository, check_repository
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from provcache_trio.postgres import PostgresRepository
     from provcache_trio.sqlite import SQLiteRepository
 
     Opener = Callable[[Table[Any]], AbstractAsyncContextManager[Any]]
@@ -237,3 +237,55 @@ async def test_what_a_table_does_not_say_can_not_be_asked(opener: Opener) -> Non
             await repository.delete_where(text="", before=1)
         with pytest.raises(TypeError, match="numbers is stored as JSON"):
             await repository.delete_where(numbers=[1])
+
+
+@each_store
+async def test_another_class_is_refused_and_so_is_a_field_without_a_value(opener: Opener) -> None:
+    class Special(Reading):
+        pass
+
+    half: Any = object.__new__(Reading)
+    async with opener(READINGS) as repository:
+        with pytest.raises(EntryRejectedError, match="must be a Reading, not Special") as caught:
+            await repository.upsert_many([Reading("a", 1), Special("a", 2)])
+        assert caught.value.index == 1
+        with pytest.raises(EntryRejectedError, match="sensor has no value"):
+            await repository.upsert_many([half])
+
+
+class Flaky:
+    """A property that raises as often as it is told to."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def __get__(self, *_: object) -> str:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise AttributeError
+        return "x"
+
+
+@each_store
+async def test_an_entry_that_changed_while_it_was_looked_at_is_refused(opener: Opener) -> None:
+    entry: type[Any] = dataclasses.make_dataclass("Entry", [("id", int), ("text", str, "")])
+    async with opener(Table(entry, "t", key="id")) as repository:
+        await repository.check()
+        one = entry(1)
+        del one.text
+        entry.text = flaky = Flaky()
+        flaky.failures = 1 if isinstance(repository, PostgresRepository) else 2
+        with pytest.raises(EntryRejectedError, match="changed while it was being stored"):
+            await repository.upsert_many([one])
+
+
+@each_store
+async def test_a_table_of_extremes_only_takes_the_extremes(opener: Opener) -> None:
+    kind = msgspec.defstruct("Extremes", [("id", int), ("high", int), ("low", int | None)])
+    table = Table(kind, "t", key="id", merge={"high": "greatest", "low": "least"})
+    async with opener(table) as repository:
+        assert await repository.upsert_many([kind(1, 5, None)]) == 1
+        assert await repository.upsert_many([kind(1, 4, None)]) == 0
+        assert await repository.upsert_many([kind(1, 4, 7)]) == 1
+        assert await repository.upsert_many([kind(1, 4, 7), kind(1, 5, 8)]) == 0
+        assert await repository.get_many([1]) == {1: kind(1, 5, 7)}
