@@ -154,7 +154,7 @@ def service_file(path: Path, text: str) -> None:
     path.write_text(text, "utf-8")
 
 
-async def test_a_service_is_looked_up_and_what_the_url_says_wins(
+def test_a_service_is_looked_up_and_what_the_url_says_wins(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service_file(
