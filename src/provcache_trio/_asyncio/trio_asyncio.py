@@ -43,7 +43,7 @@ class TrioAsyncioBridge:
         """
         await trio.lowlevel.checkpoint()
         # CPython's own function: trio-asyncio replaces the public one, and so can't tell.
-        if _asyncio._get_running_loop() is not None:  # noqa: SLF001  # there is no other
+        if _asyncio._get_running_loop() is not None:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # there is no other
             raise RuntimeError(
                 "trio runs as a guest of asyncio here, where asyncpg can't run in trio's thread: "
                 "open the repository with bridge='thread'"

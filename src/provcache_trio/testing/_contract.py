@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
@@ -15,6 +14,7 @@ from provcache_trio._vocabulary.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
 E = TypeVar("E")
 E_repository = TypeVar("E_repository")
@@ -115,6 +115,14 @@ def _described(trial: Callable[[], Awaitable[None]], error: Exception) -> str:
     return f"{name.replace('_', ' ')}: it raised {', '.join(leaves)}"
 
 
+def _is_entered(manager: object) -> bool:
+    return hasattr(type(manager), "__aenter__")
+
+
+def _class_of(value: object) -> str:
+    return type(value).__name__
+
+
 def _promise(kept: object, text: str) -> None:
     if not kept:
         raise _BrokenPromiseError(text)
@@ -179,14 +187,14 @@ class _Contract(Generic[E]):
         given: dict[str, object] = {"open": self._open, "make": self._make}
         for name, function in given.items():
             # What an `open_…` function returns may be callable, as a decorator.
-            if not callable(function) or isinstance(function, AbstractAsyncContextManager):
-                kind = type(function).__name__
-                raise _WrongArgumentError(f"{name} must be a function, not {kind}")
-        manager: object = self._open()
-        if not isinstance(manager, AbstractAsyncContextManager):
-            kind = type(manager).__name__
-            raise _WrongArgumentError(f"open must return what 'async with' enters, not {kind}")
-        async with cast("AbstractAsyncContextManager[ReadableRepository[E]]", manager) as one:
+            if not callable(function) or _is_entered(function):
+                raise _WrongArgumentError(f"{name} must be a function, not {_class_of(function)}")
+        manager = self._open()
+        if not _is_entered(manager):
+            raise _WrongArgumentError(
+                f"open must return what 'async with' enters, not {_class_of(manager)}"
+            )
+        async with manager as one:
             if not callable(getattr(one, "get_many", None)):
                 raise _WrongArgumentError("check_repository needs a repository with get_many(keys)")
             self._check_make(self._key_of(one))
