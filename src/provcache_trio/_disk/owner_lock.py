@@ -1,4 +1,4 @@
-"""Who owns a file of dead letters, or a journal: a lock that ends with whoever holds it."""
+"""The lock that says who owns a file of dead letters or a journal; it ends with its process."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class OwnerLock:
         _ALL.add(self)
 
     def take(self) -> None:
-        """Own the file, at once or not at all; return if that is so already.
+        """Own the file, without waiting; no effect if it is owned already.
 
         Raises:
             StoreUnavailableError: somebody else owns it.
-            StoreMisconfiguredError: there can be no such lock.
+            StoreMisconfiguredError: the lock file can't be made or opened.
         """
         for _ in range(_MOST_TRIES):
             if self._is_held():
@@ -50,7 +50,7 @@ class OwnerLock:
         raise StoreMisconfiguredError(f"its lock file {self._path} is replaced again and again")
 
     def _is_held(self) -> bool:
-        """Whether we hold it, and it is the one that others would find."""
+        """Return whether we hold the lock, on the file that others would find."""
         if self._descriptor is None:
             return False
         with suppress(FileNotFoundError):
@@ -77,7 +77,7 @@ class OwnerLock:
 
 
 def is_owned(path: str) -> bool:
-    """Return whether somebody holds the lock at ``path``; nothing is made or changed.
+    """Return whether somebody holds the lock at ``path``, without making or changing anything.
 
     Raises:
         StoreMisconfiguredError: that can't be found out.

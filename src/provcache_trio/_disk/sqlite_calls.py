@@ -41,7 +41,7 @@ class SQLiteCalls:
     # Protected: Ctrl-C between taking the turn and giving it back would keep it for good.
     @trio.lowlevel.enable_ki_protection
     async def run(self, call: Callable[..., T], *args: object) -> T:
-        """Return what the file's method ``call`` returns.
+        """Call ``call``, a method of the file, and return its result.
 
         Cancelled before its turn, it has no effect. Cancelled later, it either has none and
         raises Cancelled, or is done and returns.

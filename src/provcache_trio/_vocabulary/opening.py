@@ -1,4 +1,4 @@
-"""What every ``open_…`` function returns: a life that ``async with`` begins once, and ends."""
+"""What every ``open_…`` function returns: ``async with`` opens it, once, and closes it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@
 
 The file is in WAL mode with ``synchronous=FULL``: what ``put_many`` returned for has reached
 the disk. It has **one owner at a time**, the one that has it open for writing; a crash ends
-that, with nothing to clean up. Everybody else may read meanwhile, which ``provcache
+that, with nothing to clean up. Others may read meanwhile, as ``provcache
 dead-letters list`` and ``show`` do. A network file system is no place for it.
 
 The command ``provcache dead-letters retry`` sends letters through a queue again. An old

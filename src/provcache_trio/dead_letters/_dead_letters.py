@@ -219,7 +219,7 @@ class DeadLetters(Generic[E]):
         Raises:
             DeadLettersFullError: there is no room for all of them.
             EntryRejectedError: a letter is larger than ``max_bytes``, or its key has no text;
-                ``index`` tells which. An entry that is not what its type says is kept as the
+                ``index`` says which. An entry that is not what its type says is kept as the
                 JSON that it is, or else as its repr.
         """
         taken = tuple(letters)

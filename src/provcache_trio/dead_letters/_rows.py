@@ -32,7 +32,7 @@ _decode_any: Final = msgspec.json.Decoder(DeadLetter[object]).decode
 
 
 class UnreadableLetterError(Exception):
-    """A row is no letter of this type."""
+    """A row does not hold a letter of this type."""
 
 
 class LetterRows(Generic[E]):

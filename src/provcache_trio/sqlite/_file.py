@@ -198,6 +198,6 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
             self._connected().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def check(self) -> None:
-        """Return if entries could be written now."""
+        """Raise unless entries could be written now."""
         with self._planned("BEGIN IMMEDIATE") as (connection, plan):
             connection.execute(plan.probe)

@@ -242,7 +242,7 @@ class SQLiteRepository(Generic[E]):
         return await self._calls.run(self._file.delete_expired, now, limit)
 
     async def check(self) -> None:
-        """Return if entries could be written now."""
+        """Raise unless entries could be written now."""
         await self._calls.run(self._file.check)
 
     def _checked(self, keys: object) -> tuple[Hashable, ...]:

@@ -7,12 +7,12 @@
         async with open_write_behind_queue(repository) as queue:
             server.app.add(queue)
 
-Opened around the queue, it tells of the drain, too.
+Opened around the queue, it also reports the drain.
 """
 
-# What a queue shows over HTTP lives here: the report, the page, the answers, and a server for them.
+# This folder reports on queues over HTTP: the report, the page, the answers, and a server for them.
 # It may import the vocabulary, and ``provcache_trio.prometheus`` where ``/metrics`` is answered.
-# It must never import the core: queues are known by what they show of themselves.
+# It must never import the core: a queue is anything with a name and ``metrics()``.
 
 from provcache_trio._vocabulary.faces import show_public_names
 from provcache_trio._vocabulary.protocols import ObservedQueue as ObservedQueue

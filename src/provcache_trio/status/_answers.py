@@ -1,4 +1,4 @@
-"""What is answered to a request, without any I/O; ASGI and the trio server carry it out."""
+"""Answers to requests, without any I/O; ASGI and the trio server send them."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ async def _read_and_answer(
     connection: h11.Connection,
     stream: trio.abc.ReceiveStream,
 ) -> Answer | None:
-    """Return what to reply, or None: nothing was asked."""
+    """Return what to reply, or None if nothing was asked."""
     with trio.move_on_after(_REQUEST_SECONDS):
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What is told about a queue: whether it is ready, and in plain words what it does."""
+"""What is reported about a queue: whether it is ready, and in plain words what it does."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Observed(NamedTuple):
     dead_letters: Callable[[], int | None] | None = None
 
     def count_dead_letters(self) -> int | None:
-        """Return how many letters are kept, or None: that is not known."""
+        """Return how many letters are kept, or None if that is not known."""
         if self.dead_letters is None:
             return None
         try:
             return self.dead_letters()
-        except Exception:  # noqa: BLE001  # somebody's function: no reason to tell nothing
+        except Exception:  # noqa: BLE001  # a user's function must not spoil the report
             return None
 
 
@@ -86,7 +86,7 @@ _WHY_NOT_READY: Final = {
 
 
 def why_not_ready(metrics: WriteBehindMetrics) -> str | None:
-    """Return why the queue should get no new work, or None: it should."""
+    """Return why the queue should get no new work, or None if it should."""
     if metrics.state in _WHY_NOT_READY:
         return _WHY_NOT_READY[metrics.state]
     if metrics.durable is False:

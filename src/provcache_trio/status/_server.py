@@ -1,7 +1,7 @@
 """The life of the trio server, for programs that have no server of their own.
 
 It is our own, because a general ASGI server may decide how long the application's exit takes:
-one that shields what it sends waits for ever for a client that does not read. Here every
+one that shields its sending waits for ever for a client that does not read. Here every
 connection has a deadline, nothing in one is shielded, and leaving cancels them all.
 """
 

@@ -247,7 +247,7 @@ class MemoryRepository(_Scripted, Generic[E]):
         return len(doomed[:limit])
 
     async def check(self) -> None:
-        """Return if it would answer.
+        """Raise unless it would answer.
 
         Raises:
             StoreUnavailableError: it is down.
