@@ -16,8 +16,8 @@ import trio
 from provcache_trio import StoreMisconfiguredError
 from provcache_trio._cli import main
 from provcache_trio._cli.progress import Progress
+from provcache_trio._cli.relay import RelayJob
 from provcache_trio._cli.running import Status
-from provcache_trio._cli.stream import RelayJob
 from provcache_trio._cli.urls import stream_target, target_of
 
 from tests.cli.support import entry, url
@@ -107,6 +107,7 @@ async def test_a_relay_shows_how_it_is_doing(stream: str, lines: Path, tmp_path:
         assert job.where().startswith("taken 600, in line 0, in flight 0, persisted 600, running")
         nursery.cancel_scope.cancel()
     assert job.summary(None)[0] == f"600 entries taken from {stream}, into {tmp_path}/cache.db"
+    assert job.summary(signal.SIGTERM)[-1].startswith("Stopped by SIGTERM; what was not written")
     assert job.status is Status.DONE
     plain = RelayJob(stream_target(stream), store, None, None)
     async with trio.open_nursery() as nursery:

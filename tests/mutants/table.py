@@ -2451,7 +2451,7 @@ STREAM = (
     ),
     mutant(
         "an entry is sent whatever comes of it",
-        "stream/messages::what_would_not_be_read_back_as_it_is_is_refused_by_its_index",
+        "stream/messages::a_time_that_json_does_not_bring_back_is_refused",
         ("nats/_messages.py", "        return same and all(", "        return True or all("),
     ),
     mutant(

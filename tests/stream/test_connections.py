@@ -38,7 +38,7 @@ from tests.support.streams import Stream, ask, stream
 from tests.support.waiting import until, without_a_hang
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from provcache_trio import ProvcacheEntry
     from provcache_trio.nats import Relay, StreamRepository
@@ -61,7 +61,7 @@ async def use(
 async def on_its_side(relay: Relay[Any], change: Callable[[Puller], None]) -> None:
     """Have ``change`` done where a relay's puller lives, and the puller look at it."""
 
-    async def there() -> None:
+    async def there() -> None:  # noqa: ASYNC124  # a bridge runs coroutines
         change(relay._source._puller)
         relay._source._puller._news.set()
 
@@ -105,7 +105,7 @@ async def test_what_waits_for_an_answer_learns_at_once_that_there_will_be_none(
             with without_a_hang(), pytest.raises(StoreUnavailableError, match="LostError"):
                 await use(repository, lambda one: one.request(silent, b"", 3600))
 
-        async def lose(one: Connection) -> None:
+        async def lose(one: Connection) -> None:  # noqa: ASYNC124  # is awaited
             one._lose()
             one._lose()
 
@@ -215,6 +215,7 @@ def test_a_majority_of_the_replicas_has_to_have_everything() -> None:
         replicas = [Replica(name="n2", current=True), other]
         found = keepers_of(Cluster(leader="n1", replicas=replicas))
         assert found == (expected, {"n1", "n2", "n3"})
+    assert keepers_of(None) == (1, set())
     check_majority(2, 3)
     for current, wanted in ((1, 3), (1, 2), (2, 4)):
         with pytest.raises(StoreUnavailableError, match=f"only {current} of {wanted}"):
@@ -306,6 +307,19 @@ async def test_where_nobody_answers_at_the_end_that_is_logged_and_nothing_hangs(
     assert stream.messages() == 150
 
 
+async def test_where_nothing_is_left_at_the_end_nothing_is_logged(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stream.relay(MemoryRepository()):
+        await until(lambda: stream.consumer()["num_waiting"])
+
+        async def fail(*_: object) -> None:  # noqa: ASYNC124  # is awaited
+            raise StoreUnavailableError("away")
+
+        monkeypatch.setattr(Puller, "finish", fail)
+    assert "come again" not in caplog.text
+
+
 async def test_a_server_that_is_away_for_a_moment_loses_nothing() -> None:
     with run_nats_server() as server:
         here = Stream(server, BRIDGES[0])
@@ -351,7 +365,7 @@ def a_source() -> StreamSource[ProvcacheEntry]:
     return StreamSource(puller, Codec(None), bridge, stream="s", relay="relay")
 
 
-async def test_what_comes_when_it_was_stopped_goes_back() -> None:
+def test_what_comes_when_it_was_stopped_goes_back() -> None:
     source = a_source()
     source.stop()
     source._receive([Message(1, "here", b"")])
@@ -360,11 +374,12 @@ async def test_what_comes_when_it_was_stopped_goes_back() -> None:
 
 async def test_what_is_given_back_while_it_is_decoded_is_not_held() -> None:
     source = a_source()
-    codec: Codec[ProvcacheEntry] = Codec(None)
-    (data,) = codec.messages(await codec.encode(ENTRIES), 10**6)
-    source._receive([Message(1, "here", data)])
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(source._decode)
-        await trio.lowlevel.checkpoint()
+
+    def decode(_: bytes) -> Iterator[Sequence[ProvcacheEntry]]:
         source.stop()
+        yield ENTRIES[:1]
+
+    source._codec.decode = decode  # type: ignore[method-assign]
+    source._receive([Message(1, "here", b"")])
+    await source._decode()
     assert (source._back, source._held, len(source._ready)) == (["here"], {}, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from datetime import timedelta
+from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +14,7 @@ from hypothesis import given
 from provcache_trio import EntryRejectedError, ProvcacheEntry, Table
 from provcache_trio.nats._messages import Codec, UnreadableError
 
-from tests.support.entries import entry
+from tests.support.entries import NOW, entry
 from tests.support.tables import READINGS, Everything, Reading, everything, readings
 
 if TYPE_CHECKING:
@@ -115,6 +115,14 @@ async def test_what_would_not_be_read_back_as_it_is_is_refused_by_its_index(
     assert caught.value.index == 300
 
 
+async def test_a_time_that_json_does_not_bring_back_is_refused() -> None:
+    zone = timezone(timedelta(seconds=1))
+    some = [entry(1), changed(entry(2), "created_at", NOW.astimezone(zone))]
+    with pytest.raises(EntryRejectedError, match="read back") as caught:
+        await Codec[ProvcacheEntry](None).encode(some)
+    assert caught.value.index == 1
+
+
 async def test_an_entry_of_another_class_with_the_same_fields_is_refused() -> None:
     other = dataclasses.make_dataclass("Other", [(f.name, Any) for f in READINGS.fields])
     values = READINGS.values(Reading("a", 1))
@@ -144,12 +152,12 @@ async def test_a_message_that_this_program_does_not_know_is_unreadable(
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"hello", b"\xff\n\xff", b"[]\n[]\n"])
-async def test_garbage_is_unreadable(data: bytes) -> None:
+def test_garbage_is_unreadable(data: bytes) -> None:
     with pytest.raises(UnreadableError):
         came(Codec(None), [data])
 
 
-async def test_a_message_without_entries_is_unreadable() -> None:
+def test_a_message_without_entries_is_unreadable() -> None:
     codec: Codec[ProvcacheEntry] = Codec(None)
     with pytest.raises(UnreadableError, match="0 entries announced"):
         came(codec, [codec._beginning(0)])

@@ -17,6 +17,7 @@ may hold a secret, or wait for whoever reads its output without heeding signals.
 
     stores, postgres, stream    where entries go and come from
     outage      a store that stays away
+    relay       what `provcache relay` does until it is stopped
     sending     what a file keeps, on its way to a store
     reading     `provcache get` and `provcache stats`
     input       a file or a pipe, chunk by chunk, and its lines

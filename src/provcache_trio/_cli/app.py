@@ -233,7 +233,7 @@ async def relay(
         return done
     if to is None:
         raise MisuseError("--to is missing: the store")
-    from .stream import RelayJob  # noqa: PLC0415  # needs an extra
+    from .relay import RelayJob  # noqa: PLC0415  # needs an extra
 
     target = target_of(to)
     if dead_letters is not None:

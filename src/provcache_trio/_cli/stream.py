@@ -1,37 +1,26 @@
-"""A stream as the store of a command, and what takes entries from it. Needs the extra ``nats``."""
+"""A stream as the store of a command. Needs the extra ``nats``."""
 
 from __future__ import annotations
 
 import os
 import re
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 from urllib.parse import urlsplit
 
-import trio
-
-from provcache_trio import StoreMisconfiguredError, WriteBehindOptions
-from provcache_trio.dead_letters import open_dead_letters
-from provcache_trio.nats import create_stream, open_relay, open_stream_repository
+from provcache_trio import StoreMisconfiguredError
+from provcache_trio.nats import create_stream, open_stream_repository
 from provcache_trio.nats._removal import take_out
 from provcache_trio.nats._servers import read_access
 from provcache_trio.nats._stream import names_of
-from provcache_trio.status import open_status_server
-
-from .accounting import in_words, places_of
-from .running import Job, Status
-from .stores import wait_until_ready
-from .text import counted, printable
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from .progress import Progress
-    from .stores import Store, Target
+    from .stores import Store
 
 _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _size: Final = re.compile(r"(\d+)\s*(|KB|MB|GB|TB)", re.IGNORECASE).fullmatch
@@ -100,77 +89,3 @@ def _keep(file: Path, data: bytes) -> None:
         new.write(data)
         new.flush()
         os.fsync(descriptor)
-
-
-class RelayJob(Job):
-    """A relay that runs until it is stopped.
-
-    Args:
-        source: the stream.
-        target: where entries go.
-        dead_letters: the file for what the store refuses, or None.
-        status: host and port of the status page, or None.
-    """
-
-    def __init__(
-        self,
-        source: StreamTarget,
-        target: Target,
-        dead_letters: Path | None,
-        status: tuple[str, int] | None,
-    ) -> None:
-        super().__init__(target, WriteBehindOptions())
-        self._source = source
-        self._dead_letters = dead_letters
-        self._status = status
-
-    async def run(self, progress: Progress) -> None:
-        """Take entries from the stream until this is cancelled; then drain, and give back the rest.
-
-        Raises:
-            StoreError: the store can't be used.
-            WriteBehindCrashedError: the relay gave up.
-            OSError: the address of the status page can't be used.
-        """
-        async with self.target.open() as store, AsyncExitStack() as stack:
-            await wait_until_ready(store, progress.notice)
-            letters = None
-            if self._dead_letters is not None:
-                letters = await stack.enter_async_context(open_dead_letters(self._dead_letters))
-            server = None
-            if self._status is not None:
-                host, port = self._status
-                server = await stack.enter_async_context(open_status_server(host=host, port=port))
-                progress.notice(f"status page at {server.url}")
-            relay = await stack.enter_async_context(
-                open_relay(self._source.servers, self._source.stream, store, dead_letters=letters)
-            )
-            self.outage.queue = relay
-            if server is not None:
-                server.app.add(relay)
-            await trio.sleep_forever()
-
-    def where(self) -> str:
-        """Return what was done so far."""
-        metrics = self.outage.metrics
-        if metrics is None:
-            return "waiting for the store"
-        return ", ".join([f"taken {metrics.total_recovered:,}", *in_words(metrics)])
-
-    def summary(self, stopped_by: signal.Signals | None) -> list[str]:
-        """Return what became of every entry that was taken."""
-        metrics = self.outage.metrics
-        if metrics is None:
-            return []
-        taken = counted(metrics.total_recovered, "entry", "entries")
-        into = printable(self.target.label)
-        lines = [f"{taken} taken from {printable(self._source.label)}, into {into}"]
-        lines += [f"  {count:>9,} {words}" for count, words in places_of(metrics) if count]
-        if stopped_by is not None:
-            lines.append(f"Stopped by {stopped_by.name}; what was not written is in the stream")
-        return lines
-
-    @property
-    def status(self) -> Status:
-        """Never asked for: it ends by a signal or a failure."""
-        return Status.DONE

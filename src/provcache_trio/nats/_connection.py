@@ -62,15 +62,16 @@ class Connection:
             Exception: whatever is in the way.
         """
         self = cls()
+        connected = False
         try:
             async with asyncio.timeout(timeout):
                 await self._connect(server, access, timeout)
+            connected = True
         except _ConnectError as error:
-            await self._abort()
             raise error.args[0] from None
-        except BaseException:
-            await self._abort()
-            raise
+        finally:
+            if not connected:
+                await self._abort()  # noqa: ASYNC102  # asyncio's, and bounded
         return self
 
     async def _connect(self, server: Server, access: Access, patience: float) -> None:

@@ -60,4 +60,4 @@ async def _take_out(
     except StoreMisconfiguredError as error:
         raise StoreMisconfiguredError(f"message {number}: {error}") from None
     finally:
-        await session.close()
+        await session.close()  # noqa: ASYNC102  # asyncio's, and bounded

@@ -263,7 +263,7 @@ class StreamRepository(Generic[E]):
             await self._session.use(partial(self._send, lines), "publishing")
         except NoRespondersError:
             # There may be no leader at the moment, or no such stream.
-            await self._session.ask(self._names.api("STREAM.INFO"), b"", StreamInfo)
+            await self._session.ask(self._names.api("STREAM.INFO"), b"", StreamInfo)  # noqa: ASYNC120  # asyncio's
             raise
 
     async def _send(self, lines: Lines, connection: Connection) -> None:

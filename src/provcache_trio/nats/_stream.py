@@ -262,7 +262,7 @@ async def _create(session: Session, names: Names, settings: dict[str, Any], wait
             patience=10,
         )
     finally:
-        await session.close()
+        await session.close()  # noqa: ASYNC102  # asyncio's, and bounded
 
 
 # Looking at them

@@ -1,0 +1,100 @@
+"""The job of ``provcache relay``. Needs the extra ``nats``."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import trio
+
+from provcache_trio import WriteBehindOptions
+from provcache_trio.dead_letters import open_dead_letters
+from provcache_trio.nats import open_relay
+from provcache_trio.status import open_status_server
+
+from .accounting import in_words, places_of
+from .running import Job, Status
+from .stores import wait_until_ready
+from .text import counted, printable
+
+if TYPE_CHECKING:
+    import signal
+    from pathlib import Path
+
+    from .progress import Progress
+    from .stores import Target
+    from .stream import StreamTarget
+
+
+class RelayJob(Job):
+    """A relay that runs until it is stopped.
+
+    Args:
+        source: the stream.
+        target: where entries go.
+        dead_letters: the file for what the store refuses, or None.
+        status: host and port of the status page, or None.
+    """
+
+    def __init__(
+        self,
+        source: StreamTarget,
+        target: Target,
+        dead_letters: Path | None,
+        status: tuple[str, int] | None,
+    ) -> None:
+        super().__init__(target, WriteBehindOptions())
+        self._source = source
+        self._dead_letters = dead_letters
+        self._status = status
+
+    async def run(self, progress: Progress) -> None:
+        """Take entries from the stream until this is cancelled; then drain, and give back the rest.
+
+        Raises:
+            StoreError: the store can't be used.
+            WriteBehindCrashedError: the relay gave up.
+            OSError: the address of the status page can't be used.
+        """
+        async with self.target.open() as store, AsyncExitStack() as stack:
+            await wait_until_ready(store, progress.notice)
+            letters = None
+            if self._dead_letters is not None:
+                letters = await stack.enter_async_context(open_dead_letters(self._dead_letters))
+            server = None
+            if self._status is not None:
+                host, port = self._status
+                server = await stack.enter_async_context(open_status_server(host=host, port=port))
+                progress.notice(f"status page at {server.url}")
+            relay = await stack.enter_async_context(
+                open_relay(self._source.servers, self._source.stream, store, dead_letters=letters)
+            )
+            self.outage.queue = relay
+            if server is not None:
+                server.app.add(relay)
+            await trio.sleep_forever()
+
+    def where(self) -> str:
+        """Return what was done so far."""
+        metrics = self.outage.metrics
+        if metrics is None:
+            return "waiting for the store"
+        return ", ".join([f"taken {metrics.total_recovered:,}", *in_words(metrics)])
+
+    def summary(self, stopped_by: signal.Signals | None) -> list[str]:
+        """Return what became of every entry that was taken."""
+        metrics = self.outage.metrics
+        if metrics is None:
+            return []
+        taken = counted(metrics.total_recovered, "entry", "entries")
+        into = printable(self.target.label)
+        lines = [f"{taken} taken from {printable(self._source.label)}, into {into}"]
+        lines += [f"  {count:>9,} {words}" for count, words in places_of(metrics) if count]
+        if stopped_by is not None:
+            lines.append(f"Stopped by {stopped_by.name}; what was not written is in the stream")
+        return lines
+
+    @property
+    def status(self) -> Status:
+        """Never asked for: it ends by a signal or a failure."""
+        return Status.DONE
