@@ -379,7 +379,7 @@ async def test_what_is_given_back_while_it_is_decoded_is_not_held() -> None:
         source.stop()
         yield ENTRIES[:1]
 
-    source._codec.decode = decode  # type: ignore[method-assign]
+    source._codec.decode = decode  # type: ignore[method-assign, assignment]
     source._receive([Message(1, "here", b"")])
     await source._decode()
     assert (source._back, source._held, len(source._ready)) == (["here"], {}, 0)
