@@ -24,7 +24,11 @@ _find_unstorable: Final = re.compile(r"[\0\ud800-\udfff]").search
 _find_control: Final = re.compile(r"[\0-\x1f\x7f-\x9f]").search
 
 
-class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True):
+# None of the structs below can be part of a cycle, and with thousands of them the collector takes
+# longer than anything else in a step.
+
+
+class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Which inputs a decision was made from, so that it can be made again.
 
     All ids together take at most 64 KiB in UTF-8.
@@ -50,7 +54,7 @@ class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("feed_ids and rule_ids must together take at most 64 KiB in UTF-8")
 
 
-class DecisionDigest(msgspec.Struct, frozen=True, kw_only=True):
+class DecisionDigest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was decided, by hash.
 
     Raises:
@@ -81,7 +85,7 @@ class DecisionDigest(msgspec.Struct, frozen=True, kw_only=True):
         check_int("trust_score", self.trust_score, at_least=0, at_most=100)
 
 
-class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True):
+class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A cached decision about a software artifact.
 
     An entry that can be constructed can be stored. Datetimes may come in any time zone;

@@ -81,6 +81,7 @@ class StreamSource(Generic[E]):
 
     async def take(self, most: int, /) -> Sequence[tuple[int, E]]:
         """See ``Source.take``."""
+        await trio.lowlevel.checkpoint()  # else several pages may be taken over in one step
         while not self._ready:
             if self._stopped:
                 await trio.sleep_forever()
