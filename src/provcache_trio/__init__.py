@@ -16,6 +16,7 @@ The folders, from below; imports point down this list, and never to a folder of 
     prometheus      metrics for Prometheus
     status          the same over HTTP, for people and orchestrators
     nats            a stream that outlives a machine, and the relay from there to a store
+    cache           the read side: what is stored and what is still in line, as one
     _cli            the command ``provcache``
 
 Each folder's ``__init__`` says what lives there and what it may import. The core is read in the

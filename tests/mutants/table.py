@@ -367,8 +367,8 @@ BATCHING = (
         "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_core/line.py",
-            "entry = self._merge(entries[key], entry)",
-            "entry = self._merge(entry, entries[key])",
+            "entry = self.merge(entries[key], entry)",
+            "entry = self.merge(entry, entries[key])",
         ),
     ),
     mutant(

@@ -251,12 +251,6 @@ async def test_keys_have_the_form_of_the_table_s_key(tmp_path: Path) -> None:
         assert await repository.count() == 1
 
 
-async def test_entries_without_a_table_are_not_deleted_by_fields(tmp_path: Path) -> None:
-    async with open_sqlite_repository(tmp_path / "b.db") as entries:
-        with pytest.raises(TypeError, match="needs a repository with a table"):
-            await entries.delete_where(veri_key="x")
-
-
 async def test_many_rows_are_deleted_in_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

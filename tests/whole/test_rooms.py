@@ -25,7 +25,7 @@ RANKS = (
     {"_vocabulary"},
     {"_core", "_disk", "_asyncio", "_pgserver"},
     {"sqlite", "postgres", "journal", "dead_letters", "testing", "otel", "prometheus"},
-    {"status", "nats"},
+    {"status", "nats", "cache"},
     {"_cli"},
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
@@ -37,6 +37,7 @@ NEIGHBOURS = {
     "dead_letters": {"_disk"},
     "status": {"prometheus"},
     "nats": {"_core", "_asyncio"},
+    "cache": {"_core"},
 }
 # Which folders may know a driver; its package is imported nowhere else.
 DRIVERS = {

@@ -174,13 +174,17 @@ class JournaledLine(Line[E]):
         ledger = self._ledger
         batch = self.holder(key)
         if batch is not None:
-            batch.entries[key] = self._merge(batch.entries[key], entry)
+            batch.entries[key] = self.merge(batch.entries[key], entry)
             ledger.recovered += 1
             ledger.coalesced += 1
+            if self.observer is not None:
+                self.observer.accepted(key, entry)
             return batch
         batch = self._place(key, entry, self.holders.get(key))
         ledger.recovered += 1
         ledger.depth += 1
         if len(batch.entries) == self.batch_size:
             self.seal(FlushReason.DUE)  # it is older than any flush interval
+        if self.observer is not None:
+            self.observer.accepted(key, entry)
         return batch

@@ -8,6 +8,7 @@ between.
 from __future__ import annotations
 
 from collections import deque
+from functools import reduce
 from typing import TYPE_CHECKING, Final, Generic
 
 from provcache_trio._vocabulary.entries import ProvcacheEntry, merge_or_replace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import trio
 
     from provcache_trio._vocabulary.errors import ProvcacheError
+    from provcache_trio._vocabulary.protocols import EntryObserver
 
     from .batch import Fate, Receipt
     from .ledger import Ledger
@@ -44,12 +46,13 @@ class Line(Generic[E]):
         "_clock",
         "_coalesce",
         "_ledger",
-        "_merge",
         "batch_size",
         "batches",
         "bell",
         "holders",
         "holders_before",
+        "merge",
+        "observer",
         "on_room",
         "open",
         "plain",
@@ -68,13 +71,14 @@ class Line(Generic[E]):
     ) -> None:
         self.batch_size: int = batch_size
         self._coalesce = coalesce
-        self._merge = self._merge_or_replace if merge is None else merge
+        self.merge: Callable[[E, E], E] = self._merge_or_replace if merge is None else merge
         # Entry type known to coalesce without a merge: the newer version replaces the older.
         self.plain: type | None = None
         self._ledger = ledger
         self._clock = clock
         # Called when the line got shorter; the waiting room puts itself here.
         self.on_room: Callable[[], None] = _nobody_waits
+        self.observer: EntryObserver[E] | None = None
         self.batches: deque[Batch[E]] = deque()
         self.open: Batch[E] | None = None  # batches[-1] while it takes new keys
         # Of every key in line, the newest batch that holds it: of the keys that came last and, oldest
@@ -101,10 +105,12 @@ class Line(Generic[E]):
         if holder is not None and self._coalesce:
             entries = holder.entries
             if type(entry) is not self.plain:
-                entry = self._merge(entries[key], entry)
+                entry = self.merge(entries[key], entry)
             entries[key] = entry
             ledger.enqueued += 1
             ledger.coalesced += 1
+            if self.observer is not None:
+                self.observer.accepted(key, entry)
             return holder
         if ledger.depth >= most:
             return None
@@ -113,6 +119,8 @@ class Line(Generic[E]):
         ledger.depth += 1
         if len(batch.entries) == self.batch_size:
             self.seal(FlushReason.FULL)
+        if self.observer is not None:
+            self.observer.accepted(key, entry)
         return batch
 
     def _place(self, key: Hashable, entry: E, holder: Batch[E] | None) -> Batch[E]:
@@ -312,6 +320,20 @@ class Line(Generic[E]):
             return batch.entries[key]
         refusal = batch.refused.get(key)
         return None if refusal is None else refusal.entry
+
+    def folded(self, key: Hashable) -> E | None:
+        """Return what all versions of ``key`` with open fates come to, oldest first; or None."""
+        versions: list[E] = []
+        if self.writing is not None:
+            if key in self.writing.entries:
+                versions.append(self.writing.entries[key])
+            elif key in self.writing.refused:
+                versions.append(self.writing.refused[key].entry)
+        if not self._coalesce:
+            versions += [batch.entries[key] for batch in self.batches if key in batch.entries]
+        elif (holder := self._newest_holder(key)) is not None:  # there is one at most
+            versions.append(holder.entries[key])
+        return reduce(self.merge, versions) if versions else None
 
     def abandon(self, error: Callable[[], ProvcacheError]) -> list[tuple[float, list[E]]]:
         """Give up everything; return when each batch was opened, and its entries."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from provcache_trio._vocabulary.failures import Failure
-    from provcache_trio._vocabulary.protocols import DeadLetterSink
+    from provcache_trio._vocabulary.protocols import DeadLetterSink, EntryObserver
 
     from .batch import Batch, Place
     from .calls import WatchedSink
@@ -69,6 +69,7 @@ class Outbox(Generic[E]):
         self._tried: int = 0
         self._portions = Portions(lifetime.options.batch_size)
         self._is_over = False  # what is left was handed back
+        self.observer: EntryObserver[E] | None = None
 
     def oldest(self) -> float | None:
         """Return when the oldest batch of a letter was opened; from any thread."""
@@ -135,6 +136,8 @@ class Outbox(Generic[E]):
                 self.places.append(self._notes.hand_over(batch, key))
             for receipt in batch.receipts.get(key, ()):
                 receipt.error = failure.rejection()
+            if self.observer is not None:
+                self.observer.refused(key)
         self._opened_at += [batch.opened_at] * len(posted)
         self._oldest = min(self._opened_at, default=None)
         self.letters += posted

@@ -13,9 +13,12 @@ from provcache_trio._vocabulary.protocols import E
 
 from .batch import Receipt
 from .calls import inside
+from .seam import Seam
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+
+    from provcache_trio._vocabulary.protocols import EntryObserver
 
     from .backoff import Backoff
     from .calls import Calls
@@ -66,7 +69,7 @@ class WriteBehindQueue(Generic[E]):
         self._lanes = lanes
         # The hot path of a queue with one lane, no journal that may hold it up, and no telemetry.
         is_simple = len(lanes.lines) == 1 and recorder is None and lifetime.telemetry is None
-        self._line = lanes.lines[0] if is_simple else None
+        self._line = self._simple_line = lanes.lines[0] if is_simple else None
         self._room = room
         self._outbox = outbox
         self._watch = watch
@@ -340,6 +343,52 @@ class WriteBehindQueue(Generic[E]):
         before the exit.
         """
         return self._lifetime.undelivered
+
+    # For the read side
+
+    def _seam(self) -> Seam[E]:
+        """Return what the read side is made of; nobody else has a use for it."""
+        return Seam(
+            name=self._lifetime.name,
+            key=self._key,
+            merge=self._lanes.lines[0].merge,
+            observe=self._observe,
+            open_versions=self._open_versions,
+            has_room=self._has_room,
+            enqueue=self.enqueue,
+            flush=self.flush,
+        )
+
+    def _observe(self, observer: EntryObserver[E] | None) -> None:
+        """Report every version that is accepted and every dead letter to ``observer``, or to nobody.
+
+        Raises:
+            RuntimeError: there is one already.
+        """
+        if observer is not None and self._outbox.observer is not None:
+            raise RuntimeError(f"queue {self._lifetime.name!r} has a cache already: share it")
+        # The inlined acceptance in ``enqueue_nowait`` knows no observer, and so costs nothing.
+        self._line = self._simple_line if observer is None else None
+        for line in self._lanes.lines:
+            line.observer = observer
+        self._outbox.observer = observer
+
+    def _open_versions(self, keys: Iterable[Hashable]) -> dict[Hashable, E]:
+        """Return what the versions with open fates come to, of those ``keys`` that have any."""
+        if not (self._ledger.depth or self._ledger.in_flight):
+            return {}
+        each = ((key, self._lanes.of(key).folded(key)) for key in keys)
+        return {key: version for key, version in each if version is not None}
+
+    def _has_room(self, key: Hashable) -> bool:
+        """Return whether an entry with that key would be accepted without waiting for room."""
+        if self._lifetime.recovering:
+            return False
+        if self._lanes.of(key).holder(key) is not None:
+            return True
+        # With a journal of durability "always" everybody waits, but for the disk.
+        in_line = self._ledger.depth + len(self._room.producers)
+        return in_line < self._lifetime.options.queue_capacity
 
     @trio.lowlevel.enable_ki_protection
     def _accept(self, entry: E, receipt: Receipt | None) -> bool:

@@ -13,7 +13,7 @@ from .entries import DecisionDigest, ProvcacheEntry, ReplaySeed
 from .errors import StoreMisconfiguredError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 HASHES: Final = ("veri_key", "verdict_hash", "proof_root", "policy_hash", "signer_set_hash")
 # What the version of a key that was created later brings.
@@ -26,6 +26,8 @@ PAYLOAD: Final = (
     "created_at",
     "expires_at",
 )
+# What ``delete_where`` of a built-in repository takes.
+CONDITIONS: Final = ("policy_hash", "signer_set_hash", "feed_epoch")
 COLUMNS: Final = ("veri_key", *PAYLOAD, "hit_count", "last_accessed_at")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -117,6 +119,28 @@ def hash_blob(name: str, value: object) -> bytes:
     if not _is_key(value):
         raise ValueError(f"{name} must be 'sha256:' and 64 lower-case hex digits")
     return blob_of(value)
+
+
+def conditions_of(equals: Mapping[str, object]) -> dict[str, bytes | str]:
+    """Return what is stored in the columns that entries may be deleted by, for these values.
+
+    Raises:
+        TypeError: there is no condition, or a value is no str.
+        ValueError: entries can't be deleted by such a field, or a hash has not the form of one.
+    """
+    if not equals:
+        raise TypeError("at least one field=value is needed")
+    stored: dict[str, bytes | str] = {}
+    for name, value in equals.items():
+        if name not in CONDITIONS:
+            raise ValueError(f"entries are deleted by {', '.join(CONDITIONS)}, not by {name!r}")
+        if name in HASHES:
+            stored[name] = hash_blob(name, value)
+        elif type(value) is str:
+            stored[name] = value
+        else:
+            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return stored
 
 
 def blobs_of(keys: object) -> dict[str, bytes]:

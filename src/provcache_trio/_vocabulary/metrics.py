@@ -91,6 +91,33 @@ class LastError(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
+class CacheMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of one cache; see ``provcache_trio.cache``.
+
+    Counted is every key that ``get``, ``get_many`` and ``get_or_compute`` look for, and how it was
+    found. ``peek`` counts nothing.
+
+    Attributes:
+        hits_memory: found in memory.
+        hits_pending: found by a read, with a version that the store did not have yet.
+        hits_store: found by a read, as the store had it.
+        misses: not found, or expired.
+        computations: that ``get_or_compute`` began.
+        shared_waits: keys whose read or computation somebody else had asked for already.
+        errors: reads and computations that failed.
+        entries: remembered now, negative answers included.
+    """
+
+    hits_memory: int
+    hits_pending: int
+    hits_store: int
+    misses: int
+    computations: int
+    shared_waits: int
+    errors: int
+    entries: int
+
+
 class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """A consistent snapshot of one queue.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from .metrics import WriteBehindMetrics
 
@@ -206,6 +206,24 @@ class Journal(Protocol[E]):
         Raises:
             JournalError: it could not be kept.
         """
+        ...
+
+
+class EntryObserver(Protocol[E_contra]):
+    """What a queue reports to, in the very step in which it happens; a cache is one.
+
+    Neither method may raise, wait, or call the queue.
+    """
+
+    def accepted(self, key: Hashable, version: E_contra, /) -> None:
+        """Note that ``version`` was accepted, or recovered from a journal.
+
+        It may be merged with an older version of the key that is in line.
+        """
+        ...
+
+    def refused(self, key: Hashable, /) -> None:
+        """Note that the oldest versions of ``key`` with open fates have become a dead letter."""
         ...
 
 

@@ -19,7 +19,8 @@ from provcache_trio._vocabulary.errors import (
 )
 
 from ._catalogue import prepare, read_plan, schema_version, statements_for
-from ._rows import APPLICATION_ID, ENTRIES, SCHEMA, SCHEMA_VERSION
+from ._plan import TablePlan
+from ._rows import APPLICATION_ID, ENTRIES, SCHEMA, SCHEMA_VERSION, delete_where
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.table import Table
 
     from ._cells import Cell
-    from ._plan import Plan, TablePlan
+    from ._plan import Plan
 
 E = TypeVar("E")
 
@@ -153,7 +154,8 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
         while True:
             self._raise_if_stopped()
             with self._planned("BEGIN IMMEDIATE") as (connection, plan):
-                statement, cells = cast("TablePlan[E]", plan).delete_where(before, equals)
+                find = plan.delete_where if isinstance(plan, TablePlan) else delete_where
+                statement, cells = find(before, equals)
                 some = connection.execute(statement, (*cells, _STEP)).rowcount
             deleted += some
             if some < _STEP:

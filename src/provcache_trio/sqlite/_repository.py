@@ -198,21 +198,20 @@ class SQLiteRepository(Generic[E]):
         error, some may be deleted. ``flush`` the queue first, or what it still holds comes after.
 
         Args:
-            before: delete only versions whose ``newer`` field has a smaller value, so that what
-                is accepted afterwards stays.
-            equals: by name of the field; at least one.
+            before: delete only versions whose ``newer`` field (of a ``ProvcacheEntry``
+                ``created_at``) has a smaller value, so that what is accepted afterwards stays.
+            equals: by name of the field; at least one. Of a ``ProvcacheEntry`` ``policy_hash``,
+                ``signer_set_hash`` or ``feed_epoch``.
 
         Raises:
-            TypeError: the repository has no table; there is no condition; a value is none of its
-                field, or is stored as JSON; or ``before`` is given, and no field is ``newer``.
-            ValueError: there is no such field.
+            TypeError: there is no condition; a value is none of its field, or is stored as JSON;
+                or ``before`` is given, and no field is ``newer``.
+            ValueError: there is no such field, or it can't have such a value.
             EntryRejectedError: a constraint or a trigger refused it.
         """
-        if self.table is None:
-            raise TypeError("delete_where needs a repository with a table")
         if not equals:
             raise TypeError("delete_where needs at least one field=value")
-        if before is not None and self.table.newer_field is None:
+        if self.table is not None and before is not None and self.table.newer_field is None:
             raise TypeError("before: the table was declared without newer=")
         return await self._calls.run(self._file.delete_where, before, equals)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import msgspec
 
+from provcache_trio._vocabulary.checks import check_moment
 from provcache_trio._vocabulary.columns import (
     COLUMNS,
     PAYLOAD,
     blob_of,
+    conditions_of,
     entry_of,
     hashes_as_text,
     microseconds_of,
@@ -19,6 +21,12 @@ from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.errors import EntryRejectedError
 
 from ._plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from ._cells import Cell
 
 Cells: TypeAlias = tuple[
     bytes, bytes, bytes, bytes, bytes, str, str, str, int, int, int, int, int | None
@@ -115,6 +123,27 @@ DELETE FROM provcache_entries WHERE rowid IN (
     SELECT rowid FROM provcache_entries WHERE expires_at <= ? ORDER BY expires_at LIMIT ?
 )
 """
+
+
+def delete_where(before: object, equals: Mapping[str, object]) -> tuple[str, list[Cell]]:
+    """Return the statement that deletes entries, and its parameters but the last: how many.
+
+    Raises:
+        TypeError: a value can't be that of its field, or can't be compared.
+        ValueError: entries can't be deleted by such a field, or it can't have such a value.
+    """
+    stored = conditions_of(equals)
+    conditions = [f"{name} = ?" for name in stored]
+    cells: list[Cell] = [*stored.values()]
+    if before is not None:
+        check_moment("before", before)
+        conditions.append("created_at < ?")
+        cells.append(microseconds_of(cast("datetime", before)))
+    statement = (
+        "DELETE FROM provcache_entries WHERE rowid IN (\n"  # noqa: S608  # made of names from here
+        f"    SELECT rowid FROM provcache_entries WHERE {' AND '.join(conditions)} LIMIT ?\n)"
+    )
+    return statement, cells
 
 
 def cells_of(entry: ProvcacheEntry) -> Cells:

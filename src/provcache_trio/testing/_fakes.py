@@ -218,6 +218,40 @@ class MemoryRepository(_Scripted, Generic[E]):
             del self.rows[key]
         return len(doomed)
 
+    async def delete_where(self, *, before: object = None, **equals: object) -> int:
+        """Delete the entries whose fields have these values, and return how many there were.
+
+        Args:
+            before: delete only versions whose ``newer`` field (of a ``ProvcacheEntry``
+                ``created_at``) has a smaller value.
+            equals: by name of the field; at least one.
+
+        Raises:
+            TypeError: there is no condition, or ``before`` is given and no field is ``newer``.
+            ValueError: there is no such field.
+            StoreUnavailableError: it is down.
+        """
+        if not equals:
+            raise TypeError("delete_where needs at least one field=value")
+        newer = "created_at"
+        if self.table is not None:
+            for name in equals:
+                self.table.field(name)
+            if self.table.newer_field is not None:
+                newer = self.table.newer_field.name
+            elif before is not None:
+                raise TypeError("before: the table was declared without newer=")
+        await self._arrive()
+        doomed = [
+            key
+            for key, entry in self.rows.items()
+            if all(getattr(entry, name) == value for name, value in equals.items())
+            and (before is None or getattr(entry, newer) < before)
+        ]
+        for key in doomed:
+            del self.rows[key]
+        return len(doomed)
+
     async def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete the entries whose ``expires_at`` has come, those that expired first first.
 

@@ -1,0 +1,368 @@
+"""``Cache``: what an application calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Generic, Protocol, cast, final, runtime_checkable
+
+import trio
+
+from provcache_trio._core.verdict import classify
+from provcache_trio._vocabulary.failures import Kind
+from provcache_trio._vocabulary.metrics import CacheMetrics
+from provcache_trio._vocabulary.protocols import E
+
+from ._computations import Computations
+from ._counts import Counts
+from ._foreign import copy_of
+from ._reads import Reads
+from ._rules import Invalidation, any_matches
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
+    from datetime import datetime
+
+    from provcache_trio._core.seam import Seam
+
+    from ._foreign import Tasks
+    from ._memory import Memory
+    from ._reads import ReadableRepository, Reading
+    from ._rules import Rules
+
+_SLICE: Final = 2000  # remembered entries that one step looks at
+# What ``on_store_error="miss"`` is about: reading again later may help.
+_AWAY: Final = frozenset({Kind.MISCONFIGURED, Kind.UNAVAILABLE, Kind.TRANSIENT})
+
+
+@runtime_checkable
+class _Deletes(Protocol):
+    async def delete_where(self, *, before: object = None, **equals: object) -> int:
+        """Delete the entries with these values of fields, older than ``before``; return how many."""
+        ...
+
+
+@final
+class Cache(Generic[E]):
+    """Reads through memory, through what the queue still holds, and through the store.
+
+    Returned by ``open_cache``; do not instantiate. Its methods are for tasks of the thread that
+    runs trio, except ``metrics``. After the ``async with`` block, and for those who wait when
+    it ends, every ``await`` of them raises ``trio.ClosedResourceError``.
+    """
+
+    def __init__(
+        self,
+        seam: Seam[E],
+        repository: ReadableRepository[E],
+        memory: Memory[E],
+        rules: Rules[E],
+        tasks: Tasks,
+        clock: Callable[[], float],
+        *,
+        may_miss: bool,
+    ) -> None:
+        self._seam = seam
+        self._repository = repository
+        self._memory = memory
+        self._slots = memory.slots
+        self._rules = rules
+        self._clock = clock
+        self._may_miss = may_miss
+        self._counts = Counts()
+        self._reads = Reads(
+            repository,
+            seam.open_versions,
+            memory,
+            rules,
+            tasks,
+            self._counts,
+            clock,
+        )
+        self._computations = Computations(
+            seam, rules, tasks, self._counts, self._find, may_wait_for_room=not may_miss
+        )
+        self._invalidations = 0  # that began
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<Cache of queue {self._seam.name!r}, {len(self._slots)} entries>"
+
+    def peek(self, key: Hashable, /) -> E | None:
+        """Return the entry of ``key`` if memory holds it, has not expired, and is young enough.
+
+        Not a checkpoint, and never a read. None says nothing about the store.
+
+        Raises:
+            TypeError: ``key`` can't be hashed.
+        """
+        try:
+            slot = self._slots[key]
+        except KeyError:
+            return None
+        if self._clock() < slot.until:
+            slot.used = True
+            return slot.entry
+        return self._memory.live(slot)
+
+    async def get(self, key: Hashable, /) -> E | None:
+        """Return the entry of ``key``, or None if there is none or it has expired.
+
+        Looks in memory, then in the store, and merges with what it finds there every version
+        that the queue still holds. Those who ask for one key at once share a read; those who ask
+        for many gather in few calls of the repository. A checkpoint.
+
+        Raises:
+            TypeError, ValueError: the repository takes no such key, or it can't be hashed.
+            StoreUnavailableError: the store can't be read; each caller gets its own object.
+            Exception: whatever else the repository's ``get_many``, or ``merge``, raised.
+        """
+        await trio.lowlevel.checkpoint()
+        slot = self._slots.get(key)
+        if slot is not None and self._clock() < slot.until:
+            slot.used = True
+            self._counts.hits_memory += 1
+            return slot.entry
+        return await self._find(key)
+
+    async def get_many(self, keys: Iterable[Hashable], /) -> dict[Hashable, E]:
+        """Return the entries of ``keys`` by key, without those that are missing or expired.
+
+        As many calls of ``get``, but what is missing is read together, 500 keys a call. A
+        checkpoint.
+
+        Raises:
+            TypeError: ``keys`` is not an iterable of keys.
+            Exception: as for ``get``, for any of the keys.
+        """
+        if isinstance(keys, (str, bytes)) or not isinstance(cast("object", keys), Iterable):
+            raise TypeError(f"keys must be an iterable of keys, not {type(keys).__name__}")
+        wanted = dict.fromkeys(keys)
+        await trio.lowlevel.checkpoint()
+        self._raise_if_closed()
+        found: dict[Hashable, E] = {}
+        missing: list[Hashable] = []
+        for key in wanted:
+            is_known, entry = self._memory.look(key)
+            if not is_known:
+                missing.append(key)
+            elif entry is None:
+                self._counts.misses += 1
+            else:
+                self._counts.hits_memory += 1
+                found[key] = entry
+        while missing:
+            missing = await self._read(missing, found)
+        now, is_live = self._rules.now(), self._rules.is_live
+        return {key: found[key] for key in wanted if key in found and is_live(found[key], now)}
+
+    async def _read(self, keys: Sequence[Hashable], found: dict[Hashable, E]) -> list[Hashable]:
+        """Read ``keys``; return those that have to be read again."""
+        again: list[Hashable] = []
+        for reading, some in self._reads.join_all(keys).items():
+            if not reading.done.is_set():
+                await reading.done.wait()
+            self._raise_if_closed()
+            now = self._rules.now()
+            for key in some:
+                if key in reading.again:
+                    again.append(key)
+                elif (entry := self._answer(reading, key, now)) is not None:
+                    found[key] = entry
+        return again
+
+    async def get_or_compute(
+        self, key: Hashable, compute: Callable[[], Awaitable[E]], /, *, fresh: bool = False
+    ) -> E:
+        """Return the entry of ``key``, which ``compute`` makes if there is none.
+
+        Of all who ask for a key at once, one ``compute`` is called, in a task of the cache's own:
+        whoever is cancelled takes nobody down, and it goes on for as long as anyone waits. What
+        it returns goes through the queue, and what is returned here is the state of the key with
+        it. A checkpoint.
+
+        When an invalidation begins while it is computed, and is about what it returns, that
+        answers those who waited before, and is not kept.
+
+        Args:
+            key: of the entry.
+            compute: is called without arguments, and returns an awaitable.
+            fresh: compute without looking first. One that is under way is joined all the same.
+
+        Raises:
+            TypeError: ``compute`` can't be called, returns no awaitable, or not an entry.
+            ValueError: the entry that it returns has another key.
+            RuntimeError: it asks for its own key, directly or by way of others.
+            StoreUnavailableError: the store can't be read, and ``on_store_error`` is "raise".
+            QueueClosedError: the queue takes no more entries.
+            BaseException: whatever ``compute`` raised; each who waits gets an object of its own.
+                It is not kept: whoever asks next computes again.
+        """
+        if not callable(compute):
+            raise TypeError(f"compute must be callable, not {type(compute).__name__}")
+        await trio.lowlevel.checkpoint()
+        while True:
+            entry, store_is_away = None, False
+            if not fresh:
+                entry, store_is_away = await self._look(key)
+            if entry is not None:
+                return entry
+            self._raise_if_closed()
+            joined_at = self._invalidations
+            computation = self._computations.join(key, compute, store_is_away=store_is_away)
+            await self._computations.wait(computation)
+            self._raise_if_closed()
+            if computation.error is not None:
+                raise copy_of(computation.error)
+            answer = cast("E", computation.answer)
+            before = [one for one in computation.invalidations if one.number <= joined_at]
+            if not any_matches(before, answer):  # else it was invalid before we came
+                return answer
+
+    async def _look(self, key: Hashable) -> tuple[E | None, bool]:
+        """Return the entry of ``key``, and whether the store can't be asked."""
+        try:
+            return await self._find(key, as_base=True), False
+        except Exception as error:
+            if not self._may_miss or classify(error).kind not in _AWAY:
+                raise
+            return None, True
+
+    async def put(self, entry: E, /) -> None:
+        """Accept ``entry`` as ``queue.enqueue`` does; what is read from then on includes it.
+
+        A checkpoint. It waits for room while the queue is full.
+
+        Raises:
+            Exception: as for ``WriteBehindQueue.enqueue``.
+        """
+        self._raise_if_closed()
+        await self._seam.enqueue(entry)
+
+    async def invalidate_where(self, **equals: object) -> int:
+        """Delete every entry whose fields have these values; return how many rows went.
+
+        Forgets them here, waits for the fate of all that was accepted before the call, then has
+        the store delete them. When it returns, nothing that matches and was accepted here, or
+        stored, before the call is left; what is accepted meanwhile, or by others, may stay, and
+        so may a version that is dated later. Other processes may answer with what they remember
+        for their ``memory_seconds``.
+
+        A checkpoint. Cancelled, or after an error, some may be left.
+
+        Args:
+            equals: by name of the field, at least one: of a ``ProvcacheEntry`` ``policy_hash``,
+                ``signer_set_hash`` and ``feed_epoch``, of a table any that is not stored as JSON.
+
+        Raises:
+            TypeError: there is no condition, a value is none of its field, or the repository
+                has no ``delete_where``.
+            ValueError: there is no such field.
+            QueueClosedError: the queue ended first.
+            StoreUnavailableError: the store can't be reached; nothing says what is left.
+        """
+        self._rules.check_conditions(equals)
+        repository = self._repository
+        if not isinstance(repository, _Deletes):
+            kind = type(repository).__name__
+            raise TypeError(
+                f"invalidate_where needs a repository with delete_where; {kind} has none"
+            )
+        self._raise_if_closed()
+        before = self._rules.cut()
+        self._invalidations += 1
+        invalidation = Invalidation[E](self._invalidations, equals)
+        self._reads.begin(invalidation)
+        self._computations.overtake(invalidation)
+        try:
+            await self._forget(invalidation)
+            await self._seam.flush()
+            return await repository.delete_where(before=before, **equals)
+        finally:
+            self._reads.end(invalidation)
+
+    async def _forget(self, invalidation: Invalidation[E]) -> None:
+        """Forget what matches. What is remembered from now on does not; see ``Reads`` and below."""
+        keys = list(self._slots)
+        for start in range(0, len(keys), _SLICE):
+            for key in keys[start : start + _SLICE]:
+                slot = self._slots.get(key)
+                if slot is not None and any_matches([invalidation], slot.entry):
+                    self._memory.forget(key)
+            await trio.lowlevel.checkpoint()
+
+    def metrics(self) -> CacheMetrics:
+        """Return a snapshot; from any thread, and after exit."""
+        counts = self._counts
+        return CacheMetrics(
+            hits_memory=counts.hits_memory,
+            hits_pending=counts.hits_pending,
+            hits_store=counts.hits_store,
+            misses=counts.misses,
+            computations=counts.computations,
+            shared_waits=counts.shared_waits,
+            errors=counts.errors,
+            entries=len(self._slots),
+        )
+
+    # Looking for one key
+
+    async def _find(self, key: Hashable, *, as_base: bool = False) -> E | None:
+        self._raise_if_closed()
+        is_known, entry = self._memory.look(key)
+        if is_known:
+            if entry is None:
+                self._counts.misses += 1
+            else:
+                self._counts.hits_memory += 1
+            return entry
+        while True:
+            reading = self._reads.join(key)
+            if as_base:
+                reading.bases.add(key)
+            await reading.done.wait()
+            self._raise_if_closed()
+            if key not in reading.again:
+                return self._answer(reading, key, self._rules.now())
+
+    def _answer(self, reading: Reading[E], key: Hashable, now: datetime) -> E | None:
+        """Return what ``reading`` found, or raise what failed, and count it."""
+        if key in reading.failed:
+            raise copy_of(reading.failed[key])
+        entry = reading.answers[key]
+        if entry is None or not self._rules.is_live(entry, now):
+            self._counts.misses += 1
+            return None
+        if key in reading.pending:
+            self._counts.hits_pending += 1
+        else:
+            self._counts.hits_store += 1
+        return entry
+
+    def _raise_if_closed(self) -> None:
+        if self._is_closed:
+            raise trio.ClosedResourceError("the cache is closed")
+
+    # What the queue reports; see ``EntryObserver``
+
+    def accepted(self, key: Hashable, version: E, /) -> None:
+        """Make ``version`` part of what is remembered and of what is being read."""
+        if self._reads.invalidations:
+            # What it would be merged with may be deleted before it is stored.
+            self._memory.forget(key)
+        else:
+            try:
+                self._memory.fold(key, version)
+            except Exception:  # noqa: BLE001  # whatever somebody's merge raised
+                self._memory.forget(key)
+        self._reads.accepted(key, version)
+
+    def refused(self, key: Hashable, /) -> None:
+        """Forget what a version that will not be stored may be part of."""
+        self._memory.forget(key)
+        self._reads.refused(key)
+
+    def _close(self) -> None:
+        self._is_closed = True
+        self._slots.clear()
+        self._reads.close()
+        self._computations.close()

@@ -1,0 +1,294 @@
+"""Reads of the store: keys that nobody knows are gathered, and few calls are made at once.
+
+What a read answers is what the store has, merged with every version whose fate was open when the
+call began and every one that was accepted until it ended. So it does not matter when the store
+looked: each version is in what it has, or among these, or in both, which comes to the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+
+import trio
+
+from provcache_trio._vocabulary.protocols import E
+
+from ._foreign import Failed, outcome_of
+from ._rules import any_matches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from ._counts import Counts
+    from ._foreign import Tasks
+    from ._memory import Memory
+    from ._rules import Invalidation, Rules
+
+E_co = TypeVar("E_co", covariant=True)
+
+_MOST_KEYS: Final = 500  # in a call
+# At once: while one waits for the store, another one need not wait for it; more would only
+# stand in the writer's way.
+_MOST_CALLS: Final = 2
+
+
+class ReadableRepository(Protocol[E_co]):
+    """A repository that can be read; the built-in ones can."""
+
+    async def get_many(self, keys: Iterable[Any], /) -> Mapping[Any, E_co]:
+        """Return the stored entries of ``keys``, expired ones too, by key.
+
+        Reads from the primary: a replica that lags behind would answer with what was replaced.
+        """
+        ...
+
+
+class Reading(Generic[E]):
+    """One call of ``get_many``, from the first key that waits for it to its answers.
+
+    Attributes:
+        keys: what is read.
+        done: the answers are there. One event for all, not one a key.
+        began_at: when the call began.
+        answers: by key, once it is done: the state, even if it has expired, or None.
+        pending: keys in whose answers a version took part that the store did not have yet.
+        failed: by key, what was raised instead.
+        again: keys that have to be read again: a version of theirs has become a dead letter.
+        folded: by key, the versions that were open or accepted during the call.
+        bases: keys for which a version is being computed, which needs to know the state.
+        unkept: keys that a later call reads, too, so what this one finds is not remembered.
+        invalidations: those that overlap with the call.
+        is_overtaken: an invalidation has ended since it began, so nobody may join it.
+    """
+
+    __slots__ = (
+        "again",
+        "answers",
+        "bases",
+        "began_at",
+        "done",
+        "failed",
+        "folded",
+        "invalidations",
+        "is_overtaken",
+        "keys",
+        "pending",
+        "unkept",
+    )
+
+    def __init__(self) -> None:
+        self.keys: dict[Hashable, None] = {}
+        self.done: trio.Event = trio.Event()
+        self.began_at: float = 0.0
+        self.answers: dict[Hashable, E | None] = {}
+        self.pending: set[Hashable] = set()
+        self.failed: dict[Hashable, BaseException] = {}
+        self.again: set[Hashable] = set()
+        self.folded: dict[Hashable, E] = {}
+        self.bases: set[Hashable] = set()
+        self.unkept: set[Hashable] = set()
+        self.invalidations: list[Invalidation[E]] = []
+        self.is_overtaken: bool = False
+
+
+class Reads(Generic[E]):
+    """The calls that wait and those under way."""
+
+    def __init__(
+        self,
+        repository: ReadableRepository[E],
+        open_versions: Callable[[Iterable[Hashable]], dict[Hashable, E]],
+        memory: Memory[E],
+        rules: Rules[E],
+        tasks: Tasks,
+        counts: Counts,
+        clock: Callable[[], float],
+    ) -> None:
+        self._repository = repository
+        self._open_versions = open_versions
+        self._memory = memory
+        self._rules = rules
+        self._tasks = tasks
+        self._counts = counts
+        self._clock = clock
+        self._line: deque[Reading[E]] = deque()  # that have not begun
+        self._waiting: dict[Hashable, Reading[E]] = {}  # the same, by key
+        self.under_way: list[Reading[E]] = []  # oldest first
+        self._runners = 0
+        self.invalidations: list[Invalidation[E]] = []  # that last
+
+    def join(self, key: Hashable) -> Reading[E]:
+        """Return the reading that will answer for ``key``."""
+        reading = self._waiting.get(key) or self._joinable(key)
+        if reading is not None:
+            self._counts.shared_waits += 1
+            return reading
+        if not self._line or len(self._line[-1].keys) >= _MOST_KEYS:
+            self._line.append(Reading())
+            self._start()
+        reading = self._line[-1]
+        reading.keys[key] = None
+        self._waiting[key] = reading
+        return reading
+
+    def join_all(self, keys: Sequence[Hashable]) -> dict[Reading[E], Sequence[Hashable]]:
+        """Return the readings that will answer for ``keys``."""
+        joined: dict[Reading[E], list[Hashable]] = {}
+        if self._waiting or self.under_way:
+            for key in keys:
+                joined.setdefault(self.join(key), []).append(key)
+            return cast("dict[Reading[E], Sequence[Hashable]]", joined)
+        for start in range(0, len(keys), _MOST_KEYS):  # the same, and in C
+            some = list(keys[start : start + _MOST_KEYS])
+            reading: Reading[E] = Reading()
+            reading.keys = dict.fromkeys(some)
+            self._waiting.update(dict.fromkeys(some, reading))
+            self._line.append(reading)
+            joined[reading] = some
+            self._start()
+        return cast("dict[Reading[E], Sequence[Hashable]]", joined)
+
+    def _joinable(self, key: Hashable) -> Reading[E] | None:
+        """Return the call that is reading ``key``, if its answer is good for who asks now."""
+        for reading in reversed(self.under_way):
+            if key in reading.keys:
+                is_young = self._clock() < reading.began_at + self._memory.seconds
+                joins = is_young and not reading.is_overtaken and key not in reading.again
+                return reading if joins else None
+        return None
+
+    def _start(self) -> None:
+        if self._runners < _MOST_CALLS:
+            self._runners += 1
+            scope = trio.CancelScope(shield=True)
+            self._tasks.start(partial(self._run, scope), scope, "provcache_trio.cache: reads")
+
+    async def _run(self, scope: trio.CancelScope) -> None:
+        while self._line:
+            reading = self._begin()
+            await self._fetch(reading, tuple(reading.keys), scope)
+            self._end(reading)
+        self._runners -= 1
+
+    def _begin(self) -> Reading[E]:
+        reading = self._line.popleft()
+        deque(map(self._waiting.pop, reading.keys), maxlen=0)  # in C
+        for older in self.under_way:
+            older.unkept |= older.keys.keys() & reading.keys.keys()
+        reading.began_at = self._clock()
+        reading.invalidations += self.invalidations
+        try:
+            reading.folded = self._open_versions(reading.keys)
+        except Exception:  # noqa: BLE001  # whatever somebody's merge raised
+            self._fold_each(reading)
+        self.under_way.append(reading)
+        return reading
+
+    def _fold_each(self, reading: Reading[E]) -> None:
+        for key in reading.keys:
+            try:
+                reading.folded.update(self._open_versions((key,)))
+            except Exception as error:  # noqa: BLE001  # likewise
+                reading.failed[key] = error
+
+    async def _fetch(
+        self, reading: Reading[E], keys: Sequence[Hashable], scope: trio.CancelScope
+    ) -> None:
+        """Ask for ``keys``; what blames a key is not to fail those who asked for others."""
+        outcome = await outcome_of(lambda: self._repository.get_many(keys), scope)
+        error = outcome.error if isinstance(outcome, Failed) else _take(reading.answers, outcome)
+        if error is None:
+            return
+        if len(keys) > 1 and isinstance(error, (TypeError, ValueError)):
+            half = len(keys) // 2
+            await self._fetch(reading, keys[:half], scope)
+            await self._fetch(reading, keys[half:], scope)
+            return
+        self._counts.errors += 1
+        reading.failed.update(dict.fromkeys(keys, error))
+
+    def _end(self, reading: Reading[E]) -> None:
+        self.under_way.remove(reading)
+        stored, reading.answers = reading.answers, {}
+        answers, folded, now = reading.answers, reading.folded, self._rules.now()
+        special = reading.failed or reading.again or reading.unkept or reading.invalidations
+        for key in reading.keys:
+            entry = was = stored.get(key)
+            if folded and key in folded:
+                entry = self._merged(reading, key, entry)
+            if key in reading.failed or key in reading.again:
+                continue
+            answers[key] = entry
+            if special and not self._may_keep(reading, key, was):
+                continue
+            self._memory.keep(key, entry, reading.began_at, now, as_base=key in reading.bases)
+        reading.done.set()
+
+    def _merged(self, reading: Reading[E], key: Hashable, entry: E | None) -> E | None:
+        version = reading.folded[key]
+        try:
+            merged = version if entry is None else self._rules.merge(entry, version)
+            if merged is not entry and merged != entry:
+                reading.pending.add(key)
+        except Exception as error:  # noqa: BLE001  # whatever somebody's merge raised
+            reading.failed[key] = error
+            return None
+        return merged
+
+    @staticmethod
+    def _may_keep(reading: Reading[E], key: Hashable, was: E | None) -> bool:
+        if key in reading.unkept:
+            return False
+        # What is invalidated may be part of what was found, and will not be part of the state.
+        invalidations = reading.invalidations
+        return not invalidations or not (key in reading.folded or any_matches(invalidations, was))
+
+    # What the queue reports
+
+    def accepted(self, key: Hashable, version: E) -> None:
+        """Note that ``version`` was accepted, in every call that reads ``key``."""
+        for reading in self.under_way:
+            if key in reading.keys:
+                before = reading.folded.get(key)
+                try:
+                    merged = version if before is None else self._rules.merge(before, version)
+                except Exception:  # noqa: BLE001  # whatever somebody's merge raised
+                    reading.again.add(key)
+                else:
+                    reading.folded[key] = merged
+
+    def refused(self, key: Hashable) -> None:
+        """Note that a version of ``key``, which may be in what is read, will not be stored."""
+        for reading in self.under_way:
+            if key in reading.keys:
+                reading.again.add(key)
+
+    # Invalidation
+
+    def begin(self, invalidation: Invalidation[E]) -> None:
+        """Note that an invalidation begins."""
+        self.invalidations.append(invalidation)
+        for reading in self.under_way:
+            reading.invalidations.append(invalidation)
+
+    def end(self, invalidation: Invalidation[E]) -> None:
+        """Note that it is over: what calls under way have read may not be there any more."""
+        self.invalidations.remove(invalidation)
+        for reading in self.under_way:
+            reading.is_overtaken = True
+
+    def close(self) -> None:
+        """Let everybody go."""
+        for reading in (*self._line, *self.under_way):
+            reading.done.set()
+
+
+def _take(answers: dict[Hashable, E | None], found: Mapping[Hashable, E]) -> Exception | None:
+    """Note what was found; return why that can't be done, if somebody returned no mapping."""
+    try:
+        answers.update(found)
+    except Exception as error:  # noqa: BLE001  # whatever it was
+        return error
+    return None

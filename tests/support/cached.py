@@ -1,0 +1,450 @@
+"""A history of one cache at random, and whether every answer was a state of its key.
+
+Everybody's calls overlap in every order: reads, writes past the cache and through it, computations,
+invalidations; some are cancelled. The store is slow before and after it looks, fails, loses
+answers, and refuses keys for a while. Memory is small, and entries expire.
+
+The state of a key is what the store has, merged with all that is accepted and has no fate yet. It
+is written down at each step that changes it, from the queue's own lists, which are walked here
+without the cache's help. An answer has to be a state that the key had between the begin and the
+end of the call.
+
+``python -m tests.support.cached 100000`` runs it as often as you like.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import reduce
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
+
+import trio
+from trio.testing import MockClock
+
+from provcache_trio import (
+    ProvcacheEntry,
+    StoreUnavailableError,
+    WriteBehindOptions,
+    WriteBehindQueue,
+    merge_entries,
+    open_write_behind_queue,
+)
+from provcache_trio._core.line import Line
+from provcache_trio._core.outbox import Outbox
+from provcache_trio.cache import Cache, open_cache
+from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
+
+from tests.support.entries import NOW, entry, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
+
+    from provcache_trio._core.batch import Batch
+
+KEYS = [key_of(number) for number in range(5)]
+POLICIES = [key_of("one policy"), key_of("another policy")]
+CALLS = 60
+SECONDS = 30.0
+PATIENCE = (0.01, 0.2, 1.0, 5.0, 60.0, 60.0, 60.0)
+
+
+class TroubleError(Exception):
+    """What a computation of a test raises; it can't be made of its ``args``."""
+
+    def __init__(self, *, number: int) -> None:
+        super().__init__(f"trouble {number}")
+        self.number = number
+
+
+class Plan:
+    """What one seed draws."""
+
+    def __init__(self, seed: int) -> None:
+        draw = random.Random(seed)
+        self.seed = seed
+        self.draw = draw
+        self.options = WriteBehindOptions(
+            queue_capacity=draw.choice([3, 10_000]),
+            batch_size=draw.choice([1, 2, 500]),
+            flush_interval_seconds=draw.choice([0.0, 0.25, 2.0]),
+            coalesce=draw.random() < 0.7,
+            writers=draw.choice([1, 1, 2, 3]),
+            max_retries=1,
+        )
+        self.max_entries = draw.choice([1, 3, 100_000])
+        self.memory_seconds = draw.choice([0.0, 1.0, 10.0, 10.0])
+        self.negative_seconds = draw.choice([0.0, self.memory_seconds])
+        self.may_miss = draw.random() < 0.3
+        self.fails = draw.choice([0.0, 0.0, 0.1])
+        self.refuses = draw.random() < 0.4
+        self.invalidates = draw.random() < 0.5
+        self.latency = draw.choice([0.001, 0.1, 1.0])
+
+
+class Span(NamedTuple):
+    """A state of a key, and for how long it lasted."""
+
+    state: ProvcacheEntry | None
+    since: int  # number of the event
+
+
+class World:
+    """The store, the queue and the cache of one plan, and what is known of them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.store = Store(self)
+        self.queue: WriteBehindQueue[ProvcacheEntry]
+        self.events = 0
+        self.history: dict[Hashable, list[Span]] = {key: [Span(None, 0)] for key in KEYS}
+        self.accepted: list[tuple[int, ProvcacheEntry]] = []
+        self.invalidations: list[tuple[int, int | None]] = []  # begin and end
+        self.versions = 0
+        self.answers = 0
+
+    # The truth
+
+    def open_versions(self, key: Hashable) -> Iterable[ProvcacheEntry]:
+        for line in self.queue._lanes.lines:
+            batches: list[Batch[ProvcacheEntry]] = [*line.batches]
+            if line.writing is not None:
+                batches.insert(0, line.writing)
+            for batch in batches:
+                if key in batch.entries:
+                    yield batch.entries[key]
+                if key in batch.refused:
+                    yield batch.refused[key].entry
+
+    def note(self) -> None:
+        """Write down every state that has changed."""
+        self.events += 1
+        for key, spans in self.history.items():
+            stored = self.store.rows.get(key)
+            versions = [*([] if stored is None else [stored]), *self.open_versions(key)]
+            state = reduce(merge_entries, versions) if versions else None
+            if state != spans[-1].state:
+                spans.append(Span(state, self.events))
+
+    def states(self, key: Hashable, since: int) -> list[ProvcacheEntry | None]:
+        """Return the states that ``key`` has had since that event."""
+        spans = self.history[key]
+        at = max(index for index, span in enumerate(spans) if span.since <= since)
+        return [span.state for span in spans[at:]]
+
+    def overlaps(self, since: int) -> bool:
+        """Return whether an invalidation has been under way since."""
+        return any(end is None or end >= since for _, end in self.invalidations)
+
+    # What is asked
+
+    def check(
+        self,
+        key: Hashable,
+        answer: ProvcacheEntry | None,
+        begin: tuple[int, datetime],
+        what: str,
+        also: Iterable[ProvcacheEntry] = (),
+    ) -> None:
+        self.answers += 1
+        since, began_at = begin
+        states = self.states(key, since)
+        allowed: list[ProvcacheEntry | None] = [
+            state for state in states if state is not None and state.expires_at > began_at
+        ]
+        if any(state is None or state.expires_at <= now() for state in states):
+            allowed.append(None)
+        allowed += also
+        if self.overlaps(since) and answer is not None:
+            # It may be merged with what is being deleted.
+            assert payload(answer) in {payload(one) for one in allowed if one is not None}, what
+        else:
+            assert answer in allowed, (self.plan.seed, what, answer, allowed)
+        if answer is not None and answer not in [*also]:
+            assert answer.expires_at > began_at, what
+
+    def make(self, key: str) -> ProvcacheEntry:
+        draw = self.plan.draw
+        self.versions += 1
+        created = now() + timedelta(seconds=draw.choice([-20, -1, 0, 0, 0]))
+        return entry(
+            veri_key=key,
+            policy_hash=draw.choice(POLICIES),
+            feed_epoch=f"version {self.versions}",
+            created_at=created,
+            expires_at=created + timedelta(seconds=draw.choice([21, 40, 1000])),
+            hit_count=draw.randrange(5),
+        )
+
+
+class Store(MemoryRepository[ProvcacheEntry]):
+    """Slow before and after it looks; it notes what it changes."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.fails = 0.0
+        self.in_reads = 0
+
+    async def _arrive(self) -> None:
+        await trio.sleep(self.pause())
+        await super()._arrive()
+        if self.world.plan.draw.random() < self.fails:
+            raise StoreUnavailableError("as the plan says")
+
+    def pause(self) -> float:
+        return self.world.plan.draw.choice([0.0, 0.5, 1.0]) * self.world.plan.latency
+
+    def _store(self, batch: tuple[ProvcacheEntry, ...]) -> int:
+        changed = super()._store(batch)
+        self.world.note()
+        return changed
+
+    async def upsert_many(self, entries: Any, /) -> int:
+        changed = await super().upsert_many(entries)
+        await trio.sleep(self.pause())
+        return changed
+
+    async def get_many(self, keys: Iterable[Hashable]) -> dict[Hashable, ProvcacheEntry]:
+        self.in_reads += 1
+        assert self.in_reads <= 2
+        try:
+            found = await super().get_many(keys)
+            await trio.sleep(self.pause())
+        finally:
+            self.in_reads -= 1
+        return found
+
+    async def delete_where(self, *, before: object = None, **equals: object) -> int:
+        deleted = await super().delete_where(before=before, **equals)
+        self.world.note()
+        await trio.sleep(self.pause())
+        return deleted
+
+
+def now() -> datetime:
+    return NOW + timedelta(seconds=trio.current_time())
+
+
+def payload(one: ProvcacheEntry) -> str:
+    return one.feed_epoch
+
+
+@contextmanager
+def noted(world: World) -> Generator[None]:
+    """Write down the states whenever something is accepted or becomes a letter."""
+    accept, take_over = Line.accept, Outbox._take_over
+
+    def accept_and_note(line: Any, key: Hashable, version: Any, most: float) -> Any:
+        batch = accept(line, key, version, most)
+        if batch is not None:
+            world.note()
+            world.accepted.append((world.events, version))
+        return batch
+
+    def take_over_and_note(outbox: Any, batch: Any) -> None:
+        take_over(outbox, batch)
+        world.note()
+
+    with (
+        mock.patch.object(Line, "accept", accept_and_note),
+        mock.patch.object(Outbox, "_take_over", take_over_and_note),
+    ):
+        yield
+
+
+class Driver:
+    """Calls the cache at random, and checks what it answers."""
+
+    def __init__(self, world: World, cache: Cache[ProvcacheEntry]) -> None:
+        self.world = world
+        self.cache = cache
+        self.draw = world.plan.draw
+        self.computing: dict[str, int] = dict.fromkeys(KEYS, 0)
+
+    async def call(self) -> None:
+        await trio.sleep(self.draw.random() * SECONDS)
+        calls: list[Callable[[str], Awaitable[None]]] = [
+            *[self.get] * 4,
+            *[self.get_many] * 2,
+            *[self.get_or_compute] * 2,
+            *[self.put] * 3,
+            *[self.put_past] * 2,
+            self.peek,
+        ]
+        if self.world.plan.invalidates:
+            calls.append(self.invalidate)
+        with trio.move_on_after(self.draw.choice(PATIENCE)):
+            await self.draw.choice(calls)(self.draw.choice(KEYS))
+
+    def begin(self) -> tuple[int, datetime]:
+        return self.world.events, now()
+
+    async def get(self, key: str) -> None:
+        begin = self.begin()
+        try:
+            answer = await self.cache.get(key)
+        except StoreUnavailableError:
+            assert self.world.plan.fails
+        else:
+            self.world.check(key, answer, begin, "get")
+
+    async def get_many(self, _: str) -> None:
+        keys = self.draw.sample(KEYS, self.draw.randrange(len(KEYS)))
+        begin = self.begin()
+        try:
+            answers = await self.cache.get_many(keys)
+        except StoreUnavailableError:
+            assert self.world.plan.fails
+            return
+        for key in keys:
+            self.world.check(key, answers.get(key), begin, "get_many")
+            if key in answers:
+                assert answers[key].expires_at > now()
+
+    async def peek(self, key: str) -> None:
+        answer = self.cache.peek(key)
+        if answer is not None:
+            assert self.world.plan.memory_seconds
+            self.world.check(key, answer, self.begin(), "peek")
+
+    async def put(self, key: str) -> None:
+        await self.cache.put(self.world.make(key))
+
+    async def put_past(self, key: str) -> None:
+        await self.world.queue.enqueue(self.world.make(key))
+
+    async def get_or_compute(self, key: str) -> None:
+        results: list[ProvcacheEntry] = []
+        may_be_unstored = self.world.plan.may_miss or self.world.plan.refuses
+
+        async def compute() -> ProvcacheEntry:
+            assert not self.computing[key], "one for all who ask"
+            self.computing[key] += 1
+            try:
+                await trio.sleep(self.draw.choice([0.0, 0.5, 3.0]))
+            finally:
+                self.computing[key] -= 1
+            if self.draw.random() < 0.2:
+                raise TroubleError(number=7)
+            results.append(self.world.make(key))
+            made.append(results[-1])
+            return results[-1]
+
+        made = self.made
+        begin = self.begin()
+        fresh = self.draw.random() < 0.3
+        try:
+            answer = await self.cache.get_or_compute(key, compute, fresh=fresh)
+        except StoreUnavailableError:
+            assert self.world.plan.fails
+            assert not self.world.plan.may_miss
+        except TroubleError as error:
+            assert error.number == 7
+            assert error not in self.errors
+            self.errors.append(error)
+        else:
+            exempt = may_be_unstored or self.world.overlaps(begin[0]) or self.world.plan.fails
+            expired = [one for one in made if one.expires_at <= now()]
+            self.world.check(key, answer, begin, "compute", made if exempt else expired)
+
+    @property
+    def made(self) -> list[ProvcacheEntry]:
+        return self._made
+
+    async def invalidate(self, _: str) -> None:
+        world, policy = self.world, self.draw.choice(POLICIES)
+        began = world.events
+        cut = now()
+        number = len(world.invalidations)
+        world.invalidations.append((began, None))
+        try:
+            await self.cache.invalidate_where(policy_hash=policy)
+        except StoreUnavailableError:
+            assert world.plan.fails
+        else:
+            meanwhile = {payload(one) for at, one in world.accepted if at > began}
+            for key in KEYS:
+                state = world.history[key][-1].state
+                if state is not None and state.policy_hash == policy:
+                    assert payload(state) in meanwhile or state.created_at > cut
+                    # A version of before that has been kept for what was merged with it.
+        finally:
+            world.invalidations[number] = (began, world.events)
+
+    _made: list[ProvcacheEntry]
+    errors: list[TroubleError]
+
+
+async def trouble(world: World) -> None:
+    """Make the store fail, lose answers and refuse keys, now and then."""
+    plan, store = world.plan, world.store
+    store.fails = plan.fails
+    while True:
+        await trio.sleep(plan.draw.random() * 3)
+        if plan.fails:
+            store.lose_next_answer()
+        if plan.refuses:
+            key = plan.draw.choice(KEYS)
+            store.reject(key)
+            await trio.sleep(plan.draw.random() * 2)
+            store.accept(key)
+
+
+async def live(world: World) -> None:
+    plan = world.plan
+    async with (
+        open_write_behind_queue(
+            world.store, plan.options, dead_letters=MemoryDeadLetters[ProvcacheEntry]()
+        ) as world.queue,
+        open_cache(
+            world.queue,
+            world.store,
+            max_entries=plan.max_entries,
+            memory_seconds=plan.memory_seconds,
+            negative_seconds=plan.negative_seconds,
+            on_store_error="miss" if plan.may_miss else "raise",
+            wall_clock=now,
+        ) as cache,
+    ):
+        driver = Driver(world, cache)
+        driver._made, driver.errors = [], []
+        async with trio.open_nursery() as troubled, trio.open_nursery() as nursery:
+            troubled.start_soon(trouble, world)
+            for _ in range(CALLS):
+                nursery.start_soon(driver.call)
+            await trio.sleep(SECONDS + 100)
+            troubled.cancel_scope.cancel()
+        world.store.fails = 0.0
+        world.store._failures.clear()
+        world.store.accept(*KEYS)
+        await world.queue.flush()
+        world.invalidations.clear()
+        for key in KEYS:
+            begin = driver.begin()
+            world.check(key, await cache.get(key), begin, "at the end")
+            assert len(world.states(key, begin[0])) == 1
+        assert cache.metrics().entries <= plan.max_entries
+        assert not any(driver.computing.values())
+
+
+def run(seed: int) -> World:
+    """Live through what ``seed`` draws; return what was there."""
+    random.seed(seed)  # the backoff's jitter
+    world = World(Plan(seed))
+    with noted(world):
+        trio.run(live, world, clock=MockClock(autojump_threshold=0))
+    return world
+
+
+if __name__ == "__main__":
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    for number in range(first, first + int(sys.argv[1])):
+        try:
+            run(number)
+        except BaseException:
+            print("seed", number)  # noqa: T201  # for whoever runs it
+            raise
