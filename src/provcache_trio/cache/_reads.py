@@ -59,8 +59,8 @@ class Reading(Generic[E]):
         folded: by key, the versions that were open or accepted during the call.
         bases: keys for which a version is being computed, which needs to know the state.
         unkept: keys that a later call reads, too, so what this one finds is not remembered.
-        invalidations: those that overlap with the call.
-        is_overtaken: an invalidation has ended since it began, so nobody may join it.
+        invalidations: those that overlap with the call. What it found may be gone by now, so nobody
+            joins it any more.
     """
 
     __slots__ = (
@@ -72,7 +72,6 @@ class Reading(Generic[E]):
         "failed",
         "folded",
         "invalidations",
-        "is_overtaken",
         "keys",
         "pending",
         "unkept",
@@ -90,7 +89,6 @@ class Reading(Generic[E]):
         self.bases: set[Hashable] = set()
         self.unkept: set[Hashable] = set()
         self.invalidations: list[Invalidation[E]] = []
-        self.is_overtaken: bool = False
 
 
 class Reads(Generic[E]):
@@ -155,7 +153,7 @@ class Reads(Generic[E]):
         for reading in reversed(self.under_way):
             if key in reading.keys:
                 is_young = self._clock() < reading.began_at + self._memory.seconds
-                joins = is_young and not reading.is_overtaken and key not in reading.again
+                joins = is_young and not reading.invalidations and key not in reading.again
                 return reading if joins else None
         return None
 
@@ -274,10 +272,8 @@ class Reads(Generic[E]):
             reading.invalidations.append(invalidation)
 
     def end(self, invalidation: Invalidation[E]) -> None:
-        """Note that it is over: what calls under way have read may not be there any more."""
+        """Note that it is over."""
         self.invalidations.remove(invalidation)
-        for reading in self.under_way:
-            reading.is_overtaken = True
 
     def close(self) -> None:
         """Let everybody go."""
