@@ -19,8 +19,8 @@ import random
 import sys
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial, reduce
+from typing import TYPE_CHECKING, NamedTuple
 from unittest import mock
 
 import trio
@@ -42,7 +42,7 @@ from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 from tests.support.entries import NOW, entry, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
+    from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Sequence
 
     from provcache_trio._core.batch import Batch
 
@@ -65,7 +65,7 @@ class Plan:
     """What one seed draws."""
 
     def __init__(self, seed: int) -> None:
-        draw = random.Random(seed)
+        draw = random.Random(seed)  # noqa: S311  # no secret
         self.seed = seed
         self.draw = draw
         self.options = WriteBehindOptions(
@@ -205,7 +205,7 @@ class Store(MemoryRepository[ProvcacheEntry]):
         self.world.note()
         return changed
 
-    async def upsert_many(self, entries: Any, /) -> int:
+    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
         changed = await super().upsert_many(entries)
         await trio.sleep(self.pause())
         return changed
@@ -240,14 +240,16 @@ def noted(world: World) -> Generator[None]:
     """Write down the states whenever something is accepted or becomes a letter."""
     accept, take_over = Line.accept, Outbox._take_over
 
-    def accept_and_note(line: Any, key: Hashable, version: Any, most: float) -> Any:
+    def accept_and_note(
+        line: Line[ProvcacheEntry], key: Hashable, version: ProvcacheEntry, most: float
+    ) -> Batch[ProvcacheEntry] | None:
         batch = accept(line, key, version, most)
         if batch is not None:
             world.note()
             world.accepted.append((world.events, version))
         return batch
 
-    def take_over_and_note(outbox: Any, batch: Any) -> None:
+    def take_over_and_note(outbox: Outbox[ProvcacheEntry], batch: Batch[ProvcacheEntry]) -> None:
         take_over(outbox, batch)
         world.note()
 
@@ -266,6 +268,8 @@ class Driver:
         self.cache = cache
         self.draw = world.plan.draw
         self.computing: dict[str, int] = dict.fromkeys(KEYS, 0)
+        self.made: list[ProvcacheEntry] = []
+        self.errors: list[TroubleError] = []
 
     async def call(self) -> None:
         await trio.sleep(self.draw.random() * SECONDS)
@@ -319,44 +323,34 @@ class Driver:
     async def put_past(self, key: str) -> None:
         await self.world.queue.enqueue(self.world.make(key))
 
+    async def compute(self, key: str) -> ProvcacheEntry:
+        assert not self.computing[key], "one for all who ask"
+        self.computing[key] += 1
+        try:
+            await trio.sleep(self.draw.choice([0.0, 0.5, 3.0]))
+        finally:
+            self.computing[key] -= 1
+        if self.draw.random() < 0.2:
+            raise TroubleError(number=7)
+        self.made.append(self.world.make(key))
+        return self.made[-1]
+
     async def get_or_compute(self, key: str) -> None:
-        results: list[ProvcacheEntry] = []
         plan = self.world.plan
         may_be_unstored = plan.may_miss or plan.refuses or plan.fails > 0
-
-        async def compute() -> ProvcacheEntry:
-            assert not self.computing[key], "one for all who ask"
-            self.computing[key] += 1
-            try:
-                await trio.sleep(self.draw.choice([0.0, 0.5, 3.0]))
-            finally:
-                self.computing[key] -= 1
-            if self.draw.random() < 0.2:
-                raise TroubleError(number=7)
-            results.append(self.world.make(key))
-            made.append(results[-1])
-            return results[-1]
-
-        made = self.made
         begin = self.begin()
         fresh = self.draw.random() < 0.3
         try:
-            answer = await self.cache.get_or_compute(key, compute, fresh=fresh)
+            answer = await self.cache.get_or_compute(key, partial(self.compute, key), fresh=fresh)
         except StoreUnavailableError:
             assert self.world.plan.fails
             assert not self.world.plan.may_miss
         except TroubleError as error:
-            assert error.number == 7
-            assert error not in self.errors
             self.errors.append(error)
         else:
             unstored = may_be_unstored or self.world.overlaps(begin[0])
-            also = [one for one in made if unstored or one.expires_at <= now()]
+            also = [one for one in self.made if unstored or one.expires_at <= now()]
             self.world.check(key, answer, begin, "compute", also, unstored=unstored)
-
-    @property
-    def made(self) -> list[ProvcacheEntry]:
-        return self._made
 
     async def invalidate(self, _: str) -> None:
         world, policy = self.world, self.draw.choice(POLICIES)
@@ -377,9 +371,6 @@ class Driver:
                     # A version of before that has been kept for what was merged with it.
         finally:
             world.invalidations[number] = (began, world.events)
-
-    _made: list[ProvcacheEntry]
-    errors: list[TroubleError]
 
 
 async def trouble(world: World) -> None:
@@ -414,7 +405,6 @@ async def live(world: World) -> None:
         ) as cache,
     ):
         driver = Driver(world, cache)
-        driver._made, driver.errors = [], []
         async with trio.open_nursery() as troubled, trio.open_nursery() as nursery:
             troubled.start_soon(trouble, world)
             for _ in range(CALLS):
@@ -432,6 +422,8 @@ async def live(world: World) -> None:
             assert len(world.states(key, begin[0])) == 1
         assert cache.metrics().entries <= plan.max_entries
         assert not any(driver.computing.values())
+        assert len({id(error) for error in driver.errors}) == len(driver.errors)
+        assert all(error.number == 7 for error in driver.errors)
 
 
 def run(seed: int) -> World:
