@@ -96,7 +96,8 @@ async def test_a_computation_ends_when_nobody_waits_for_it(autojump_clock: MockC
     async with opened() as (_, _, cache):
         with trio.move_on_after(1):
             await cache.get_or_compute(KEY, compute)
-        # It is being cancelled, and who comes now is not to wait for it.
+        await wait_all_tasks_blocked()
+        assert compute.begun == compute.ended == 1
         assert await cache.get_or_compute(KEY, compute) == MADE
         assert compute.begun == compute.ended == 2
 
@@ -117,7 +118,8 @@ async def test_a_computation_that_can_not_end_at_once_is_not_joined(
     async with opened() as (store, _, cache):
         with trio.move_on_after(1):
             await cache.get_or_compute(KEY, compute)
-        assert await cache.get_or_compute(KEY, compute) == entry(feed_epoch="call 2")
+        with trio.fail_after(5):
+            assert await cache.get_or_compute(KEY, compute) == entry(feed_epoch="call 2")
         await trio.sleep(20)
         assert cache.peek(KEY) is None
         assert await cache.get(KEY) == entry(feed_epoch="call 2")
@@ -359,9 +361,8 @@ async def test_a_full_line_while_the_store_is_away_holds_nobody_up(
         with trio.move_on_after(1):
             await queue.flush()  # so that it is with the writer
         await cache.put(entry(2))
-        began = trio.current_time()
-        assert await cache.get_or_compute(KEY, Compute(seconds=0)) == MADE
-        assert trio.current_time() == began
+        with trio.fail_after(1):
+            assert await cache.get_or_compute(KEY, Compute(seconds=0)) == MADE
         assert queue.pending(KEY) is None
         # A key that is in line needs no room.
         newer = entry(2, feed_epoch="newer")

@@ -65,6 +65,7 @@ async def test_what_others_enqueue_past_the_cache_is_found_too(autojump_clock: M
     async with opened() as (store, queue, cache):
         store.hold(OLD)
         assert await cache.get(KEY) == OLD
+        await queue.enqueue(entry(1))  # into an open batch there is a shorter way
         queue.enqueue_nowait(NEW)
         assert cache.peek(KEY) == BOTH
         newer = entry(feed_epoch="newer", created_at=NOW + DAY, expires_at=NOW + 2 * DAY)

@@ -2468,6 +2468,280 @@ STREAM = (
         "a password is sent in plain text",
         "stream/producers::nothing_is_sent_without_tls_where_it_is_wanted",
         ("nats/_connection.py", "        if self._wants_tls and not", "        if False and not"),
+
+
+CACHE = (
+    mutant(
+        "only the newest open version is merged",
+        "cache/reads::every_open_version_is_merged_and_not_only_the_newest",
+        (
+            "_core/line.py",
+            "return reduce(self.merge, versions) if versions else None",
+            "return versions[-1] if versions else None",
+        ),
+    ),
+    mutant(
+        "what is being written is not merged with what is read",
+        "cache/reads::with_coalescing_what_is_written_and_what_is_in_line_are_merged",
+        (
+            "_core/line.py",
+            "versions.append(self.writing.entries[key])",
+            "pass",
+        ),
+    ),
+    mutant(
+        "a refused version that may be tried again is forgotten",
+        "cache/reads::a_version_that_is_refused_but_may_yet_be_tried_again_counts",
+        (
+            "_core/line.py",
+            "versions.append(self.writing.refused[key].entry)",
+            "pass",
+        ),
+    ),
+    mutant(
+        "what the inlined acceptance takes is not reported",
+        "cache/reads::what_others_enqueue_past_the_cache_is_found_too",
+        (
+            "_core/queue.py",
+            "self._line = self._simple_line if observer is None else None",
+            "self._line = self._simple_line",
+        ),
+    ),
+    mutant(
+        "a version that takes a place in line is not reported",
+        "cache/reads::what_others_enqueue_past_the_cache_is_found_too",
+        (
+            "_core/line.py",
+            "            self.seal(FlushReason.FULL)\n        if self.observer is not None:\n",
+            "            self.seal(FlushReason.FULL)\n        if self.observer is False:\n",
+        ),
+    ),
+    mutant(
+        "a version that is merged in line is not reported",
+        "cache/reads::what_is_accepted_while_the_store_is_read_is_part_of_the_answer",
+        (
+            "_core/line.py",
+            "            ledger.coalesced += 1\n            if self.observer is not None:\n",
+            "            ledger.coalesced += 1\n            if self.observer is False:\n",
+        ),
+    ),
+    mutant(
+        "what is recovered is not reported",
+        "cache/journal::what_is_recovered_while_the_store_is_read_is_part_of_the_answer",
+        (
+            "_core/journaled_line.py",
+            "            ledger.coalesced += 1\n            if self.observer is not None:\n",
+            "            ledger.coalesced += 1\n            if self.observer is False:\n",
+        ),
+    ),
+    mutant(
+        "a dead letter is not reported",
+        "cache/reads::a_refused_version_is_forgotten",
+        ("_core/outbox.py", "self.observer.refused(key)", "pass"),
+    ),
+    mutant(
+        "a write goes blindly into memory",
+        "cache/reads::a_write_does_not_go_blindly_into_memory",
+        (
+            "cache/_memory.py",
+            "        if slot is not None:\n            entry = slot.entry\n",
+            "        if slot is None:\n            self.keep(key, version, self._clock(), self._rules.now(), as_base=True)\n"
+            "        else:\n            entry = slot.entry\n",
+        ),
+    ),
+    mutant(
+        "pending alone is served when the store is away",
+        "cache/reads::what_is_pending_is_not_served_alone_when_the_store_is_away",
+        (
+            "cache/_reads.py",
+            "        reading.failed.update(dict.fromkeys(keys, error))\n",
+            "        reading.failed.update(\n"
+            "            {key: error for key in keys if key not in reading.folded}\n        )\n",
+        ),
+    ),
+    mutant(
+        "an invalidation does not flush",
+        "cache/invalidation::what_is_remembered_in_line_and_stored_goes",
+        ("cache/_cache.py", "            await self._seam.flush()\n", ""),
+    ),
+    mutant(
+        "an invalidation takes what is accepted meanwhile",
+        "cache/invalidation::what_is_accepted_meanwhile_stays",
+        (
+            "cache/_cache.py",
+            "delete_where(before=before, **equals)",
+            "delete_where(before=None, **equals)",
+        ),
+    ),
+    mutant(
+        "a version that is dated now survives an invalidation",
+        "cache/invalidation::a_version_of_this_instant_goes_and_one_dated_later_may_stay",
+        ("cache/_rules.py", "return self.now() + _TICK", "return self.now()"),
+    ),
+    mutant(
+        "an expired base is forgotten",
+        "cache/reads::an_expired_version_stays_the_base_of_what_comes_later",
+        (
+            "cache/_memory.py",
+            "        slot.entry = entry\n",
+            "        slot.entry = entry if entry is None or self._rules.is_live(entry, now) else None\n",
+        ),
+    ),
+    mutant(
+        "a computation that outlives an invalidation is kept",
+        "cache/computations::an_invalidation_overtakes_what_is_being_computed",
+        (
+            "cache/_computations.py",
+            "is_overtaken = any_matches(computation.invalidations, result)",
+            "is_overtaken = False",
+        ),
+    ),
+    mutant(
+        "a result that waits for room outlives an invalidation",
+        "cache/computations::an_invalidation_overtakes_what_waits_for_room",
+        ("cache/_computations.py", "            self._storing.cancel()\n", "            pass\n"),
+    ),
+    mutant(
+        "who comes after an invalidation gets what was computed before",
+        "cache/computations::an_invalidation_overtakes_what_is_being_computed",
+        ("cache/_cache.py", "if not any_matches(before, answer):", "if True:"),
+    ),
+    mutant(
+        "memory is never used",
+        "cache/reads::memory_is_used_for_memory_seconds",
+        ("cache/_memory.py", "if entry is None or self._clock() >=", "if True or self._clock() >="),
+    ),
+    mutant(
+        "a version that is put makes an answer younger",
+        "cache/reads::a_version_that_is_put_makes_no_answer_younger",
+        (
+            "cache/_memory.py",
+            "            merged = version if entry is None else self._rules.merge(entry, version)\n",
+            "            merged = version if entry is None else self._rules.merge(entry, version)\n"
+            "            slot.read_at = self._clock()\n",
+        ),
+    ),
+    mutant(
+        "what an older call finds is remembered",
+        "cache/reads::a_read_that_began_too_long_ago_is_not_joined",
+        (
+            "cache/_reads.py",
+            "            older.unkept |= older.keys.keys() & reading.keys.keys()\n",
+            "            pass\n",
+        ),
+        (
+            "cache/_reads.py",
+            "        reading.began_at = self._clock()\n",
+            "        reading.began_at = self._clock() + 100\n",
+        ),
+    ),
+    mutant(
+        "a read that is too old is joined",
+        "cache/reads::a_read_that_began_too_long_ago_is_not_joined",
+        (
+            "cache/_reads.py",
+            "is_young = self._clock() < reading.began_at + self._memory.seconds",
+            "is_young = True",
+        ),
+    ),
+    mutant(
+        "a read that has seen a refused version answers",
+        "cache/reads::a_read_that_has_seen_a_version_that_is_refused_reads_again",
+        (
+            "cache/_reads.py",
+            "            if key in reading.keys:\n                reading.again.add(key)\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "a read that overlaps with an invalidation is joined",
+        "cache/invalidation::what_a_read_brings_back_meanwhile_is_not_remembered",
+        (
+            "cache/_reads.py",
+            "joins = is_young and not reading.invalidations and",
+            "joins = is_young and",
+        ),
+    ),
+    mutant(
+        "what a read brings back during an invalidation is remembered",
+        "cache/invalidation::what_a_read_brings_back_meanwhile_is_not_remembered",
+        ("cache/_reads.py", "return not invalidations or not (", "return True or not ("),
+    ),
+    mutant(
+        "what is remembered is merged during an invalidation",
+        "cache/invalidation::what_a_read_brings_back_meanwhile_is_not_remembered",
+        ("cache/_cache.py", "        if self._reads.invalidations:\n", "        if False:\n"),
+    ),
+    mutant(
+        "get_many returns what expired while it waited",
+        "cache/reads::get_many_returns_nothing_that_expired_while_it_waited",
+        ("cache/_cache.py", "if key in found and is_live(found[key], now)", "if key in found"),
+    ),
+    mutant(
+        "each cold key is read by itself",
+        "cache/reads::cold_keys_are_gathered_in_few_calls_at_once",
+        ("cache/_reads.py", "_MOST_KEYS: Final = 500", "_MOST_KEYS: Final = 1"),
+    ),
+    mutant(
+        "reads crowd out the writer",
+        "cache/reads::cold_keys_are_gathered_in_few_calls_at_once",
+        ("cache/_reads.py", "_MOST_CALLS: Final = 2", "_MOST_CALLS: Final = 100"),
+    ),
+    mutant(
+        "a key that the store does not take fails all in its call",
+        "cache/reads::a_key_that_the_store_does_not_take_fails_nobody_else",
+        (
+            "cache/_reads.py",
+            "if len(keys) > 1 and isinstance",
+            "if len(keys) > 1000 and isinstance",
+        ),
+    ),
+    mutant(
+        "a computation goes on when nobody waits for it",
+        "cache/computations::a_computation_ends_when_nobody_waits_for_it",
+        ("cache/_computations.py", "        self.scope.cancel()\n", ""),
+    ),
+    mutant(
+        "a computation that is being cancelled is joined",
+        "cache/computations::a_computation_that_can_not_end_at_once_is_not_joined",
+        (
+            "cache/_computations.py",
+            "                if computation.leave():\n                    self._forget(computation)\n",
+            "                computation.leave()\n",
+        ),
+    ),
+    mutant(
+        "those who wait share an error",
+        "cache/computations::an_error_reaches_each_who_waits_with_an_object_of_its_own",
+        ("cache/_cache.py", "raise copy_of(computation.error)", "raise computation.error"),
+    ),
+    mutant(
+        "an error is made by its class",
+        "cache/computations::an_error_reaches_each_who_waits_with_an_object_of_its_own",
+        (
+            "cache/_foreign.py",
+            "    copy: BaseException = base.__new__(cls, *args)\n",
+            "    copy: BaseException = cls(*args)\n",
+        ),
+    ),
+    mutant(
+        "a Cancelled of a group reaches others",
+        "cache/computations::a_group_that_holds_cancelled_is_freed_of_it",
+        ("cache/_foreign.py", ".split(trio.Cancelled)[1]", ".split(trio.TooSlowError)[1]"),
+    ),
+    mutant(
+        "a full line holds up who may miss",
+        "cache/computations::a_full_line_while_the_store_is_away_holds_nobody_up",
+        ("cache/_computations.py", "if not (self._may_wait_for_room or", "if False and not ("),
+    ),
+    mutant(
+        "a surrounding scope ends a computation",
+        "cache/computations::a_scope_around_the_cache_does_not_reach_its_tasks",
+        (
+            "cache/_computations.py",
+            "trio.CancelScope = trio.CancelScope(shield=True)",
+            "trio.CancelScope = trio.CancelScope()",
+        ),
     ),
 )
 
@@ -2490,4 +2764,5 @@ MUTANTS = (
     *CALLING,
     *GROWTH,
     *STREAM,
+    *CACHE,
 )
