@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
-from trio.testing import MockClock
 
 from provcache_trio import ProvcacheEntry, WriteBehindOptions, open_write_behind_queue
 from provcache_trio.cache import open_cache
@@ -12,6 +13,9 @@ from tests.support.entries import DAY, NOW, entry, key_of
 from tests.support.gated import GatedRepository, now
 from tests.support.memory_journal import MemoryJournal
 from tests.support.tasks import put_aside
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
 
 KEY = key_of(0)
 LEFT_BEHIND = dict(

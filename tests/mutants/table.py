@@ -2468,6 +2468,8 @@ STREAM = (
         "a password is sent in plain text",
         "stream/producers::nothing_is_sent_without_tls_where_it_is_wanted",
         ("nats/_connection.py", "        if self._wants_tls and not", "        if False and not"),
+    ),
+)
 
 
 CACHE = (

@@ -28,6 +28,7 @@ from provcache_trio import (
     merge_entries,
     open_write_behind_queue,
 )
+from provcache_trio.cache import Cache, CacheMetrics, open_cache
 from provcache_trio.journal import FileJournal, open_journal
 from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
@@ -252,3 +253,35 @@ async def a_table_says_what_its_entries_are() -> None:
 
 def entry_of_nothing() -> object:
     return None
+
+
+async def compute() -> ProvcacheEntry:
+    raise NotImplementedError
+
+
+async def a_cache_knows_the_entries_of_its_queue(
+    queue: WriteBehindQueue[ProvcacheEntry],
+    readings: WriteBehindQueue[Reading],
+    table: Table[Reading],
+) -> None:
+    async with open_sqlite_repository("cache.db") as repository:
+        async with open_cache(queue, repository) as cache:
+            assert_type(cache, Cache[ProvcacheEntry])
+            assert_type(cache.peek("key"), ProvcacheEntry | None)
+            assert_type(await cache.get("key"), ProvcacheEntry | None)
+            assert_type(await cache.get_many(["key"]), dict[Hashable, ProvcacheEntry])
+            assert_type(await cache.get_or_compute("key", compute), ProvcacheEntry)
+            assert_type(await cache.invalidate_where(feed_epoch="x"), int)
+            assert_type(cache.metrics(), CacheMetrics)
+            await cache.put(Reading("a", 1))  # type: ignore[arg-type]
+        open_cache(queue, repository, on_store_error="ignore")  # type: ignore[arg-type]
+    async with (
+        open_sqlite_repository("readings.db", table=table) as of_readings,
+        open_cache(readings, of_readings) as cache_of_readings,
+    ):
+        assert_type(await cache_of_readings.get(("a", 1)), Reading | None)
+        await cache_of_readings.get_or_compute("a", compute)  # type: ignore[arg-type]
+    async with open_cache(queue, MemoryRepository()) as in_memory:
+        assert_type(in_memory, Cache[ProvcacheEntry])
+    open_cache(readings, MemoryRepository[ProvcacheEntry]())  # type: ignore[misc]
+    open_cache(queue, Readings())  # type: ignore[arg-type]

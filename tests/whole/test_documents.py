@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.whole_process
 
 
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/postgres.md", "docs/stream.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/guide.md",
+    "docs/postgres.md",
+    "docs/stream.md",
+    "docs/cache.md",
+)
 
 
 def blocks_of(name: str, kind: str = "python") -> list[str]:
@@ -123,7 +129,7 @@ async def test_the_sql_for_postgres_is_what_a_service_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["faults.md", "guide.md", "mistakes.md", "operating.md", "postgres.md"]
+    "name", ["cache.md", "faults.md", "guide.md", "mistakes.md", "operating.md", "postgres.md"]
 )
 def test_what_a_guide_links_to_is_there(name: str) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / name).read_text("utf-8")):
