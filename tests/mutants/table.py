@@ -2156,8 +2156,8 @@ TABLES = (
         "core/table::every_rule_does_what_it_says",
         (
             "_vocabulary/table.py",
-            "_is_less(self._of_newer(later), self._of_newer(older))",
-            "not _is_less(self._of_newer(older), self._of_newer(later))",
+            "is_less(self._of_newer(later), self._of_newer(older))",
+            "not is_less(self._of_newer(older), self._of_newer(later))",
         ),
     ),
     mutant(

@@ -802,10 +802,11 @@ async def test_entries_are_deleted_by_policy_signers_and_epoch_and_by_version(
     assert set(await store.get_many(map(key_of, range(4)))) == {key_of(1), key_of(3)}
     for conditions, error, text in (
         ({}, TypeError, "at least one field=value"),
-        ({"trust_score": 1}, ValueError, "compared by policy_hash, signer_set_hash, feed_epoch"),
+        ({"trust_score": 1}, ValueError, "deleted by policy_hash, signer_set_hash, feed_epoch"),
         ({"policy_hash": "x"}, ValueError, "policy_hash must be 'sha256:'"),
         ({"policy_hash": 1}, TypeError, "policy_hash must be a str, not int"),
         ({"feed_epoch": 1}, TypeError, "feed_epoch must be a str, not int"),
+        ({"feed_epoch": None}, TypeError, "feed_epoch must be a str, not NoneType"),
         ({"policy_hash": policy, "before": NOW.replace(tzinfo=None)}, ValueError, "before must"),
     ):
         with pytest.raises(error, match=text):

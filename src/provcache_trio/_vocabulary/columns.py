@@ -13,7 +13,7 @@ from .entries import DecisionDigest, ProvcacheEntry, ReplaySeed
 from .errors import StoreMisconfiguredError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 HASHES: Final = ("veri_key", "verdict_hash", "proof_root", "policy_hash", "signer_set_hash")
 # What the version of a key that was created later brings.
@@ -121,26 +121,20 @@ def hash_blob(name: str, value: object) -> bytes:
     return blob_of(value)
 
 
-def conditions_of(equals: Mapping[str, object]) -> dict[str, bytes | str]:
-    """Return what is stored in the columns that entries may be deleted by, for these values.
+def condition_of(name: str, value: object) -> bytes | str:
+    """Return what is stored in that column, by which entries may be deleted, for ``value``.
 
     Raises:
-        TypeError: there is no condition, or a value is no str.
+        TypeError: ``value`` is no str.
         ValueError: entries can't be deleted by such a field, or a hash has not the form of one.
     """
-    if not equals:
-        raise TypeError("at least one field=value is needed")
-    stored: dict[str, bytes | str] = {}
-    for name, value in equals.items():
-        if name not in CONDITIONS:
-            raise ValueError(f"entries are deleted by {', '.join(CONDITIONS)}, not by {name!r}")
-        if name in HASHES:
-            stored[name] = hash_blob(name, value)
-        elif type(value) is str:
-            stored[name] = value
-        else:
-            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    return stored
+    if name not in CONDITIONS:
+        raise ValueError(f"entries are deleted by {', '.join(CONDITIONS)}, not by {name!r}")
+    if name in HASHES:
+        return hash_blob(name, value)
+    if type(value) is not str:
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return value
 
 
 def blobs_of(keys: object) -> dict[str, bytes]:

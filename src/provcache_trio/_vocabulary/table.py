@@ -201,7 +201,7 @@ class Table(Generic[E]):
         if self.key(older) != self.key(later):
             raise ValueError("older and later must have the same key")
         winner, loser = later, older
-        if self._of_newer is not None and _is_less(self._of_newer(later), self._of_newer(older)):
+        if self._of_newer is not None and is_less(self._of_newer(later), self._of_newer(older)):
             winner, loser = older, later
         changes: dict[str, object] = {}
         for name, rule in self._ruled:
@@ -423,7 +423,7 @@ def _instant(value: Value) -> Value:
     return value
 
 
-def _is_less(one: Value, other: Value) -> bool:
+def is_less(one: Value, other: Value) -> bool:
     """Return whether ``one`` is less than ``other``; None is less than everything else."""
     if one is None or other is None:
         return one is None and other is not None
@@ -437,7 +437,7 @@ def _of_both(rule: MergeRule, mine: Value, other: Value) -> Value:
     if mine is None:
         return other
     less, more = (mine, other) if rule == "greatest" else (other, mine)
-    return other if _is_less(less, more) else mine
+    return other if is_less(less, more) else mine
 
 
 def _changed(entry: E, changes: dict[str, object]) -> E:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, cast
 
-from provcache_trio._vocabulary.columns import conditions_of
+from provcache_trio._vocabulary.columns import condition_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.protocols import E
 from provcache_trio._vocabulary.table import Table
@@ -75,13 +75,12 @@ class Rules(Generic[E]):
             TypeError: there is no condition, or a value is none of its field.
             ValueError: there is no such field, or none that entries may be invalidated by.
         """
-        if self.table is None:
-            conditions_of(equals)
-            return
         if not equals:
             raise TypeError("at least one field=value is needed")
-        for name in equals:
-            if self.table.field(name).kind == "JSON":
+        for name, value in equals.items():
+            if self.table is None:
+                condition_of(name, value)
+            elif self.table.field(name).kind == "JSON":
                 raise TypeError(f"{name} is stored as JSON, so it can't be compared")
 
     def cut(self) -> datetime | None:

@@ -150,20 +150,21 @@ class Plan(Generic[E]):
         arguments: list[object] = []
 
         def value_of(how: Comparison, value: object) -> str:
-            arguments.append(how.sent.join([how.sent.pack([how.checked(value)])]))
+            arguments.append(how.sent.join([how.sent.pack([value])]))
             name, _ = how.sent.columns[0]
             return f"(SELECT {name} FROM ({sent([how.sent], len(arguments))}) AS sent)"
 
         for name, value in equals.items():
             how = self.comparison(name)
+            checked = how.checked(value)
             conditions.append(
                 f"{how.column} IS NULL"
-                if value is None
-                else f"{how.column}{how.order} = {value_of(how, value)}"
+                if checked is None
+                else f"{how.column}{how.order} = {value_of(how, checked)}"
             )
         if before is not None and self.newer is not None:
             how = self.comparison(self.newer)
-            older = f"{how.column}{how.order} < {value_of(how, before)}"
+            older = f"{how.column}{how.order} < {value_of(how, how.checked(before))}"
             conditions.append(f"({how.column} IS NULL OR {older})")  # None is older than all
         statement = delete_some(self.target, self.columns, conditions, _MOST_DELETED_AT_ONCE)
         return statement, tuple(arguments)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from provcache_trio._vocabulary.checks import check_moment
-from provcache_trio._vocabulary.columns import COLUMNS, HASHES, blobs_of, entry_of, hash_blob
+from provcache_trio._vocabulary.columns import COLUMNS, HASHES, blobs_of, condition_of, entry_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry, merge_entries
 from provcache_trio._vocabulary.errors import EntryRejectedError
 
@@ -176,35 +177,14 @@ def _refused_index(error: PostgresError, entries: Sequence[ProvcacheEntry]) -> i
 
 
 def _comparison(name: str) -> Comparison:
-    how = _COMPARED.get(name)
-    if how is None:
-        raise ValueError(f"entries are compared by {', '.join(_COMPARED)}, not by {name!r}")
-    return how
-
-
-def _by_hash(name: str) -> Comparison:
-    sent = Argument(((name, "{row}"),), "unnest({}::bytea[])", list, _only)
-
-    def cell(value: object) -> bytes:
-        return hash_blob(name, value)
-
-    return Comparison(name, "", sent, cell)
-
-
-def _epoch(value: object) -> str:
-    if type(value) is not str:
-        raise TypeError(f"feed_epoch must be a str, not {type(value).__name__}")
-    return value
+    if name == "created_at":
+        return Comparison(name, "", _array(name, "timestamptz"), _created)
+    sent = _text(name)
+    if name in HASHES:
+        sent = Argument(((name, "{row}"),), "unnest({}::bytea[])", list, _only)
+    return Comparison(name, "", sent, partial(condition_of, name))
 
 
 def _created(value: object) -> datetime:
     check_moment("before", value)
     return cast("datetime", value).astimezone(UTC)
-
-
-_COMPARED: Final = {
-    "policy_hash": _by_hash("policy_hash"),
-    "signer_set_hash": _by_hash("signer_set_hash"),
-    "feed_epoch": Comparison("feed_epoch", "", _text("feed_epoch"), _epoch),
-    "created_at": Comparison("created_at", "", _array("created_at", "timestamptz"), _created),
-}

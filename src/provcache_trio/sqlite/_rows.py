@@ -11,7 +11,7 @@ from provcache_trio._vocabulary.columns import (
     COLUMNS,
     PAYLOAD,
     blob_of,
-    conditions_of,
+    condition_of,
     entry_of,
     hashes_as_text,
     microseconds_of,
@@ -132,9 +132,8 @@ def delete_where(before: object, equals: Mapping[str, object]) -> tuple[str, lis
         TypeError: a value can't be that of its field, or can't be compared.
         ValueError: entries can't be deleted by such a field, or it can't have such a value.
     """
-    stored = conditions_of(equals)
-    conditions = [f"{name} = ?" for name in stored]
-    cells: list[Cell] = [*stored.values()]
+    cells: list[Cell] = [condition_of(name, value) for name, value in equals.items()]
+    conditions = [f"{name} = ?" for name in equals]
     if before is not None:
         check_moment("before", before)
         conditions.append("created_at < ?")

@@ -12,6 +12,7 @@ import trio
 from provcache_trio._vocabulary.checks import check_int, check_moment
 from provcache_trio._vocabulary.entries import merge_or_replace
 from provcache_trio._vocabulary.errors import EntryRejectedError, StoreUnavailableError
+from provcache_trio._vocabulary.table import is_less
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -246,7 +247,7 @@ class MemoryRepository(_Scripted, Generic[E]):
             key
             for key, entry in self.rows.items()
             if all(getattr(entry, name) == value for name, value in equals.items())
-            and (before is None or getattr(entry, newer) < before)
+            and (before is None or is_less(getattr(entry, newer), before))
         ]
         for key in doomed:
             del self.rows[key]
