@@ -316,6 +316,13 @@ def test_whatever_it_is_cut_off_in_only_what_was_written_leaves_the_journal(
     assert set(entries_in(cache)) == {key_of(number) for number in range(1, 60)}
 
 
+def test_a_replay_says_where_it_is(path: Path, cache: Path) -> None:
+    job = Replay(path, target_of(url(cache)), give_up_after=60)
+    assert job.where() == "0 entries replayed, 0 written"
+    trio.run(job.run, Impatient())
+    assert job.where() == "3 entries replayed, 3 written"
+
+
 def test_whether_it_is_in_use_may_not_be_known(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
