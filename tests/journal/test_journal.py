@@ -24,6 +24,7 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio._core.recorder import Recorder
 from provcache_trio.journal import FileJournal, open_journal
 from provcache_trio.journal._disk import Disk
 from provcache_trio.journal._file import JournalFile
@@ -1427,13 +1428,28 @@ async def test_what_is_settled_while_it_is_written_leaves_the_journal_all_the_sa
 
 
 async def test_in_a_forked_child_the_journals_task_writes_nothing(
-    path: Path, store: MemoryRepository[Item]
+    path: Path, store: MemoryRepository[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def noted(recorder: Recorder[Item]) -> JournalError | None:
+        writes.set()
+        return await write(recorder)
+
+    async def append(*_: object) -> None:
+        called.set()
+        await trio.sleep_forever()
+
+    called = trio.Event()
+    write, writes = Recorder[Item]._write_what_is_left, trio.Event()
     store.down()
     async with queue_with_journal(path, store, SOON) as queue:
         await queue.enqueue(Item("a"))
         queue._lifetime.forked = True  # as the hook does in a child that goes on
-        await trio.sleep(0.02)
+        with monkeypatch.context() as patch:
+            patch.setattr(Recorder, "_write_what_is_left", noted)
+            patch.setattr(FileJournal, "append", append)
+            await writes.wait()
+            await trio.testing.wait_all_tasks_blocked()
+        assert not called.is_set()
         assert entries_in(path) == 0
         queue._lifetime.forked = False
     assert entries_in(path) == 1

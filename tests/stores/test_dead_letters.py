@@ -34,6 +34,7 @@ from provcache_trio import (
     dead_letters as module,
     open_write_behind_queue,
 )
+from provcache_trio._disk.owner_lock import OwnerLock
 from provcache_trio.dead_letters import (
     DeadLetters,
     DeadLettersFullError,
@@ -998,6 +999,7 @@ def test_a_forked_child_does_not_own_the_file_and_leaves_it_to_its_parent(path: 
         str(path), create=True, read_only=False, max_letters=1, max_bytes=1
     )
     file.open()
+    lock_of_nobody = OwnerLock(f"{path}.other")
     child = os.fork()
     if not child:
         status = 1
@@ -1008,6 +1010,7 @@ def test_a_forked_child_does_not_own_the_file_and_leaves_it_to_its_parent(path: 
                 status = 0
         os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
+    lock_of_nobody.release()
     file.open()
     other = _dead_letters_file.DeadLettersFile(
         str(path), create=True, read_only=False, max_letters=1, max_bytes=1
