@@ -34,6 +34,10 @@ class Outcome(NamedTuple):
     seconds: float
     cpu_seconds: float
 
+    def __str__(self) -> str:
+        took = f"{self.seconds:9.1f} {self.cpu_seconds:9.1f}"
+        return f"{took}  {self.result:8} {self.session}"
+
 
 def find_sessions() -> list[str]:
     """Return what ``nox`` alone would run."""
@@ -68,10 +72,11 @@ def run(session: str) -> Outcome:
         result = "failed"
         if process.returncode == 0:
             result = json.loads(report.read_text("utf-8"))["sessions"][0]["result"]
+        outcome = Outcome(session, result, seconds, usage.ru_utime + usage.ru_stime)
         with SHOWING:
             sys.stdout.buffer.write(output.read_bytes())
-            sys.stdout.flush()
-    return Outcome(session, result, seconds, usage.ru_utime + usage.ru_stime)
+            print(outcome, flush=True)
+    return outcome
 
 
 def main() -> int:
@@ -84,8 +89,7 @@ def main() -> int:
     outcomes.append(run(LAST))
     print("   wall s     CPU s")
     for outcome in outcomes:
-        took = f"{outcome.seconds:9.1f} {outcome.cpu_seconds:9.1f}"
-        print(f"{took}  {outcome.result:8} {outcome.session}")
+        print(outcome)
     cpu_seconds = sum(outcome.cpu_seconds for outcome in outcomes)
     print(f"{time.monotonic() - began:9.1f} {cpu_seconds:9.1f}  in all")
     return 1 if any(outcome.result == "failed" for outcome in outcomes) else 0
