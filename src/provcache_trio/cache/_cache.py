@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ._rules import Rules
 
 _SLICE: Final = 2000  # remembered entries that one step looks at
+_UNKNOWN: Final = False, None
 # What ``on_store_error="miss"`` is about: reading again later may help.
 _AWAY: Final = frozenset({Kind.MISCONFIGURED, Kind.UNAVAILABLE, Kind.TRANSIENT})
 
@@ -142,7 +143,7 @@ class Cache(Generic[E]):
         found: dict[Hashable, E] = {}
         missing: list[Hashable] = []
         for key in wanted:
-            is_known, entry = self._memory.look(key)
+            is_known, entry = self._memory.look(key) if key in self._slots else _UNKNOWN
             if not is_known:
                 missing.append(key)
             elif entry is None:
