@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from provcache_trio import ProvcacheEntry, Table
 from provcache_trio.postgres import open_postgres_repository
 
 from tests.faults.proxy import open_proxy
@@ -39,7 +40,7 @@ _numbers = count(1)
 # Every version that a row has ever had, in the order in which it had them.
 _HISTORY: Final = """
 CREATE TABLE {schema}.history (
-    number bigserial PRIMARY KEY, veri_key bytea, created_at timestamptz, hit_count bigint,
+    number bigserial PRIMARY KEY, veri_key {key}, created_at timestamptz, hit_count bigint,
     last_accessed_at timestamptz, feed_epoch text
 );
 CREATE FUNCTION {schema}.remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
@@ -51,9 +52,9 @@ CREATE TRIGGER remember AFTER INSERT OR UPDATE ON {schema}.entries
     FOR EACH ROW EXECUTE FUNCTION {schema}.remember();
 CREATE ROLE {role} LOGIN PASSWORD '{password}';
 GRANT USAGE ON SCHEMA {schema} TO {role};
-GRANT SELECT ON {schema}.schema_version TO {role};
 GRANT SELECT, INSERT, UPDATE ON {schema}.entries TO {role};
 """
+_GRANT_VERSION: Final = "GRANT SELECT ON {schema}.schema_version TO {role}"
 _WENT_BACK: Final = """
 SELECT count(*) FROM (
     SELECT created_at, hit_count, last_accessed_at, lag(created_at) OVER w AS created_before,
@@ -92,9 +93,10 @@ class Site:
         host: by what name the queue knows the server, which is the proxy.
         standby: of the server, if a fault needs one.
         clock_is_behind: by how much the queue's wall clock is wrong.
+        declared: the table of the user's own that holds the entries; None: the built-in one does.
     """
 
-    def __init__(self, server: PostgresServer, proxy: Proxy) -> None:
+    def __init__(self, server: PostgresServer, proxy: Proxy, *, own_table: bool = False) -> None:
         number = next(_numbers)
         self.server = server
         self.proxy = proxy
@@ -103,6 +105,16 @@ class Site:
         self.host = "127.0.0.1"
         self.standby: PostgresServer | None = None
         self.clock_is_behind = timedelta()
+        self.declared: Table[ProvcacheEntry] | None = None
+        if own_table:  # by the same rule as the built-in one, so that the same is expected
+            self.declared = Table(
+                ProvcacheEntry,
+                "entries",
+                schema=self.schema,
+                key="veri_key",
+                newer="created_at",
+                merge={"hit_count": "greatest", "last_accessed_at": "greatest"},
+            )
 
     @property
     def table(self) -> str:
@@ -130,7 +142,7 @@ class Site:
         """Open the queue's repository, which does not wait for long."""
         return open_postgres_repository(
             self.dsn,
-            schema=self.schema,
+            **self._where,
             connect_timeout_seconds=CONNECT_SECONDS,
             command_timeout_seconds=COMMAND_SECONDS,
             server_settings=settings,
@@ -140,7 +152,11 @@ class Site:
 
     def opening_for_ourselves(self) -> AbstractAsyncContextManager[PostgresRepository]:
         """Open a repository past the proxy, that is patient."""
-        return open_postgres_repository(self.admin, schema=self.schema, bridge="thread")
+        return open_postgres_repository(self.admin, bridge="thread", **self._where)
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"schema": self.schema} if self.declared is None else {"table": self.declared}
 
     def now(self) -> datetime:
         """Return what the queue takes for the time of day."""
@@ -149,10 +165,14 @@ class Site:
     async def prepare(self) -> None:
         """Make the schema and the role."""
         async with open_postgres_repository(
-            self.admin, schema=self.schema, create=True, bridge="thread"
+            self.admin, create=True, bridge="thread", **self._where
         ) as maker:
             await maker.check()
-        await self.execute(_HISTORY.format(schema=self.schema, role=self.role, password=SECRET))
+        key = "bytea" if self.declared is None else "text"
+        names = {"schema": self.schema, "role": self.role}
+        await self.execute(_HISTORY.format(key=key, password=SECRET, **names))
+        if self.declared is None:
+            await self.execute(_GRANT_VERSION.format(**names))
 
     async def execute(self, script: str) -> None:
         """Run statements as a superuser."""
@@ -189,10 +209,12 @@ class Site:
 
 
 @asynccontextmanager
-async def open_site(server: PostgresServer, *, like: Site | None = None) -> AsyncGenerator[Site]:
+async def open_site(
+    server: PostgresServer, *, like: Site | None = None, own_table: bool = False
+) -> AsyncGenerator[Site]:
     """Make a site on ``server``, or another line to the site ``like``."""
     async with open_proxy("127.0.0.1", server.port) as proxy:
-        site = Site(server, proxy)
+        site = Site(server, proxy, own_table=own_table)
         if like is None:
             await site.prepare()
         else:

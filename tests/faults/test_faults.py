@@ -83,6 +83,37 @@ async def test_over_the_other_bridge_it_recovers_just_so_when(
     await recover(site, FAULTS[name], bridge)
 
 
+WITH_A_TABLE = [
+    "connections_are_reset_in_the_middle_of_a_batch",
+    "a_batch_is_stored_and_the_reply_is_lost",
+    "the_network_swallows_everything",
+    "requests_arrive_after_their_retries",
+    "the_server_crashes_and_restarts",
+    "the_server_is_read_only",
+    "a_constraint_refuses_many_rows",
+    "a_trigger_refuses_rows_and_does_not_say_which",
+]
+
+
+@pytest.mark.parametrize("name", WITH_A_TABLE)
+async def test_into_a_table_of_the_user_s_own_it_recovers_just_so_when(
+    name: str, server: PostgresServer
+) -> None:
+    async with open_site(server, own_table=True) as site:
+        await recover(site, FAULTS[name], DEFAULT_KIND)
+
+
+LEFT_WITH_A_TABLE = ["the_network_swallows_everything", "a_session_s_process_is_stopped"]
+
+
+@pytest.mark.parametrize("name", LEFT_WITH_A_TABLE)
+async def test_a_queue_over_a_table_can_be_left_in_time_while(
+    name: str, server: PostgresServer
+) -> None:
+    async with open_site(server, own_table=True) as site:
+        await leave(site, FAULTS[name], DEFAULT_KIND)
+
+
 LEFT = [(name, DEFAULT_KIND) for name in FAULTS]
 LEFT += [(name, bridge) for name, one in FAULTS.items() if one.line for bridge in OTHER_BRIDGES]
 

@@ -61,6 +61,7 @@ NAMES = [
 
 # ... and in the modules beside it.
 MODULES = {
+    "cache": ["Cache", "CacheMetrics", "ReadableRepository", "open_cache"],
     "dead_letters": [
         "DeadLetters",
         "DeadLettersFullError",
