@@ -186,7 +186,7 @@ async def test_an_error_reaches_each_who_waits_with_an_object_of_its_own(
         async def call() -> None:
             try:
                 await cache.get_or_compute(KEY, Compute(error))
-            except BaseException as one:  # noqa: BLE001  # the test looks at it
+            except (Exception, SystemExit) as one:  # noqa: BLE001  # the test looks at it
                 raised.append(one)
 
         async with trio.open_nursery() as nursery:
@@ -219,9 +219,8 @@ async def test_a_group_that_holds_cancelled_is_freed_of_it(autojump_clock: MockC
         raise BaseExceptionGroup("both", [*stray, ValueError("x")])
 
     async with opened() as (_, _, cache):
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.RaisesGroup(ValueError):
             await cache.get_or_compute(KEY, compute)
-        assert [type(error) for error in caught.value.exceptions] == [ValueError]
 
 
 async def test_what_a_computation_raises_while_it_is_cancelled_is_nobodys(
@@ -257,7 +256,7 @@ async def test_a_computation_that_asks_for_its_own_key_is_told_so(
 
         async def asks_back() -> ProvcacheEntry:
             await trio.sleep(2)
-            async with trio.open_nursery() as nursery:  # also from a task of its own
+            async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # a task of its own
                 nursery.start_soon(cache.get_or_compute, KEY, asks_the_other)
             raise AssertionError("unreachable")
 

@@ -82,7 +82,7 @@ async def test_a_queue_has_one_cache_at_a_time(autojump_clock: MockClock) -> Non
 
 async def test_what_the_block_raises_goes_on_untouched(autojump_clock: MockClock) -> None:
     error = ExceptionGroup("mine", [ValueError("x")])
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(ValueError) as caught:
         async with opened() as (store, _, cache):
             store.read.close()
             with trio.move_on_after(1):
@@ -110,7 +110,7 @@ async def test_another_task_can_not_leave_it(autojump_clock: MockClock) -> None:
             with pytest.raises(RuntimeError, match="has to be left by the task that entered it"):
                 await opening.__aexit__(None, None, None)
 
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # another task is the point
             nursery.start_soon(leave)
         assert await cache.get(KEY) is None
         await opening.__aexit__(None, None, None)
