@@ -13,6 +13,7 @@ import sys
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -20,6 +21,8 @@ import trio
 
 from provcache_trio import EntryRejectedError, ProvcacheEntry, StoreUnavailableError
 from provcache_trio.sqlite import open_sqlite_repository
+
+from tests.support.servers import postgres, run_sql
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
@@ -70,6 +73,38 @@ def test_the_example_of_tests_passes_without_this_project_s_settings(tmp_path: P
         tmp_path, "-m", "pytest", *options, *pytest_trio, EXAMPLES / "test_an_application.py"
     )
     assert "4 passed" in printed
+
+
+# A table of one's own
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_orders_go_into_a_table_of_one_s_own_but_for_one_that_it_refuses(
+    tmp_path: Path, store: str
+) -> None:
+    database = str(uuid4())
+    where = str(tmp_path / "a.db") if store == "sqlite" else postgres().create_database(database)
+    table = (
+        "CREATE TABLE orders (number bigint PRIMARY KEY, changed_at {}, total {}, note text, {})"
+    )
+    check = "CHECK (number <> 7)"
+    if store == "sqlite":
+        with closing(sqlite3.connect(where)) as connection:
+            connection.execute(table.format("text", "text", check))
+    else:
+        trio.run(run_sql, where, table.format("timestamptz", "numeric(9, 2)", check))
+    lines = [
+        f'{{"number": {number}, "changed_at": "2026-11-30T08:00:{second:02}Z", "total": "9.50"}}\n'
+        for second in range(3)
+        for number in range(20)
+    ]
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "own_table.py"), where]
+    done = subprocess.run(
+        command, input="".join(lines), check=True, timeout=60, capture_output=True, text=True
+    )
+    written, refused = done.stdout.split(" written, ")
+    assert refused == "1 refused\n"
+    assert int(written) in {19, 57}  # whether versions met in the queue or in the table
 
 
 # A store of one's own
