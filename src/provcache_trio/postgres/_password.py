@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Final, TypeAlias, cast, final
 
 import trio
 
@@ -75,4 +75,4 @@ def _awaitable(answer: object) -> Awaitable[object]:
     if not isinstance(answer, Awaitable):
         kind = type(answer).__name__
         raise StoreMisconfiguredError(f"password must be an async function; it returned {kind}")
-    return answer
+    return cast("Awaitable[object]", answer)
