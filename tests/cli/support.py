@@ -28,6 +28,7 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio._cli.entries import PROVCACHE
 from provcache_trio._cli.progress import Progress
 from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import open_sqlite_repository
@@ -130,9 +131,10 @@ class MemoryTarget:
 
     def __init__(self) -> None:
         self.label = "memory"
+        self.entries = PROVCACHE
         self.repository: MemoryRepository[ProvcacheEntry] = MemoryRepository()
 
-    def open(self) -> AbstractAsyncContextManager[Store]:
+    def open(self, *, create: bool = False) -> AbstractAsyncContextManager[Store]:  # noqa: ARG002  # is there
         return nullcontext(cast("Store", self.repository))  # it is one of any key
 
     def open_existing(self) -> AbstractAsyncContextManager[Store]:

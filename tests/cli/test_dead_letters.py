@@ -27,10 +27,10 @@ from provcache_trio import (
     WriteBehindOptions,
 )
 from provcache_trio._cli import main, sending
-from provcache_trio._cli.dead_letters.letters import read_since
+from provcache_trio._cli.arguments import read_moment
 from provcache_trio._cli.dead_letters.retry import Retry
 from provcache_trio._cli.input import Input, InputError
-from provcache_trio._cli.urls import MisuseError
+from provcache_trio._cli.misuse import MisuseError
 from provcache_trio._core import watch as _store_watch
 from provcache_trio.dead_letters import DeadLetters
 from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
@@ -830,7 +830,7 @@ def test_a_time_that_is_none_is_refused(
     ],
 )
 def test_a_duration_is_counted_from_now(text: str, ago: dt.timedelta) -> None:
-    assert read_since(text, NOW) == NOW - ago
+    assert read_moment("--since", text, NOW) == NOW - ago
 
 
 @pytest.fixture
@@ -844,11 +844,11 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
 
 
 def test_a_time_without_an_offset_is_in_utc(elsewhere: None) -> None:
-    assert read_since("2026-11-25", NOW) == NOW.replace(hour=0)
-    assert read_since("2026-11-25T12:00", NOW) == NOW
-    assert read_since("2026-11-25T07:00-05:00", NOW) == NOW
+    assert read_moment("--since", "2026-11-25", NOW) == NOW.replace(hour=0)
+    assert read_moment("--since", "2026-11-25T12:00", NOW) == NOW
+    assert read_moment("--since", "2026-11-25T07:00-05:00", NOW) == NOW
     with pytest.raises(MisuseError):
-        read_since("0001-01-01T00:00+01:00", NOW)
+        read_moment("--since", "0001-01-01T00:00+01:00", NOW)
 
 
 def test_a_misplaced_secret_is_not_quoted(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

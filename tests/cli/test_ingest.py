@@ -26,7 +26,7 @@ from provcache_trio import DecisionDigest, ProvcacheEntry, WriteBehindOptions
 from provcache_trio._cli import input as input_module, main
 from provcache_trio._cli.ingest import job as job_module
 from provcache_trio._cli.ingest.job import Ingest
-from provcache_trio._cli.ingest.lines import BadLineError, read_entry
+from provcache_trio._cli.ingest.lines import BadLineError, LineReader
 from provcache_trio._cli.input import LONGEST_LINE, Input, InputError, LineSplitter
 from provcache_trio._cli.running import carry_out
 from provcache_trio._cli.stores import SqliteTarget
@@ -95,7 +95,7 @@ def test_a_line_that_is_too_long_is_not_held() -> None:
 
 @given(provcache_entries())
 def test_what_msgspec_encodes_is_read(entry: ProvcacheEntry) -> None:
-    assert read_entry(msgspec.json.encode(entry)) == entry
+    assert LineReader().read(msgspec.json.encode(entry)) == entry
 
 
 @given(
@@ -105,7 +105,7 @@ def test_what_msgspec_encodes_is_read(entry: ProvcacheEntry) -> None:
 def test_a_bad_line_is_told_without_its_content(field: str, value: str) -> None:
     parts = re.split(f'(?<="{field}":)', msgspec.json.encode(entry(1)).decode(), maxsplit=1)
     with pytest.raises(BadLineError, check=lambda error: error.__suppress_context__) as caught:
-        read_entry(f"{parts[0]}{value},{parts[1]}".encode())
+        LineReader().read(f"{parts[0]}{value},{parts[1]}".encode())
     assert not re.search("s3cret|337", str(caught.value))
 
 
@@ -136,7 +136,7 @@ NO_TIME = "Invalid RFC3339 encoded datetime"
 )
 def test_the_reason_names_what_is_wrong(content: bytes | None, reason: str) -> None:
     with pytest.raises(BadLineError, match=f"^{re.escape(reason)}$"):
-        read_entry(content)
+        LineReader().read(content)
 
 
 def test_the_longest_entry_fits_into_a_line() -> None:

@@ -17,9 +17,11 @@ import pytest
 import trio
 
 from provcache_trio import DecisionDigest, ProvcacheEntry, ReplaySeed
-from provcache_trio._cli import main, reading
+from provcache_trio._cli import main
+from provcache_trio._cli.entries import PROVCACHE
+from provcache_trio._cli.misuse import MisuseError
 from provcache_trio._cli.stores import SqliteTarget
-from provcache_trio._cli.urls import MisuseError, target_of, without_secrets
+from provcache_trio._cli.urls import target_of, without_secrets
 from provcache_trio.sqlite import SQLiteRepository, open_sqlite_repository
 
 from tests.cli.support import names, url
@@ -386,6 +388,7 @@ def test_completion_that_can_not_be_set_up_is_told_in_one_line(
 
 
 def test_a_key_is_checked_as_the_store_would() -> None:
-    reading.check_key(KEY)
-    with pytest.raises(MisuseError):
-        reading.check_key(KEY.replace("a", "g"))
+    assert PROVCACHE.read_key([KEY]) == KEY
+    for words in ([KEY.replace("a", "g")], [], [KEY, KEY]):
+        with pytest.raises(MisuseError):
+            PROVCACHE.read_key(words)

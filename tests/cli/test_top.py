@@ -34,6 +34,7 @@ from rich.console import Console
 
 from provcache_trio import open_write_behind_queue
 from provcache_trio._cli import main
+from provcache_trio._cli.misuse import MisuseError
 from provcache_trio._cli.output import OutputError
 from provcache_trio._cli.top import source as source_module
 from provcache_trio._cli.top.document import (
@@ -48,7 +49,6 @@ from provcache_trio._cli.top.table import draw
 from provcache_trio._cli.top.views import watch_queues
 from provcache_trio._cli.top.watch import History, Pace, Watch
 from provcache_trio._cli.top.words import in_one_line, last_error, short, span
-from provcache_trio._cli.urls import MisuseError
 from provcache_trio.status import StatusApp
 from provcache_trio.testing import MemoryRepository
 

@@ -9,6 +9,8 @@ may hold a secret, or wait for whoever reads its output without heeding signals.
 
     app         the command line, and the commands that are no folder
     arguments, urls     what arguments mean, and which store a URL names
+    entries     what entries are: ProvcacheEntry, or those of the table in --table
+    misuse      the error of a command that was called wrongly
     running     an attempt: work under signals, its progress, its end, and the exit status
     progress    one line that changes on a terminal, plain lines elsewhere
     terminal    what rich draws
@@ -20,6 +22,7 @@ may hold a secret, or wait for whoever reads its output without heeding signals.
     relay       what `provcache relay` does until it is stopped
     sending     what a file keeps, on its way to a store
     reading     `provcache get` and `provcache stats`
+    expiring    `provcache expire`
     input       a file or a pipe, chunk by chunk, and its lines
 
     ingest/, demo/, dead_letters/, journal/, top/       a command each, of several files

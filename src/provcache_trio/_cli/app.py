@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path  # noqa: TC003  # cyclopts reads annotations
 from typing import TYPE_CHECKING, Annotated
@@ -20,21 +21,25 @@ from .arguments import (
     input_file,
     is_directory,
     making_of,
+    read_moment,
     settle_hyphens,
 )
 from .dead_letters.commands import app as dead_letters
 from .demo.job import Demo
+from .entries import entries_of
+from .expiring import Expire, check_expires
 from .help import help_console
 from .ingest.job import Ingest
 from .input import Input
 from .journal.commands import app as journal
+from .misuse import MisuseError
 from .output import OutputError, Stream, complain, say
-from .reading import check_key, entry_as_json, store_facts
+from .reading import entry_as_json, store_facts
 from .running import Status, attempt, carry_out
 from .stores import wait_until_ready
 from .text import printable
 from .top.views import watch_queues
-from .urls import MisuseError, check_is_no_url, postgres_target, stream_target, target_of
+from .urls import check_is_no_url, postgres_target, stream_target, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,6 +117,7 @@ async def ingest(
     /,
     *,
     to: str,
+    table: str | None = None,
     strict: Annotated[bool, Parameter(negative="")] = False,
     all_errors: Annotated[bool, Parameter(negative="")] = False,
     give_up_after: float = 600,
@@ -130,6 +136,8 @@ async def ingest(
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
             it is not there; an entry that it has is merged with the one that comes. Or a stream,
             which has to be there: nats://HOST,HOST,HOST/STREAM.
+        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
+            A table of yours has to be there.
         strict: Read no further than the first bad line; what came before is written. A line
             with a field that entries do not have is bad, too.
         all_errors: Report every bad line, however many there are.
@@ -140,7 +148,7 @@ async def ingest(
     check_is_no_url(str(file))
     job = Ingest(
         Input(str(file)),
-        target_of(to),
+        target_of(to, entries_of(table)),
         strict=strict,
         all_errors=all_errors,
         give_up_after=give_up_after,
@@ -149,43 +157,51 @@ async def ingest(
 
 
 @app.command
-async def get(veri_key: str, /, *, from_: Annotated[str, Parameter(name="--from")]) -> int:
-    """Print the entry of a VeriKey in one line of JSON.
+async def get(
+    *key: str, from_: Annotated[str, Parameter(name="--from")], table: str | None = None
+) -> int:
+    """Print the entry of a key in one line of JSON.
 
     The status is 1 if there is none, and 3 if the store can't be read.
 
     Args:
-        veri_key: The key: sha256: and 64 hex digits.
+        key: The VeriKey: sha256: and 64 hex digits. With --table the value of its key field; of
+            several fields their values, one by one or as one JSON array.
         from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
+        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
     """
-    check_key(veri_key)
-    target = target_of(from_)
-    status, line = await attempt(partial(entry_as_json, target, veri_key), target.label)
+    entries = entries_of(table)
+    wanted = entries.read_key(key)
+    target = target_of(from_, entries)
+    status, line = await attempt(partial(entry_as_json, target, wanted), target.label)
     if status:
         return status
     if line is None:
-        complain("no entry has this VeriKey", target.label)
+        complain(entries.no_such_key, target.label)
         return Status.NOT_ALL
     say(line, sys.stdout)
     return Status.DONE
 
 
 @app.command
-async def init(*, to: str, max_bytes: str | None = None, replicas: int = 3) -> int:
+async def init(
+    *, to: str, table: str | None = None, max_bytes: str | None = None, replicas: int = 3
+) -> int:
     """Make a store; one that is there already stays as it is.
 
     Args:
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE, or a stream:
             nats://HOST,HOST,HOST/STREAM.
+        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
         max_bytes: How large a stream may become, such as 10GB; a stream needs it.
         replicas: How many servers keep a stream, 1 to 5.
     """
-    target = target_of(to)
+    target = target_of(to, entries_of(table))
     make = making_of(target, max_bytes, replicas)
 
     async def work() -> None:
         await make()
-        async with target.open() as store:
+        async with target.open(create=True) as store:
             await wait_until_ready(store, complain)
 
     status, _ = await attempt(work, target.label)
@@ -203,6 +219,7 @@ async def relay(
     *,
     from_: Annotated[str, Parameter(name="--from")],
     to: str | None = None,
+    table: str | None = None,
     dead_letters: Path | None = None,
     status: str | None = None,
     skip: int | None = None,
@@ -217,14 +234,16 @@ async def relay(
     Args:
         from_: The stream, such as nats://HOST,HOST,HOST/STREAM.
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when it is
-            not there.
+            not there; a table of yours has to be.
+        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
         dead_letters: A file for what the store refuses; without it such an entry is logged by its
             key, and gone.
         status: Serve the status page at HOST:PORT.
         skip: Do not relay, but move the message with this sequence out of the stream...
         into: ...into this file, which must not be there yet.
     """
-    source = stream_target(from_)
+    entries = entries_of(table)
+    source = stream_target(from_, entries)
     if skip is not None or into is not None:
         if skip is None or into is None or to is not None:
             raise MisuseError("--skip SEQUENCE --into FILE belong together, without --to")
@@ -235,7 +254,7 @@ async def relay(
         raise MisuseError("--to is missing: the store")
     from .relay import RelayJob  # noqa: PLC0415  # needs an extra
 
-    target = target_of(to)
+    target = target_of(to, entries)
     if dead_letters is not None:
         check_is_no_url(str(dead_letters))
     return await carry_out(RelayJob(source, target, dead_letters, address_of(status)))
@@ -245,17 +264,20 @@ async def relay(
 async def stats(
     *,
     from_: Annotated[str, Parameter(name="--from")],
+    table: str | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Print how many entries a store holds, its size, and the version of its schema.
 
-    The status is 3 if the store can't be read.
+    The size is that of the whole SQLite file, or of the table in PostgreSQL with its indexes. Only
+    ProvcacheEntry has a schema of its own. The status is 3 if the store can't be read.
 
     Args:
         from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
+        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
         as_json: Print one line of JSON.
     """
-    target = target_of(from_)
+    target = target_of(from_, entries_of(table))
     status, facts = await attempt(partial(store_facts, target), target.label)
     if status or facts is None:
         return status
@@ -265,6 +287,33 @@ async def stats(
     for name, value in facts.items():
         say(f"{name:<7} {value:>15,}", sys.stdout)
     return Status.DONE
+
+
+@app.command
+async def expire(
+    *,
+    in_: Annotated[str, Parameter(name="--in")],
+    table: str | None = None,
+    limit: int = 1000,
+    now: str | None = None,
+) -> int:
+    """Delete the entries that have expired, and print how many there were.
+
+    It goes on until nothing has expired, in slices, so that others can write in between. SIGINT
+    (Ctrl-C), SIGTERM and SIGHUP end it after the slice under way, with status 130, 143 or 129. The
+    status is 3 if the store can't be used.
+
+    Args:
+        in_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
+        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
+        limit: Most entries in one slice.
+        now: What has expired by then: a time, in UTC, or how long ago, such as 1h.
+    """
+    entries = entries_of(table)
+    check_expires(entries, limit)
+    now_ = datetime.now(UTC)
+    moment = now_ if now is None else read_moment("--now", now, now_)
+    return await carry_out(Expire(target_of(in_, entries), moment, limit))
 
 
 @app.command

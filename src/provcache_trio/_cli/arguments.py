@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from .urls import MisuseError, without_secrets
+from .misuse import MisuseError
+from .urls import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from cyclopts import Token
 
     from .stores import Target
+
+_is_duration: Final = re.compile(r"(\d{1,9})([smhdw])").fullmatch
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def settle_hyphens(arguments: Sequence[str]) -> list[str]:
@@ -49,6 +55,29 @@ def check_give_up_after(seconds: float) -> None:
     """Raise MisuseError unless ``seconds`` is above 0; inf is."""
     if not seconds > 0:  # nan is not, either
         raise MisuseError("--give-up-after is a number of seconds above 0, or inf")
+
+
+def read_moment(option: str, text: str, now: datetime) -> datetime:
+    """Return the moment that ``text`` means: a date, a date and time, or how long ago.
+
+    Args:
+        option: what it was given to.
+        text: such as ``2026-11-25``, ``2026-11-25T12:00``, with an offset or else in UTC; or
+            ``90s``, ``30m``, ``1h``, ``2d``, ``1w``.
+        now: what a duration is counted from.
+
+    Raises:
+        MisuseError: it is none of them.
+    """
+    try:
+        if found := _is_duration(text):
+            return now - timedelta(**{_UNITS[found[2]]: int(found[1])})
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise MisuseError(
+            f"{option} is a time such as 2026-11-25T12:00 (UTC), or a duration such as 90s, 1h, 2d"
+        ) from None
 
 
 def address_of(address: str | None) -> tuple[str, int] | None:

@@ -3,69 +3,93 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from provcache_trio import StoreMisconfiguredError
-from provcache_trio._vocabulary.errors import reworded
 from provcache_trio.postgres import open_postgres_repository
+from provcache_trio.postgres._catalogue import quoted
 from provcache_trio.postgres._dsn import Dsn
 from provcache_trio.postgres._schema import MIGRATIONS
+from provcache_trio.postgres._tables import TableInDatabase
+
+from .entries import PROVCACHE
+from .stores import for_users
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from provcache_trio import Table
+
+    from .entries import Entries
     from .stores import Store
 
 # Of a partitioned table, which has no size itself, that of its partitions.
 _SIZE: Final = """
-SELECT coalesce(sum(pg_total_relation_size(relid)), pg_total_relation_size('provcache.entries'))
+SELECT coalesce(sum(pg_total_relation_size(relid)), pg_total_relation_size($1::text::regclass))
     ::bigint
-FROM pg_partition_tree('provcache.entries')
+FROM pg_partition_tree($1::text::regclass)
 """
 
 
 class PostgresTarget:
-    """A PostgreSQL database; its schema ``provcache`` is made when it is not there.
+    """A PostgreSQL database; its schema ``provcache`` is made when it is not there, a table is not.
 
     Args:
         dsn: its URL.
         label: what to call it; by default the URL without what may be secret.
+        entries: what it stores.
 
     Raises:
-        ValueError: ``dsn`` is malformed, or may be, or has a parameter that can't be used.
+        ValueError: ``dsn`` is malformed, or may be, or has a parameter that can't be used; or a
+            name of the table or of a column is too long.
     """
 
-    def __init__(self, dsn: str, label: str = "") -> None:
+    def __init__(self, dsn: str, label: str = "", entries: Entries = PROVCACHE) -> None:
         self._dsn = dsn
         self.label = label or Dsn(dsn).label
+        self.entries = entries
+        self._table: Any = entries.table
+        if self._table is not None:
+            TableInDatabase(self._table, create=False)
 
     @asynccontextmanager
-    async def open(self) -> AsyncGenerator[Store]:
-        """Open the database; ``wait_until_ready`` raises what is wrong with it."""
-        async with open_postgres_repository(self._dsn, create=True) as repository:
-            yield repository
+    async def open(self, *, create: bool = False) -> AsyncGenerator[Store]:
+        """Open the database; ``wait_until_ready`` raises what is wrong with it.
+
+        Args:
+            create: see ``Target``.
+        """
+        create = create or self.entries.table is None
+        with for_users():
+            async with open_postgres_repository(
+                self._dsn, table=self._table, create=create
+            ) as repository:
+                yield repository
 
     @asynccontextmanager
     async def open_existing(self) -> AsyncGenerator[Store]:
         """Open the database to read from it; the first call raises what is wrong with it."""
-        async with open_postgres_repository(self._dsn) as repository:
-            try:
+        with for_users():
+            async with open_postgres_repository(self._dsn, table=self._table) as repository:
                 yield repository
-            except StoreMisconfiguredError as error:
-                # Its own words are for programmers.
-                text = str(error).replace("see create=True", "provcache init --to makes it")
-                raise reworded(error, text) from None
 
     async def facts(self) -> dict[str, int]:
-        """Return the size of the table with its indexes, and the schema version.
+        """Return the size of the table with its indexes, and a schema's version.
 
         Raises:
             StoreError: the database can't be asked.
         """
-        async with open_postgres_repository(self._dsn) as repository:
+        async with open_postgres_repository(self._dsn, table=self._table) as repository:
             # The commands alone want to know.
             size: int = await repository._run(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
                 repository._reader,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-                lambda connection, _: connection.fetchval(_SIZE),
+                lambda connection, _: connection.fetchval(_SIZE, _name_of(self._table)),
             )
-        return {"bytes": size, "schema": len(MIGRATIONS)}
+        return {"bytes": size} | ({} if self._table else {"schema": len(MIGRATIONS)})
+
+
+def _name_of(table: Table[Any] | None) -> str:
+    """Return the name of what holds the entries, as a statement has it."""
+    if table is None:
+        return "provcache.entries"
+    names = (table.name,) if table.schema is None else (table.schema, table.name)
+    return ".".join(map(quoted, names))

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
-
-from .urls import MisuseError
 
 if TYPE_CHECKING:
     from .stores import Target
 
-_is_key: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 
-
-def check_key(key: str) -> None:
-    """Raise MisuseError unless ``key`` has the form of a VeriKey."""
-    if not _is_key(key):
-        raise MisuseError("a VeriKey is 'sha256:' and 64 lower-case hex digits")
-
-
-async def entry_as_json(target: Target, key: str) -> str | None:
+async def entry_as_json(target: Target, key: object) -> str | None:
     """Return the entry of ``key`` in one line of JSON, or None: there is none.
 
     The line is ASCII: other characters are escaped, so that no terminal obeys one and no
@@ -34,7 +23,12 @@ async def entry_as_json(target: Target, key: str) -> str | None:
     async with target.open_existing() as store:
         found = await store.get_many([key])
     entry = found.get(key)
-    return None if entry is None else json.dumps(msgspec.to_builtins(entry), separators=(",", ":"))
+    return None if entry is None else json.dumps(plain(entry), separators=(",", ":"))
+
+
+def plain(entry: object) -> object:
+    """Return what the JSON of an entry, of any type, decodes to."""
+    return msgspec.json.decode(msgspec.json.encode(entry))
 
 
 async def store_facts(target: Target) -> dict[str, int]:

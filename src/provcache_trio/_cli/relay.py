@@ -60,7 +60,10 @@ class RelayJob(Job):
             await wait_until_ready(store, progress.notice)
             letters = None
             if self._dead_letters is not None:
-                letters = await stack.enter_async_context(open_dead_letters(self._dead_letters))
+                kind = self.target.entries.entry_type
+                letters = await stack.enter_async_context(
+                    open_dead_letters(self._dead_letters, entry_type=kind)
+                )
             server = None
             if self._status is not None:
                 host, port = self._status

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 import msgspec
 import trio
 
-from provcache_trio import ProvcacheEntry, open_write_behind_queue
+from provcache_trio import open_write_behind_queue
 
 from .running import Job
 from .stores import wait_until_ready
@@ -43,7 +43,7 @@ class Kept(msgspec.Struct, frozen=True):
 
     number: int
     label: str
-    entry: ProvcacheEntry
+    entry: Any
 
 
 class Resending(Job):
@@ -99,7 +99,7 @@ class Resending(Job):
         self.place = self.target.label
         sink = _Refused()
         sent: list[Kept] = []
-        queue: WriteBehindQueue[ProvcacheEntry] | None = None
+        queue: WriteBehindQueue[Any] | None = None
         try:
             async with open_write_behind_queue(
                 store, self.options, name=self.name, dead_letters=sink
@@ -137,14 +137,14 @@ class _Refused:
     """A sink that remembers what was refused."""
 
     def __init__(self) -> None:
-        self.letters: list[DeadLetter[ProvcacheEntry]] = []
+        self.letters: list[DeadLetter[Any]] = []
 
-    async def put_many(self, letters: Sequence[DeadLetter[ProvcacheEntry]], /) -> None:
+    async def put_many(self, letters: Sequence[DeadLetter[Any]], /) -> None:
         await trio.lowlevel.checkpoint()
         self.letters += letters
 
 
-def _reason_of(letter: DeadLetter[ProvcacheEntry]) -> str:
+def _reason_of(letter: DeadLetter[Any]) -> str:
     sqlstate = f", SQLSTATE {letter.sqlstate}" if letter.sqlstate else ""
     constraint = f", constraint {letter.constraint}" if letter.constraint else ""
     return f"{letter.error_class}{sqlstate}{constraint}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -15,30 +15,53 @@ from provcache_trio._vocabulary.errors import reworded
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.sqlite._rows import SCHEMA_VERSION
 
+from .entries import PROVCACHE
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        Awaitable,
+        Callable,
+        Generator,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
     from pathlib import Path
 
-    from provcache_trio import ProvcacheEntry
+    from .entries import Entries
+
+T = TypeVar("T")
 
 _PATIENCE: Final = 10.0  # seconds that a store gets to answer at first
 _PAUSE: Final = 0.25
+# How repositories say to programmers that something is not there.
+_MADE_BY_CREATE: Final = (
+    "with create=True it is made",
+    "make it, or open the repository with create=True",
+    "see create=True",
+)
 
 
 class Store(Protocol):
     """What the commands ask of a repository; the built-in ones have it."""
 
-    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
+    async def upsert_many(self, entries: Sequence[Any], /) -> int:
         """Store every entry, or none; see ``Repository.upsert_many``."""
         ...
 
-    async def get_many(self, keys: Iterable[str], /) -> Mapping[str, ProvcacheEntry]:
+    async def get_many(self, keys: Iterable[Any], /) -> Mapping[Any, Any]:
         """Return the stored entries of ``keys``, by key."""
         ...
 
     async def count(self) -> int:
         """Return how many entries are stored."""
+        ...
+
+    async def delete_expired(self, now: datetime, limit: int, /) -> int:
+        """Delete so many entries that have expired; return how many there were."""
         ...
 
     async def check(self) -> None:
@@ -51,12 +74,19 @@ class Target(Protocol):
 
     Attributes:
         label: what to call it in messages.
+        entries: what they are.
     """
 
     label: str
+    entries: Entries
 
-    def open(self) -> AbstractAsyncContextManager[Store]:
-        """Open the store, which is made when it is not there.
+    def open(self, *, create: bool = False) -> AbstractAsyncContextManager[Store]:
+        """Open the store.
+
+        That of ``ProvcacheEntry`` is always made when it is not there.
+
+        Args:
+            create: make a table of the user's own, too.
 
         Raises:
             StoreError: at entry, it can't be used.
@@ -85,16 +115,29 @@ async def wait_until_ready(store: Store, notice: Callable[[str], None]) -> None:
     """Wait until the store answers; it may be locked, or just being started.
 
     Args:
-        store: what to wait for, ten seconds from its first failure on.
+        store: what to wait for.
         notice: called if it does not answer at once.
 
     Raises:
-        StoreError: it does not answer, or needs a person.
+        StoreError: it does not answer for ten seconds, or needs a person.
+    """
+    await patiently(store.check, notice)
+
+
+async def patiently(call: Callable[[], Awaitable[T]], notice: Callable[[str], None]) -> T:
+    """Return what a call of a store returns, which may be away, for ten seconds at most.
+
+    Args:
+        call: what to do, again and again.
+        notice: called if that does not work at once.
+
+    Raises:
+        StoreError: it stays away, or needs a person.
     """
     until = math.inf
     while True:
         try:
-            return await store.check()
+            return await call()
         except StoreMisconfiguredError:
             raise
         except StoreUnavailableError as error:
@@ -106,20 +149,38 @@ async def wait_until_ready(store: Store, notice: Callable[[str], None]) -> None:
         await trio.sleep(_PAUSE)
 
 
+@contextmanager
+def for_users() -> Generator[None]:
+    """Have errors say to users, not to programmers, what makes a store."""
+    try:
+        yield
+    except StoreMisconfiguredError as error:
+        text = str(error)
+        for words in _MADE_BY_CREATE:
+            text = text.replace(words, "provcache init --to makes it")
+        raise reworded(error, text) from None
+
+
 class SqliteTarget:
     """An SQLite file, which is made when it is not there.
 
     Args:
         path: the file.
+        entries: what it stores.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, entries: Entries = PROVCACHE) -> None:
         self.path = path
+        self.entries = entries
+        self._table: Any = entries.table
         self.label = str(path)
 
     @asynccontextmanager
-    async def open(self) -> AsyncGenerator[Store]:
+    async def open(self, *, create: bool = False) -> AsyncGenerator[Store]:
         """Open the file; ``wait_until_ready`` raises what else is wrong with it.
+
+        Args:
+            create: see ``Target``.
 
         Raises:
             StoreMisconfiguredError: there can be no such file.
@@ -130,8 +191,12 @@ class SqliteTarget:
             raise StoreMisconfiguredError(f"there is no directory {directory}")
         if not os.access(self.path if self.path.exists() else directory, os.W_OK):
             raise StoreMisconfiguredError("no permission to write there")
-        async with open_sqlite_repository(self.path) as repository:
-            yield repository
+        create = create or self.entries.table is None
+        with for_users():
+            async with open_sqlite_repository(
+                self.path, table=self._table, create=create
+            ) as repository:
+                yield repository
 
     @asynccontextmanager
     async def open_existing(self) -> AsyncGenerator[Store]:
@@ -143,14 +208,11 @@ class SqliteTarget:
             StoreMisconfiguredError: there can be no such file.
         """
         self._check_kind()
-        async with open_sqlite_repository(self.path, create=False) as repository:
-            try:
+        with for_users():
+            async with open_sqlite_repository(
+                self.path, table=self._table, create=False
+            ) as repository:
                 yield repository
-            except StoreMisconfiguredError as error:
-                # Its own words are for programmers.
-                makes_it = "provcache init --to makes it"
-                text = str(error).replace("with create=True it is made", makes_it)
-                raise reworded(error, text) from None
 
     def _check_kind(self) -> None:
         try:
@@ -165,7 +227,7 @@ class SqliteTarget:
             raise StoreMisconfiguredError("it is no regular file")
 
     async def facts(self) -> dict[str, int]:
-        """Return the size of the file with what is still in its log, and the schema version.
+        """Return the size of the file with what is still in its log, and a schema's version.
 
         Raises:
             OSError: the file is gone.
@@ -174,4 +236,4 @@ class SqliteTarget:
         size = self.path.stat().st_size
         with suppress(FileNotFoundError):
             size += self.path.with_name(f"{self.path.name}-wal").stat().st_size
-        return {"bytes": size, "schema": SCHEMA_VERSION}
+        return {"bytes": size} | ({} if self._table else {"schema": SCHEMA_VERSION})

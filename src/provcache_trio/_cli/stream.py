@@ -6,20 +6,24 @@ import os
 import re
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 from urllib.parse import urlsplit
 
 from provcache_trio import StoreMisconfiguredError
 from provcache_trio.nats import create_stream, open_stream_repository
 from provcache_trio.nats._removal import take_out
+from provcache_trio.nats._repository import check_table
 from provcache_trio.nats._servers import read_access
 from provcache_trio.nats._stream import names_of
+
+from .entries import PROVCACHE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from .entries import Entries
     from .stores import Store
 
 _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -43,23 +47,30 @@ class StreamTarget:
 
     Args:
         url: its servers' URL, with its name as the path.
+        entries: what goes through it.
 
     Raises:
         ValueError: ``url`` is malformed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, entries: Entries = PROVCACHE) -> None:
         servers, _, self.stream = url.rpartition("/")
         parts = urlsplit(servers)
         names_of(self.stream)
         read_access(servers)
         self.servers = servers
+        self.entries = entries
         self.label = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/{self.stream}"
 
+    def check_table(self) -> None:
+        """Raise ValueError if these entries can't go through a stream."""
+        check_table(self.entries.table)
+
     @asynccontextmanager
-    async def open(self) -> AsyncGenerator[Store]:
+    async def open(self, *, create: bool = False) -> AsyncGenerator[Store]:  # noqa: ARG002  # see ``create``
         """Open the stream to write to it; ``wait_until_ready`` raises what is wrong with it."""
-        async with open_stream_repository(self.servers, self.stream) as repository:
+        table: Any = self.entries.table
+        async with open_stream_repository(self.servers, self.stream, table=table) as repository:
             yield cast("Store", repository)  # of which these commands only write and check
 
     def open_existing(self) -> AbstractAsyncContextManager[Store]:

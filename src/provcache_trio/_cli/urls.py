@@ -6,45 +6,45 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from .entries import PROVCACHE
+from .misuse import MisuseError
 from .stores import SqliteTarget
 
 if TYPE_CHECKING:
+    from .entries import Entries
     from .stores import Target
     from .stream import StreamTarget
 
 
-class MisuseError(Exception):
-    """A command was called wrongly; the message is for the user."""
-
-
-def target_of(url: str) -> Target:
+def target_of(url: str, entries: Entries = PROVCACHE) -> Target:
     """Return the store that ``url`` names.
 
     Args:
         url: ``sqlite:PATH``; what comes after the colon is taken as it stands. Or
             ``postgresql://...``, as asyncpg takes it. Or a stream: ``nats://HOST,HOST/STREAM``.
+        entries: what it stores.
 
     Raises:
-        MisuseError: it names none that is known, or one that needs an extra.
+        MisuseError: it names none that is known, or one that needs an extra, or can't store these.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite" and rest:
-        return _sqlite(rest)
+        return _sqlite(rest, entries)
     if scheme in {"postgresql", "postgres"} and rest.startswith("//"):
-        return postgres_target(url)
+        return postgres_target(url, entries=entries)
     if scheme in {"nats", "tls"} and rest.startswith("//"):
-        return stream_target(url)
+        return stream_target(url, entries)
     raise MisuseError("a store is named by a URL: sqlite:PATH or postgresql://HOST/DATABASE")
 
 
-def _sqlite(path: str) -> Target:
+def _sqlite(path: str, entries: Entries) -> Target:
     if path.startswith("//"):
         # Elsewhere, sqlite:///name is a file in this directory; to us it would be one in /.
         raise MisuseError("sqlite: is followed by the path alone, as in sqlite:cache.db")
     check_is_no_url(path)
     if path == ":memory:" or "\0" in path:
         raise MisuseError("sqlite: path must name a file")
-    return SqliteTarget(Path(path))
+    return SqliteTarget(Path(path), entries)
 
 
 def check_is_no_url(name: str) -> None:
@@ -53,7 +53,7 @@ def check_is_no_url(name: str) -> None:
         raise MisuseError("the name of a file is wanted there, not a URL")
 
 
-def postgres_target(dsn: str, label: str = "") -> Target:
+def postgres_target(dsn: str, label: str = "", entries: Entries = PROVCACHE) -> Target:
     """Return the PostgreSQL database that ``dsn`` names; see ``PostgresTarget``.
 
     Raises:
@@ -66,12 +66,12 @@ def postgres_target(dsn: str, label: str = "") -> Target:
             "PostgreSQL needs the extra: pip install 'provcache-trio[postgres]'"
         ) from None
     try:
-        return PostgresTarget(dsn, label)
+        return PostgresTarget(dsn, label, entries)
     except ValueError as error:  # quotes no part of it that may be secret
         raise MisuseError(str(error)) from None
 
 
-def stream_target(url: str) -> StreamTarget:
+def stream_target(url: str, entries: Entries = PROVCACHE) -> StreamTarget:
     """Return the stream that ``url`` names; see ``StreamTarget``.
 
     Raises:
@@ -82,10 +82,15 @@ def stream_target(url: str) -> StreamTarget:
     except ImportError:
         raise MisuseError("a stream needs the extra: pip install 'provcache-trio[nats]'") from None
     try:
-        return StreamTarget(url)
+        target = StreamTarget(url, entries)
     except ValueError as error:
         message = f"a stream is named by a URL such as nats://n1,n2,n3/STREAM ({error})"
         raise MisuseError(message) from None
+    try:
+        target.check_table()
+    except ValueError as error:
+        raise MisuseError(str(error)) from None
+    return target
 
 
 # A URL, which may have gone through a Path; and what stands before an @, with a colon in it.

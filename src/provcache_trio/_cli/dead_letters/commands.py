@@ -7,17 +7,19 @@ import sys
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import App, Parameter
 
-from provcache_trio._cli.arguments import check_give_up_after
+from provcache_trio._cli.arguments import check_give_up_after, read_moment
 from provcache_trio._cli.dead_letters import letters
+from provcache_trio._cli.entries import entries_of
 from provcache_trio._cli.input import Input, InputError
+from provcache_trio._cli.misuse import MisuseError
 from provcache_trio._cli.output import Stream, complain, put, say
 from provcache_trio._cli.running import Status, attempt, carry_out
 from provcache_trio._cli.text import counted
-from provcache_trio._cli.urls import MisuseError, check_is_no_url, target_of
+from provcache_trio._cli.urls import check_is_no_url, target_of
 from provcache_trio.dead_letters import StoredLetter
 
 from .letters import Only
@@ -26,8 +28,7 @@ from .retry import Retry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import msgspec
-
+    from provcache_trio._cli.entries import Entries
     from provcache_trio.dead_letters import UnreadableLetter
 
 LettersFile: TypeAlias = Annotated[Path, Parameter(name="--in")]
@@ -42,7 +43,12 @@ app = App(
 
 @app.command(name="list")
 async def list_(
-    *, in_: LettersFile, key: str | None = None, since: str | None = None, json_: AsJson = False
+    *,
+    in_: LettersFile,
+    key: str | None = None,
+    since: str | None = None,
+    table: str | None = None,
+    json_: AsJson = False,
 ) -> int:
     """Print the letters, one per line, without their entries.
 
@@ -53,15 +59,16 @@ async def list_(
         in_: The file of dead letters.
         key: Only letters with this key.
         since: Only letters that failed then or later: a time, in UTC, or a duration, such as 1h.
+        table: What entries are: a Table of yours, as MODULE:NAME; by default anything.
         json_: Print one JSON object per line.
     """
     check_is_no_url(str(in_))
-    only = _only(key, since)
+    only = _only(key, since, entries_of(table))
     results = Stream(sys.stdout)
     row_of = letters.facts_as_json if json_ else letters.as_row
     readable = unreadable = 0
 
-    async def see(page: Sequence[StoredLetter[msgspec.Raw] | UnreadableLetter]) -> None:
+    async def see(page: Sequence[StoredLetter[Any] | UnreadableLetter]) -> None:
         nonlocal readable, unreadable
         for each in page:
             if not isinstance(each, StoredLetter):
@@ -84,7 +91,9 @@ async def list_(
 
 
 @app.command
-async def show(number: int, /, *, in_: LettersFile, json_: AsJson = False) -> int:
+async def show(
+    number: int, /, *, in_: LettersFile, table: str | None = None, json_: AsJson = False
+) -> int:
     """Print everything about one letter, its entry included.
 
     A service may own the file meanwhile. The status is 1 if there is no such letter, or it
@@ -93,12 +102,14 @@ async def show(number: int, /, *, in_: LettersFile, json_: AsJson = False) -> in
     Args:
         number: The letter's number, as list prints it.
         in_: The file of dead letters.
+        table: What its entry is: of a Table of yours, as MODULE:NAME; by default anything.
         json_: Print one line of JSON.
     """
     check_is_no_url(str(in_))
     if not 0 <= number < 2**63:
         raise MisuseError("the number of a letter is 1 or more")
-    status, found = await attempt(partial(letters.read_letter, in_, number), str(in_))
+    read = partial(letters.read_letter, in_, number, entries_of(table).any_type)
+    status, found = await attempt(read, str(in_))
     if status:
         return status
     if found is None:
@@ -119,6 +130,7 @@ async def retry(
     to: str,
     key: str | None = None,
     since: str | None = None,
+    table: str | None = None,
     give_up_after: float = 600,
     json_: AsJson = False,
 ) -> int:
@@ -135,14 +147,16 @@ async def retry(
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
         key: Only letters with this key.
         since: Only letters that failed then or later: a time, in UTC, or a duration, such as 1h.
+        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
         give_up_after: End when the store has been away, or has needed a person, for so many
             seconds; inf waits for ever.
         json_: Print the summary as one line of JSON.
     """
     check_give_up_after(give_up_after)
     check_is_no_url(str(in_))
-    only = _only(key, since)
-    job = Retry(in_, target_of(to), only, as_json=json_, give_up_after=give_up_after)
+    entries = entries_of(table)
+    only = _only(key, since, entries)
+    job = Retry(in_, target_of(to, entries), only, as_json=json_, give_up_after=give_up_after)
     return await carry_out(job)
 
 
@@ -152,6 +166,7 @@ async def purge(
     in_: LettersFile,
     key: str | None = None,
     since: str | None = None,
+    table: str | None = None,
     yes: Yes = False,
     json_: AsJson = False,
 ) -> int:
@@ -164,11 +179,12 @@ async def purge(
         in_: The file of dead letters.
         key: Only letters with this key.
         since: Only letters that failed then or later: a time, in UTC, or a duration, such as 1h.
+        table: The Table of yours that --key is a key of, as MODULE:NAME.
         yes: Do not ask. Needed to purge every letter, and where there is no terminal.
         json_: Print how many were purged as one line of JSON.
     """
     check_is_no_url(str(in_))
-    only = _only(key, since)
+    only = _only(key, since, entries_of(table))
     if not yes:
         _check_that_it_may_ask(only)
     job = letters.Purge(in_, only)
@@ -211,5 +227,9 @@ async def _agreed(question: str) -> bool:
     return answer.strip().lower() in {b"y", b"yes"}
 
 
-def _only(key: str | None, since: str | None) -> Only:
-    return Only(key, None if since is None else letters.read_since(since, datetime.now(UTC)))
+def _only(key: str | None, since: str | None, entries: Entries) -> Only:
+    return Only(
+        None if key is None else entries.letter_key(key),
+        None if since is None else read_moment("--since", since, datetime.now(UTC)),
+        entries.any_type,
+    )

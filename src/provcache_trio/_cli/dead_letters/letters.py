@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 
 from provcache_trio import ProvcacheError, StoreUnavailableError
+from provcache_trio._cli.reading import plain
 from provcache_trio._cli.text import counted, printable
-from provcache_trio._cli.urls import MisuseError
 from provcache_trio.dead_letters import StoredLetter, UnreadableLetter, open_dead_letters
 
 if TYPE_CHECKING:
@@ -25,12 +24,6 @@ if TYPE_CHECKING:
 _PAGE: Final = 100
 _COUNTING_SECONDS: Final = 5.0
 
-_is_duration: Final = re.compile(r"(\d{1,9})([smhdw])").fullmatch
-_WHAT_SINCE_IS: Final = (
-    "--since is a time such as 2026-11-25T12:00 (UTC), or a duration such as 90s, 1h, 2d"
-)
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
 
 class Only(msgspec.Struct, frozen=True):
     """Which letters are meant.
@@ -38,35 +31,17 @@ class Only(msgspec.Struct, frozen=True):
     Attributes:
         key: those with this key; None: with any.
         since: those that failed then or later; None: at any time.
+        entry_type: what their entries are read as.
     """
 
     key: str | None = None
     since: datetime | None = None
+    entry_type: Any = msgspec.Raw
 
     @property
     def means_all(self) -> bool:
         """Whether every letter is meant."""
         return self.key is None and self.since is None
-
-
-def read_since(text: str, now: datetime) -> datetime:
-    """Return the moment that ``text`` means: a date, a date and time, or how long ago.
-
-    Args:
-        text: such as ``2026-11-25``, ``2026-11-25T12:00``, with an offset or else in UTC; or
-            ``90s``, ``30m``, ``1h``, ``2d``, ``1w``.
-        now: what a duration is counted from.
-
-    Raises:
-        MisuseError: it is none of them.
-    """
-    try:
-        if found := _is_duration(text):
-            return now - timedelta(**{_UNITS[found[2]]: int(found[1])})
-        moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise MisuseError(_WHAT_SINCE_IS) from None
 
 
 # Looking
@@ -75,14 +50,14 @@ def read_since(text: str, now: datetime) -> datetime:
 async def visit(
     path: Path,
     only: Only,
-    see: Callable[[Sequence[StoredLetter[msgspec.Raw] | UnreadableLetter]], Awaitable[None]],
+    see: Callable[[Sequence[StoredLetter[Any] | UnreadableLetter]], Awaitable[None]],
 ) -> None:
     """Await ``see`` with each page of letters, while another process may own the file.
 
     Raises:
         StoreError: the file can't be read.
     """
-    async with open_dead_letters(path, entry_type=msgspec.Raw, read_only=True) as letters:
+    async with open_dead_letters(path, entry_type=only.entry_type, read_only=True) as letters:
         after = 0
         while page := await letters.letters(
             after=after, limit=_PAGE, key=only.key, since=only.since
@@ -94,7 +69,7 @@ async def visit(
 HEADING: Final = f"{'id':>6}  {'failed at':<20}  {'attempts':>8}  key and error"
 
 
-def as_row(stored: StoredLetter[msgspec.Raw]) -> str:
+def as_row(stored: StoredLetter[Any]) -> str:
     """Return a line of the table: why a letter is there, and nothing of its entry."""
     letter = stored.letter
     error = " ".join(filter(None, (letter.error_class, letter.sqlstate, letter.constraint)))
@@ -103,12 +78,12 @@ def as_row(stored: StoredLetter[msgspec.Raw]) -> str:
     return printable(line)
 
 
-def facts_as_json(stored: StoredLetter[msgspec.Raw]) -> str:
+def facts_as_json(stored: StoredLetter[Any]) -> str:
     """Return the same, and more, in one line of JSON."""
     return json.dumps(letter_facts(stored), separators=(",", ":"))
 
 
-def letter_facts(stored: StoredLetter[msgspec.Raw]) -> dict[str, object]:
+def letter_facts(stored: StoredLetter[Any]) -> dict[str, object]:
     """Return what is known of a letter, but for its entry."""
     letter = stored.letter
     return {
@@ -124,28 +99,30 @@ def letter_facts(stored: StoredLetter[msgspec.Raw]) -> dict[str, object]:
 
 
 async def read_letter(
-    path: Path, number: int
-) -> StoredLetter[msgspec.Raw] | UnreadableLetter | None:
+    path: Path,
+    number: int,
+    entry_type: Any,  # noqa: ANN401  # a Table, or any type
+) -> StoredLetter[Any] | UnreadableLetter | None:
     """Return the letter with this number, or None: there is none."""
-    async with open_dead_letters(path, entry_type=msgspec.Raw, read_only=True) as letters:
+    async with open_dead_letters(path, entry_type=entry_type, read_only=True) as letters:
         return await letters.get(number)
 
 
-def as_json(stored: StoredLetter[msgspec.Raw]) -> str:
+def as_json(stored: StoredLetter[Any]) -> str:
     """Return everything about a letter in one line of JSON.
 
     It is ASCII, so that no terminal obeys a character and no encoding lacks one.
     """
-    whole = {**letter_facts(stored), "entry": msgspec.json.decode(stored.letter.entry)}
+    whole = {**letter_facts(stored), "entry": plain(stored.letter.entry)}
     return json.dumps(whole, separators=(",", ":"))
 
 
-def as_text(stored: StoredLetter[msgspec.Raw]) -> list[str]:
+def as_text(stored: StoredLetter[Any]) -> list[str]:
     """Return everything about a letter, for people; the entry is JSON, in ASCII."""
     facts = [
         f"{name:<12} {value}" for name, value in letter_facts(stored).items() if value is not None
     ]
-    entry = json.dumps(msgspec.json.decode(stored.letter.entry), indent=2)
+    entry = json.dumps(plain(stored.letter.entry), indent=2)
     return [*map(printable, facts), "entry", *entry.splitlines()]
 
 

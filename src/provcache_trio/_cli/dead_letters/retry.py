@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from provcache_trio import DrainTimeoutError, ProvcacheEntry, WriteBehindOptions
+from provcache_trio import DrainTimeoutError, WriteBehindOptions
 from provcache_trio._cli.running import Status
 from provcache_trio._cli.sending import AT_ONCE, Kept, Resending
 from provcache_trio._cli.text import counted, printable
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from provcache_trio.dead_letters import DeadLetters
 
     from .letters import Only
+
+_OTHER_TYPE: Final = "for the program that has their type, or --table"
 
 
 class Retry(Resending):
@@ -40,7 +42,7 @@ class Retry(Resending):
     Attributes:
         matched: how many letters are meant.
         removed: how many are gone from the file.
-        unreadable: how many are no ``ProvcacheEntry``.
+        unreadable: how many hold no entry of the target's.
     """
 
     name = "retry"
@@ -74,15 +76,18 @@ class Retry(Resending):
         """
         with self.outage.scope:
             try:
-                async with open_dead_letters(self.path, create=False) as letters:
+                async with open_dead_letters(
+                    self.path, entry_type=self.target.entries.entry_type, create=False
+                ) as letters:
                     await self._send_all(letters, progress)
             except DrainTimeoutError:
                 if not self.outage.why:
                     raise
         self.outage.check()
 
-    async def _send_all(self, letters: DeadLetters[ProvcacheEntry], progress: Progress) -> None:
+    async def _send_all(self, letters: DeadLetters[Any], progress: Progress) -> None:
         key, since = self.only.key, self.only.since
+        name = self.target.entries.name
         self.matched = await letters.count(key=key, since=since)
         after = 0
         async with self.open_store(progress) as store:
@@ -98,10 +103,10 @@ class Retry(Resending):
                         readable.append(Kept(each.id, f"letter {each.id}", each.letter.entry))
                     else:
                         self.unreadable += 1
-                        progress.tell(f"letter {each.id} is no ProvcacheEntry, and stays")
+                        progress.tell(f"letter {each.id} is no {name}, and stays")
                 await self.send(store, readable, partial(self._remove, letters), progress)
 
-    async def _remove(self, letters: DeadLetters[ProvcacheEntry], numbers: Sequence[int]) -> None:
+    async def _remove(self, letters: DeadLetters[Any], numbers: Sequence[int]) -> None:
         self.removed += await letters.remove(numbers)
 
     # What is seen of it
@@ -129,7 +134,7 @@ class Retry(Resending):
         rest = self.matched - self.stored - self.refused - self.unreadable
         counts = [
             (self.stored - self.removed, "persisted, not yet removed: will be sent again"),
-            (self.unreadable, "no ProvcacheEntry, kept: for the program that has their type"),
+            (self.unreadable, f"no {self.target.entries.name}, kept: {_OTHER_TYPE}"),
             (rest, "not tried or not known to be persisted, kept"),
         ]
         where = f"from {printable(str(self.path))} into {printable(self.target.label)}"

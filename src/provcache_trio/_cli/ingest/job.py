@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import codecs
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from provcache_trio import (
     DrainTimeoutError,
-    ProvcacheEntry,
     WriteBehindOptions,
     open_write_behind_queue,
 )
@@ -18,7 +17,7 @@ from provcache_trio._cli.running import Job, Status
 from provcache_trio._cli.stores import wait_until_ready
 from provcache_trio._cli.text import counted, printable
 
-from .lines import BadLineError, read_entry, why_not_lines
+from .lines import BadLineError, reader_of, why_not_lines
 
 if TYPE_CHECKING:
     import signal
@@ -80,6 +79,7 @@ class Ingest(Job):
         self.trouble = ""
         self._most_reported = math.inf if all_errors else _MOST_REPORTED
         self._bad_line = ""
+        self._reader = reader_of(target.entries)
 
     @property
     def stopped_early(self) -> bool:
@@ -119,7 +119,7 @@ class Ingest(Job):
                 await self._read(queue, progress)
                 await queue.flush()
 
-    async def _read(self, queue: WriteBehindQueue[ProvcacheEntry], progress: Progress) -> None:
+    async def _read(self, queue: WriteBehindQueue[Any], progress: Progress) -> None:
         splitter = LineSplitter()
         unwritten = 0
         beginning = b""
@@ -140,7 +140,7 @@ class Ingest(Job):
     async def _take(
         self,
         lines: Iterator[bytes | None],
-        queue: WriteBehindQueue[ProvcacheEntry],
+        queue: WriteBehindQueue[Any],
         progress: Progress,
     ) -> None:
         while True:
@@ -152,7 +152,7 @@ class Ingest(Job):
             if self.strict:
                 return
 
-    def _entries(self, lines: Iterable[bytes | None]) -> Iterator[ProvcacheEntry]:
+    def _entries(self, lines: Iterable[bytes | None]) -> Iterator[Any]:
         """Yield entries up to the end or to a bad line that is to be reported."""
         for line in lines:
             self.lines += 1
@@ -163,7 +163,7 @@ class Ingest(Job):
                     self.blank += 1
                     continue
             try:
-                entry = read_entry(content, strict=self.strict)
+                entry = self._reader.read(content, strict=self.strict)
             except BadLineError as error:
                 self.bad += 1
                 if self.bad > self._most_reported:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from provcache_trio import DecisionDigest, ProvcacheEntry, ReplaySeed
+from provcache_trio._cli.entries import place_of
 from provcache_trio._cli.input import LONGEST_LINE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from provcache_trio import Table
+    from provcache_trio._cli.entries import Entries
 
 
 class BadLineError(Exception):
@@ -46,50 +53,110 @@ _OTHER_FORMS: Final = (
     (b"[", "one JSON array", "jq -c '.[]'"),
 )
 _begins_over_lines: Final = re.compile(rb"\{[ \t]*\r?\n").match
-_decode: Final = msgspec.json.Decoder(ProvcacheEntry).decode
-
-
-def read_entry(line: bytes | None, *, strict: bool = False) -> ProvcacheEntry:
-    """Return the entry that ``line`` holds.
-
-    Args:
-        line: JSON in UTF-8, or None: it was too long to be held.
-        strict: whether it must not have a field that entries have not.
-
-    Raises:
-        BadLineError: it is no entry.
-    """
-    if line is None:
-        raise BadLineError(f"longer than {LONGEST_LINE:,} bytes")
-    try:
-        entry = _decode(line)
-        if strict:
-            _check_shape(line)
-            json.loads(line, object_pairs_hook=_once_each)
-    except msgspec.DecodeError as error:  # names fields and kinds, like the structs' own checks
-        leap = _LEAP_SECOND if "RFC3339" in str(error) and _has_leap_second(line) else ""
-        raise BadLineError(_nameless(r"an unknown field\1", str(error)) + leap) from None
-    except UnicodeDecodeError:
-        raise BadLineError("not UTF-8") from None
-    except RecursionError:
-        raise BadLineError("nested too deeply") from None
-    return entry
-
-
-def _once_each(pairs: list[tuple[str, object]]) -> None:
-    """Raise BadLineError if an object has a field twice: readers differ in which one they take."""
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            known = f"`{name}`" if name in _FIELDS else "an unknown field"
-            raise BadLineError(f"Object contains {known} twice")
-
-
 _FIELDS: Final = frozenset(
     name
     for struct in (ProvcacheEntry, DecisionDigest, ReplaySeed)
     for name in struct.__struct_fields__
 )
+_NO_VALUE: Final = ("Invalid enum value", "Invalid value")  # what msgspec puts before a value
+_fields_in: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def reader_of(entries: Entries) -> LineReader:
+    """Return what reads such entries."""
+    return LineReader() if entries.table is None else TableLineReader(entries.table)
+
+
+class LineReader:
+    """Reads lines that hold a ``ProvcacheEntry`` each; ``TableLineReader`` is for other types."""
+
+    fields: frozenset[str] = _FIELDS
+
+    def __init__(self, entry_type: type = ProvcacheEntry) -> None:
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(entry_type).decode
+
+    def read(self, line: bytes | None, *, strict: bool = False) -> Any:  # noqa: ANN401  # of that type
+        """Return the entry that ``line`` holds.
+
+        Args:
+            line: JSON in UTF-8, or None: it was too long to be held.
+            strict: whether it must not have a field that entries have not.
+
+        Raises:
+            BadLineError: it is no entry.
+        """
+        if line is None:
+            raise BadLineError(f"longer than {LONGEST_LINE:,} bytes")
+        try:
+            entry = self._decode(line)
+            if strict:
+                self.check_shape(line)
+                json.loads(line, object_pairs_hook=self._once_each)
+        except msgspec.DecodeError as error:
+            leap = _LEAP_SECOND if "RFC3339" in str(error) and _has_leap_second(line) else ""
+            raise BadLineError(self.reason_of(error) + leap) from None
+        except UnicodeDecodeError:
+            raise BadLineError("not UTF-8") from None
+        except RecursionError:
+            raise BadLineError("nested too deeply") from None
+        return entry
+
+    def check_shape(self, line: bytes) -> None:
+        """Raise DecodeError or BadLineError if there is a field that entries have not."""
+        _check_shape(line)
+
+    def reason_of(self, error: msgspec.DecodeError) -> str:
+        """Return what is wrong; field and kind are named, as the structs' own checks do."""
+        return _nameless(r"an unknown field\1", str(error))
+
+    def _once_each(self, pairs: Sequence[tuple[str, object]]) -> None:
+        """Raise if an object has a field twice: readers differ in which one they take."""
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                known = f"`{name}`" if name in self.fields else "an unknown field"
+                raise BadLineError(f"Object contains {known} twice")
+
+
+class TableLineReader(LineReader):
+    """Reads lines that hold an entry of a table each."""
+
+    def __init__(self, table: Table[Any]) -> None:
+        super().__init__(table.entry_type)
+        known: Any = msgspec.inspect.type_info(table.entry_type)
+        tag = getattr(known, "tag_field", None)
+        self.fields = frozenset([*(field.encode_name for field in known.fields), tag or ""])
+
+    def read(self, line: bytes | None, *, strict: bool = False) -> Any:  # noqa: ANN401  # of that type
+        try:
+            return super().read(line, strict=strict)
+        except BadLineError:
+            raise
+        # msgspec lets pass what is neither a TypeError nor a ValueError of a class's own check.
+        except Exception as error:  # noqa: BLE001
+            raise BadLineError(_refused_by_type(error)) from None
+
+    def check_shape(self, line: bytes) -> None:
+        """Raise BadLineError if the object itself has another field; nested ones are not checked."""
+        if _fields_in(line).keys() - self.fields:
+            raise BadLineError("Object contains an unknown field")
+
+    def reason_of(self, error: msgspec.DecodeError) -> str:
+        """Return what is wrong; values, which msgspec and other checks may quote, are left out."""
+        if error.__cause__ is not None:
+            return _refused_by_type(error.__cause__)
+        text = str(error)
+        if text.startswith("Object contains unknown field"):
+            return "Object contains an unknown field"
+        if text.startswith(_NO_VALUE):
+            # Where a value is one of several that are allowed, so in a field.
+            return f"Invalid value - at {text.rpartition(' - at ')[2]}"
+        return text
+
+
+def _refused_by_type(error: BaseException) -> str:
+    place, _ = place_of(error.__traceback__)
+    return f"refused by its type: {type(error).__name__} at {place}"
 
 
 def why_not_lines(beginning: bytes, label: str) -> str:

@@ -11,13 +11,14 @@ from cyclopts import App, Parameter
 
 from provcache_trio import JournalError
 from provcache_trio._cli.arguments import check_give_up_after
+from provcache_trio._cli.entries import entries_of
 from provcache_trio._cli.output import complain, say
 from provcache_trio._cli.running import Status, attempt, carry_out, warnings_shown_by
 from provcache_trio._cli.text import counted
 from provcache_trio._cli.urls import check_is_no_url, target_of
 from provcache_trio.journal import Restored, restore_set_aside
 
-from .inspection import as_text, as_words, inspect_journal
+from .inspection import as_text, as_words, check_type, inspect_journal
 from .replay import Replay
 
 app = App(name="journal", help="Look at the journal of a dead process, and write what it left.")
@@ -25,7 +26,11 @@ app = App(name="journal", help="Look at the journal of a dead process, and write
 
 @app.command
 def status(
-    path: Path, /, *, json_: Annotated[bool, Parameter(name="--json", negative="")] = False
+    path: Path,
+    /,
+    *,
+    table: str | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Print what a journal holds, and what is wrong with it. Nothing is changed.
 
@@ -34,11 +39,15 @@ def status(
 
     Args:
         path: The journal.
+        table: Fail unless its entries are those of a Table of yours, given as MODULE:NAME.
         json_: Print one line of JSON.
     """
     check_is_no_url(str(path))
+    entries = entries_of(table)
     try:
         found = inspect_journal(path)
+        if table is not None:
+            check_type(path, found, entries)
     except JournalError as error:  # names the file
         complain(str(error))
         return Status.FAILED
@@ -53,6 +62,7 @@ async def restore(
     /,
     *,
     alias: Annotated[list[str] | None, Parameter(negative="")] = None,
+    table: str | None = None,
 ) -> int:
     """Put entries that were set aside back into their journal, as they are.
 
@@ -64,12 +74,15 @@ async def restore(
     Args:
         path: The journal, of any type. No process may have it open.
         alias: A former name of the journal's type, as status prints it; may be given repeatedly.
+        table: What entries are: a Table of yours, as MODULE:NAME. What can't be read as that stays set
+            aside. By default they are put back unread.
     """
     check_is_no_url(str(path))
+    entry_type = entries_of(table).any_type
 
     async def work() -> Restored:
         with warnings_shown_by(complain):
-            return await restore_set_aside(path, entry_type=msgspec.Raw, aliases=alias or ())
+            return await restore_set_aside(path, entry_type=entry_type, aliases=alias or ())
 
     status, found = await attempt(work, str(path))
     if found is None:
@@ -81,7 +94,9 @@ async def restore(
 
 
 @app.command
-async def replay(path: Path, /, *, to: str, give_up_after: float = 600) -> int:
+async def replay(
+    path: Path, /, *, to: str, table: str | None = None, give_up_after: float = 600
+) -> int:
     """Write the entries of a journal that a dead process left into a store.
 
     What is written leaves the journal. What the store refuses stays in it, and the status is
@@ -89,12 +104,13 @@ async def replay(path: Path, /, *, to: str, give_up_after: float = 600) -> int:
     end it with status 130, 143 or 129; the rest stays in the journal.
 
     Args:
-        path: The journal, of ProvcacheEntry. No process may have it open.
+        path: The journal. No process may have it open.
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
+        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
         give_up_after: End when the store has been away, or has needed a person, for so many
             seconds; inf waits for ever.
     """
     check_give_up_after(give_up_after)
     check_is_no_url(str(path))
-    job = Replay(path, target_of(to), give_up_after=give_up_after)
+    job = Replay(path, target_of(to, entries_of(table)), give_up_after=give_up_after)
     return await carry_out(job)

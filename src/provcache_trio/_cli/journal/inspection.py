@@ -16,6 +16,8 @@ from provcache_trio.journal._file import JournalFile
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from provcache_trio._cli.entries import Entries
+
 _NOTHING: Final = SetAside(entries=0, entry_types=(), damaged_bytes=0)
 
 
@@ -71,6 +73,17 @@ def inspect_journal(path: Path) -> Inspection:
         unfinished_bytes=findings.unfinished_bytes,
         set_aside=count_set_aside(path),
     )
+
+
+def check_type(path: Path, found: Inspection, entries: Entries) -> None:
+    """Raise JournalError unless a journal holds such entries."""
+    if found.entry_type != entries.type_name:
+        wanted = entries.name if entries.table is None else entries.type_name
+        raise JournalError(
+            f"journal {path} holds entries of type {found.entry_type}, and this command is for "
+            f"{wanted}: --table MODULE:NAME names the table of other entries. Or the program that "
+            "wrote it replays them when it next opens it, by open_journal with that entry_type="
+        )
 
 
 def _is_in_use(path: str) -> bool:

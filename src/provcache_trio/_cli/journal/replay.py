@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from provcache_trio import (
     DrainTimeoutError,
-    JournalError,
-    ProvcacheEntry,
     ProvcacheError,
     WriteBehindOptions,
 )
 from provcache_trio._cli.running import Status
 from provcache_trio._cli.sending import AT_ONCE, Kept, Resending
 from provcache_trio._cli.text import counted
-from provcache_trio._vocabulary.type_names import name_of
 from provcache_trio.journal import open_journal
 
-from .inspection import inspect_journal
+from .inspection import check_type, inspect_journal
 
 if TYPE_CHECKING:
     import signal
@@ -63,23 +60,20 @@ class Replay(Resending):
             StoreError: the store can't be, or was given up.
         """
         found = inspect_journal(self.path)  # a journal that is not there is not to be made
-        if found.entry_type != name_of(ProvcacheEntry):
-            raise JournalError(
-                f"journal {self.path} holds entries of type {found.entry_type}, and this command "
-                "writes ProvcacheEntry: the program that wrote it replays them when it next opens "
-                "it, by open_journal with that entry_type="
-            )
+        entries = self.target.entries
+        check_type(self.path, found, entries)
         try:
             with self.outage.scope, suppress(DrainTimeoutError):
-                async with open_journal(self.path) as journal:
+                async with open_journal(self.path, entry_type=entries.entry_type) as journal:
                     await self._write_all(journal, progress)
         finally:
             with suppress(ProvcacheError, OSError):
                 self.left = inspect_journal(self.path).entries
         self.outage.check()
 
-    async def _write_all(self, journal: Journal[ProvcacheEntry], progress: Progress) -> None:
+    async def _write_all(self, journal: Journal[Any], progress: Progress) -> None:
         remove = partial(journal.append, ())
+        label_of = self.target.entries.label_of
         after = 0
         async with self.open_store(progress) as store:
             while page := await journal.replay(after, _PAGE):
@@ -88,7 +82,7 @@ class Replay(Resending):
                 try:
                     await store.upsert_many([entry for _, entry in page])
                 except ProvcacheError:  # some of it is refused, or the store is away
-                    kept = [Kept(number, entry.veri_key, entry) for number, entry in page]
+                    kept = [Kept(number, label_of(entry), entry) for number, entry in page]
                     for start in range(0, len(kept), AT_ONCE):
                         await self.send(store, kept[start : start + AT_ONCE], remove, progress)
                 else:

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 import h11
 import trio
 
-from provcache_trio._cli.urls import MisuseError
+from provcache_trio._cli.misuse import MisuseError
 
 from .document import Document, NoAnswerError, decode
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import trio
 
+from provcache_trio._cli.misuse import MisuseError
 from provcache_trio._cli.output import Stream
 from provcache_trio._cli.running import Status, attempt
 from provcache_trio._cli.terminal import terminal_for
-from provcache_trio._cli.urls import MisuseError
 
 from .document import NoAnswerError
 from .source import Source
