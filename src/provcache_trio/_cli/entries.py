@@ -104,8 +104,8 @@ class TableEntries(Entries):
         if len(values) != len(fields):
             wanted = ", ".join(field.name for field in fields)
             raise MisuseError(f"the key of {self._declared.name} has to be given in full: {wanted}")
-        key = tuple(map(_key_value, fields, values))
-        return key if len(key) > 1 else key[0]
+        key = [*map(_key_value, fields, values)]
+        return key[0] if len(key) == 1 else tuple(key)
 
     def letter_key(self, word: str) -> str:
         return text_of(self.read_key([word]))
@@ -138,7 +138,8 @@ def entries_of(named: str | None) -> Entries:
     if not isinstance(found, Table):
         what = f"the class {found.__name__}" if isinstance(found, type) else _an(type(found))
         raise MisuseError(f"--table: {named} is {what}, not a Table{_tables_in(module)}")
-    return TableEntries(found)
+    table: Table[Any] = found
+    return TableEntries(table)
 
 
 def _are_names(dotted: str) -> bool:

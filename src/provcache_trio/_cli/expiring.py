@@ -66,16 +66,18 @@ class Expire(Job):
         """
         async with self.target.open_existing() as store:
             # Without a check, which would want the rights to write entries.
-            while await patiently(partial(self._delete_some, store), progress.notice):
-                await trio.lowlevel.checkpoint()
+            some = True
+            while some:
+                some = await patiently(partial(self._delete_some, store), progress.notice)
 
-    async def _delete_some(self, store: Store) -> int:
+    async def _delete_some(self, store: Store) -> bool:
+        before = self.deleted
         # Whole, so that the number is true. A repository bounds its calls; the limit, SQLite's.
         with trio.CancelScope(shield=True):
-            deleted = await store.delete_expired(self._now, self._limit)
-        self._started = True
-        self.deleted += deleted
-        return deleted
+            self.deleted += await store.delete_expired(self._now, self._limit)
+            self._started = True
+        await trio.lowlevel.checkpoint()
+        return self.deleted > before
 
     def where(self) -> str:
         """Return where the job is."""
