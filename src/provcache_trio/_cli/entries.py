@@ -8,7 +8,7 @@ import re
 import sys
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -138,8 +138,7 @@ def entries_of(named: str | None) -> Entries:
     if not isinstance(found, Table):
         what = f"the class {found.__name__}" if isinstance(found, type) else _an(type(found))
         raise MisuseError(f"--table: {named} is {what}, not a Table{_tables_in(module)}")
-    table: Table[Any] = found
-    return TableEntries(table)
+    return TableEntries(cast("Any", found))
 
 
 def _are_names(dotted: str) -> bool:
