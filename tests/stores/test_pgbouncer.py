@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from provcache_trio._asyncio.bridge import DEFAULT_KIND
+
 from tests.faults.catalogue import BROKEN, FAULTS, SILENT
 from tests.faults.scenario import recover
 from tests.faults.site import SECRET, open_site, run_faulty_server
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from provcache_trio._asyncio.bridge import BridgeKind
 
+    from tests.faults.catalogue import Fault
     from tests.faults.site import Site
     from tests.support.pgserver import PostgresServer
 
@@ -115,13 +118,13 @@ def server() -> Generator[PostgresServer]:
         yield running
 
 
-@pytest.fixture
-async def pooled(
-    server: PostgresServer, nursery: trio.Nursery
+@asynccontextmanager
+async def open_pooled(
+    server: PostgresServer, nursery: trio.Nursery, *, own_table: bool
 ) -> AsyncGenerator[tuple[Site, PgBouncer]]:
-    """A site with a PgBouncer between proxy and server."""
+    """Make a site with a PgBouncer between proxy and server."""
     # Not pytest's directory, which is closed to other users.
-    async with open_site(server) as site:
+    async with open_site(server, own_table=own_table) as site:
         with TemporaryDirectory(prefix="provcache-pgbouncer-") as folder:
             bouncer = PgBouncer(site, Path(folder))
             try:
@@ -131,6 +134,14 @@ async def pooled(
                 yield site, bouncer
             finally:
                 bouncer.kill()
+
+
+@pytest.fixture
+async def pooled(
+    server: PostgresServer, nursery: trio.Nursery
+) -> AsyncGenerator[tuple[Site, PgBouncer]]:
+    async with open_pooled(server, nursery, own_table=False) as pooled:
+        yield pooled
 
 
 @each_bridge
@@ -163,7 +174,17 @@ async def test_a_queue_recovers_and_has_lost_nothing_when_it_is_restarted(
 async def test_a_queue_recovers_and_has_lost_nothing_behind_it_when(
     name: str, bridge: BridgeKind, pooled: tuple[Site, PgBouncer]
 ) -> None:
-    fault = FAULTS[name]
+    await recover(pooled[0], behind_it(FAULTS[name]), bridge, pgbouncer=True)
+
+
+def behind_it(fault: Fault) -> Fault:
     # How it tells that the server is away is a protocol violation, or silence; and it may end.
-    fault = fault._replace(errors=fault.errors | BROKEN | SILENT | {"08P01"})
-    await recover(pooled[0], fault, bridge, pgbouncer=True)
+    return fault._replace(errors=fault.errors | BROKEN | SILENT | {"08P01"})
+
+
+async def test_into_a_table_of_the_user_s_own_a_queue_recovers_behind_it_too(
+    server: PostgresServer, nursery: trio.Nursery
+) -> None:
+    fault = behind_it(FAULTS["busy_sessions_are_terminated"])
+    async with open_pooled(server, nursery, own_table=True) as (site, _):
+        await recover(site, fault, DEFAULT_KIND, pgbouncer=True)
