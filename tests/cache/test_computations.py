@@ -351,6 +351,7 @@ async def test_an_error_that_is_not_about_the_store_is_no_miss(
 FULL = WriteBehindOptions(queue_capacity=1, flush_interval_seconds=1000, max_retries=0)
 
 
+@pytest.mark.one_lane  # of several, another one may have room for what is computed
 async def test_a_full_line_while_the_store_is_away_holds_nobody_up(
     autojump_clock: MockClock,
 ) -> None:
@@ -370,6 +371,7 @@ async def test_a_full_line_while_the_store_is_away_holds_nobody_up(
         store.up()
 
 
+@pytest.mark.one_lane  # of several, another one may have room for what is computed
 async def test_one_that_ends_too_late_is_not_taken_for_the_one_that_is_under_way(
     autojump_clock: MockClock,
 ) -> None:
@@ -396,6 +398,7 @@ async def test_one_that_ends_too_late_is_not_taken_for_the_one_that_is_under_way
         assert queue.pending(KEY) is None
 
 
+@pytest.mark.one_lane  # of several, another one may have room for what is computed
 async def test_otherwise_a_computation_waits_for_room(autojump_clock: MockClock) -> None:
     async with opened(FULL) as (store, queue, cache), trio.open_nursery() as nursery:
         store.write.close()
@@ -454,6 +457,7 @@ async def test_an_invalidation_overtakes_what_is_being_computed(
         assert queue.pending(KEY) == MADE
 
 
+@pytest.mark.one_lane  # of several, another one may have room for what is computed
 async def test_an_invalidation_overtakes_what_waits_for_room(autojump_clock: MockClock) -> None:
     async with opened(FULL) as (store, queue, cache), trio.open_nursery() as nursery:
         store.write.close()

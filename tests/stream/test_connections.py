@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from provcache_trio import (
     WriteBehindOptions,
 )
 from provcache_trio.nats import _puller as puller_module, open_stream_repository
+from provcache_trio.nats._connection import Connection
 from provcache_trio.nats._messages import Codec
 from provcache_trio.nats._puller import Message, Puller
 from provcache_trio.nats._servers import read_access
@@ -35,14 +38,13 @@ from tests.support.entries import by_key, entry
 from tests.support.nats import nats_server, run_nats_server
 from tests.support.servers import unused_port
 from tests.support.streams import Stream, ask, stream
-from tests.support.waiting import until, without_a_hang
+from tests.support.waiting import HANG_SECONDS, until, without_a_hang
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 
     from provcache_trio import ProvcacheEntry
     from provcache_trio.nats import Relay, StreamRepository
-    from provcache_trio.nats._connection import Connection
 
 __all__ = ["stream"]  # a fixture
 
@@ -50,6 +52,38 @@ pytestmark = pytest.mark.whole_process
 
 ENTRIES = [entry(number) for number in range(600)]
 QUICK = WriteBehindOptions(retry_base_seconds=0.02, retry_cap_seconds=0.05)
+
+
+@pytest.mark.parametrize("name", ["connect", "flush", "publish", "subscribe"])
+def test_a_cancellation_that_nats_py_swallows_is_raised_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As its ``wait_for`` does on Python 3.11, now and then."""
+
+    async def swallow(*_: object, **__: object) -> None:
+        started.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(HANG_SECONDS)
+
+    async def call() -> None:
+        task = asyncio.ensure_future(calls[name]())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    started = asyncio.Event()
+    access = read_access("nats://127.0.0.1:1")
+    connection = Connection()
+    calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        "connect": lambda: Connection.open(access.servers[0], access, HANG_SECONDS),
+        "flush": lambda: connection.settle(HANG_SECONDS),
+        "publish": lambda: connection.publish("subject", b""),
+        "subscribe": lambda: connection.subscribe("subject", connection._answer),
+    }
+    monkeypatch.setattr(f"nats.aio.client.Client.{name}", swallow)
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(call())
 
 
 async def use(

@@ -29,6 +29,17 @@ _PING_SECONDS: Final = 20
 _HEADER_BYTES: Final = 512  # which a server may count, but nats-py does not
 
 
+def raise_if_cancelled() -> None:
+    """Raise if this task was cancelled, and nats-py has swallowed that.
+
+    It uses ``asyncio.wait_for``, which before Python 3.12 returns a result that comes together with the
+    cancellation; whoever had cancelled would wait for good.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class _ConnectError(Exception):
     """Carries out what nats-py would rather log, and try again sixty times."""
 
@@ -98,6 +109,7 @@ class Connection:
             user_credentials=access.credentials,
             pending_size=0,  # else a publish may wait, and swallows its cancellation then
         )
+        raise_if_cancelled()
         self._over_tls("")
         self._connecting = False
         self.most_bytes = client.max_payload - _HEADER_BYTES
@@ -180,6 +192,7 @@ class Connection:
         if self.lost:
             raise LostError
         await self._client.publish(subject, payload, reply=reply)
+        raise_if_cancelled()
 
     async def subscribe(self, subject: str, call: Callable[[Msg], Awaitable[None]]) -> Subscription:
         """Have every message on ``subject`` given to ``call``, one after the other."""
@@ -188,6 +201,7 @@ class Connection:
             subject, cb=call, pending_msgs_limit=0, pending_bytes_limit=0
         )
         self._subscriptions.append(subscription)
+        raise_if_cancelled()
         return subscription
 
     def new_inbox(self) -> str:
@@ -206,6 +220,7 @@ class Connection:
             raise LostError
         async with asyncio.timeout(patience):
             await self._client.flush(timeout=2 * patience)
+        raise_if_cancelled()
 
     async def close(self) -> None:
         """End it, after what was sent; in a second at most."""

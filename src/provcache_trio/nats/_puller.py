@@ -13,6 +13,7 @@ import msgspec
 
 from provcache_trio._vocabulary.errors import StoreError, StoreMisconfiguredError
 
+from ._connection import raise_if_cancelled
 from ._errors import NO_MESSAGE, ApiError, DeniedError, meaning_of
 from ._session import Answer, NoRespondersError, Session
 from ._stream import consumer_of
@@ -207,6 +208,7 @@ class Puller:
             try:
                 async with asyncio.timeout(_PATIENCE):
                     await subscription.drain()  # so what the server had sent is here
+                raise_if_cancelled()
             except Exception:  # noqa: BLE001  # then what is under way comes back by itself
                 await self.session.drop(connection)
         arrived = [message.reply for message in self._arrived.values()]
