@@ -258,3 +258,17 @@ async def test_over_a_real_file_a_missing_entry_is_computed_once(tmp_path: Path)
         assert cache.metrics().computations == 1
         with pytest.raises(ValueError, match="64 lower-case hex digits"):
             await cache.get("not a key")
+
+
+async def test_an_interrupt_that_a_task_of_the_cache_gets_comes_out_as_itself(
+    autojump_clock: MockClock,
+) -> None:
+    async def interrupted() -> None:
+        await trio.lowlevel.checkpoint()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        async with opened() as (_, _, cache):
+            cache._computations._tasks.nursery.start_soon(interrupted)
+            await trio.sleep(1)
+    assert type(caught.value) is KeyboardInterrupt

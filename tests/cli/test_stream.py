@@ -15,6 +15,7 @@ import trio
 
 from provcache_trio import StoreMisconfiguredError
 from provcache_trio._cli import main
+from provcache_trio._cli.arguments import address_of
 from provcache_trio._cli.progress import Progress
 from provcache_trio._cli.relay import RelayJob
 from provcache_trio._cli.running import Status
@@ -199,3 +200,8 @@ def test_a_relay_whose_store_is_away_says_so_when_it_ends(
     missing = tmp_path / "nowhere" / "cache.db"
     assert main(["relay", "--from", stream, "--to", url(missing)]) == 3
     assert "there is no directory" in capsys.readouterr().err
+
+
+def test_the_address_of_a_status_page_may_be_one_of_ipv6() -> None:
+    assert address_of("[::1]:9464") == ("::1", 9464)
+    assert address_of(None) is None

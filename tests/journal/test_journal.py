@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -1463,3 +1464,9 @@ def entries_in(path: Path) -> int:
     findings = file.open()
     file.close()
     return findings.entries
+
+
+def test_a_type_that_can_not_be_decoded_is_named_with_its_field(tmp_path: Path) -> None:
+    kind = dataclasses.make_dataclass("Odd", [("fine", int), ("value", list[int] | set[int])])
+    with pytest.raises(TypeError, match="field 'value' of Odd"):
+        open_journal(tmp_path / "journal", entry_type=kind)

@@ -825,3 +825,14 @@ async def test_the_callers_context_variables_are_seen_and_not_changed(bridge: Br
             VARIABLE.set(mine)
             assert await store._run(store._writers, look) == mine
             assert VARIABLE.get() == mine
+
+
+async def test_in_a_task_of_asyncio_s_the_default_bridge_names_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in trio's guest mode, of which a program of its own is made above."""
+    bridge = make_bridge("trio-asyncio")
+    with monkeypatch.context() as patched:
+        patched.setattr("_asyncio._get_running_loop", object)
+        with pytest.raises(RuntimeError, match="bridge='thread'"):
+            await bridge.open()

@@ -237,6 +237,15 @@ def test_the_password_file_is_read_as_libpq_reads_it(
         assert server.why_no_password() == ""
 
 
+def test_a_password_file_that_others_may_read_is_ignored(home: Path) -> None:
+    file = home / ".pgpass"
+    file.write_text(f"*:*:*:*:{SECRET}\n")
+    file.chmod(0o600)
+    assert Dsn("postgresql://u@h/d").server().password == SECRET
+    file.chmod(0o640)
+    assert Dsn("postgresql://u@h/d").server().password is None
+
+
 def test_a_user_without_a_name_or_a_home_is_no_reason_to_fail(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

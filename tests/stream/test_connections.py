@@ -43,6 +43,8 @@ from tests.support.waiting import HANG_SECONDS, until, without_a_hang
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 
+    from trio.testing import MockClock
+
     from provcache_trio import ProvcacheEntry
     from provcache_trio.nats import Relay, StreamRepository
 
@@ -404,6 +406,27 @@ def test_what_comes_when_it_was_stopped_goes_back() -> None:
     source.stop()
     source._receive([Message(1, "here", b"")])
     assert (source._back, source._arrived) == (["here"], {})
+
+
+async def test_what_is_held_is_extended_again_when_nobody_could_be_told(
+    autojump_clock: MockClock,
+) -> None:
+    told: list[bool] = []
+
+    class Broken:
+        """A bridge of which every other call fails."""
+
+        async def run(self, _: object, /) -> None:
+            await trio.lowlevel.checkpoint()
+            told.append(len(told) % 2 == 1)
+            if not told[-1]:
+                raise StoreUnavailableError("no server")
+
+    source = a_source()
+    source._bridge = Broken()  # type: ignore[assignment]  # in its place
+    with trio.move_on_after(10):
+        await source._extend()
+    assert told[:4] == [False, True, False, True]
 
 
 async def test_what_is_given_back_while_it_is_decoded_is_not_held() -> None:

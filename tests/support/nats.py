@@ -90,6 +90,19 @@ class NatsServer:
             return bool(self.page("healthz")["status"] == "ok")
         return False
 
+    def has_ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
+    def start_and_wait(self) -> None:
+        """Start it, and return when it can be used; elsewhere, if somebody else was quicker."""
+        for _ in range(3):
+            self.start()
+            wait_until(lambda: self.is_ready() or self.has_ended())
+            if not self.has_ended():
+                return
+            self.port, self.monitor = unused_port(), unused_port()
+        raise AssertionError((self._folder / "log").read_text())
+
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -168,9 +181,8 @@ def run_nats_server(settings: str = "", sync: str = "always") -> Generator[NatsS
     with _folder() as folder:
         server = NatsServer(Path(folder), "alone", settings)
         server.sync = sync
-        server.start()
         try:
-            wait_until(server.is_ready)
+            server.start_and_wait()
             yield server
         finally:
             server.end()

@@ -19,6 +19,7 @@ from provcache_trio import (
     ProvcacheEntry,
     ReplaySeed,
     StoreUnavailableError,
+    Table,
     TransientStoreError,
     merge_entries,
 )
@@ -488,3 +489,10 @@ def test_the_module_offers_the_fakes_a_contract_and_nothing_else() -> None:
         "RepositoryCrash",
         "check_repository",
     ]
+
+
+async def test_rows_of_a_table_without_newer_are_deleted_by_their_fields() -> None:
+    store = MemoryRepository[Item](table=Table(Item, "item", key="veri_key"))
+    await store.upsert_many([Item("a", 1), Item("b", 2)])
+    assert await store.delete_where(version=2) == 1
+    assert set(store.rows) == {"a"}

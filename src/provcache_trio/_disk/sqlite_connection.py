@@ -190,10 +190,8 @@ class SQLiteConnection:
         # SQLite's own message may quote a row where a trigger writes what it likes.
         if name in _OWN_WORDS or _is_about_names(str(error)):
             return str(error)
-        for beginning, words in _WORDS.items():
-            if name.startswith(beginning):
-                return words
-        return ""
+        known = (words for beginning, words in _WORDS.items() if name.startswith(beginning))
+        return next(known, "")
 
     def _roll_back(self, *, keep: bool) -> None:
         connection = self._connection

@@ -208,11 +208,10 @@ class Connector(Generic[E]):
 
     def hint(self, error: Exception) -> str:
         """Return what may be wrong with how we connect, as that was refused; or nothing."""
-        if self._server is None:
-            return ""
-        if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-            return self._server.why_no_password()
-        return wrong_parameters(error, self._names_of_settings(self._server))
+        server = self._server
+        if server is not None and isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+            return server.why_no_password()
+        return "" if server is None else wrong_parameters(error, self._names_of_settings(server))
 
     async def _guard(self, connection: asyncpg.Connection, server: Server) -> None:
         """Let the server notice soon when we are gone, so that our locks go too."""
@@ -260,8 +259,6 @@ class Session(Generic[E]):
             result = await self._call(statement, connection, plan)
         except StoreError as error:
             failure: StoreError | EntryRejectedError = error
-        except ProvcacheError:
-            raise
         except Exception as error:  # noqa: BLE001  # translated
             waited = asyncio.get_running_loop().time() - began
             failure, keep = await self._translate(error, waited)
@@ -338,10 +335,10 @@ class Session(Generic[E]):
         connection = self._connection
         if not isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection is None:
             return False
+        source: object = None
         with suppress(Exception):  # then that is what the next call will find out
             source = await connection.fetchval(_WHO_SAID_READ_ONLY, timeout=_ASK_SECONDS)
-            return source in _SET_BY_A_PERSON
-        return False
+        return source in _SET_BY_A_PERSON
 
     def _ended_by_our_limit(self, error: Exception, waited: float) -> bool:
         """Return whether the server ended the statement when the time that we give was up.
