@@ -2371,6 +2371,15 @@ POSTGRES_TABLES = (
 
 STREAM = (
     mutant(
+        "a cancellation that nats-py swallows is lost",
+        "stream/connections::a_cancellation_that_nats_py_swallows_is_raised_all_the_same",
+        (
+            "nats/_connection.py",
+            "    if task is not None and task.cancelling():\n",
+            "    if False:\n",
+        ),
+    ),
+    mutant(
         "a message is acknowledged when it arrives",
         BACK_AT_ONCE,
         (
