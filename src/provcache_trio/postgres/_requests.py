@@ -53,7 +53,7 @@ class Prepared(tuple[E, ...], Generic[E]):  # noqa: SLOT001  # a tuple can have 
             raise
 
 
-async def plan_of_connection(_: asyncpg.Connection, plan: Plan[E]) -> Plan[E]:
+async def plan_of_connection(_: asyncpg.Connection, plan: Plan[E]) -> Plan[E]:  # noqa: ASYNC124  # as all that a session runs
     """Return how entries are stored, as the connection saw it."""
     return plan
 
