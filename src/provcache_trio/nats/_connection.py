@@ -62,8 +62,8 @@ class Connection:
         self._subscriptions: list[Subscription] = []
         self._ended: list[Callable[[Exception], None]] = []
         self._inbox = ""
-        self.lost = False
-        self.most_bytes = 0
+        self.lost: bool = False
+        self.most_bytes: int = 0
 
     @classmethod
     async def open(cls, server: Server, access: Access, timeout: float) -> Self:  # noqa: ASYNC109  # asyncio's

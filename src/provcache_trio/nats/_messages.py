@@ -59,7 +59,7 @@ class Codec(Generic[E]):
 
     def __init__(self, table: Table[E] | None) -> None:
         self.entry_type: type[E] = class_of(table)
-        self.of = name_of(self.entry_type) if table is None else f"table {table.name}"
+        self.of: str = name_of(self.entry_type) if table is None else f"table {table.name}"
         self._encode = msgspec.json.Encoder().encode_lines
         self._decode = msgspec.json.Decoder(self.entry_type).decode_lines
         # Not all classes compare by what their fields hold.

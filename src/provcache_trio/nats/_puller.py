@@ -81,8 +81,8 @@ class Puller:
     """
 
     def __init__(self, access: Access, names: Names) -> None:
-        self.session = Session(access, self._begin)
-        self.ack_wait_seconds = 0.0
+        self.session: Session = Session(access, self._begin)
+        self.ack_wait_seconds: float = 0.0
         self._names = names
         self._arrived: dict[int, Message] = {}
         self._subscription: Subscription | None = None

@@ -61,8 +61,8 @@ class StreamSource(Generic[E]):
     def __init__(
         self, puller: Puller, codec: Codec[E], bridge: Bridge, *, stream: str, relay: str
     ) -> None:
-        self.label = f"stream {stream}"
-        self.entry_type = codec.entry_type
+        self.label: str = f"stream {stream}"
+        self.entry_type: type[E] = codec.entry_type
         self._puller = puller
         self._codec = codec
         self._bridge = bridge

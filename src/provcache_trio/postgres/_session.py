@@ -114,7 +114,7 @@ class Connector(Generic[E]):
         self._server: Server | None = None  # where the last connection was to go
         self.place = place
         self._connect_timeout = self._dsn.connect_timeout_seconds or connect_timeout_seconds
-        self.password = Password(password, self._connect_timeout)
+        self.password: Password = Password(password, self._connect_timeout)
         self._command_timeout = command_timeout_seconds
         self._wanted = dict(server_settings)
         self.pgbouncer: bool = pgbouncer or self._dsn.pgbouncer
