@@ -440,3 +440,29 @@ async def test_what_is_given_back_while_it_is_decoded_is_not_held() -> None:
     source._receive([Message(1, "here", b"")])
     await source._decode()
     assert (source._back, source._held, len(source._ready)) == (["here"], {}, 0)
+
+
+def test_many_answers_are_sent_in_steps_between_which_others_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(puller_module, "_SENT_IN_A_STEP", 2)
+    sent: list[str] = []
+
+    class Sending:
+        """A connection that notes what it sends."""
+
+        async def publish(self, subject: str, _: bytes) -> None:
+            sent.append(subject)
+
+    async def send() -> None:
+        connection: Any = Sending()
+        task = asyncio.ensure_future(
+            puller_module._publish_all(connection, b"+ACK", ["a", "b", "c"])
+        )
+        await asyncio.sleep(0)
+        assert sent == ["a", "b"]
+        await task
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(send())
+    assert sent == ["a", "b", "c"]
