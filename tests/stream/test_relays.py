@@ -294,8 +294,8 @@ async def test_a_cancelled_scope_drains_and_raises_no_timeout(stream: Stream) ->
     metrics = relay.metrics()
     assert metrics.total_recovered == metrics.total_persisted == len(store.rows)
     assert metrics.total_abandoned == 0
-    assert stream.messages() == 10 - len(store.rows) // 100
-    assert stream.consumer()["num_ack_pending"] == 0 or stream.messages() > 0
+    # The server takes an acknowledged message out in its own time.
+    await until(lambda: stream.messages() == 10 - len(store.rows) // 100)
 
 
 async def test_untouched_messages_go_back_while_it_still_drains(stream: Stream) -> None:
