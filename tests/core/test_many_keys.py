@@ -50,7 +50,7 @@ async def test_a_newer_version_takes_the_place_of_the_one_in_line_wherever_that_
 async def test_no_dict_of_keys_grows_large(queue: WriteBehindQueue[Item]) -> None:
     first = queue._lanes.lines[0]  # all keys are in one lane
     await queue.enqueue_many([Item(f"{n}", 1) for n in range(MANY)])
-    assert {len(keys) for keys in first.holders_before} == {3}
+    assert {len(keys) for keys in first.holders_before or ()} == {3}
     assert len(first.holders) <= 3
 
 

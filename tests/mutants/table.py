@@ -125,8 +125,9 @@ ACCEPTING = (
         "core/queue::without_coalescing_every_version_is_written_in_order",
         (
             "_core/line.py",
-            " or batch is holder:\n            batch = self._open",
-            ":\n            batch = self._open",
+            "# As ``place``, inlined: ``enqueue`` costs 3 % of a checkpoint less.\n"
+            "        batch = self.open\n        if batch is None or batch is holder:\n",
+            "batch = self.open\n        if batch is None:\n",
         ),
     ),
     mutant(
@@ -142,7 +143,12 @@ ACCEPTING = (
     mutant(
         "a key that could not be noted as in line is written all the same",
         "core/misbehaving::a_key_that_can_not_be_compared_at_the_last_moment_leaves_no_trace",
-        ("_core/line.py", "            self.take_back(batch)\n", "            pass\n"),
+        (
+            "_core/line.py",
+            "            self.holders[key] = batch\n        except BaseException:\n"
+            "            self.take_back(batch)\n",
+            "            self.holders[key] = batch\n        except BaseException:\n            pass\n",
+        ),
     ),
     mutant(
         "a key that could not be noted as in line is written all the same (in place)",
@@ -186,14 +192,14 @@ ACCEPTING = (
         "core/many_keys::a_newer_version_takes_the_place_of_the_one_in_line_wherever_that_is",
         (
             "_core/line.py",
-            "        for holders in reversed(self.holders_before):\n",
+            "        for holders in reversed(self.holders_before or ()):\n",
             "        for keys in ():\n",
         ),
     ),
     mutant(
         "a key that was noted long ago is not found in line (in place)",
         "core/many_keys::a_batch_that_still_fills_takes_no_key_that_is_in_line_already",
-        ("_core/queue.py", "batch is not None and not line.holders_before", "batch is not None"),
+        ("_core/queue.py", "                    and line.holders_before is None\n", ""),
     ),
     mutant(
         "flush waits for later entries too",

@@ -254,7 +254,7 @@ class Witness(logging.Handler):
         """Which keys are in line, and where, is known as it is."""
         for line in self._lines():
             newest = {key: batch for batch in line.batches for key in batch.entries}
-            known = dict(ChainMap(line.holders, *reversed(line.holders_before)))
+            known = dict(ChainMap(line.holders, *reversed(line.holders_before or ())))
             assert known == newest, "what is known to be in line is not what is"
             assert line.open is None or line.open is line.batches[-1]
 

@@ -180,7 +180,7 @@ class JournaledLine(Line[E]):
             if self.observer is not None:
                 self.observer.accepted(key, entry)
             return batch
-        batch = self._place(key, entry, self.holders.get(key))
+        batch = self.place(key, entry, self.holders.get(key))
         ledger.recovered += 1
         ledger.depth += 1
         if len(batch.entries) == self.batch_size:

@@ -142,7 +142,11 @@ class WriteBehindQueue(Generic[E]):
             holder = line.holders.get(key)
             if holder is None:
                 batch = line.open
-                if batch is not None and not line.holders_before and ledger.depth < self._room.most:
+                if (
+                    batch is not None
+                    and line.holders_before is None
+                    and ledger.depth < self._room.most
+                ):
                     entries = batch.entries
                     entries[key] = entry
                     try:
@@ -393,10 +397,11 @@ class WriteBehindQueue(Generic[E]):
     @trio.lowlevel.enable_ki_protection
     def _accept(self, entry: E, receipt: Receipt | None) -> bool:
         """Accept ``entry`` in one step, or return False: it has to wait for room."""
-        if not self._lifetime.may_be_called():
+        if not self._lifetime.owner._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001  # as ``may_be_called``, inlined
             self._raise_why_not()
+        keyed: Any = entry  # as in ``enqueue_nowait``
         try:
-            key = self._key(entry)
+            key: Hashable = keyed.veri_key if self._reads_veri_key else self._key(entry)
             line = self._line or self._line_of(key)
             batch = None if line is None else line.accept(key, entry, self._room.most)
         except Exception:
