@@ -216,22 +216,6 @@ async def test_a_stream_that_nobody_publishes_to_is_unavailable(stream: Stream) 
             await repository.upsert_many([entry(1)])
 
 
-async def test_an_interrupt_while_it_closes_comes_when_it_is_closed(stream: Stream) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        async with stream.repository() as repository:
-            await repository.check()
-            end, times = repository._end_calls, iter([1])
-
-            async def interrupted() -> None:
-                if next(times, None):
-                    raise KeyboardInterrupt
-                await end()
-
-            repository._end_calls = interrupted  # type: ignore[method-assign]
-    assert threads_left() == []
-    assert not repository._session.connected
-
-
 async def test_a_relay_that_cannot_be_opened_leaves_nothing_behind(stream: Stream) -> None:
     opening: Any = stream.relay(MemoryRepository())
     opening._queue._entered = True

@@ -401,7 +401,7 @@ async def test_leaving_cuts_off_calls_of_other_tasks(stream: Stream) -> None:
                     )
 
             nursery.start_soon(call)
-            await until(lambda: repository._calls and repository._session.connected)
+            await until(lambda: repository._calls._under_way and repository._session.current)
     assert threads_left() == []
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Generic, Literal, final
 
 from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
+from provcache_trio._asyncio.calls import shut_down
 from provcache_trio._core.opening import open_relaying_queue
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.options import WriteBehindOptions
@@ -12,7 +14,7 @@ from provcache_trio._vocabulary.protocols import E
 
 from ._messages import Codec
 from ._puller import Puller
-from ._repository import check_table, shut_down
+from ._repository import check_table
 from ._servers import read_access
 from ._source import StreamSource
 from ._stream import names_of
@@ -138,12 +140,8 @@ class _Opening(Opening["Relay[E]"], Generic[E]):
         try:
             await self._queue.__aexit__(None, error, None)
         finally:
-            await shut_down(self._end, self._bridge)  # noqa: ASYNC102  # shields itself
-
-    async def _end(self) -> None:
-        session = self._puller.session
-        if session.connected:
-            await self._bridge.run(session.close)
+            disconnect = partial(self._bridge.run, self._puller.session.close)
+            await shut_down(self._bridge, disconnect)  # noqa: ASYNC102  # shields itself
 
 
 @final

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
+from provcache_trio._asyncio.bridge import DEFAULT_KIND
+from provcache_trio._asyncio.calls import call_once
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
 
 from ._servers import read_access
@@ -41,12 +42,7 @@ async def take_out(
         Exception: whatever ``keep`` raises; then it stays.
     """
     session = Session(read_access(servers))
-    opened = make_bridge(DEFAULT_KIND)
-    await opened.open()
-    try:
-        await opened.run(partial(_take_out, session, names_of(stream), number, keep))
-    finally:
-        await opened.close()  # noqa: ASYNC102  # shields itself
+    await call_once(DEFAULT_KIND, partial(_take_out, session, names_of(stream), number, keep))
 
 
 async def _take_out(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, c
 import trio
 
 from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
+from provcache_trio._asyncio.calls import BridgeCalls
 from provcache_trio._vocabulary.checks import check_seconds
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.protocols import E
@@ -22,7 +23,7 @@ from ._stream import StreamInfo, StreamReport, names_of, report_of
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from contextlib import AbstractAsyncContextManager
     from os import PathLike
 
@@ -203,10 +204,7 @@ class StreamRepository(Generic[E]):
         self._session = session
         self._names = names
         self._patience = publish_timeout_seconds
-        self._bridge = bridge
-        self._calls: set[trio.CancelScope] = set()
-        self._call_ended = trio.lowlevel.ParkingLot()
-        self._closed = False
+        self._calls = BridgeCalls(bridge, "the repository")
 
     async def upsert_many(self, entries: Sequence[E], /) -> int:
         """Put every entry into the stream; see ``Repository.upsert_many``.
@@ -283,54 +281,11 @@ class StreamRepository(Generic[E]):
 
     # How it is called
 
-    # Protected: Ctrl-C between beginning and end of a call would leave it in the list for good.
-    @trio.lowlevel.enable_ki_protection
     async def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        with trio.CancelScope() as scope:
-            self._raise_if_closed()
-            self._calls.add(scope)
-            try:
-                return await self._bridge.run(call)
-            finally:
-                self._calls.remove(scope)
-                self._call_ended.unpark_all()
-        self._raise_if_closed()
-        raise AssertionError("unreachable")
-
-    def _raise_if_closed(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("the repository is closed")
+        return await self._calls.run(partial(self._calls.bridge.run, call))
 
     async def _close(self) -> None:
-        self._closed = True
-        await shut_down(self._end_calls, self._bridge)
-
-    async def _end_calls(self) -> None:
-        for scope in self._calls:
-            scope.cancel()
-        while self._calls:
-            await self._call_ended.park()
-        if self._session.connected:
-            await self._bridge.run(self._session.close)
-
-
-async def shut_down(end: Callable[[], Awaitable[None]], bridge: Bridge) -> None:
-    """Do what is to be done over ``bridge`` at last, shielded, and close that."""
-    interrupt: KeyboardInterrupt | None = None
-    try:
-        with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
-            while True:
-                try:
-                    await end()
-                except KeyboardInterrupt as error:
-                    interrupt = error
-                else:
-                    break
-    finally:  # whatever happened: a nursery that is left open breaks trio
-        # Not in our scope, which it did not begin in.
-        await bridge.close()  # noqa: ASYNC102  # shielded
-    if interrupt is not None:
-        raise interrupt
+        await self._calls.close(self._session.close)
 
 
 @final

@@ -73,11 +73,6 @@ class Session:
         connection = self._connection
         return None if connection is None or connection.lost else connection
 
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection to close."""
-        return self._connection is not None
-
     async def connection(self) -> Connection:
         """Return a connection, made now if need be.
 

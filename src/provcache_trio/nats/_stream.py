@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 
-from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
+from provcache_trio._asyncio.bridge import DEFAULT_KIND
+from provcache_trio._asyncio.calls import call_once
 from provcache_trio._vocabulary.checks import check_int, check_seconds, check_text
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
 
@@ -208,15 +209,8 @@ async def create_stream(
     if ack_wait_seconds < 1:
         raise ValueError("ack_wait_seconds must be at least 1")
     wait = round(ack_wait_seconds * _NANOSECONDS)
-    opened = make_bridge(bridge)
-    await opened.open()
-    try:
-        make = partial(
-            _create, Session(access), names, stream_settings(names, max_bytes, replicas), wait
-        )
-        await opened.run(make)
-    finally:
-        await opened.close()  # noqa: ASYNC102  # shields itself
+    settings = stream_settings(names, max_bytes, replicas)
+    await call_once(bridge, partial(_create, Session(access), names, settings, wait))
 
 
 def stream_settings(names: Names, max_bytes: int, replicas: int) -> dict[str, Any]:

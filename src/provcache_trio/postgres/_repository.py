@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    Generic,
-    cast,
-    final,
-)
+from typing import TYPE_CHECKING, Any, Final, Generic, cast, final
 
 import trio
 
-from provcache_trio._vocabulary.checks import (
-    check_int,
-    check_moment,
-)
+from provcache_trio._asyncio.calls import BridgeCalls
+from provcache_trio._vocabulary.checks import check_int, check_moment
 from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.errors import EntryRejectedError
@@ -98,7 +89,6 @@ class PostgresRepository(Generic[E]):
     ) -> None:
         self.table: Table[E] | None = table
         self._place = connector.place
-        self._bridge = bridge
         # A plan that was made while the table was small is kept while it grows. And to compile
         # the statement takes longer than to run it.
         writing = {"enable_seqscan": "off", "jit": "off"}
@@ -106,13 +96,11 @@ class PostgresRepository(Generic[E]):
         self._writers = SessionPool(writers, connector.password)
         reading = {"plan_cache_mode": "force_custom_plan"}
         self._reader = SessionPool([Session(connector, reading)], connector.password)
-        self._calls: set[trio.CancelScope] = set()
-        self._call_ended = trio.lowlevel.ParkingLot()
+        self._calls = BridgeCalls(bridge, "the repository")
         self._in_doubt_since = math.inf  # it is not
         # So rows that would stay as they are, are looked for. At first, since a journal may bring
         # what is stored; after an error, since a batch that is tried again may; and after many.
         self._expects_repeats = True
-        self._closed = False
 
     @property
     def entry_type(self) -> type:
@@ -365,46 +353,8 @@ class PostgresRepository(Generic[E]):
         """Return each of ``keys`` once."""
         return tuple(blobs_of(keys)) if self.table is None else checked_keys(keys)
 
-    # Protected: Ctrl-C between taking a session and giving it back would keep it for good.
-    @trio.lowlevel.enable_ki_protection
     async def _run(self, pool: SessionPool[E], statement: Statement[E, T]) -> T:
-        with trio.CancelScope() as scope:
-            self._raise_if_closed()
-            self._calls.add(scope)
-            try:
-                return await pool.run(self._bridge, statement)
-            finally:
-                self._calls.remove(scope)
-                self._call_ended.unpark_all()
-        self._raise_if_closed()
-        raise AssertionError("unreachable")
-
-    def _raise_if_closed(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("the repository is closed")
+        return await self._calls.run(partial(pool.run, self._calls.bridge, statement))
 
     async def _close(self) -> None:
-        self._closed = True
-        interrupt: KeyboardInterrupt | None = None
-        try:
-            with trio.CancelScope(shield=True):  # every wait below is bounded on asyncio's side
-                while True:
-                    try:
-                        await self._end_calls()
-                    except KeyboardInterrupt as error:
-                        interrupt = error
-                    else:
-                        break
-        finally:  # whatever happened: a nursery that is left open breaks trio
-            # Not in our scope, which it did not begin in.
-            await self._bridge.close()  # noqa: ASYNC102  # shielded
-        if interrupt is not None:
-            raise interrupt
-
-    async def _end_calls(self) -> None:
-        for scope in self._calls:
-            scope.cancel()
-        while self._calls:
-            await self._call_ended.park()
-        sessions = [*self._writers.idle, *self._reader.idle]
-        await self._bridge.run(partial(close_all, sessions))
+        await self._calls.close(lambda: close_all([*self._writers.idle, *self._reader.idle]))
