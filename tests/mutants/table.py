@@ -2170,7 +2170,7 @@ TABLES = (
         "a table compares moments by the clock on the wall",
         "core/table::moments_are_compared_as_moments_when_clocks_go_back",
         (
-            "_vocabulary/table.py",
+            "_vocabulary/merging.py",
             "if isinstance(value, datetime) and value.tzinfo is not UTC:",
             "if isinstance(value, datetime) and value.tzinfo is None:",
         ),
@@ -2520,7 +2520,7 @@ CACHE = (
         "cache/reads::what_others_enqueue_past_the_cache_is_found_too",
         (
             "_core/queue.py",
-            "self._line = self._simple_line if observer is None else None",
+            "self._line = self._simple_line if allowed else None",
             "self._line = self._simple_line",
         ),
     ),

@@ -40,7 +40,7 @@ class Calls:
         try:
             await asyncio.sleep(HANG_SECONDS)
         finally:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.02)  # longer than ``last`` takes
             self.steps.append("cancelled")
 
     async def last(self) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
 from provcache_trio.postgres import open_postgres_repository
-from provcache_trio.postgres._dsn import Dsn, unreadable_tls_file
+from provcache_trio.postgres._dsn import Dsn
+from provcache_trio.postgres._dsn_files import unreadable_tls_file
 
 from tests.support.mistakes import as_nobody
 from tests.support.postgres import SECRET, raises, settings_of
@@ -259,7 +260,7 @@ def test_a_user_without_a_name_or_a_home_is_no_reason_to_fail(
     monkeypatch.setattr(pathlib.Path, "home", classmethod(homeless))
     server = Dsn("postgresql://h").server()
     assert (server.user, server.database, server.passfile) == (None, None, None)
-    assert unreadable_tls_file(server) is None
+    assert unreadable_tls_file(server.tls, server.hosts) is None
 
 
 # Where an error came from
@@ -343,4 +344,5 @@ def test_only_files_that_tls_needs_are_looked_at(home: Path, tmp_path: Path) -> 
         ("postgresql://h/d?sslrootcert=/nowhere", "/nowhere"),
         (f"postgresql://h/d?sslrootcert={here}&sslcrl={here}", None),
     ):
-        assert unreadable_tls_file(Dsn(dsn).server()) == found
+        server = Dsn(dsn).server()
+        assert unreadable_tls_file(server.tls, server.hosts) == found

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from provcache_trio._asyncio.bridge import BridgeKind
-    from provcache_trio._vocabulary.table import MergeRule
+    from provcache_trio._vocabulary.fields import MergeRule
     from provcache_trio.postgres import PostgresRepository
 
 E = TypeVar("E")

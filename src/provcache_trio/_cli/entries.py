@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType, TracebackType
 
-    from provcache_trio._vocabulary.table import TableField
+    from provcache_trio._vocabulary.fields import TableField
 
 _is_veri_key: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 _KINDS: Final = {

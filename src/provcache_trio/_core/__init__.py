@@ -9,7 +9,7 @@ Reading order is the order in which an entry travels; imports point down this li
     entry_types     agreement       whether repository, journal and sink have the same entries
     assembly        the parts       made whole in one step out of what the caller asked for
     queue           accept          WriteBehindQueue: one synchronous step per entry
-    seam            the read side   what a cache is sewn to a queue by
+    seam            the read side   what a cache asks of its queue
     recorder        on disk         the journal's task
     intake          a relay         entries that come from a stream, not from producers
     replay          after a crash   what a dead process left in the journal, page by page

@@ -18,8 +18,6 @@ from .seam import Seam
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 
-    from provcache_trio._vocabulary.protocols import EntryObserver
-
     from .backoff import Backoff
     from .calls import Calls
     from .lanes import Lanes
@@ -348,51 +346,22 @@ class WriteBehindQueue(Generic[E]):
         """
         return self._lifetime.undelivered
 
-    # For the read side
-
     def _seam(self) -> Seam[E]:
-        """Return what the read side is made of; nobody else has a use for it."""
+        """Return what a cache asks of this queue; nothing else uses it."""
         return Seam(
-            name=self._lifetime.name,
+            self._lifetime,
+            self._lanes,
+            self._room,
+            self._outbox,
             key=self._key,
-            merge=self._lanes.lines[0].merge,
-            observe=self._observe,
-            open_versions=self._open_versions,
-            has_room=self._has_room,
             enqueue=self.enqueue,
             flush=self.flush,
+            allow_inlined=self._allow_inlined,
         )
 
-    def _observe(self, observer: EntryObserver[E] | None) -> None:
-        """Report every version that is accepted and every dead letter to ``observer``, or to nobody.
-
-        Raises:
-            RuntimeError: there is one already.
-        """
-        if observer is not None and self._outbox.observer is not None:
-            raise RuntimeError(f"queue {self._lifetime.name!r} has a cache already: share it")
-        # The inlined acceptance in ``enqueue_nowait`` knows no observer, and so costs nothing.
-        self._line = self._simple_line if observer is None else None
-        for line in self._lanes.lines:
-            line.observer = observer
-        self._outbox.observer = observer
-
-    def _open_versions(self, keys: Iterable[Hashable]) -> dict[Hashable, E]:
-        """Return what the versions with open fates come to, of those ``keys`` that have any."""
-        if not (self._ledger.depth or self._ledger.in_flight):
-            return {}
-        each = ((key, self._lanes.of(key).folded(key)) for key in keys)
-        return {key: version for key, version in each if version is not None}
-
-    def _has_room(self, key: Hashable) -> bool:
-        """Return whether an entry with that key would be accepted without waiting for room."""
-        if self._lifetime.recovering:
-            return False
-        if self._lanes.of(key).holder(key) is not None:
-            return True
-        # With a journal of durability "always" everybody waits, but for the disk.
-        in_line = self._ledger.depth + len(self._room.producers)
-        return in_line < self._lifetime.options.queue_capacity
+    def _allow_inlined(self, *, allowed: bool) -> None:
+        """Allow ``enqueue_nowait`` its inlined acceptance, if this queue has it, or forbid it."""
+        self._line = self._simple_line if allowed else None
 
     @trio.lowlevel.enable_ki_protection
     def _accept(self, entry: E, receipt: Receipt | None) -> bool:

@@ -1,8 +1,8 @@
-"""What the read side needs of a queue."""
+"""What a cache asks of the queue that it reads through."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, NamedTuple
+from typing import TYPE_CHECKING, Final, Generic, Protocol, final
 
 from provcache_trio._vocabulary.protocols import E
 
@@ -11,26 +11,89 @@ if TYPE_CHECKING:
 
     from provcache_trio._vocabulary.protocols import EntryObserver
 
+    from .lanes import Lanes
+    from .lifetime import Lifetime
+    from .outbox import Outbox
+    from .waiting_room import WaitingRoom
 
-class Seam(NamedTuple, Generic[E]):
-    """What a cache is sewn to a queue by.
+
+class _AllowInlined(Protocol):
+    def __call__(self, *, allowed: bool) -> None: ...
+
+
+@final
+class Seam(Generic[E]):
+    """The side of a queue that its cache uses.
+
+    Args:
+        lifetime: the queue's state.
+        lanes: where its entries wait.
+        room: where its producers wait.
+        outbox: where its dead letters wait.
+        key: reads the key of an entry.
+        enqueue: the queue's method.
+        flush: the queue's method.
+        allow_inlined: allows the queue the acceptance that calls no observer, or forbids it.
 
     Attributes:
         name: the queue's.
-        key: reads the key of an entry.
+        key: as given.
         merge: makes one entry of an older version and a newer one.
-        observe: has an observer told of each version that is accepted or refused; None: nobody.
-        open_versions: returns what the versions with open fates come to, by key.
-        has_room: returns whether an entry with that key would not have to wait for room.
-        enqueue: the queue's.
-        flush: the queue's.
+        enqueue: as given.
+        flush: as given.
     """
 
-    name: str
-    key: Callable[[E], Hashable]
-    merge: Callable[[E, E], E]
-    observe: Callable[[EntryObserver[E] | None], None]
-    open_versions: Callable[[Iterable[Hashable]], dict[Hashable, E]]
-    has_room: Callable[[Hashable], bool]
-    enqueue: Callable[[E], Awaitable[None]]
-    flush: Callable[[], Awaitable[None]]
+    def __init__(
+        self,
+        lifetime: Lifetime,
+        lanes: Lanes[E],
+        room: WaitingRoom[E],
+        outbox: Outbox[E],
+        *,
+        key: Callable[[E], Hashable],
+        enqueue: Callable[[E], Awaitable[None]],
+        flush: Callable[[], Awaitable[None]],
+        allow_inlined: _AllowInlined,
+    ) -> None:
+        self.name: Final = lifetime.name
+        self.key: Final = key
+        self.merge: Final = lanes.lines[0].merge
+        self.enqueue: Final = enqueue
+        self.flush: Final = flush
+        self._lifetime = lifetime
+        self._lanes = lanes
+        self._room = room
+        self._outbox = outbox
+        self._allow_inlined = allow_inlined
+
+    def observe(self, observer: EntryObserver[E] | None) -> None:
+        """Report every accepted version and every dead letter to ``observer``; None: to nobody.
+
+        Raises:
+            RuntimeError: there is one already.
+        """
+        if observer is not None and self._outbox.observer is not None:
+            raise RuntimeError(f"queue {self.name!r} has a cache already: share it")
+        # The inlined acceptance knows no observer, and so costs nothing.
+        self._allow_inlined(allowed=observer is None)
+        for line in self._lanes.lines:
+            line.observer = observer
+        self._outbox.observer = observer
+
+    def open_versions(self, keys: Iterable[Hashable]) -> dict[Hashable, E]:
+        """Return, by key, the versions with open fates merged into one; for ``keys`` that have any."""
+        ledger = self._lifetime.ledger
+        if not (ledger.depth or ledger.in_flight):
+            return {}
+        each = ((key, self._lanes.of(key).folded(key)) for key in keys)
+        return {key: version for key, version in each if version is not None}
+
+    def has_room(self, key: Hashable) -> bool:
+        """Return whether an entry with that key would be accepted without waiting for room."""
+        if self._lifetime.recovering:
+            return False
+        if self._lanes.of(key).holder(key) is not None:
+            return True
+        # With a journal of durability "always" everybody waits, but for the disk.
+        in_line = self._lifetime.ledger.depth + len(self._room.producers)
+        return in_line < self._lifetime.options.queue_capacity

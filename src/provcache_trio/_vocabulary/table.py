@@ -1,82 +1,23 @@
-"""A table of the user's own: what its entries are, and which of two versions of one key is kept."""
+"""``Table``: how entries of a type of the user's own are keyed, merged and stored."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from operator import attrgetter
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    Generic,
-    Literal,
-    NamedTuple,
-    TypeAlias,
-    cast,
-    final,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Any, Final, Generic, cast, final
 
-import msgspec
-from msgspec import inspect
-
-from .checks import check_text
+from .fields import TableField, check_name, fields_of
+from .merging import changed_copy, is_less, of_both
 from .protocols import E
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Sequence
 
-Value: TypeAlias = Any  # of a field, of whatever type
-MergeRule: TypeAlias = Literal["newest", "keep", "greatest", "least"]
-FieldKind: TypeAlias = Literal[
-    "str", "int", "float", "bool", "bytes", "UUID", "Decimal",
-    "datetime", "date", "time", "timedelta", "JSON",
-]  # fmt: skip
+    from .fields import MergeRule
 
 _RULES: Final = ("newest", "keep", "greatest", "least")
-_KINDS: Final[dict[type[inspect.Type], FieldKind]] = {
-    inspect.StrType: "str",
-    inspect.IntType: "int",
-    inspect.FloatType: "float",
-    inspect.BoolType: "bool",
-    inspect.BytesType: "bytes",
-    inspect.UUIDType: "UUID",
-    inspect.DecimalType: "Decimal",
-    inspect.DateTimeType: "datetime",
-    inspect.DateType: "date",
-    inspect.TimeType: "time",
-    inspect.TimeDeltaType: "timedelta",
-}
 _AS_KEYS: Final = frozenset({"str", "int", "bool", "bytes", "UUID", "date", "datetime"})
 _ORDERED: Final = frozenset({"str", "int", "date", "datetime", "Decimal"})
-
-
-class TableField(NamedTuple):
-    """One field of a table's entries, and the column that holds it.
-
-    Attributes:
-        name: of the attribute.
-        column: its name in the database.
-        kind: what its values are; "JSON" for whatever is stored as a document. The values of an
-            ``Enum`` and of a ``Literal`` are of their kind.
-        members: what values are allowed, by what is stored for each; None: all of the kind.
-        is_literal: whether these are of a ``Literal``.
-        optional: whether None is allowed.
-        rule: which of two versions of one key it is taken from.
-        annotation: its type, as it is declared.
-    """
-
-    name: str
-    column: str
-    kind: FieldKind
-    members: Mapping[str | int, object] | None
-    is_literal: bool
-    optional: bool
-    rule: MergeRule
-    annotation: object
 
 
 @final
@@ -150,7 +91,7 @@ class Table(Generic[E]):
         self.name: str = name
         self.schema: str | None = schema
         self.fields: tuple[TableField, ...] = tuple(
-            _fields_of(entry_type, _mapping("columns", columns), _mapping("merge", merge))
+            fields_of(entry_type, _mapping("columns", columns), _mapping("merge", merge))
         )
         self._by_name = {field.name: field for field in self.fields}
         self.key_fields: tuple[TableField, ...] = self._read_key(key)
@@ -209,10 +150,10 @@ class Table(Generic[E]):
             if rule == "keep":
                 kept = getattr(older, name)
             else:
-                kept = _of_both(rule, mine, getattr(loser, name))
+                kept = of_both(rule, mine, getattr(loser, name))
             if kept is not mine:
                 changes[name] = kept
-        return _changed(winner, changes) if changes else winner
+        return changed_copy(winner, changes) if changes else winner
 
     def make(self, values: Sequence[object]) -> E:
         """Return the entry whose fields have these values, in the order of ``fields``.
@@ -282,17 +223,6 @@ class Table(Generic[E]):
                 raise ValueError(f"merge: field {name!r} says which version is newer")
 
 
-def check_name(argument: str, name: object) -> None:
-    """Raise unless a database can have something of that name."""
-    check_text(argument, name)
-    if "\0" in cast("str", name):
-        raise ValueError(f"{argument} must not hold NUL")
-    try:
-        cast("str", name).encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{argument} must not hold a lone surrogate") from None
-
-
 def _mapping(argument: str, value: object) -> dict[str, str]:
     if value is None:
         return {}
@@ -303,95 +233,6 @@ def _mapping(argument: str, value: object) -> dict[str, str]:
         if not (isinstance(name, str) and isinstance(of_it, str)):
             raise TypeError(f"{argument} must map str to str")
     return cast("dict[str, str]", items)
-
-
-def _fields_of(
-    entry_type: type, columns: dict[str, str], rules: dict[str, str]
-) -> Sequence[TableField]:
-    if not isinstance(cast("object", entry_type), type):
-        kind = type(entry_type).__name__
-        raise TypeError(f"entry_type must be a class, not an object of type {kind}")
-    called = entry_type.__name__
-    try:
-        looked_at = inspect.type_info(entry_type)
-    except Exception:  # noqa: BLE001  # whatever looking at somebody's type raises
-        raise TypeError(f"entry_type: msgspec can't decode {called}") from None
-    if not isinstance(looked_at, (inspect.StructType, inspect.DataclassType)):
-        raise TypeError(
-            f"entry_type must be a msgspec.Struct, dataclass or attrs class; {called} is none"
-        )
-    _check_constructor(entry_type)
-    annotations = get_type_hints(entry_type, include_extras=True)
-    fields = [
-        field_of(one, annotations[one.name], columns.get(one.name, one.name), rules.get(one.name))
-        for one in looked_at.fields
-    ]
-    names = [field.name for field in fields]
-    for name in columns:
-        if name not in names:
-            raise ValueError(f"columns: {called} has no field {name!r}; it has {', '.join(names)}")
-    taken: set[str] = set()
-    for field in fields:
-        check_name(f"columns: the column of field {field.name!r}", field.column)
-        if field.column in taken:
-            raise ValueError(f"columns: two fields have the column {field.column!r}")
-        taken.add(field.column)
-    return fields
-
-
-def _check_constructor(entry_type: type) -> None:
-    """Raise if an entry can't be made of its fields."""
-    if dataclasses.is_dataclass(entry_type):
-        for field in dataclasses.fields(entry_type):
-            if not field.init:
-                raise TypeError(
-                    f"entry_type: field {field.name!r} of {entry_type.__name__} has init=False, so "
-                    "it can't be read back"
-                )
-
-
-def field_of(field: inspect.Field, annotation: object, column: str, rule: str | None) -> TableField:
-    """Return what msgspec knows about a field, as we need it."""
-    found, optional = without_none(field.type)
-    kind = _KINDS.get(type(found), "JSON")
-    members: dict[str | int, object] | None = None
-    if isinstance(found, inspect.EnumType):
-        members = {member.value: member for member in found.cls}
-    elif isinstance(found, inspect.LiteralType):
-        values = found.values
-        optional = optional or None in values
-        members = {value: value for value in values if value is not None}
-    if members is not None:
-        kind = _kind_of_members(field.name, members)
-    return TableField(
-        name=field.name,
-        column=column,
-        kind=kind,
-        members=members,
-        is_literal=isinstance(found, inspect.LiteralType),
-        optional=optional,
-        rule=cast("MergeRule", rule or "newest"),
-        annotation=annotation,
-    )
-
-
-def without_none(found: inspect.Type) -> tuple[inspect.Type, bool]:
-    """Return what a field is when it is not None, and whether it may be None."""
-    while isinstance(found, inspect.Metadata):
-        found = found.type
-    if not isinstance(found, inspect.UnionType):
-        return found, isinstance(found, inspect.AnyType)
-    others = [one for one in found.types if not isinstance(one, inspect.NoneType)]
-    optional = len(others) < len(found.types)
-    return (without_none(others[0])[0] if len(others) == 1 else found), optional
-
-
-def _kind_of_members(name: str, members: Collection[str | int]) -> FieldKind:
-    if all(type(value) is str for value in members):
-        return "str"
-    if all(type(value) is int for value in members):
-        return "int"
-    raise TypeError(f"entry_type: the values of field {name!r} must all be str, or all int")
 
 
 def _getter(fields: Sequence[TableField]) -> Callable[[Any], tuple[Any, ...]]:
@@ -411,43 +252,3 @@ def _described(field: TableField) -> str:
 
 def _listed(names: Collection[str]) -> str:
     return ", ".join(repr(name) for name in names)
-
-
-# Comparing and merging
-
-
-def _instant(value: Value) -> Value:
-    # Two datetimes of one zone are compared by their wall clocks, which go back once a year.
-    if isinstance(value, datetime) and value.tzinfo is not UTC:
-        return value.astimezone(UTC)
-    return value
-
-
-def is_less(one: Value, other: Value) -> bool:
-    """Return whether ``one`` is less than ``other``; None is less than everything else."""
-    if one is None or other is None:
-        return one is None and other is not None
-    return bool(_instant(one) < _instant(other))
-
-
-def _of_both(rule: MergeRule, mine: Value, other: Value) -> Value:
-    """Return the greatest or least of two values; ``mine``, if they are equal."""
-    if other is None:
-        return mine
-    if mine is None:
-        return other
-    less, more = (mine, other) if rule == "greatest" else (other, mine)
-    return other if is_less(less, more) else mine
-
-
-def _changed(entry: E, changes: dict[str, object]) -> E:
-    # Both versions were made by their class; made once more, it might refuse or change a field.
-    changed = copy.copy(entry)
-    put = msgspec.structs.force_setattr if isinstance(changed, msgspec.Struct) else _put
-    for name, value in changes.items():
-        put(cast("Any", changed), name, value)
-    return changed
-
-
-def _put(entry: object, name: str, value: object) -> None:
-    object.__setattr__(entry, name, value)  # also where it is frozen

@@ -17,7 +17,8 @@ from .errors import EntryRejectedError, StoreMisconfiguredError
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from .table import Table, TableField
+    from .fields import TableField
+    from .table import Table
 
 E = TypeVar("E")
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import inspect
 
-from provcache_trio._vocabulary.table import field_of, without_none
+from provcache_trio._vocabulary.fields import field_of, without_none
 from provcache_trio._vocabulary.values import Codec, UnfitError, cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provcache_trio._vocabulary.table import TableField
+    from provcache_trio._vocabulary.fields import TableField
 
 _CONTAINERS: Final[Mapping[type[inspect.Type], type[Any]]] = {
     inspect.ListType: list,

@@ -14,7 +14,8 @@ from ._columns import FITTING, Column
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from provcache_trio._vocabulary.table import Table, TableField
+    from provcache_trio._vocabulary.fields import TableField
+    from provcache_trio._vocabulary.table import Table
 
 # Of a domain, what it is made of; a modifier is that of the column, or of the innermost domain
 # that has one.

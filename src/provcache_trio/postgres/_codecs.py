@@ -21,7 +21,7 @@ from ._arrays import array_codec, item_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from provcache_trio._vocabulary.table import TableField
+    from provcache_trio._vocabulary.fields import TableField
 
     from ._columns import Column
 

@@ -8,121 +8,28 @@ quotes any of it but hosts, ports, names of parameters and files, user and datab
 
 from __future__ import annotations
 
-import configparser
-import getpass
 import os
 import re
-import stat
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
+
+from ._dsn_files import at_home, login_name, password_in, service_of
+from ._dsn_parameters import OF_ASYNCPG, OF_SERVER, checked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _HIGHEST_PORT: Final = 65535
 _MOST_SECONDS: Final = 3600
-
-_NOT_BY_ASYNCPG: Final = "asyncpg, which connects here, can't do that"
-_NOT_OF_LIBPQ: Final = "it is no parameter of PostgreSQL's but of another library"
 _ENCODE: Final = "write / ? # @ % and spaces in user name and password as %2F %3F %23 %40 %25 %20"
-
-# What values a parameter may have; others are refused by its name.
-_VALUES: Final[Mapping[str, frozenset[str]]] = {
-    "sslmode": frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}),
-    "sslnegotiation": frozenset({"postgres", "direct"}),
-    "target_session_attrs": frozenset(
-        {"any", "primary", "standby", "read-write", "read-only", "prefer-standby"}
-    ),
-    "ssl": frozenset({"true"}),
-    "pgbouncer": frozenset({"true", "false"}),
-    "channel_binding": frozenset({"disable", "prefer"}),
-    "gssencmode": frozenset({"disable", "prefer"}),
-    "sslcompression": frozenset({"0"}),
-    "client_encoding": frozenset({"UTF8", "utf8", "utf-8", "UTF-8", "auto"}),
-}
-# Taken, and not passed on. The time limits of calls find a dead line sooner than keepalives would.
-_WITHOUT_EFFECT: Final = frozenset(
-    {
-        "channel_binding",
-        "client_encoding",
-        "gssencmode",
-        "keepalives",
-        "keepalives_count",
-        "keepalives_idle",
-        "keepalives_interval",
-        "sslcompression",
-        "tcp_user_timeout",
-    }
-)
-_REFUSED: Final[Mapping[str, str]] = {
-    **dict.fromkeys(
-        (
-            "gssdelegation",
-            "hostaddr",
-            "load_balance_hosts",
-            "max_protocol_version",
-            "min_protocol_version",
-            "oauth_client_id",
-            "oauth_issuer",
-            "replication",
-            "require_auth",
-            "requirepeer",
-            "scram_client_key",
-            "scram_server_key",
-            "sslcertmode",
-            "sslcrldir",
-            "sslkeylogfile",
-            "sslsni",
-        ),
-        _NOT_BY_ASYNCPG,
-    ),
-    **dict.fromkeys(
-        (
-            "connection_limit",
-            "pool_timeout",
-            "prepareThreshold",
-            "prepared_statement_cache_size",
-            "socket_timeout",
-            "socketTimeout",
-            "sslaccept",
-            "tcpKeepAlive",
-        ),
-        _NOT_OF_LIBPQ,
-    ),
-    "schema": "give it as an argument of open_postgres_repository",
-    "currentSchema": "give schema= as an argument of open_postgres_repository",
-    "command_timeout": "give command_timeout_seconds= to open_postgres_repository",
-    "statement_cache_size": "behind a pooler open with pgbouncer=True",
-}
-# What asyncpg takes from a URL and we do not read ourselves.
-_OF_ASYNCPG: Final = frozenset(
-    {
-        "gsslib",
-        "krbsrvname",
-        "sslcert",
-        "sslcrl",
-        "sslkey",
-        "sslmode",
-        "sslnegotiation",
-        "sslpassword",
-        "sslrootcert",
-        "ssl_max_protocol_version",
-        "ssl_min_protocol_version",
-        "target_session_attrs",
-    }
-)
-_OF_SERVER: Final = frozenset({"dbname", "host", "passfile", "password", "port", "user"})
 
 _host: Final = re.compile(
     r"(?P<directory>/.*)|(\[(?P<address>[^\]]+)\]|(?P<name>[^/\[:][^:]*))(:(?P<port>.*))?"
 ).fullmatch
 _set_by_options: Final = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.\-]*)\s*=").findall
-_field = r"((?:\\.|[^\\:])*)"
-_password_line: Final = re.compile(f"{_field}:{_field}:{_field}:{_field}:{_field}.*").match
 
 
 class Server(NamedTuple):
@@ -202,7 +109,7 @@ class Dsn:
         environment = os.environ
         service = self._service or environment.get("PGSERVICE")
         try:
-            given = {} if not service else _service(service, self._servicefile, environment)
+            given = {} if not service else service_of(service, self._servicefile, environment)
             return self._read(given, environment)
         except ValueError as error:
             raise StoreMisconfiguredError(
@@ -214,20 +121,20 @@ class Dsn:
         authority = self._parts.netloc
         login, _, netloc = authority.rpartition("@")
         named, _, password = map(unquote, login.partition(":"))
-        user = named or given.get("user") or environment.get("PGUSER") or _login_name()
+        user = named or given.get("user") or environment.get("PGUSER") or login_name()
         path = unquote(self._parts.path.removeprefix("/"))
         database = path or given.get("dbname") or environment.get("PGDATABASE") or user
         hosts = _hosts(netloc, given, environment)
         found = password or given.get("password") or environment.get("PGPASSWORD") or None
         passfile = None
         if found is None and environment:
-            passfile = given.get("passfile") or environment.get("PGPASSFILE") or _at_home(".pgpass")
-            found = _password_in(passfile, hosts, database, user)
+            passfile = given.get("passfile") or environment.get("PGPASSFILE") or at_home(".pgpass")
+            found = password_in(passfile, hosts, database, user)
         settings = {
-            name: value for name, value in given.items() if name not in _OF_ASYNCPG | _OF_SERVER
+            name: value for name, value in given.items() if name not in OF_ASYNCPG | OF_SERVER
         }
         set_there = {*settings, *_set_by_options(settings.get("options", ""))}
-        tls = {name: value for name, value in given.items() if name in _OF_ASYNCPG}
+        tls = {name: value for name, value in given.items() if name in OF_ASYNCPG}
         return Server(
             hosts=hosts,
             user=user,
@@ -279,32 +186,7 @@ def _checked_query(text: str) -> dict[str, str]:
         query = dict(parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text)))
     except ValueError:
         raise ValueError("the URL's parameters must have the form NAME=VALUE&NAME=VALUE") from None
-    return _checked(query)
-
-
-def _checked(given: dict[str, str]) -> dict[str, str]:
-    """Return parameters as we and asyncpg know them.
-
-    Raises:
-        ValueError: one has no effect here, or a wrong value.
-    """
-    for name, value in given.items():
-        if name in _REFUSED:
-            raise ValueError(f"the parameter {name} can't be used: {_REFUSED[name]}")
-        if name in _VALUES and value not in _VALUES[name]:
-            known = ", ".join(sorted(_VALUES[name]))
-            raise ValueError(f"the parameter {name} must be one of: {known}")
-    known_as = {"database": "dbname"}
-    kept = {
-        known_as.get(name, name): value
-        for name, value in given.items()
-        if name not in _WITHOUT_EFFECT
-    }
-    if kept.pop("ssl", None):  # as libpq has it, for JDBC's sake
-        kept.setdefault("sslmode", "require")
-    if fallback := kept.pop("fallback_application_name", None):
-        kept.setdefault("application_name", fallback)
-    return kept
+    return checked(query)
 
 
 def _timeout(query: dict[str, str]) -> int | None:
@@ -348,118 +230,6 @@ def _port(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= _HIGHEST_PORT:
         raise ValueError(f"a port must be a number, 1 to {_HIGHEST_PORT}; {_ENCODE}")
     return int(text)
-
-
-# What it leaves out
-
-
-def _login_name() -> str | None:
-    with suppress(Exception):  # KeyError or OSError: this user has no name
-        return getpass.getuser()
-    return None
-
-
-def _at_home(name: str) -> str | None:
-    with suppress(RuntimeError, KeyError):
-        return str(Path.home() / name)
-    return None
-
-
-def _service(name: str, file: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the parameters of a service of the connection service file.
-
-    Raises:
-        ValueError: it has a parameter that can't be used.
-        StoreMisconfiguredError: there is no such service.
-    """
-    path = file or environment.get("PGSERVICEFILE") or _at_home(".pg_service.conf") or ""
-    parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=("#",), strict=False)
-    try:
-        with open(path, encoding="utf-8") as opened:  # noqa: PTH123  # as it is given
-            parser.read_file(opened)
-    except OSError as error:
-        _raise_unreadable(f"the service file {path}", error)
-    except (configparser.Error, UnicodeDecodeError):
-        raise StoreMisconfiguredError(f"the service file {path} is malformed") from None
-    if name not in parser.sections():
-        raise StoreMisconfiguredError(f"the service file {path} has no service {name!r}")
-    given = _checked(dict(parser[name]))
-    for of_url_alone in ("connect_timeout", "pgbouncer"):
-        given.pop(of_url_alone, None)
-    return given
-
-
-def _password_in(
-    path: str | None,
-    hosts: tuple[tuple[str, int], ...],
-    database: str | None,
-    user: str | None,
-) -> str | None:
-    """Return the password that a file in libpq's format has; a file that others can read has none."""
-    lines: list[str] = []
-    with suppress(OSError, UnicodeDecodeError):
-        status = os.stat(path or "")  # noqa: PTH116
-        if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o077:
-            lines = Path(path or "").read_text("utf-8").splitlines()
-    for host, port in hosts or (("localhost", 5432),):
-        names = {host, "localhost"} if host.startswith("/") else {host}
-        wanted = (names, {str(port)}, {database}, {user})
-        for line in lines:
-            found = None if line.startswith("#") else _password_line(line)
-            if found is not None and _matches(found.groups()[:4], wanted):
-                return _unescaped(found[5])
-    return None
-
-
-def _matches(fields: tuple[str, ...], wanted: tuple[set[str | None] | set[str], ...]) -> bool:
-    each = zip(fields, wanted, strict=True)
-    return all(field == "*" or _unescaped(field) in names for field, names in each)
-
-
-def _unescaped(field: str) -> str:
-    return re.sub(r"\\(.)", r"\1", field)
-
-
-def _raise_unreadable(what: str, error: OSError) -> NoReturn:
-    reason = os.strerror(error.errno or 0)
-    name = type(error).__name__
-    raise StoreMisconfiguredError(f"{what} can't be read: {reason}", error_class=name) from None
-
-
-def unreadable_tls_file(server: Server) -> str | None:
-    """Return the file of a certificate or key that asyncpg can't read, if there is one.
-
-    Those that are named have to be there. Those in the home directory need not be, but a
-    directory that can't be looked into is an error all the same.
-    """
-    mode = server.tls.get("sslmode") or os.environ.get("PGSSLMODE")
-    on_network = any(not host.startswith("/") for host, _ in server.hosts) or not server.hosts
-    if mode == "disable" or not (mode or on_network):
-        return None
-    for name, default in _TLS_FILES.items():
-        given = server.tls.get(name) or os.environ.get(f"PG{name.upper()}")
-        path = given or _at_home(f".postgresql/{default}") or ""
-        error = _error_of_opening(path)
-        if error is not None and (given or not isinstance(error, _ABSENT)):
-            return path
-    return None
-
-
-_TLS_FILES: Final = {
-    "sslrootcert": "root.crt",
-    "sslcert": "postgresql.crt",
-    "sslkey": "postgresql.key",
-    "sslcrl": "root.crl",
-}
-_ABSENT: Final = (FileNotFoundError, NotADirectoryError)
-
-
-def _error_of_opening(path: str) -> OSError | None:
-    try:
-        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        return IsADirectoryError(path) if os.path.isdir(path) else None  # noqa: PTH112
-    except OSError as error:
-        return error
 
 
 def _shown(host: str, port: int) -> str:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from asyncpg import PostgresError
 
-    from provcache_trio._vocabulary.table import Table, TableField
+    from provcache_trio._vocabulary.fields import TableField
+    from provcache_trio._vocabulary.table import Table
     from provcache_trio._vocabulary.values import Codec
 
     from ._catalogue import Catalogue

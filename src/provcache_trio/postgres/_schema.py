@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from provcache_trio._vocabulary.columns import hashes_as_text
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
-from provcache_trio._vocabulary.table import check_name
+from provcache_trio._vocabulary.fields import check_name
 
 from ._catalogue import quoted
 from ._rows import entries_plan

@@ -18,7 +18,8 @@ from provcache_trio._vocabulary.errors import (
 )
 from provcache_trio._vocabulary.sqlstates import PERSON
 
-from ._dsn import Dsn, Server, unreadable_tls_file
+from ._dsn import Dsn, Server
+from ._dsn_files import unreadable_tls_file
 from ._errors import meaning_of_error, timed_out, translated, wrong_parameters
 from ._password import Password
 
@@ -132,7 +133,9 @@ class Connector(Generic[E]):
             # All of the time may have gone to the first host, if that machine is dead. And
             # asyncpg tries the next one itself only where there was no answer.
             self._turn = turn + 1
-            if isinstance(error, _UNREADABLE) and (file := unreadable_tls_file(server)):
+            if isinstance(error, _UNREADABLE) and (
+                file := unreadable_tls_file(server.tls, server.hosts)
+            ):
                 name = type(error).__name__
                 raise StoreMisconfiguredError(
                     f"a file of TLS, {file}, can't be read ({name})", error_class=name

@@ -14,7 +14,8 @@ from ._plan import TablePlan, plan_of, quoted
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from provcache_trio._vocabulary.table import Table, TableField
+    from provcache_trio._vocabulary.fields import TableField
+    from provcache_trio._vocabulary.table import Table
     from provcache_trio._vocabulary.values import Codec
 
     from ._cells import Affinity

@@ -15,7 +15,7 @@ from provcache_trio._vocabulary.values import MOST, Codec, UnfitError, read
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from provcache_trio._vocabulary.table import TableField
+    from provcache_trio._vocabulary.fields import TableField
 
 Cell: TypeAlias = str | int | float | bytes | None
 Affinity: TypeAlias = str  # "TEXT", "INTEGER", "REAL", "NUMERIC" or "BLOB", which changes nothing

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from provcache_trio._vocabulary.table import Table, TableField
+    from provcache_trio._vocabulary.fields import TableField
+    from provcache_trio._vocabulary.table import Table
     from provcache_trio._vocabulary.values import Codec
 
     from ._cells import Cell

@@ -12,7 +12,7 @@ import trio
 from provcache_trio._vocabulary.checks import check_int, check_moment
 from provcache_trio._vocabulary.entries import merge_or_replace
 from provcache_trio._vocabulary.errors import EntryRejectedError, StoreUnavailableError
-from provcache_trio._vocabulary.table import is_less
+from provcache_trio._vocabulary.merging import is_less
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
