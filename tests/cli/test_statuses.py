@@ -656,7 +656,7 @@ def test_the_shell_completes_files_for_ingest(
 def test_the_example_of_the_guide_is_what_get_prints(
     source: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text("utf-8")
+    guide = (Path(__file__).parents[2] / "docs" / "using" / "guide.md").read_text("utf-8")
     section = guide.partition("\n## The command\n")[2].partition("\n## ")[0]
     example = section.partition("```json\n")[2].partition("```")[0]
     source.write_text(example, "utf-8")

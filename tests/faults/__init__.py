@@ -2,5 +2,5 @@
 
 To add one, write its context manager in ``catalogue.py``: what comes before ``yield`` makes the
 fault, what comes after mends it. It then runs with everything else here, is mixed into the
-chaos, and needs a row in docs/faults.md.
+chaos, and needs a row in docs/operating/faults.md.
 """

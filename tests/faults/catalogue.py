@@ -1,6 +1,6 @@
 """The faults: each is made, and mended.
 
-``python -m pytest tests/test_faults.py -k NAME`` goes through one. docs/faults.md tells what each
+``python -m pytest tests/test_faults.py -k NAME`` goes through one. docs/operating/faults.md tells what each
 looks like to an application and to its operator.
 """
 

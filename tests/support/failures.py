@@ -4,7 +4,7 @@
 
 A seed decides the options, what is enqueued when, which entries are poison, which outages the
 store has, and when the queue is left. Asked of every run: no good entry is dead-lettered beyond
-what docs/design.md allows, nothing is stuck though the store is well, the versions of a key are
+what docs/design/index.md allows, nothing is stuck though the store is well, the versions of a key are
 written in order, the counters balance at every step, and the bounds are kept.
 """
 

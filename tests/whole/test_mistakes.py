@@ -1,4 +1,4 @@
-"""docs/mistakes.md says what people read after the likeliest mistakes, and that is what they read."""
+"""docs/using/mistakes.md says what people read after the likeliest mistakes, and that is what they read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGE = (ROOT / "docs" / "mistakes.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "using" / "mistakes.md").read_text("utf-8")
 MESSAGES = dict(re.findall(r"^### (.+)\n\n    (.+)$", PAGE, re.MULTILINE))
 MAY_MOUNT = os.geteuid() == 0 and shutil.which("mount") is not None
 
