@@ -656,16 +656,15 @@ def test_the_shell_completes_files_for_ingest(
 def test_the_example_of_the_guide_is_what_get_prints(
     source: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "using" / "guide.md").read_text("utf-8")
-    section = guide.partition("\n## The command\n")[2].partition("\n## ")[0]
-    example = section.partition("```json\n")[2].partition("```")[0]
+    page = (Path(__file__).parents[2] / "docs" / "using" / "command.md").read_text("utf-8")
+    example = page.partition("```json\n")[2].partition("```")[0]
     source.write_text(example, "utf-8")
     assert main(["ingest", str(source), "--strict", "--to", f"sqlite:{store}"]) == 0
     capsys.readouterr()
     assert main(["get", json.loads(example)["veri_key"], "--from", f"sqlite:{store}"]) == 0
     assert capsys.readouterr().out == example
-    told = {int(number) for number in re.findall(r"^\| (\d) \|", section, re.MULTILINE)}
+    told = {int(number) for number in re.findall(r"^\| (\d) \|", page, re.MULTILINE)}
     assert told == {int(status) for status in Status}
-    named = set(re.findall(r"`(\w+)`", section))
+    named = set(re.findall(r"`(\w+)`", page))
     for struct in (ProvcacheEntry, DecisionDigest, ReplaySeed):
         assert named >= set(struct.__struct_fields__) - {"decision", "replay_seed"}
