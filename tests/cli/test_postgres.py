@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 from uuid import uuid4
 
 import msgspec
@@ -47,6 +48,29 @@ def test_what_is_ingested_is_read_back(
     facts = json.loads(capsys.readouterr().out)
     assert facts == {"entries": 3, "schema": 1, "bytes": facts["bytes"]}
     assert facts["bytes"] > 0
+
+
+def test_stats_of_a_role_that_may_not_ask_for_sizes_are_the_others(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "--to", url]) == 0
+    role = f"role of {url.rpartition('/')[2]}"
+    trio.run(
+        run_sql,
+        url,
+        f"""
+        REVOKE EXECUTE ON FUNCTION pg_total_relation_size(regclass) FROM PUBLIC;
+        CREATE ROLE "{role}" LOGIN;
+        GRANT USAGE ON SCHEMA provcache TO "{role}";
+        GRANT SELECT ON ALL TABLES IN SCHEMA provcache TO "{role}";
+        """,
+    )
+    guest = url.replace("://postgres@", f"://{quote(role)}@")
+    capsys.readouterr()
+    assert main(["stats", "--json", "--from", guest]) == 0
+    assert json.loads(capsys.readouterr().out) == {"entries": 0, "schema": 1}
+    assert main(["stats", "--from", guest]) == 0
+    assert capsys.readouterr().out.split() == ["entries", "0", "schema", "1"]
 
 
 def test_ingest_makes_the_schema(url: str, source: Path) -> None:

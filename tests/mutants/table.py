@@ -1248,6 +1248,25 @@ POSTGRES = (
         ("postgres/_repository.py", "if in_doubt and not changed:", "if False:"),
     ),
     mutant(
+        "without a right a retry is acknowledged before a standby has what the first try stored",
+        "stores/postgres_servers::a_role_that_may_not_mark_the_log_waits_for_a_standby_all_the_same",
+        (
+            "postgres/_requests.py",
+            "return await packed.send(connection, packed.plan.statements.upsert)",
+            "return 0",
+        ),
+    ),
+    mutant(
+        "a missing right is an error while the queue runs",
+        "stores/postgres_servers::check_asks_for_the_mark_where_nothing_else_would_wait_for_a_standby",
+        ("postgres/_requests.py", "except asyncpg.InsufficientPrivilegeError:", "except KeyError:"),
+    ),
+    mutant(
+        "check does not ask for the right to mark the log",
+        "stores/postgres_servers::check_asks_for_the_mark_where_nothing_else_would_wait_for_a_standby",
+        ("postgres/_requests.py", "if not statements.upsert_locks and", "if False and"),
+    ),
+    mutant(
         "a cancelled call goes on in its thread",
         "stores/postgres_bridge::a_cancelled_call_that_waits_for_a_lock_leaves_nothing_on_the_server[thread]",
         (

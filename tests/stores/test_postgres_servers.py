@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import msgspec
 import pytest
 import trio
 
@@ -14,6 +15,7 @@ from provcache_trio import (
     EntryRejectedError,
     StoreMisconfiguredError,
     StoreUnavailableError,
+    Table,
     open_write_behind_queue,
 )
 from provcache_trio.postgres import _repository as postgres_module, open_postgres_repository
@@ -145,36 +147,126 @@ def synchronous() -> Generator[PostgresServer]:
         yield server
 
 
+GUEST = {"role": "guest"}
+# What a hardened database may do: with the right gone, so is the mark in the log.
+REVOKED = """
+DO $$ BEGIN
+    EXECUTE (
+        SELECT string_agg(format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', oid::regprocedure), ';')
+        FROM pg_proc WHERE proname = 'pg_logical_emit_message'
+    );
+END $$;
+"""
+
+
+@asynccontextmanager
+async def hardened(server: PostgresServer, database: str, *made: str) -> AsyncGenerator[Client]:
+    """Enter a database whose role ``guest`` may not mark the log; it waits for no standby."""
+    async with Client(server.dsn) as postgres:
+        await wait_for(postgres, "")
+        await postgres.execute(f"CREATE DATABASE {database}")
+        await postgres.execute("DROP ROLE IF EXISTS guest")
+        await postgres.execute("CREATE ROLE guest")
+    async with Client(server.dsn_of(database)) as admin:
+        await admin.execute("SET synchronous_commit = local")
+        try:
+            for statement in (*made, REVOKED):
+                await admin.execute(statement)
+            yield admin
+        finally:
+            await admin.execute("DROP OWNED BY guest")
+
+
+async def wait_for(admin: Client, standby: str) -> None:
+    """Have the server wait for ``standby``; "": for none."""
+    await admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
+    await admin.execute("SELECT pg_reload_conf()")
+
+    async def is_set() -> bool:
+        return await admin.value("SHOW synchronous_standby_names") == standby
+
+    await until(is_set)
+
+
+async def is_acknowledged_only_with_a_standby(store: PostgresRepository, admin: Client) -> None:
+    """Demand that no retry finds the row stored before a standby has it."""
+    for _ in range(3):
+        with raises(StoreUnavailableError):
+            await store.upsert_many([row(0)])
+        store._in_doubt_since -= 86_400  # a queue may wait for so long before it tries again
+    # It was stored, by the first try, on the primary.
+    assert await admin.value("SELECT count(*) FROM provcache.entries") == 1
+    await wait_for(admin, "")
+
+    async def stored() -> bool:
+        try:
+            return await store.upsert_many([row(0)]) == 0
+        except StoreUnavailableError:
+            return False
+
+    await until(stored)
+
+
+async def made(dsn: str) -> None:
+    """Make the schema, which would wait for a standby, too."""
+    settings = {"synchronous_commit": "local"}
+    async with open_postgres_repository(dsn, server_settings=settings, create=True) as maker:
+        await maker.check()
+
+
 async def test_no_retry_is_acknowledged_before_a_standby_has_what_an_earlier_try_stored(
     synchronous: PostgresServer,
 ) -> None:
-    async with open_postgres_repository(
-        synchronous.dsn,
-        # Making the schema would wait, too.
-        server_settings={"synchronous_commit": "local"},
-        create=True,
-    ) as maker:
-        await maker.check()
+    await made(synchronous.dsn)
     async with (
         Client(synchronous.dsn) as admin,
         open_postgres_repository(synchronous.dsn, command_timeout_seconds=0.5) as store,
     ):
-        for _ in range(3):
-            with raises(StoreUnavailableError):
-                await store.upsert_many([row(0)])
-            store._in_doubt_since -= 86_400  # a queue may wait for so long before it tries again
-        # It was stored, by the first try, on the primary.
-        assert await admin.value("SELECT count(*) FROM provcache.entries") == 1
-        await admin.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
-        await admin.execute("SELECT pg_reload_conf()")
+        await wait_for(admin, "nobody")
+        await is_acknowledged_only_with_a_standby(store, admin)
 
-        async def stored() -> bool:
-            try:
-                return await store.upsert_many([row(0)]) == 0
-            except StoreUnavailableError:
-                return False
 
-        await until(stored)
+async def test_a_role_that_may_not_mark_the_log_waits_for_a_standby_all_the_same(
+    synchronous: PostgresServer,
+) -> None:
+    async with hardened(synchronous, "no_marks") as admin:
+        dsn = synchronous.dsn_of("no_marks")
+        await made(dsn)
+        await admin.execute("GRANT USAGE ON SCHEMA provcache TO guest")
+        await admin.execute(
+            "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA provcache TO guest"
+        )
+        async with open_postgres_repository(
+            dsn, server_settings=GUEST, command_timeout_seconds=0.5
+        ) as store:
+            await wait_for(admin, "nobody")
+            await store.check()
+            await is_acknowledged_only_with_a_standby(store, admin)
+
+
+class Fact(msgspec.Struct, frozen=True):
+    id: int
+    text: str = ""
+
+
+async def test_check_asks_for_the_mark_where_nothing_else_would_wait_for_a_standby(
+    synchronous: PostgresServer,
+) -> None:
+    facts = Table(Fact, "fact", key="id", merge={"text": "keep"})
+    fact = "CREATE TABLE fact (id bigint PRIMARY KEY, text text)"
+    async with hardened(synchronous, "facts", fact) as admin:
+        await admin.execute("GRANT SELECT, INSERT ON fact TO guest")
+        await wait_for(admin, "")
+        async with open_postgres_repository(
+            synchronous.dsn_of("facts"), table=facts, server_settings=GUEST
+        ) as store:
+            await store.check()
+            await store.upsert_many([Fact(1)])
+            store._in_doubt_since = 0
+            assert await store.upsert_many([Fact(1)]) == 0  # no error while the queue runs
+            await wait_for(admin, "nobody")
+            with pytest.raises(StoreMisconfiguredError, match="grant EXECUTE on pg_logical_emit"):
+                await store.check()
 
 
 async def test_what_is_identical_writes_to_the_log_only_after_a_call_in_doubt(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
+
+from asyncpg import InsufficientPrivilegeError
 
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.postgres._catalogue import quoted
@@ -16,6 +18,8 @@ from .stores import for_users
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from asyncpg import Connection
 
     from provcache_trio import Table
 
@@ -73,18 +77,27 @@ class PostgresTarget:
                 yield repository
 
     async def facts(self) -> dict[str, int]:
-        """Return the size of the table with its indexes, and a schema's version.
+        """Return the size of the table with its indexes, if it may be asked, and a schema's version.
 
         Raises:
             StoreError: the database can't be asked.
         """
         async with open_postgres_repository(self._dsn, table=self._table) as repository:
             # The commands alone want to know.
-            size: int = await repository._run(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            size = await repository._run(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
                 repository._reader,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-                lambda connection, _: connection.fetchval(_SIZE, _name_of(self._table)),
+                lambda connection, _: _size(connection, _name_of(self._table)),
             )
-        return {"bytes": size} | ({} if self._table else {"schema": len(MIGRATIONS)})
+        known = {} if size is None else {"bytes": size}
+        return known if self._table else known | {"schema": len(MIGRATIONS)}
+
+
+async def _size(connection: Connection, name: str) -> int | None:
+    """Return how many bytes it takes; None: this role may not ask."""
+    with suppress(InsufficientPrivilegeError):  # on a hardened server; what else is known will do
+        size: int = await connection.fetchval(_SIZE, name)
+        return size
+    return None
 
 
 def _name_of(table: Table[Any] | None) -> str:

@@ -16,9 +16,16 @@ from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.values import UnfitError, checked_keys
 
 from ._pool import SessionPool, close_all
-from ._requests import Prepared, affected, plan_of_connection, rows_of, send
+from ._requests import (
+    Prepared,
+    affected,
+    check,
+    commit_in_log,
+    plan_of_connection,
+    rows_of,
+    send,
+)
 from ._session import Session
-from ._statements import COMMIT_IN_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
@@ -142,7 +149,7 @@ class PostgresRepository(Generic[E]):
             if in_doubt and not changed:
                 # Perhaps an earlier call stored the rows, and was cut off while it waited for
                 # a standby to have them. A commit that writes nothing would not wait for it.
-                await connection.execute(COMMIT_IN_LOG)
+                return await commit_in_log(connection, packed)
             return changed
 
         try:
@@ -317,13 +324,7 @@ class PostgresRepository(Generic[E]):
 
     async def check(self) -> None:
         """Return if entries could be written now."""
-        # To store nothing asks for every right, table and column, and for a server that writes.
-        await self._run(
-            self._reader,
-            lambda connection, plan: affected(
-                connection, plan.statements.upsert_changes, plan.arguments_of(())
-            ),
-        )
+        await self._run(self._reader, check)
 
     async def _plan(self, pool: SessionPool[E]) -> Plan[E]:
         """Return how entries are stored as far as we know; connect, if nobody has looked yet."""

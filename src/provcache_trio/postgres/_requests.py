@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, final
 
 import asyncpg
+
+from provcache_trio._vocabulary.errors import StoreMisconfiguredError
+
+from ._statements import COMMIT_IN_LOG, MAY_NOT_COMMIT_IN_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -82,3 +86,26 @@ async def rows_of(
 ) -> list[asyncpg.Record]:
     """Run ``statement`` and return its rows."""
     return await connection.fetch(statement, *arguments)
+
+
+async def check(connection: asyncpg.Connection, plan: Plan[Any]) -> None:
+    """Raise unless entries can be stored there, and again after a failure."""
+    statements = plan.statements
+    # To store nothing asks for every right, table and column, and for a server that writes.
+    await affected(connection, statements.upsert_changes, plan.arguments_of(()))
+    if not statements.upsert_locks and await connection.fetchval(MAY_NOT_COMMIT_IN_LOG):
+        raise StoreMisconfiguredError(
+            "a retry would not wait for standbys: grant EXECUTE on"
+            " pg_logical_emit_message(boolean, text, text) to this role"
+        )
+
+
+async def commit_in_log(connection: asyncpg.Connection, packed: Prepared[Any]) -> int:
+    """Commit something for which COMMIT waits, and return how many rows it changed."""
+    try:
+        await connection.execute(COMMIT_IN_LOG)
+    except asyncpg.InsufficientPrivilegeError:
+        # Somebody has revoked that. A lock of the rows is written to the log, too. A table
+        # whose rows are never updated has none: see ``check``.
+        return await packed.send(connection, packed.plan.statements.upsert)
+    return 0

@@ -15,6 +15,14 @@ ColumnRule: TypeAlias = Literal["key", "newer", "newest", "keep", "greatest", "l
 
 # Written to the log, so that COMMIT waits for standbys, if it waits for any.
 COMMIT_IN_LOG: Final = "SELECT pg_logical_emit_message(true, 'provcache_trio', '')"
+# Whether COMMIT waits for standbys, and somebody has taken the right to do that away.
+MAY_NOT_COMMIT_IN_LOG: Final = """
+SELECT current_setting('synchronous_standby_names') <> ''
+    AND NOT bool_and(has_function_privilege(oid, 'EXECUTE'))
+FROM pg_proc
+WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = 'pg_logical_emit_message'
+    AND proargtypes[2] = 'text'::regtype
+"""
 
 
 class StoredColumn(NamedTuple):
@@ -72,6 +80,8 @@ class Statements:
         delete: deletes rows by key, likewise.
         delete_expired: deletes rows that expired by a moment, in microseconds since 1970: so
             many; None: none ever expires.
+        upsert_locks: whether ``upsert`` locks rows that stay as they are, which is written to
+            the log.
     """
 
     upsert: str
@@ -80,6 +90,7 @@ class Statements:
     count: str
     delete: str
     delete_expired: str | None
+    upsert_locks: bool
 
 
 def statements_of(
@@ -120,6 +131,7 @@ def statements_of(
             " + $1::int8 / 1000000 * interval '1 s' + $1::int8 % 1000000 * interval '1 us'"
             f" ORDER BY {expires} LIMIT $2 FOR UPDATE SKIP LOCKED"
         ),
+        upsert_locks=any(column.rule not in {"key", "keep"} for column in columns),
     )
 
 
