@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
-
-from asyncpg import InsufficientPrivilegeError
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from provcache_trio.postgres import open_postgres_repository
-from provcache_trio.postgres._catalogue import quoted
+from provcache_trio.postgres._catalogue import quoted, size_of
 from provcache_trio.postgres._dsn import Dsn
 from provcache_trio.postgres._schema import MIGRATIONS
 from provcache_trio.postgres._tables import TableInDatabase
@@ -19,19 +17,10 @@ from .stores import for_users
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from asyncpg import Connection
-
     from provcache_trio import Table
 
     from .entries import Entries
     from .stores import Store
-
-# Of a partitioned table, which has no size itself, that of its partitions.
-_SIZE: Final = """
-SELECT coalesce(sum(pg_total_relation_size(relid)), pg_total_relation_size($1::text::regclass))
-    ::bigint
-FROM pg_partition_tree($1::text::regclass)
-"""
 
 
 class PostgresTarget:
@@ -86,18 +75,10 @@ class PostgresTarget:
             # The commands alone want to know.
             size = await repository._run(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
                 repository._reader,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-                lambda connection, _: _size(connection, _name_of(self._table)),
+                lambda connection, _: size_of(connection, _name_of(self._table)),
             )
         known = {} if size is None else {"bytes": size}
         return known if self._table else known | {"schema": len(MIGRATIONS)}
-
-
-async def _size(connection: Connection, name: str) -> int | None:
-    """Return how many bytes it takes; None: this role may not ask."""
-    with suppress(InsufficientPrivilegeError):  # on a hardened server; what else is known will do
-        size: int = await connection.fetchval(_SIZE, name)
-        return size
-    return None
 
 
 def _name_of(table: Table[Any] | None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
+from asyncpg import InsufficientPrivilegeError
 
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
 
@@ -13,6 +15,8 @@ from ._columns import FITTING, Column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from asyncpg import Connection
 
     from provcache_trio._vocabulary.fields import TableField
     from provcache_trio._vocabulary.table import Table
@@ -30,6 +34,12 @@ _UNWRAPPED: Final = """
         FROM unwrapped AS u JOIN pg_type AS t ON t.oid = u.typbasetype WHERE u.typtype = 'd'
     )
     SELECT * FROM unwrapped WHERE typtype <> 'd'
+"""
+# Of a partitioned table, which has no size itself, that of its partitions.
+_SIZE: Final = """
+SELECT coalesce(sum(pg_total_relation_size(relid)), pg_total_relation_size($1::text::regclass))
+    ::bigint
+FROM pg_partition_tree($1::text::regclass)
 """
 # One question, so that a new connection costs one answer.
 CATALOGUE: Final = f"""
@@ -201,3 +211,14 @@ def _check_key(table: Table[Any], columns: dict[str, Column], unique: Iterable[l
         listed = ", ".join(map(quoted, wanted))
         described = listed if len(wanted) == 1 else f"({listed})"
         raise _misfit(table, f"it has no unique index on exactly its key {described}")
+
+
+async def size_of(connection: Connection, name: str) -> int | None:
+    """Return how many bytes the table ``name`` takes, or None if this role may not ask.
+
+    Hardened servers revoke that right; whatever else is asked of them is worth an answer.
+    """
+    with suppress(InsufficientPrivilegeError):
+        size: int = await connection.fetchval(_SIZE, name)
+        return size
+    return None
