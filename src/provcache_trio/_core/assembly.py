@@ -1,4 +1,4 @@
-"""The parts of one queue, made whole in one step out of what its caller asked for."""
+"""The parts of one queue, built in one step from what its caller asked for."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(Generic[E]):
-    """What ``open_write_behind_queue`` was asked for, checked; see there."""
+    """The checked arguments of ``open_write_behind_queue``; see there."""
 
     repository: Repository[E]
     options: WriteBehindOptions
@@ -55,7 +55,8 @@ class Setup(Generic[E]):
     wall_clock: Callable[[], datetime]
     telemetry: Telemetry | None
     journal: Journal[E] | None
-    source: Source[E] | None = None  # of a relay, which has no journal
+    # Only a relay has one; it has no journal.
+    source: Source[E] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class Assembly(Generic[E]):
 
     @contextmanager
     def tasks(self) -> Generator[list[Task]]:
-        """Make the tasks that work for the queue, and the channels between them."""
+        """Make the queue's background tasks, and the channels between them."""
         setup, tasks = self.setup, list[Task]()
         preparation = Preparation(setup.repository, self.calls, self.lifetime)
         with ExitStack() as channels:
@@ -99,7 +100,7 @@ class Assembly(Generic[E]):
             yield tasks
 
     def note_opened(self) -> None:
-        """Say in the log and to telemetry that the queue is open."""
+        """Report to the log and to telemetry that the queue is open."""
         setup, options = self.setup, self.setup.options
         if setup.telemetry is not None:
             store = getattr(setup.repository, "db_system_name", None)
@@ -116,7 +117,7 @@ class Assembly(Generic[E]):
         )
 
     def close_intake(self) -> None:
-        """Accept nothing from now on, and have everything that was accepted written."""
+        """Accept nothing from now on, and make everything that was accepted due."""
         lifetime = self.lifetime
         lifetime.disown()
         lifetime.closing.set()
@@ -132,10 +133,11 @@ class Assembly(Generic[E]):
         self.calls.cancelled()
 
     def hand_back(self) -> None:
-        """Settle what is left as abandoned: after this, every entry has its fate."""
+        """Settle what is left as abandoned, so that every entry has its fate."""
         lifetime = self.lifetime
         if lifetime.forked:
-            return  # the parent's entries
+            # The entries are the parent's.
+            return
         name = lifetime.name
         batches = [
             *self.outbox.abandon(),
@@ -145,10 +147,11 @@ class Assembly(Generic[E]):
         lifetime.undelivered += tuple(entry for _, entries in batches for entry in entries)
         if self.recorder is not None:
             self.recorder.replay.give_up()
-        lifetime.drained.set()  # there is nothing to wait for any more
+        # Nothing is left to wait for.
+        lifetime.drained.set()
 
     def note_closed(self) -> None:
-        """Say to ``metrics()`` and telemetry that the queue is over."""
+        """Report to ``metrics()`` and to telemetry that the queue is closed."""
         self.lifetime.closed = True
         telemetry = self.setup.telemetry
         if telemetry is not None and not self.lifetime.forked:

@@ -1,4 +1,4 @@
-"""The waits between two tries."""
+"""The waits between tries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Backoff:
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
         self._scope: trio.CancelScope | None = None
-        self.next_try_at: float | None = None  # on trio's clock, while it waits
+        # On trio's clock; None while no wait is under way.
+        self.next_try_at: float | None = None
 
     async def wait(self, failures: int) -> None:
         """Wait before the next try, after ``failures`` (1 or more) failed ones in a row."""
@@ -31,7 +32,7 @@ class Backoff:
             options.retry_cap_seconds, options.retry_base_seconds * 2.0 ** min(failures - 1, 64)
         )
         if draining:
-            # Else a store that comes back during the drain may be noticed too late.
+            # A longer wait may miss a store that comes back during the drain.
             ceiling = min(ceiling, options.drain_timeout_seconds / 10)
         # The global generator, so that seeding it makes a test's waits repeatable.
         delay = random.uniform(0, ceiling)  # noqa: S311  # no secret

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     from .progress import Part, Refusal
 
-_MOST_PRODUCERS: Final = 128  # links that a span keeps, by default
+# A span of OpenTelemetry keeps so many links by default.
+_MOST_PRODUCERS: Final = 128
 
 
 class Bell:
-    """Wakes one waiting task; rings once however often it was pulled before."""
+    """Wakes one waiting task; several rings before it waits count as one."""
 
     __slots__ = ("_event",)
 
@@ -35,7 +36,7 @@ class Bell:
         self._event.set()
 
     async def wait(self) -> None:
-        """Wait for a ring since the last wait."""
+        """Wait until it rings, or return at once if it has rung since the last wait."""
         await self._event.wait()
         self._event = trio.Event()
 
@@ -48,24 +49,26 @@ class Receipt:
     def __init__(self) -> None:
         self.known: trio.Event = trio.Event()
         self.error: ProvcacheError | None = None
-        # All that wait for the same key; a dict, since any of them may leave at any time.
+        # All receipts of the same key; a dict, since any of them may leave at any time.
         self.register: dict[Receipt, None] | None = None
 
     def withdraw(self) -> None:
-        """Forget about a caller that does not wait any more."""
+        """Remove a caller that waits no longer."""
         if self.register is not None:
             self.register.pop(self, None)
 
 
 class Fate:
-    """Whether everything of a batch is settled or has become a letter; ``flush`` waits for it."""
+    """The end of a batch, when each entry is settled or a letter; ``flush`` waits for it."""
 
     __slots__ = ("abandoned", "known", "letters")
 
     def __init__(self) -> None:
         self.known: trio.Event = trio.Event()
-        self.abandoned: bool = False  # it is that they were handed back
-        self.letters: int = 0  # number of the last letter among them
+        # True if entries of the batch ended in ``undelivered``.
+        self.abandoned: bool = False
+        # The number of the last letter among them.
+        self.letters: int = 0
 
 
 class Place:
@@ -74,14 +77,18 @@ class Place:
     __slots__ = ("entry", "gone", "numbers", "unsafe")
 
     def __init__(self) -> None:
-        self.numbers: list[int] = []  # of its records; several make one by merging
-        self.gone: bool = False  # the entry is settled
-        self.entry: object = None  # as the journal holds it
-        self.unsafe: bool = False  # of a dead letter: it has to be written
+        # The numbers of its records; merging makes one entry of several records.
+        self.numbers: list[int] = []
+        # True once the entry is settled.
+        self.gone: bool = False
+        # The entry as the journal holds it.
+        self.entry: object = None
+        # True for a dead letter that is still to be written.
+        self.unsafe: bool = False
 
 
 class Journaled:
-    """What a journal knows of a batch.
+    """What is known of a batch's entries in the journal.
 
     Invariant: with a journal, each open entry of the batch has its key in ``unsafe``, or a place
     in ``places``, or is in the journal's write under way, which will give it one. (A key that has
@@ -91,9 +98,12 @@ class Journaled:
     __slots__ = ("number", "places", "unsafe")
 
     def __init__(self) -> None:
-        self.unsafe: dict[Hashable, None] = {}  # the entry has to be written
-        self.places: dict[Hashable, Place] = {}  # where the journal holds the entry
-        self.number: int = 0  # batches are numbered in the order in which they are opened
+        # Keys whose entries are still to be written.
+        self.unsafe: dict[Hashable, None] = {}
+        # Where the journal holds each entry.
+        self.places: dict[Hashable, Place] = {}
+        # Batches are numbered in the order in which they are opened.
+        self.number: int = 0
 
 
 class Batch(Generic[E]):
@@ -117,25 +127,29 @@ class Batch(Generic[E]):
 
     def __init__(self, opened_at: float) -> None:
         self.entries: dict[Hashable, E] = {}
-        self.opened_at: float = opened_at  # trio's clock at its first entry's acceptance
-        self.due: FlushReason | None = None  # why to write as soon as the writer is free
+        # When its first entry was accepted, on trio's clock.
+        self.opened_at: float = opened_at
+        # Why it is to be written as soon as the writer is free; None: it is not.
+        self.due: FlushReason | None = None
         self.receipts: dict[Hashable, dict[Receipt, None]] = {}
-        self.producers: dict[Hashable, None] = {}  # as telemetry knows them, in their order
-        # All entries at one time, and the same as the repository takes them best.
+        # The producers of its entries as telemetry knows them, in order.
+        self.producers: dict[Hashable, None] = {}
+        # The entries that were prepared, and what ``prepare`` returned for them.
         self.prepared: tuple[tuple[E, ...], Sequence[E]] = (), ()
-        self.fates: list[Fate] = [Fate()]  # its own first, then of batches that joined it
+        # Its own fate first, then those of batches that joined it.
+        self.fates: list[Fate] = [Fate()]
         self.journaled: Journaled = Journaled()
-        # The writer's: what is left to do, once it has it, and what the store refused.
+        # For the writer: what is left to do, and what the store refused.
         self.progress: Progress = Progress()
         self.refused: dict[Hashable, Refusal[E]] = {}
 
     def note_producer(self, producer: Hashable | None) -> None:
-        """Note who brought an entry, as telemetry knows it; the first ones are enough."""
+        """Note the producer of an entry as telemetry knows it; only the first ones are kept."""
         if producer is not None and len(self.producers) < _MOST_PRODUCERS:
             self.producers[producer] = None
 
     def absorb(self, batch: Batch[E]) -> None:
-        """Take over everything that ``batch``, which waits behind this one, is made of."""
+        """Take over everything from ``batch``, which waits behind this one."""
         self.entries.update(batch.entries)
         self.receipts.update(batch.receipts)
         self.fates += batch.fates
@@ -143,7 +157,7 @@ class Batch(Generic[E]):
             self.note_producer(producer)
 
     def to_send(self, part: Part) -> Sequence[E]:
-        """Return the entries of ``part``, prepared if they were and none was replaced since."""
+        """Return the entries of ``part``, in prepared form if none was replaced since."""
         if part.is_whole:
             entries = tuple(self.entries.values())
         else:

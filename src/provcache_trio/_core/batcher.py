@@ -1,4 +1,4 @@
-"""The batcher: hands the head of the line to the writer when it is full or due."""
+"""The batcher: sends the head of the line to the writer when it is full or due."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _MOST_CUT_OFF: Final = 3
 
 
 class Preparation(Generic[E]):
-    """Has a repository prepare the next batch while the store writes the last one.
+    """Lets a repository prepare the next batch while the store writes the last one.
 
-    It must never hold up the writer: a ``prepare`` that is still running when the writer is
-    free is cancelled, and after three of these in a row there is no other.
+    It must never delay the writer: a ``prepare`` that is still running when the writer is
+    free is cancelled, and after three such cancellations in a row it is not called again.
     """
 
     def __init__(self, repository: Repository[E], calls: Calls, lifetime: Lifetime) -> None:
@@ -40,7 +40,8 @@ class Preparation(Generic[E]):
         self._name = f"{type(repository).__qualname__}.prepare"
         self._calls = calls
         self._lifetime = lifetime
-        self._cut_off = 0  # in a row
+        # Cancelled calls in a row.
+        self._cut_off = 0
 
     async def prepare(self, batch: Batch[E], line: Line[E]) -> None:
         """Prepare ``batch``, the head of ``line``, if it can't grow and has to wait."""
@@ -51,7 +52,7 @@ class Preparation(Generic[E]):
         with trio.CancelScope() as scope, Call(self._calls, self._name):
             line.preparing = scope
             prepared = await result_of(lambda: prepare(entries), self._lifetime.scope)
-            # An exception has no consequence: the writer will learn the same.
+            # An exception is ignored: the writer will see the same one.
             if not isinstance(prepared, Failure):
                 batch.prepared = entries, prepared
         line.preparing = None
@@ -88,15 +89,17 @@ async def run_batcher(
         batch = await _due_batch(line, lifetime)
         await preparation.prepare(batch, line)
         await channel.send(batch)
-        # Not before: until the writer wants it the batch can still fill.
+        # Only now: until the writer is free, the batch can still fill.
         line.take(batch)
 
 
 async def _due_batch(line: Line[E], lifetime: Lifetime) -> Batch[E]:
     while not line.batches:
-        await line.bell.wait()  # without a deadline: an idle queue wakes nobody
+        # Without a deadline, so that an idle queue wakes nobody.
+        await line.bell.wait()
     batch = line.batches[0]
-    if not batch.due:  # at full load each is, and a scope costs a tenth of writing a batch
+    # At full load each batch is due, and a scope costs a tenth of writing one.
+    if not batch.due:
         age = lifetime.clock() - batch.opened_at
         with trio.move_on_after(max(0.0, lifetime.options.flush_interval_seconds - age)):
             while not batch.due:

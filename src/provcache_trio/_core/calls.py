@@ -30,12 +30,14 @@ class Call:
     def __init__(self, calls: Calls, name: str, *, of_store: bool = True) -> None:
         self._calls = calls
         self.name: str = name
-        self.of_store: bool = of_store  # not of the sink
+        # False for a call of the sink.
+        self.of_store: bool = of_store
         self.began_at: float = trio.current_time()
-        # The call, of another queue, that this one was made in.
+        # The call of another queue inside which this one was made.
         self.outer: Call | None = inside.get()
         self.over: bool = False
-        self.is_slow: bool = False  # and that was logged
+        # True once it has been logged as slow.
+        self.is_slow: bool = False
 
     def __enter__(self) -> None:
         inside.set(self)
@@ -51,26 +53,27 @@ class Call:
         return self._calls is calls and not self.over
 
 
-# A task that is started inside a call inherits it, and finds it over if it outlives it.
+# A task started inside a call inherits it; if it outlives the call, it finds it ended.
 inside: Final[ContextVar[Call | None]] = ContextVar("provcache_trio.inside", default=None)
 
 
 class Calls:
     """The calls of foreign code that one queue has under way.
 
-    While any is under way there is an alarm, which wakes the watching task; it is set and put
-    off without waking that task. It is left as it is from call to call, which costs nothing,
-    and put off when the queue is idle, so that it wakes nobody then.
+    An alarm wakes the watching task when a call may have become slow. Moving the alarm wakes
+    nobody. It stays as it is from call to call, which costs nothing, and is switched off when
+    the queue is idle, so that an idle queue wakes nobody.
     """
 
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
         self._under_way: dict[Call, None] = {}
-        # When the oldest one of the store began; for any thread.
+        # When the oldest call of the store began; may be read from any thread.
         self.oldest_at: float | None = None
         self._alarm = trio.CancelScope()
         self._alarm_is_set = False
-        self._stuck_at = math.inf  # when what does not return though cancelled is logged
+        # When to log a call that does not return although it was cancelled.
+        self._stuck_at = math.inf
 
     def begin(self, call: Call) -> None:
         """Note a call that begins."""
@@ -81,7 +84,7 @@ class Calls:
             self._set_alarm(call.began_at + _SLOW_SECONDS)
 
     def end(self, call: Call) -> None:
-        """Note a call that is over."""
+        """Note that a call has ended."""
         del self._under_way[call]
         if call.began_at == self.oldest_at:
             began = (other.began_at for other in self._under_way if other.of_store)
@@ -90,7 +93,7 @@ class Calls:
             self._set_alarm(math.inf)
 
     def cancelled(self) -> None:
-        """Note that every call was told to end."""
+        """Note that every call has been cancelled."""
         self._stuck_at = trio.current_time() + _STUCK_SECONDS
         self._set_alarm(self._stuck_at)
 
@@ -98,10 +101,10 @@ class Calls:
         self._alarm.deadline = at
         self._alarm_is_set = at < math.inf
 
-    # Protected: Ctrl-C is for the main task, and would end the tasks beside this one.
+    # Protected: Ctrl-C belongs to the main task; here it would end the tasks beside this one.
     @trio.lowlevel.enable_ki_protection
     async def watch(self) -> None:
-        """Log what takes too long, for as long as the queue lives."""
+        """Log calls that take too long, for as long as the queue lives."""
         while True:
             with self._alarm:
                 await trio.sleep_forever()
@@ -126,7 +129,7 @@ class Calls:
         self._lifetime.log(logging.WARNING, message, call.name, seconds, call=call.name)
 
     def raise_if_inside(self, what: str) -> None:
-        """Raise RuntimeError if ``what`` is asked for inside a call that it would wait for."""
+        """Raise RuntimeError if ``what`` is called from inside a call that it would wait for."""
         call = inside.get()
         while call is not None:
             if call.is_of(self):
@@ -138,7 +141,7 @@ class Calls:
 
 
 class WatchedRepository(Generic[E]):
-    """A repository whose calls are known."""
+    """A repository whose calls are listed in ``Calls``."""
 
     def __init__(self, repository: Repository[E], calls: Calls) -> None:
         self.watched: Repository[E] = repository
@@ -152,7 +155,7 @@ class WatchedRepository(Generic[E]):
 
 
 class WatchedSink(Generic[E]):
-    """A dead letter sink whose calls are known."""
+    """A dead letter sink whose calls are listed in ``Calls``."""
 
     def __init__(self, sink: DeadLetterSink[E], calls: Calls) -> None:
         self.watched: DeadLetterSink[E] = sink

@@ -1,20 +1,21 @@
-"""Doubt about one entry, which failed alone for an unknown reason: it or the store is bad.
+"""Doubt about an entry that failed alone for an unknown reason: is it bad, or the store?
 
 ======================================================= =========================================
-evidence at a failure alone, not under suspicion        verdict
+evidence when it fails alone, without suspicion         verdict
 ======================================================= =========================================
-its lane stored something since its failure before,     a dead letter
+its lane stored something since its last failure,       a dead letter
 and the store does not flap
 the same, the store flaps, ``max_retries`` are used up  a dead letter
 draining                                                none: it will be undelivered
 it is the only one in doubt in any lane, and            a dead letter
 ``max_retries`` are used up
-several are, and for ten minutes theirs have been       a dead letter
+several are, and their retries have been used up for    a dead letter
+ten minutes
 else                                                    none: it is tried again
 ======================================================= =========================================
 
-Another lane's success is no evidence: one lane's broken connection would condemn all of its
-entries. Nor is a success before the entry's last failure: an outage that came back would.
+Another lane's success is no evidence, or one lane's broken connection would condemn all of its
+entries. Nor is a success before the entry's last failure, or a second outage would do the same.
 """
 
 from __future__ import annotations
@@ -27,17 +28,21 @@ _LONGER_SECONDS: Final = 600
 class Case(NamedTuple):
     """What is known when an entry failed alone."""
 
-    call: int  # the number of that call
-    last_stored: int  # the number of the last call of its lane that changed something; 0: none
-    flaps: bool  # what had failed for an unknown reason went through as it was a moment ago
+    # The number of the call that failed.
+    call: int
+    # The number of the last call of its lane that changed something; 0: none.
+    last_stored: int
+    # Something that had failed for an unknown reason was stored unchanged a moment ago.
+    flaps: bool
     draining: bool
-    alone: bool  # no other entry is in doubt, and none of its batch is yet to be tried
+    # No other entry is in doubt, and no other of its batch is still to be tried.
+    alone: bool
     now: float
     max_retries: int | None
 
 
 class Doubt:
-    """What speaks against one entry.
+    """The evidence against one entry.
 
     Attributes:
         first_call: the number of the call that failed first.
@@ -47,12 +52,14 @@ class Doubt:
 
     def __init__(self, first_call: int) -> None:
         self.first_call: int = first_call
-        self._call = 0  # the number of the call that failed last
+        # The number of the call that failed last.
+        self._call = 0
         self._failures = 0
-        self._used_up_at: float | None = None  # when max_retries were used up
+        # When ``max_retries`` were used up.
+        self._used_up_at: float | None = None
 
     def condemned(self, case: Case) -> bool:
-        """Note a failure alone; return whether there is evidence against the entry."""
+        """Note that the entry failed alone; return whether there is evidence against it."""
         stored_since = 0 < self._call < case.last_stored
         self._call = case.call
         self._failures += 1

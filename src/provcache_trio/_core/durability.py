@@ -1,4 +1,4 @@
-"""Whether what is accepted would survive a crash, and when to try again after a failure."""
+"""Whether accepted entries would survive a crash, and when to retry a failed journal call."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from .lifetime import Lifetime
 
 _LONGEST_WRITE_SECONDS: Final = 5.0
-_LATE_SECONDS: Final = 0.25  # for which a busy loop may delay the recorder
+# A busy loop may delay the recorder by so much.
+_LATE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _MOST_DOUBLINGS: Final = 20
 
 
 class Durability(Generic[E]):
-    """Knows what the journal's calls came to.
+    """Keeps track of how the journal's calls ended.
 
     | the journal's calls        | durable                                                   |
     |----------------------------|-----------------------------------------------------------|
@@ -39,8 +40,10 @@ class Durability(Generic[E]):
         self._interval_seconds = interval_seconds
         self._failures = 0
         self._began_at: float | None = None
-        self.error: JournalError | None = None  # of the last call, if that failed
-        self.retry_at: float = 0.0  # not before that, after a failure
+        # The error of the last call, if it failed.
+        self.error: JournalError | None = None
+        # After a failure, the earliest time of the next call.
+        self.retry_at: float = 0.0
 
     @property
     def failing(self) -> bool:
@@ -48,7 +51,7 @@ class Durability(Generic[E]):
         return self.error is not None
 
     def is_true(self) -> bool:
-        """Return whether everything that is older than the interval is on disk; from any thread."""
+        """Return whether everything older than the interval is on disk; from any thread."""
         if self.error is not None or self._notes.unwritable:
             return False
         now = self._lifetime.clock()
@@ -58,11 +61,11 @@ class Durability(Generic[E]):
         return marked_at is None or now - marked_at <= self._interval_seconds + _LATE_SECONDS
 
     def begin(self) -> None:
-        """Note that everything that was marked is being written."""
+        """Note that a call which writes everything marked has begun."""
         self._began_at = self._lifetime.clock()
 
     def end(self) -> None:
-        """Note that it is no more."""
+        """Note that the call has ended."""
         self._began_at = None
 
     def fail(self, error: JournalError) -> None:
@@ -74,7 +77,7 @@ class Durability(Generic[E]):
         self.error = error
         doublings = min(self._failures, _MOST_DOUBLINGS)
         pause = 0.0 if not doublings else self._interval_seconds * 2.0 ** (doublings - 1)
-        # An interval that is longer than the longest pause is waited for as before.
+        # An interval longer than the longest pause stays the pause.
         longest = max(_LONGEST_PAUSE_SECONDS, self._interval_seconds)
         self.retry_at = self._lifetime.clock() + min(pause, longest)
         self._failures += 1

@@ -1,4 +1,4 @@
-"""What the repository, the journal and the dead letters say that entries are has to agree."""
+"""The check that repository, journal and dead letters are for the same type of entries."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from provcache_trio._vocabulary.type_names import name_of
 
 
 def check_entry_types(**parts: object) -> None:
-    """Raise unless all parts that state what entries are can be about the same ones.
+    """Raise unless all parts that state a type of entries agree.
 
-    A part states it by an attribute ``entry_type``, or by that of its ``table``. Two classes agree
-    if they are equal or one is a subclass of the other. What is no plain class, such as a union,
-    is not compared.
+    A part states it by its attribute ``entry_type``, or by that of its ``table``. Two classes agree
+    if they are equal or one is a subclass of the other. Types that are not plain classes, such as
+    unions, are not compared.
 
     Args:
-        parts: by the names of their arguments.
+        parts: the parts, by the names of their arguments.
 
     Raises:
         TypeError: two of them do not agree.
@@ -40,6 +40,7 @@ def _stated_by(part: object) -> type | None:
 
 
 def _agree(one: type, other: type) -> bool:
-    with suppress(TypeError):  # a protocol, say, can't be asked
+    # Some classes, such as protocols, cannot be asked.
+    with suppress(TypeError):
         return issubclass(one, other) or issubclass(other, one)
     return True

@@ -1,4 +1,4 @@
-"""The intake of a relay: its entries come from a source that keeps each until it is settled."""
+"""The intake of a relay, whose entries come from a source that keeps each until it is settled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Source(Protocol[E_co]):
     """Where the entries of a relay come from, and what keeps them until they are settled.
 
     Attributes:
-        label: what to call it in the log.
+        label: its name in the log.
     """
 
     label: str
@@ -39,11 +39,11 @@ class Source(Protocol[E_co]):
     async def take(self, most: int, /) -> Sequence[tuple[int, E_co]]:
         """Wait for entries; return 1 to ``most`` of them, each with its number.
 
-        Entries that belong together have the same one. To make what it returns is its last step, so
-        that a call which is cancelled takes none.
+        Entries that belong together have the same number. Building the result is the last step, so
+        a call that is cancelled takes none.
 
         Raises:
-            StoreError: it can't, for now.
+            StoreError: the source can't be used at the moment.
         """
         ...
 
@@ -56,11 +56,11 @@ class Source(Protocol[E_co]):
         ...
 
     def tasks(self) -> Sequence[tuple[str, Callable[[], Awaitable[None]]]]:
-        """Return what has to run as long as the queue does, each under its name."""
+        """Return the functions to run as long as the queue does, each with its name."""
         ...
 
     def stop(self) -> None:
-        """Let ``take`` wait for ever: the queue is being closed."""
+        """Make ``take`` wait for ever, since the queue is being closed."""
         ...
 
     async def finish(self) -> None:
@@ -69,7 +69,7 @@ class Source(Protocol[E_co]):
 
 
 class SourceNotes(Notes[E]):
-    """Notes of which a source learns at once what is settled."""
+    """Notes that report to the source at once what is settled."""
 
     __slots__ = ("_source",)
 
@@ -85,7 +85,7 @@ class SourceNotes(Notes[E]):
 
 
 class Intake(Generic[E]):
-    """Takes over what a source has, as far as there is room: a replay without end."""
+    """Takes over a source's entries as far as there is room: a replay without end."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Intake(Generic[E]):
         )
 
     def tasks(self) -> list[Task]:
-        """Return the tasks of a relay that other queues do not have."""
+        """Return the tasks that only a relay has."""
         own = [Task(name, run) for name, run in self._source.tasks()]
         return [Task("intake", self._run), *own]
 
@@ -142,7 +142,7 @@ class Intake(Generic[E]):
     always = False
 
     async def replay(self, _after: int, most: int, /) -> Sequence[tuple[int, E]]:
-        """Return the next entries, which are never none; meanwhile the queue says that it waits."""
+        """Wait for the next entries, at least one; report the source's trouble meanwhile."""
         source, scope, failures = self._source, self._lifetime.scope, 0
         while True:
             page = await result_of(lambda: source.take(most), scope, source)
@@ -153,7 +153,7 @@ class Intake(Generic[E]):
                 self._note(failure)
                 failures += 1
                 await self._backoff.wait(failures)
-                # It may be a long time until something comes again.
+                # The next entries may not come for a long time.
                 failure = await result_of(source.check, scope, source)
             self._watch.answered(self._backoff)
 
@@ -163,5 +163,5 @@ class Intake(Generic[E]):
         self._watch.lost(self._backoff, failure)
 
     async def set_aside(self, _number: int, /) -> NoReturn:
-        """Never called: what was decoded has a key."""
+        """Raise, as it is never called: decoded entries have a key."""
         raise AssertionError("unreachable")

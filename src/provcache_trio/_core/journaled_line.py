@@ -1,4 +1,4 @@
-"""A line that notes what a journal has to know: what is accepted, and what is settled."""
+"""A line that notes for the journal what is accepted and what is settled."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class Notes(Generic[E]):
-    """What the recorder has to write; written down by lines and outbox, in their steps.
+    """What the recorder has to write; lines and outbox note it in the steps that change it.
 
     Attributes:
         settled: numbers of records whose entries are settled.
-        marked: batches with unsafe entries. Not looked for: thousands may be in line.
-        displaced: how many of them stand behind younger ones, which have to be written later, as
+        marked: batches with unsafe entries. Kept, as searching thousands of batches takes long.
+        displaced: how many of them stand behind younger ones. Those have to be written later, as
             they may hold newer versions of the same keys.
-        marked_at: when the first of them was marked since the recorder began to write.
-        held: the places of all that the journal holds and that is not settled.
-        unwritable: the places of what it can't hold.
-        bell: there is something to do.
+        marked_at: when the first batch was marked since the recorder began to write.
+        held: the places of all unsettled entries that the journal holds.
+        unwritable: the places of entries that the journal can't hold.
+        bell: rings when there is something to do.
     """
 
     __slots__ = (
@@ -63,7 +63,7 @@ class Notes(Generic[E]):
         self.bell.ring()
 
     def mark(self, batch: Batch[E]) -> None:
-        """Note that ``batch`` has an unsafe entry, the first one since they were written."""
+        """Note that ``batch`` has an unsafe entry, the first since its entries were written."""
         marked = self.marked
         if marked and marked[-1].journaled.number > batch.journaled.number:
             self.displaced += 1
@@ -77,12 +77,13 @@ class Notes(Generic[E]):
             self.bell.ring()
 
     def absorb(self, head: Batch[E], batch: Batch[E]) -> None:
-        """Note for ``head`` what was noted for ``batch``, whose entries it has taken over."""
+        """Move the notes on ``batch`` to ``head``, which has taken over its entries."""
         unsafe = head.journaled.unsafe
         if batch.journaled.unsafe and not unsafe:
             self.mark(head)
         unsafe.update(batch.journaled.unsafe)
-        batch.journaled.unsafe.clear()  # else they would be written twice
+        # Otherwise they would be written twice.
+        batch.journaled.unsafe.clear()
         head.journaled.places.update(batch.journaled.places)
 
     def hold(self, place: Place, entry: E) -> None:
@@ -120,7 +121,7 @@ class Notes(Generic[E]):
 
 
 class JournaledLine(Line[E]):
-    """A line with a journal. Only what is accepted is marked; the journal's task does the rest.
+    """A line with a journal. It only marks what is accepted; the journal's task writes it.
 
     Args:
         marks: whether accepted entries are still to be written.
@@ -184,7 +185,8 @@ class JournaledLine(Line[E]):
         ledger.recovered += 1
         ledger.depth += 1
         if len(batch.entries) == self.batch_size:
-            self.seal(FlushReason.DUE)  # it is older than any flush interval
+            # Replayed entries are older than any flush interval.
+            self.seal(FlushReason.DUE)
         if self.observer is not None:
             self.observer.accepted(key, entry)
         return batch

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .batch import Fate
     from .line import Line
 
-# Spreads hashes that follow a pattern, as those of ints do: 2**64 by the golden ratio.
+# 2**64 divided by the golden ratio; spreads hashes that follow a pattern, as those of ints do.
 _SPREAD: Final = 0x9E3779B97F4A7C15
 
 
@@ -36,7 +36,7 @@ class Lanes(Generic[E]):
         return self.lines[self.number_of(key)]
 
     def number_of(self, key: Hashable) -> int:
-        """Return the place of that line among the others."""
+        """Return the index of the line that ``key`` belongs to."""
         return (hash(key) * _SPREAD >> 32) % len(self.lines)
 
     def seal(self, reason: FlushReason) -> None:
@@ -45,13 +45,13 @@ class Lanes(Generic[E]):
             line.seal(reason)
 
     def hurry(self) -> None:
-        """Have the heads of full lines written: they need not be due to be in the way."""
+        """Make the head of each line due: it may take room without being due."""
         for line in self.lines:
             if line.batches:
                 line.hurry(line.batches[0], FlushReason.FULL)
 
     def tails(self) -> list[Fate]:
-        """Return the fates that are known last; none if all is settled."""
+        """Return the last fate of each line that is not settled."""
         tails = (line.tail() for line in self.lines)
         return [tail for tail in tails if tail is not None]
 
@@ -61,5 +61,5 @@ class Lanes(Generic[E]):
         return min((opened_at for opened_at in each if opened_at is not None), default=None)
 
     def abandon(self, error: Callable[[], ProvcacheError]) -> list[tuple[float, list[E]]]:
-        """Give up everything; return when each batch was opened, and its entries."""
+        """Abandon everything; return each batch's time of opening and its entries."""
         return [batch for line in self.lines for batch in line.abandon(error)]

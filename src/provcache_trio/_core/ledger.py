@@ -1,4 +1,4 @@
-"""The ledger that every step of an entry is booked in."""
+"""The ledger in which every step of an entry is booked."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from provcache_trio._vocabulary.metrics import FlushReason, Histogram
 class Ledger:
     """Every counter of a queue, booked in the same step in which an entry moves.
 
-    ``metrics()`` may run in another thread or in a signal handler. CPython lets neither in
-    between plain attribute operations, only at calls and at backward jumps, so whoever
-    books one move writes its lines next to each other with no call among them. (A test
-    reads the bytecode.) A lock would deadlock in a signal handler.
+    ``metrics()`` may run in another thread or in a signal handler. CPython interrupts code
+    only at calls and backward jumps, never between plain attribute operations. So the lines
+    that book one move stand next to each other with no call among them. (A test reads the
+    bytecode.) A lock would deadlock in a signal handler.
 
-    No counter is computed from the others: tests hold them against the real lengths.
+    No counter is computed from the others; tests compare them with the real lengths.
     """
 
     __slots__ = (
@@ -58,7 +58,7 @@ class Ledger:
         self.age_seconds: Histogram = Histogram()
 
     def count_flush(self, reason: FlushReason) -> None:
-        """Count a batch that is handed to the writer."""
+        """Count a batch that goes to the writer."""
         match reason:
             case FlushReason.FULL:
                 self.flushes_full += 1

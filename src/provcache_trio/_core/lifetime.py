@@ -1,4 +1,4 @@
-"""How long a queue lives."""
+"""The beginning and the end of a queue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Lifetime:
-    """What a queue's tasks know of its beginning and end."""
+    """The state that all tasks of a queue share from its beginning to its end."""
 
     __slots__ = (
         "__weakref__",
@@ -64,42 +64,48 @@ class Lifetime:
         self.clock: Callable[[], float] = clock
         self.wall_clock: Callable[[], datetime] = wall_clock
         self.telemetry: Telemetry | None = telemetry
-        # The thread that may call the queue holds it, and nobody ever waits for it; once the
-        # intake is closed, or in a forked child, nobody holds it. One question guards every call.
+        # Held by the thread that may call the queue; nobody ever waits for it. Once the intake is
+        # closed, or in a forked child, nobody holds it, so one comparison guards every call.
         self.owner: threading.RLock = threading.RLock()
         self.owner.acquire()
         self.forked: bool = False
-        self.recovering: bool = recovering  # a journal has entries that were not replayed
-        self.unfit: int = 0  # letters that the sink will never take: nothing waits for them
-        self.closing: trio.Event = trio.Event()  # no more entries are accepted
-        # ... and everything accepted is settled, and everything that a journal held.
+        # True while a journal has entries that were not replayed.
+        self.recovering: bool = recovering
+        # The number of letters that the sink will never take; nothing waits for them.
+        self.unfit: int = 0
+        # Set once no more entries are accepted.
+        self.closing: trio.Event = trio.Event()
+        # Set once everything accepted, and everything that a journal held, is settled as well.
         self.drained: trio.Event = trio.Event()
-        # Around all our tasks; those who open it shield it from every surrounding scope.
+        # Surrounds all our tasks; the opening shields it from every surrounding scope.
         self.scope: trio.CancelScope = trio.CancelScope()
-        self.store_is_closed: bool = False  # so the drain had to end
-        self.closed: bool = False  # it is over
-        # Entries that are handed back at the end. Nothing else here knows their type.
+        # True if the drain ended because the store is closed.
+        self.store_is_closed: bool = False
+        # True once the queue is closed.
+        self.closed: bool = False
+        # The entries left at the end; untyped, as nothing else here knows their type.
         self.undelivered: tuple[Any, ...] = ()
-        self.restarting: int = 0  # crashed tasks that wait for their restart
-        # Of our tasks, by lane, since something of it was last persisted. None: of those that
-        # serve all lanes, since anything was.
+        # The number of crashed tasks that wait for their restart.
+        self.restarting: int = 0
+        # Crashes by lane since the lane last persisted something; under None those of tasks that
+        # serve all lanes, since any lane did.
         self._crashes: Counter[int | None] = Counter()
         _OPEN.add(self)
 
     def may_be_called(self) -> bool:
         """Return whether this thread may call the queue.
 
-        Asked for each entry: comparing the numbers of threads costs four times as much.
+        Called for each entry; comparing thread identifiers would cost four times as much.
         """
-        # What threading.Condition asks of its lock; public it is not, nor likely to go.
-        return self.owner._is_owned()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001  # as said
+        # threading.Condition uses it, too, so it is likely to stay, though it is not public.
+        return self.owner._is_owned()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001  # see above
 
     def disown(self) -> None:
-        """Have no thread call the queue any more."""
+        """Forbid every thread to call the queue."""
         self.owner = threading.RLock()
 
     def note_crash(self, lane: int | None) -> int:
-        """Count a crash of a task; return how many there were with nothing persisted between."""
+        """Count a crash of a task; return how many there were since something was persisted."""
         self._crashes[lane] += 1
         shared = self._crashes[None]
         if lane is not None:
@@ -107,11 +113,11 @@ class Lifetime:
         return shared + max((n for lane, n in self._crashes.items() if lane is not None), default=0)
 
     def note_persisted(self, lane: int) -> None:
-        """Forgive the crashes before: the lane works."""
+        """Forget earlier crashes, since the lane works."""
         del self._crashes[lane], self._crashes[None]
 
     def note_settled(self) -> None:
-        """Call when something was settled, or the replay is over: may end the drain."""
+        """End the drain if nothing is left; called when something was settled or the replay ended."""
         ledger = self.ledger
         if (
             self.closing.is_set()
@@ -122,7 +128,7 @@ class Lifetime:
             self.drained.set()
 
     def end_drain(self) -> None:
-        """End the drain as if its time were up: the store is closed, so nothing more helps."""
+        """End the drain as if its time were up, since the store is closed."""
         self.store_is_closed = True
         self.drained.set()
 
@@ -132,7 +138,7 @@ class Lifetime:
             log(level, f"%s: {message}", self.name, *args, queue=self.name, **fields)
 
     def now(self) -> datetime:
-        """Return the wall clock's time in UTC; the system's, should the given one fail."""
+        """Return the wall clock's time in UTC, or the system's if the given clock fails."""
         try:
             return self.wall_clock().astimezone(UTC)
         except Exception:  # noqa: BLE001  # whatever somebody's clock raised

@@ -1,8 +1,7 @@
 """The line of batches: every place in which an accepted entry can be before it is written.
 
-Nothing here waits. Each method is one synchronous step that leaves every entry with exactly
-one owner and the ledger in balance, so no cancellation, crash or task switch can fall in
-between.
+Nothing here waits. Each method is one synchronous step that leaves every entry with exactly one
+owner and the ledger in balance, so no cancellation, crash or task switch can come in between.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from .progress import Part
 
 
-# A dict of 174,762 keys takes six milliseconds, in one step, to grow by one key; one of half as many
-# takes two.
+# At 174,762 keys a dict takes six milliseconds to grow, in one step; at half as many, two.
 _MOST_KEYS: Final = 170_000
 
 
@@ -73,34 +71,35 @@ class Line(Generic[E]):
         self.batch_size: int = batch_size
         self._coalesce = coalesce
         self.merge: Callable[[E, E], E] = self._merge_or_replace if merge is None else merge
-        # Entry type known to coalesce without a merge: the newer version replaces the older.
+        # The type of entries whose newer version simply replaces the older, without a merge.
         self.plain: type | None = None
         self._ledger = ledger
         self._clock = clock
-        # Called when the line got shorter; the waiting room puts itself here.
+        # Called when the line got shorter; set by the waiting room.
         self.on_room: Callable[[], None] = _nobody_waits
         self.observer: EntryObserver[E] | None = None
         self.batches: deque[Batch[E]] = deque()
-        self.open: Batch[E] | None = None  # batches[-1] while it takes new keys
-        # Of every key in line, the newest batch that holds it: of the keys that came last and, oldest
-        # first, of those that came before. Few queues hold so many keys, and asking whether something
-        # is None costs a hot path less than asking whether a deque is empty.
+        # ``batches[-1]`` while it takes new keys.
+        self.open: Batch[E] | None = None
+        # The newest batch that holds each key in line: for the latest keys, and then, oldest first,
+        # for those that came before. Few queues hold that many keys, and on the hot path a test for
+        # None costs less than a test for an empty deque.
         self.holders: dict[Hashable, Batch[E]] = {}
         self.holders_before: deque[dict[Hashable, Batch[E]]] | None = None
         self.writing: Batch[E] | None = None
-        self.preparing: trio.CancelScope | None = None  # the head, while one is written
-        # Rings when the head of the line appears or becomes due: once a batch, never once
-        # an entry.
+        # Set while the head of the line is being prepared.
+        self.preparing: trio.CancelScope | None = None
+        # Rings when the head of the line appears or becomes due: once per batch, not per entry.
         self.bell: Bell = Bell()
 
     def accept(self, key: Hashable, entry: E, most: float) -> Batch[E] | None:  # noqa: C901, PLR0912, PLR0915  # a call is dearer
         """Accept ``entry``; return its batch, or None if ``most`` entries are in line already.
 
-        A version of ``key`` in line is replaced, however many there are. The place keeps its
-        position and age, so that a key which is rewritten without end is still written
-        within the flush interval.
+        A version of ``key`` in line is replaced, however full the line is. It keeps its position
+        and age, so a key that is rewritten without end is still written within the flush interval.
         """
-        holder = self.holders.get(key)  # raises, if the key can't be hashed
+        # Raises if the key can't be hashed.
+        holder = self.holders.get(key)
         ledger = self._ledger
         if holder is None and self.holders_before is not None:
             holder = self._holder_before(key)
@@ -144,7 +143,8 @@ class Line(Generic[E]):
         else:
             batch.entries[key] = entry
         try:
-            self.holders[key] = batch  # compares keys, so it may run code that raises
+            # Comparing keys may run code that raises.
+            self.holders[key] = batch
         except BaseException:
             self.take_back(batch)
             raise
@@ -164,7 +164,8 @@ class Line(Generic[E]):
 
     def _open_batch(self, key: Hashable, entry: E) -> Batch[E]:
         batch = Batch[E](self._clock())
-        batch.entries[key] = entry  # hashes the key, which may raise: no batch in line is empty
+        # Hashing the key may raise; this comes first, so no batch in line is ever empty.
+        batch.entries[key] = entry
         self.seal(FlushReason.FULL)
         if len(self.holders) >= _MOST_KEYS:
             before = self.holders_before = self.holders_before or deque()
@@ -177,7 +178,7 @@ class Line(Generic[E]):
         return batch
 
     def seal(self, reason: FlushReason) -> None:
-        """Close the open batch to new keys; it can't grow, so it is due."""
+        """Close the open batch to new keys, and make it due, as it can't grow."""
         batch = self.open
         if batch is not None:
             self.open = None
@@ -201,16 +202,15 @@ class Line(Generic[E]):
         return batch is self.open
 
     def hurry(self, batch: Batch[E], reason: FlushReason) -> None:
-        """Make ``batch`` due as soon as the writer is free; the first reason counts."""
+        """Make ``batch`` due; the first reason counts."""
         batch.due = batch.due or reason
         if self.batches and self.batches[0] is batch:
             self.bell.ring()
 
     def take(self, batch: Batch[E]) -> None:
-        """Hand ``batch`` to the writer, unless it already was.
+        """Move ``batch`` from the line to the writer, unless it is there already.
 
-        Both ends of the channel call this, so that a reference which is lost with a
-        crashed task loses nothing.
+        Both ends of the channel call this, so no batch is lost when a task crashes between them.
         """
         if self.writing is not None or not self.batches or self.batches[0] is not batch:
             return
@@ -230,14 +230,17 @@ class Line(Generic[E]):
         self.on_room()
 
     def _unlist(self, batch: Batch[E]) -> None:
-        """Forget which keys a batch holds that has just left the line."""
+        """Remove the keys of a batch that has just left the line."""
         if not self.batches:
             self._forget_holders()
             return
         before = self.holders_before
-        holders = before[0] if before else self.holders  # the oldest batch is in the oldest ones
-        if self._coalesce:  # no other batch in line holds a key of this one
-            deque(map(holders.pop, batch.entries), maxlen=0)  # in C
+        # The oldest batch is in the oldest holders.
+        holders = before[0] if before else self.holders
+        # No other batch in line holds a key of this one.
+        if self._coalesce:
+            # A loop that runs in C.
+            deque(map(holders.pop, batch.entries), maxlen=0)
         else:
             for key in batch.entries:
                 # A later batch may hold a newer version of the key.
@@ -252,10 +255,10 @@ class Line(Generic[E]):
         self.holders_before = None
 
     def _join(self, head: Batch[E]) -> None:
-        """Have sealed batches written together with ``head``, as far as they fit into its call.
+        """Join sealed batches to ``head``, as far as they fit into its call.
 
-        So a ``flush`` after each entry does not make a call of each. The open batch never
-        joins, so nobody waits for entries that came later than a ``flush``.
+        So a ``flush`` after each entry does not cost a call for each. The open batch never joins,
+        so a ``flush`` never waits for entries that came later.
         """
         while self.batches:
             batch = self.batches[0]
@@ -291,7 +294,7 @@ class Line(Generic[E]):
         ledger.batches += 1
 
     def finish(self, batch: Batch[E]) -> None:
-        """Let go of a batch that holds no entry any more."""
+        """Drop a batch that holds no entry any more."""
         self.writing = None
         if self.preparing is not None:
             self.preparing.cancel()
@@ -312,7 +315,7 @@ class Line(Generic[E]):
             return None
 
     def await_fate(self, batch: Batch[E], key: Hashable, receipt: Receipt) -> None:
-        """Have ``receipt`` told the fate of ``key`` in ``batch``, and that soon."""
+        """Connect ``receipt`` with the fate of ``key`` in ``batch``, and make the batch due."""
         register = batch.receipts.get(key)
         if register is None:
             register = batch.receipts[key] = {}
@@ -321,7 +324,7 @@ class Line(Generic[E]):
         self.hurry(batch, FlushReason.REQUESTED)
 
     def tail(self) -> Fate | None:
-        """Return the fate that is known last, or None if all is settled."""
+        """Return the fate that will be known last, or None if all is settled."""
         batch = self.batches[-1] if self.batches else self.writing
         return None if batch is None else batch.fates[0]
 
@@ -336,7 +339,7 @@ class Line(Generic[E]):
         return None if refusal is None else refusal.entry
 
     def folded(self, key: Hashable) -> E | None:
-        """Return what all versions of ``key`` with open fates come to, oldest first; or None."""
+        """Return all versions of ``key`` with open fates, merged oldest first; None if there is none."""
         versions: list[E] = []
         if self.writing is not None:
             if key in self.writing.entries:
@@ -345,12 +348,13 @@ class Line(Generic[E]):
                 versions.append(self.writing.refused[key].entry)
         if not self._coalesce:
             versions += [batch.entries[key] for batch in self.batches if key in batch.entries]
-        elif (holder := self._newest_holder(key)) is not None:  # there is one at most
+        # At most one batch holds the key.
+        elif (holder := self._newest_holder(key)) is not None:
             versions.append(holder.entries[key])
         return reduce(self.merge, versions) if versions else None
 
     def abandon(self, error: Callable[[], ProvcacheError]) -> list[tuple[float, list[E]]]:
-        """Give up everything; return when each batch was opened, and its entries."""
+        """Abandon everything; return each batch's time of opening and its entries."""
         given_up: list[tuple[float, list[E]]] = []
         ledger = self._ledger
         if self.writing is not None:
@@ -388,4 +392,4 @@ class Line(Generic[E]):
 
 
 def _nobody_waits() -> None:
-    """Let nobody in."""
+    """Do nothing when a line gets shorter: nobody waits."""
