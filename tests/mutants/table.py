@@ -145,9 +145,9 @@ ACCEPTING = (
         "core/misbehaving::a_key_that_can_not_be_compared_at_the_last_moment_leaves_no_trace",
         (
             "_core/line.py",
-            "            self.holders[key] = batch\n        except BaseException:\n"
+            "        try:\n            self.holders[key] = batch\n        except BaseException:\n"
             "            self.take_back(batch)\n",
-            "            self.holders[key] = batch\n        except BaseException:\n            pass\n",
+            "        try:\n            self.holders[key] = batch\n        except BaseException:\n            pass\n",
         ),
     ),
     mutant(
