@@ -734,7 +734,7 @@ FAILURES = (
         "core/door::who_waits_with_a_key_in_line_learns_that_the_disk_fails_however_many_they_are",
         (
             "_core/waiting_room.py",
-            "        self._note_place(key)  # for those who still wait with it\n",
+            "        # For those that still wait with it.\n        self._note_place(key)\n",
             "",
         ),
     ),
@@ -1470,7 +1470,7 @@ JOURNAL = (
         ),
         (
             "_core/replay.py",
-            "            self._page.popleft()  # not before: what crashes us is taken over again\n",
+            "            self._page.popleft()\n",
             "",
         ),
     ),
@@ -1837,8 +1837,8 @@ DOOR = (
         "journal/journal::a_full_line_is_written_for_those_who_came_together",
         (
             "_core/recorder.py",
-            "                self._room.hurry()  # a full",
-            "                pass  # a full",
+            "                self._room.hurry()",
+            "                pass",
         ),
     ),
     mutant(

@@ -77,7 +77,7 @@ class Durability(Generic[E]):
         self.error = error
         doublings = min(self._failures, _MOST_DOUBLINGS)
         pause = 0.0 if not doublings else self._interval_seconds * 2.0 ** (doublings - 1)
-        # An interval longer than the longest pause stays the pause.
+        # An interval that is longer is the longest pause instead.
         longest = max(_LONGEST_PAUSE_SECONDS, self._interval_seconds)
         self.retry_at = self._lifetime.clock() + min(pause, longest)
         self._failures += 1

@@ -153,7 +153,8 @@ class Intake(Generic[E]):
                 self._note(failure)
                 failures += 1
                 await self._backoff.wait(failures)
-                # The next entries may not come for a long time.
+                # ``take`` may wait long for the next entries, so it does not show soon whether the
+                # source works.
                 failure = await result_of(source.check, scope, source)
             self._watch.answered(self._backoff)
 

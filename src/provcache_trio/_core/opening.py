@@ -44,11 +44,11 @@ V = TypeVar("V", bound=HasVeriKey)
 
 
 class TableRepository(Protocol[E]):
-    """A repository that says what it stores; the built-in ones do."""
+    """A repository that states its table, as the built-in ones do."""
 
     @property
     def table(self) -> Table[E] | None:
-        """The table that it was opened with."""
+        """The table that the repository was opened with."""
         ...
 
     async def upsert_many(self, entries: Sequence[E], /) -> int:
@@ -120,48 +120,46 @@ def open_write_behind_queue(
             await queue.enqueue(entry)
 
     Leaving the block closes the intake and writes everything that was accepted, in order,
-    shielded from cancellation, for at most ``options.drain_timeout_seconds``. What the
-    block raised goes on as the very same object. KeyboardInterrupt is held back until the
+    shielded from cancellation, for at most ``options.drain_timeout_seconds``. The exception that the block raised goes on as the very same object. KeyboardInterrupt is held back until the
     drain is over; a second one ends the drain.
 
     Args:
         repository: where entries go. Open it around the queue, so that it closes last.
         options: see ``WriteBehindOptions``.
         name: labels logs and metrics.
-        key: what identifies an entry; by default what the repository's table says, or else its
-            ``veri_key``.
+        key: returns what identifies an entry; by default the key of the repository's table, or else
+            the entry's ``veri_key``.
         merge: makes one entry of the version in line and a newer one of the same key; must
-            be quick and not call the queue. By default the rule of the repository's table, if it
-            has one, ``merge_entries`` for ``ProvcacheEntry``, and otherwise the newer version
-            wins.
-        dead_letters: takes what the store refuses. Without it such an entry is logged by
-            its key and counted, and its payload is gone.
+            be quick and not call the queue. By default the rule of the repository's table, or
+            ``merge_entries`` for ``ProvcacheEntry``; otherwise the newer version wins.
+        dead_letters: takes the entries that the store refuses. Without it such an entry is logged
+            by its key and counted, and its payload is lost.
         wall_clock: stamps metrics and dead letters with an aware datetime; by default the
-            system's clock in UTC, which also steps in for one that raises later on. All waiting
-            uses trio's clock.
-        telemetry: is told of every batch: a ``provcache_trio.otel.OpenTelemetry``, which any
-            number of queues may share.
+            system's clock in UTC, which also replaces one that raises later on. All waiting uses
+            trio's clock.
+        telemetry: reports every batch: a ``provcache_trio.otel.OpenTelemetry``, which any number
+            of queues may share.
         journal: keeps accepted entries on disk, so that a crash of the process loses none; see
-            ``provcache_trio.journal``. What a dead process left in it is replayed before
-            anything new is accepted, and leaving the block writes that, too. Open it around the
+            ``provcache_trio.journal``. Entries that a dead process left in it are replayed before
+            anything new is accepted, and leaving the block writes them, too. Open it around the
             queue.
 
     Returns:
-        A context manager to be entered once, with ``async with``, and left by the same trio task.
+        A context manager to enter once, with ``async with``, and to leave in the same trio task.
 
     Raises:
         TypeError: an argument has the wrong type; or the repository, the journal and the dead
-            letters do not agree on what entries are, as far as each has an ``entry_type``.
+            letters state different types of entries by ``table`` or ``entry_type``.
         ValueError: ``name`` is empty, or ``wall_clock`` returns naive datetimes.
         DrainTimeoutError: at exit: entries were left when the time was up, and no journal keeps
             them. Also instead of Cancelled; if the block raised, its exception goes on with a
             note.
-        RuntimeError: at entry: the journal serves another queue. At exit: another task than the
-            one that entered leaves, as one does that closes an async generator which was left
-            open; the queue stays open.
+        RuntimeError: at entry: the journal serves another queue. At exit: the task that leaves is
+            not the one that entered, as when an async generator that was left open is closed;
+            the queue stays open.
         WriteBehindCrashedError: at exit: a background task crashed three times with nothing
-            persisted in between. The block is cancelled when that happens, and what it
-            raised is the error's ``__context__``.
+            persisted in between. The block is cancelled when that happens, and the exception
+            that it raised is the error's ``__context__``.
     """
     _check_arguments(repository, options, name, dead_letters)
     if journal is not None:
@@ -172,7 +170,7 @@ def open_write_behind_queue(
     for argument, value in (("key", key), ("merge", merge), ("wall_clock", wall_clock)):
         if value is not None and not callable(value):
             raise TypeError(f"{argument} must be callable, not {type(value).__name__}")
-    # A wrapper of a repository forwards ``table``; others may call something else so.
+    # A wrapper of a repository forwards ``table``; another class may use that name differently.
     table = getattr(repository, "table", None)
     if isinstance(table, Table):
         declared = cast("Table[E]", table)
@@ -203,13 +201,12 @@ def open_relaying_queue(
     dead_letters: DeadLetterSink[E] | None,
     telemetry: Telemetry | None,
 ) -> Opening[WriteBehindQueue[E]]:
-    """Open a queue that takes what ``source`` has, and that nobody else may call.
+    """Open a queue that takes its entries from ``source`` alone; nobody may call it.
 
-    What it could not write stays with the source, so leaving it raises no DrainTimeoutError.
+    Entries that it could not write stay with the source, so leaving raises no DrainTimeoutError.
 
     Raises:
-        TypeError: as ``open_write_behind_queue``.
-        ValueError: as there.
+        TypeError, ValueError: as for ``open_write_behind_queue``.
     """
     _check_arguments(repository, options, name, dead_letters)
     check_entry_types(stream=source, repository=repository, dead_letters=dead_letters)
@@ -277,7 +274,7 @@ class _Opening(Opening["WriteBehindQueue[E]"], Generic[E]):
         self._life: _Life[E]
 
     async def _open(self) -> WriteBehindQueue[E]:
-        # Nothing here yields, so a queue is open or it is not.
+        # Nothing here yields, so a queue is either open or not.
         parts = assemble(self._setup)
         parts.note_opened()
         manager = trio.open_nursery(strict_exception_groups=True)
@@ -304,7 +301,8 @@ class _Life(Generic[E]):
         self._lifetime = parts.lifetime
         self._manager = manager
         self._nursery = nursery
-        self._shortfall = ""  # why the drain left something, if it did
+        # Why the drain left something; empty if it did not.
+        self._shortfall = ""
 
     @trio.lowlevel.enable_ki_protection
     async def host(self) -> None:
@@ -317,7 +315,8 @@ class _Life(Generic[E]):
                 nursery.cancel_scope.cancel()
         if parts.supervisor.last_straw is not None:
             await self._finish_journal()
-            parts.hand_back()  # now: nobody should wait for a fate until the body has ended
+            # At once, so that nobody waits for a fate until the body has ended.
+            parts.hand_back()
 
     def _give_up(self) -> None:
         self._parts.close_intake()
@@ -325,7 +324,7 @@ class _Life(Generic[E]):
         self._nursery.cancel_scope.cancel()
 
     async def leave(self, error: BaseException | None) -> None:
-        """Drain, end our tasks, hand back what is left, and report."""
+        """Drain, end our tasks, settle what is left as abandoned, and report."""
         parts, lifetime = self._parts, self._lifetime
         parts.close_intake()
         interrupted = _holds_interrupt(error)
@@ -370,13 +369,14 @@ class _Life(Generic[E]):
             await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             interrupts, others = group.split(KeyboardInterrupt)
-            if interrupts is None or others is not None:  # our tasks let nothing else out
+            # Our tasks let nothing else out.
+            if interrupts is None or others is not None:
                 raise AssertionError("unreachable") from group
             return KeyboardInterrupt()
         return None
 
     async def _finish_journal(self) -> None:
-        """Leave in the journal what is left; before it is handed back."""
+        """Leave in the journal what is left, before it is settled as abandoned."""
         recorder = self._parts.recorder
         if recorder is not None and not self._lifetime.forked:
             await recorder.finish()
@@ -385,7 +385,7 @@ class _Life(Generic[E]):
             await intake.finish()
 
     def _report(self, error: BaseException | None, interrupt: KeyboardInterrupt | None) -> None:
-        """Log the end, and raise what the caller has to know."""
+        """Log the end, and raise the error that the caller has to know about."""
         parts, name = self._parts, self._lifetime.name
         left = self._lifetime.undelivered
         kept = parts.intake is not None or (parts.recorder is not None and parts.recorder.kept)
@@ -399,7 +399,8 @@ class _Life(Generic[E]):
                 metrics=parts.queue.metrics(),
             )
             crashed.__cause__ = last_straw
-            if interrupt is not None:  # whoever pressed the key wants the program to end
+            # Whoever pressed the key wants the program to end.
+            if interrupt is not None:
                 raise interrupt from crashed
             raise crashed
         if not left or kept:

@@ -1,4 +1,4 @@
-"""Dead letters: what the store refused, on its way to the sink."""
+"""Dead letters: entries that the store refused, on their way to the sink."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _SINK_TIMEOUT_SECONDS: Final = 5.0
 class Outbox(Generic[E]):
     """Owns at most ``batch_size`` letters that the sink has not taken yet.
 
-    They count as in flight until it has. Without a sink a letter is logged by its key and
-    counted at once, and its payload is gone.
+    Until then they count as in flight. Without a sink a letter is logged by its key and
+    counted at once, and its payload is lost.
     """
 
     def __init__(
@@ -50,25 +50,33 @@ class Outbox(Generic[E]):
         self._lifetime = lifetime
         self._watch = watch
         self._backoff = Backoff(lifetime)
-        self._bell = Bell()  # letters wait
-        self._changed = trio.Event()  # a call of the sink is over, or the queue
+        # Rings when letters wait.
+        self._bell = Bell()
+        # Set when a call of the sink has ended, or the queue has.
+        self._changed = trio.Event()
         self.letters: list[DeadLetter[E]] = []
-        self.places: list[Place] = []  # of each letter, with a journal
-        # Those that the sink can never take, and when their batches were opened. They are in
-        # nobody's way, and handed back at the end.
+        # With a journal, the place of each letter.
+        self.places: list[Place] = []
+        # Letters that the sink can never take, and when their batches were opened. They block
+        # nothing, and end in ``undelivered``.
         self._unfit: list[tuple[float, DeadLetter[E]]] = []
         self._unfit_places: list[Place] = []
-        self._opened_at: list[float] = []  # on trio's clock, when their batches were opened
-        self._oldest: float | None = None  # of these, which for several lanes are in no order
-        self.failing: bool = False  # the sink's last call failed
-        self.blocked: int = 0  # writers that wait for room
-        # Letters are numbered from 1 in the order in which they come, which is also that in
-        # which they go.
-        self.posted: int = 0  # number of the last one that came
-        # Of the last one that the sink took, or that waited when a call began that failed.
+        # When the letters' batches were opened, on trio's clock.
+        self._opened_at: list[float] = []
+        # The oldest of these, which are in no order with several lanes.
+        self._oldest: float | None = None
+        # True if the sink's last call failed.
+        self.failing: bool = False
+        # The number of writers that wait for room.
+        self.blocked: int = 0
+        # Letters are numbered from 1 in the order in which they come, and leave in that order.
+        # The number of the last letter that came.
+        self.posted: int = 0
+        # The number of the last letter that the sink took, or that waited when a failed call began.
         self._tried: int = 0
         self._portions = Portions(lifetime.options.batch_size)
-        self._is_over = False  # what is left was handed back
+        # True once what was left is abandoned.
+        self._is_over = False
         self.observer: EntryObserver[E] | None = None
 
     def oldest(self) -> float | None:
@@ -76,9 +84,9 @@ class Outbox(Generic[E]):
         return self._oldest
 
     async def post(self, batch: Batch[E]) -> None:
-        """Take over everything that ``batch`` refused, once there is room for it.
+        """Take over the refused entries of ``batch``, once there is room for them.
 
-        Returns when a sink that works has the letters; one that fails is not waited for.
+        Returns when a working sink has the letters; it does not wait for a failing one.
         """
         if not batch.refused:
             return
@@ -100,7 +108,7 @@ class Outbox(Generic[E]):
         """Wait until the sink has every letter up to ``number``, or fails while it waits.
 
         Returns:
-            Whether that happened before what was left was handed back.
+            Whether that happened before the rest was abandoned.
         """
         while self._tried < number and not self._is_over:
             await self._changed.wait()
@@ -112,7 +120,8 @@ class Outbox(Generic[E]):
         now = lifetime.now()
         try:
             opened_at = now - timedelta(seconds=lifetime.clock() - batch.opened_at)
-        except OverflowError:  # somebody's wall clock is at the beginning of time
+        # The user's wall clock is at the beginning of time.
+        except OverflowError:
             opened_at = now
         room = lifetime.options.batch_size - len(self.letters)
         posted: list[DeadLetter[E]] = []
@@ -176,14 +185,15 @@ class Outbox(Generic[E]):
         self._lifetime.note_settled()
 
     async def run(self, sink: WatchedSink[E]) -> None:
-        """Give ``sink`` its letters, oldest first, for as long as the queue lives."""
+        """Send letters to ``sink``, oldest first, for as long as the queue lives."""
         failures = 0
         while True:
             while not self.letters:
                 await self._bell.wait()
             letters, last = tuple(self.letters[: self._portions.most]), self.posted
             if self._lifetime.forked:
-                await trio.sleep_forever()  # the parent's letters
+                # The letters are the parent's.
+                await trio.sleep_forever()
             failure = await self._put(sink, letters)
             if failure is None:
                 failures = 0
@@ -213,10 +223,10 @@ class Outbox(Generic[E]):
         return await result_of(put, self._lifetime.scope, sink.watched)
 
     def _put_by(self, failure: Failure) -> None:
-        """Keep the first letter beside the others: the sink will never take it.
+        """Set the first letter aside, since the sink will never take it.
 
-        So many are kept as fit into a batch, since the queue's memory is bounded. Any more are
-        counted and logged, as letters are without a sink.
+        At most ``batch_size`` are kept, as the queue's memory is bounded. Any more are counted and
+        logged, as letters are without a sink.
         """
         if len(self._unfit) >= self._lifetime.options.batch_size:
             gone = ", its payload is gone: the sink can never take it, nor others that are kept"
@@ -266,7 +276,7 @@ class Outbox(Generic[E]):
         self._changed = trio.Event()
 
     def abandon(self) -> list[tuple[float, list[E]]]:
-        """Give up what the sink has not taken; return each entry, after its batch's opening."""
+        """Abandon what the sink has not taken; return each batch's time of opening and its entries."""
         given_up = [
             (at, [letter.entry]) for at, letter in zip(self._opened_at, self.letters, strict=True)
         ]

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-_ROW: Final = 3  # calls in a row after which fewer entries are sent
+# After so many slow calls in a row, fewer entries are sent.
+_ROW: Final = 3
 
 
 class Sizes(NamedTuple):
-    """What is known after the first success with fewer entries."""
+    """The sizes to report after the first success with fewer entries."""
 
     works: int
     too_slow: int
@@ -32,7 +33,7 @@ class Pace:
     """Decides how many entries are sent at once.
 
     Attributes:
-        most: so many.
+        most: the number of entries that may be sent at once.
     """
 
     __slots__ = ("_batch_size", "_in_a_row", "_largest", "_reported", "_smallest", "most")
@@ -41,9 +42,12 @@ class Pace:
         self._batch_size = batch_size
         self.most: int = batch_size
         self._in_a_row = 0
-        self._largest = 0  # number of entries that was too slow since the pace was full
-        self._smallest = 0  # likewise
-        self._reported = False  # in this slow period
+        # The largest number of entries that was too slow since the pace was full.
+        self._largest = 0
+        # The last such number.
+        self._smallest = 0
+        # Whether the sizes of this slow period were reported.
+        self._reported = False
 
     def was_too_slow(self, entries: int) -> bool:
         """Return whether to halve what was sent, after a call that was too slow."""
@@ -56,11 +60,11 @@ class Pace:
         return True
 
     def failed_otherwise(self) -> None:
-        """Note a call that failed, and not because it was too slow."""
+        """Note a call that failed for another reason than being too slow."""
         self._in_a_row = 0
 
     def stored(self, entries: int) -> Sizes | None:
-        """Note a call that succeeded; return sizes to be reported, once in a slow period."""
+        """Note a call that succeeded; return sizes to report, once in a slow period."""
         self._in_a_row = 0
         if not self._largest:
             return None

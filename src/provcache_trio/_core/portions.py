@@ -1,4 +1,4 @@
-"""How many letters go to the sink at once: all that wait, but for these cases.
+"""How many letters go to the sink at once: all that wait, except in these cases.
 
 =============================== ===========================================================
 event                           the next calls
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 class _Portion(NamedTuple):
     size: int
-    named: bool = False  # the sink has named this letter
+    # True if the sink has named this letter.
+    named: bool = False
 
 
 class Portions:
@@ -35,22 +36,23 @@ class Portions:
 
     def __init__(self, batch_size: int) -> None:
         self._pace = Pace(batch_size)
-        self._planned: list[_Portion] = []  # a stack; the next call takes from the last one
+        # A stack; the next call takes from its last one.
+        self._planned: list[_Portion] = []
         self._believes_hints = True
 
     @property
     def most(self) -> int:
-        """So many letters, at most."""
+        """How many letters the next call may have at most."""
         return min(self._pace.most, self._planned[-1].size) if self._planned else self._pace.most
 
     def taken(self, count: int) -> None:
-        """Note that the sink took so many."""
+        """Note that the sink took ``count`` letters."""
         self._pace.stored(count)
         if self._remove(count).named:
             self._believes_hints = False
 
     def refused(self, count: int, index: int | None) -> bool:
-        """Note that the sink refused so many; return whether it is known which one."""
+        """Note that the sink refused ``count`` letters; return whether it is known which one."""
         self._remove(count)
         if count == 1:
             self._believes_hints = True
@@ -63,7 +65,7 @@ class Portions:
         return False
 
     def _remove(self, count: int) -> _Portion:
-        """Remove so many from what is planned; return what they were part of."""
+        """Remove ``count`` letters from the plan; return the portion that they were part of."""
         if not self._planned:
             return _Portion(count)
         portion = self._planned.pop()
@@ -72,7 +74,7 @@ class Portions:
         return portion
 
     def failed(self, count: int, failure: Failure) -> None:
-        """Note that a call with so many failed for a reason that lies with no letter."""
+        """Note that a call with ``count`` letters failed for a reason that is no letter's fault."""
         if failure.too_slow:
             self._pace.was_too_slow(count)
         else:

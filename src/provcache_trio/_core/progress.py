@@ -1,6 +1,6 @@
 """What is left to do with one batch while it is written; kept on it, so that no crash loses it.
 
-A part is what goes to the store in one call. What becomes of one that failed:
+A part is what goes to the store in one call. What happens to a part that failed:
 
 =========== ==================================================== ================================
 failure     several entries                                      one entry
@@ -60,14 +60,19 @@ class Part:
         was_halved: bool = False,
     ) -> None:
         self.keys: tuple[Hashable, ...] = keys
-        self.is_whole: bool = is_whole  # every key of the batch, in its order
-        self.tries: int = tries  # calls that included these keys
-        self.retries: int = 0  # of max_retries, used up for transient errors
-        self.failed_unknown: bool = False  # as it is
-        self.was_halved: bool = was_halved  # for an unknown error, so it is not retried
+        # True for every key of the batch, in its order.
+        self.is_whole: bool = is_whole
+        # The number of calls that included these keys.
+        self.tries: int = tries
+        # Retries for transient errors, of ``max_retries``.
+        self.retries: int = 0
+        # True once it failed, as it is, for an unknown reason.
+        self.failed_unknown: bool = False
+        # True if a part was halved for an unknown error, so its halves are not retried.
+        self.was_halved: bool = was_halved
 
     def piece(self, keys: tuple[Hashable, ...], *, was_halved: bool = False) -> Part:
-        """Return a part with some of these keys, and retries of its own."""
+        """Return a part with some of these keys, whose retries count anew."""
         return Part(keys, tries=self.tries, was_halved=was_halved or self.was_halved)
 
 
@@ -90,18 +95,22 @@ class Refusal(Generic[E]):
         self.entry = entry
         self.failure = failure
         self.tries = tries
-        self.epoch = epoch  # of the watch over the store
-        self.suspected = suspected  # the store was under suspicion
-        self.proven = proven  # it had stored something of the batch
-        self.final = final  # nothing that comes later changes it
+        # The epoch of the store watch.
+        self.epoch = epoch
+        # Whether the store was under suspicion.
+        self.suspected = suspected
+        # Whether the store had stored something of the batch.
+        self.proven = proven
+        # True if nothing that happens later changes the refusal.
+        self.final = final
 
     def is_doubtful(self, epoch: int) -> bool:
-        """Return whether it may have been the store, though that stored something since."""
+        """Return whether the store may be to blame, although it has stored something since."""
         return self.suspected or (not self.proven and self.epoch != epoch)
 
 
 class Progress:
-    """What is left of a batch, and what is known of the store and of single entries from it.
+    """What is left of a batch, and what its calls have shown about the store and single entries.
 
     Attributes:
         parts: a stack; the last one is tried next.
@@ -109,15 +118,15 @@ class Progress:
         doubts: of entries that failed alone for an unknown reason, by key.
         rounds: how often the doubtful ones were tried again.
         failed_alone: an entry has failed alone for an unknown reason.
-        waits: so many there were after such failures.
+        waits: the number of waits after such failures.
         stored: a call for this batch changed something.
         believes_hints: no named entry was stored when it was written alone.
         singled_out: the part with the named entry, until its first answer.
         narrowed: for each class of unknown errors, the first call in which one entry failed
             alone with it.
         tries: calls that included an entry before it was put back.
-        second: keys that were refused and put back. What is refused again does not count as a
-            refusal, and is final unless the store is under suspicion.
+        second: keys that were refused and put back. A second refusal does not count as one, and
+            is final unless the store is under suspicion.
     """
 
     __slots__ = (
@@ -152,13 +161,13 @@ class Progress:
         self._probes = 0
 
     def begin(self, keys: Iterable[Hashable]) -> None:
-        """Note that everything is to be tried, in one call."""
+        """Plan to try everything in one call."""
         self.parts.append(Part(tuple(keys), is_whole=True))
 
     # Which part is next
 
     def next(self, most: int, *, suspecting: bool) -> Part | None:
-        """Return the part to be tried next, of at most ``most`` entries, or None."""
+        """Return the part to try next, of at most ``most`` entries, or None."""
         if not self.parts:
             return None
         part = self._probe() if suspecting else self.parts[-1]
@@ -167,9 +176,9 @@ class Progress:
         return part
 
     def _probe(self) -> Part:
-        """Return a part from which to learn soon whether it is the store or a run of bad entries.
+        """Return a part that shows soon whether the store is bad, or only a run of entries.
 
-        In turns, the one that is farthest from where the refusals began, and the largest.
+        In turn the part farthest from where the refusals began, and the largest.
         """
         self._probes += 1
         if self._probes % 2:
@@ -186,7 +195,7 @@ class Progress:
         at = self.parts.index(part)
         self.parts[at : at + 1] = pieces
 
-    # What becomes of a part
+    # What happens to a part
 
     def halve(self, part: Part, *, was_halved: bool = False) -> None:
         """Try both halves instead."""
@@ -205,7 +214,7 @@ class Progress:
         self.singled_out = named
 
     def done(self, part: Part) -> None:
-        """Forget a part whose entries are stored, or refused."""
+        """Remove a part whose entries are stored or refused."""
         self.parts.remove(part)
         for key in part.keys if self.doubts else ():
             self.doubts.pop(key, None)
@@ -216,7 +225,7 @@ class Progress:
         self.doubtful.append((part, failure))
 
     def begin_round(self) -> int:
-        """Try again what is in doubt; return how many entries that is."""
+        """Plan to retry everything in doubt; return how many entries that is."""
         entries = len(self.doubtful)
         self.parts[:0] = [part for part, _ in reversed(self.doubtful)]
         self.doubtful.clear()
@@ -229,13 +238,13 @@ class Progress:
         return before
 
     def is_narrowed(self, error_class: str, last_stored: int) -> bool:
-        """Return whether the lane stored something after one entry had failed alone so."""
+        """Return whether the lane stored something since an entry failed alone with that class."""
         return self.narrowed.get(error_class, last_stored) < last_stored
 
-    # What becomes of refused entries
+    # What happens to refused entries
 
     def counts(self, key: Hashable, run: Container[int]) -> bool:
-        """Return whether a refusal of ``key`` joins ``run``, which no second try does."""
+        """Return whether a refusal of ``key`` joins ``run``; a second try never does."""
         if self.stored or key in self.second:
             return False
         doubt = self.doubts.get(key)
@@ -244,7 +253,7 @@ class Progress:
     def to_try_again(
         self, refused: Iterable[tuple[Hashable, Refusal[E]]], *, suspecting: bool, epoch: int
     ) -> list[Hashable]:
-        """Return the keys of refused entries that become no dead letters yet."""
+        """Return the keys of refused entries that do not become dead letters yet."""
         open_ones = [(key, refusal) for key, refusal in refused if not refusal.final]
         if self.stored:
             return [key for key, refusal in open_ones if refusal.is_doubtful(epoch)]
@@ -253,7 +262,7 @@ class Progress:
         return [key for key, refusal in open_ones if refusal.epoch != epoch]
 
     def put_back(self, keys: Iterable[Hashable]) -> None:
-        """Try ``keys``, which were refused, again."""
+        """Plan to try ``keys``, which were refused, once more."""
         again = tuple(keys)
         self.parts.append(Part(again))
         self.second.update(again)

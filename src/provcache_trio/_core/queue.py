@@ -1,4 +1,4 @@
-"""``WriteBehindQueue``: what an application calls, and the step that accepts an entry."""
+"""``WriteBehindQueue``: the methods that an application calls, and the step that accepts."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from .waiting_room import WaitingRoom
     from .watch import StoreWatch
 
-by_veri_key: Final = attrgetter("veri_key")  # the key of an entry, by default
-_SLICE: Final = 250  # entries that are accepted in one step, which no Ctrl-C interrupts
+# The default key of an entry.
+by_veri_key: Final = attrgetter("veri_key")
+# ``enqueue_many`` accepts so many entries in one step, which Ctrl-C does not interrupt.
+_SLICE: Final = 250
 
 
 @final
@@ -65,7 +67,7 @@ class WriteBehindQueue(Generic[E]):
             else trio.lowlevel.checkpoint
         )
         self._lanes = lanes
-        # The hot path of a queue with one lane, no journal that may hold it up, and no telemetry.
+        # The hot path is for queues with one lane, no journal, and no telemetry.
         is_simple = len(lanes.lines) == 1 and recorder is None and lifetime.telemetry is None
         self._line = self._simple_line = lanes.lines[0] if is_simple else None
         self._room = room
@@ -106,9 +108,9 @@ class WriteBehindQueue(Generic[E]):
             TypeError: the entry has no key, or one that can't be hashed; nothing is counted.
             QueueClosedError: the queue takes no more entries; also while waiting for room.
             JournalError: with "always": the entry could not be made safe, and is not accepted;
-                after a crash it may reappear all the same.
-            RuntimeError: called in a forked child, or it would have to wait inside a call of the
-                queue's own repository or sink.
+                it may still reappear after a crash.
+            RuntimeError: called in a forked child; or the call would have to wait, inside a call of
+                the queue's own repository or sink.
             Exception: whatever ``merge`` raised; nothing is counted.
         """
         await self._checkpoint()
@@ -133,7 +135,8 @@ class WriteBehindQueue(Generic[E]):
             if not self._accept(entry, None):
                 self._refuse()
             return
-        keyed: Any = entry  # by overload it has a ``veri_key``, or a ``key`` was given
+        # By overload it has a ``veri_key``, or ``key`` was given.
+        keyed: Any = entry
         try:
             key: Hashable = keyed.veri_key if self._reads_veri_key else self._key(entry)
             # The common cases of ``Line.accept``, inlined: one call fewer is 8 % faster.
@@ -172,17 +175,16 @@ class WriteBehindQueue(Generic[E]):
     async def enqueue_many(self, entries: Iterable[E], /) -> int:
         """Accept every entry of ``entries``, waiting for room as ``enqueue`` does.
 
-        Takes one item at a time and holds none back: when the call is cancelled, or
-        ``entries`` raises, everything taken before was accepted, but for an item that waited
-        for room. A checkpoint at the start and at least every ``batch_size`` entries. With a
+        Takes one item at a time and holds none back: when the call is cancelled, or ``entries``
+        raises, every item taken before was accepted, except one that waited for room. A checkpoint at the start and at least every ``batch_size`` entries. With a
         journal of durability "always" each entry waits for the disk; several tasks are faster.
 
         Returns:
             How many entries were accepted.
 
         Raises:
-            QueueClosedError: the queue takes no more entries; ``.accepted`` tells how many
-                it took.
+            QueueClosedError: the queue takes no more entries; ``.accepted`` is the number that it
+                accepted.
             TypeError: ``entries`` is not iterable, or as for ``enqueue``.
             JournalError: as for ``enqueue``; what came before was accepted.
             RuntimeError: as for ``enqueue``.
@@ -206,7 +208,8 @@ class WriteBehindQueue(Generic[E]):
                 if accepted - checkpointed_at >= size:
                     checkpointed_at = accepted
                     await trio.lowlevel.checkpoint()
-        except QueueClosedError as error:  # also from ``entries``, if they call the queue
+        # Also raised by ``entries``, if they call the queue.
+        except QueueClosedError as error:
             error.accepted = accepted
             raise
         return accepted
@@ -245,17 +248,17 @@ class WriteBehindQueue(Generic[E]):
     async def flush(self) -> None:
         """Wait for the fate of every entry accepted before the call, and of all that a journal held.
 
-        Does not wait for the flush interval. Later entries may share a call of the store that
-        it waits for, or replace an entry in it, but never add one. For a refused entry it waits
-        until the sink has it or has failed a call that began after it came; for more of them while
-        ``batch_size`` letters wait for a failing sink. A checkpoint; cancelling it changes
-        nothing for the entries.
+        Does not wait for the flush interval. Later entries may share a call of the store that it
+        waits for, or replace an entry in it, but never add a call. For a refused entry it waits
+        until the sink has the letter, or has failed a call that began after the letter came; it
+        waits longer while ``batch_size`` letters wait for a failing sink. A checkpoint; cancelling
+        it changes nothing for the entries.
 
         After a clean exit it returns.
 
         Raises:
-            QueueClosedError: some of those entries were handed back, see ``undelivered``, or
-                stay in the journal unread.
+            QueueClosedError: some of those entries ended in ``undelivered``, or stay in the journal
+                unread.
             RuntimeError: called from another thread, in a forked child, or inside a call of the
                 queue's own repository or sink.
         """
@@ -281,8 +284,7 @@ class WriteBehindQueue(Generic[E]):
     def pending(self, key: Hashable, /) -> E | None:
         """Return the newest accepted version of ``key`` that may yet be stored, or None.
 
-        Together with a read from the store this lets an application read its own writes:
-        ask here first. O(1).
+        Call this before a read from the store to see your own writes. O(1).
 
         Raises:
             TypeError: ``key`` can't be hashed.
@@ -341,8 +343,8 @@ class WriteBehindQueue(Generic[E]):
     def undelivered(self) -> tuple[E, ...]:
         """After exit: every entry that is not known to be stored, oldest batch first.
 
-        One whose write was cut off, so that its outcome is unknown, is among them. Empty
-        before the exit.
+        Includes entries whose write was cut off, so that its outcome is unknown. Empty before the
+        exit.
         """
         return self._lifetime.undelivered
 
@@ -365,7 +367,7 @@ class WriteBehindQueue(Generic[E]):
 
     @trio.lowlevel.enable_ki_protection
     def _accept(self, entry: E, receipt: Receipt | None) -> bool:
-        """Accept ``entry`` in one step, or return False: it has to wait for room."""
+        """Accept ``entry`` in one step, or return False if it has to wait for room."""
         if not self._lifetime.owner._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001  # as ``may_be_called``, inlined
             self._raise_why_not()
         keyed: Any = entry  # as in ``enqueue_nowait``
@@ -386,7 +388,7 @@ class WriteBehindQueue(Generic[E]):
 
     @trio.lowlevel.enable_ki_protection
     def _accept_some(self, entries: Sequence[Any]) -> int:
-        """Accept ``entries`` in one step, up to the first that has to wait; return how many."""
+        """Accept ``entries`` in one step, up to the first that has to wait; return their number."""
         if not self._lifetime.may_be_called():
             self._raise_why_not()
         producer = None if self._telemetry is None else self._telemetry.producer()
@@ -408,7 +410,7 @@ class WriteBehindQueue(Generic[E]):
         return accepted
 
     def _line_of(self, key: Hashable) -> Line[E] | None:
-        """Return the lane of ``key``, or None while the journal keeps the door closed."""
+        """Return the line of ``key``, or None while the journal keeps the door closed."""
         line = self._lanes.of(key)
         return line if self._room.door_is_open else None
 
@@ -425,7 +427,7 @@ class WriteBehindQueue(Generic[E]):
             ) from None
 
     def _refuse(self) -> NoReturn:
-        """Refuse an entry that has to wait for room or for the journal."""
+        """Raise, since the entry has to wait for room or for the journal."""
         recorder = self._recorder
         if recorder is not None and recorder.always:
             raise RuntimeError("with a journal of durability 'always', entries have to wait")
@@ -458,7 +460,10 @@ class WriteBehindQueue(Generic[E]):
 
 
 def _slices(entries: Iterable[E], size: int) -> Iterator[Sequence[E]]:
-    """Yield the entries in order. What is no list or tuple may run code, so it goes one by one."""
+    """Yield the entries in order, in slices of a list or tuple.
+
+    Other iterables may run user code, so they are consumed item by item.
+    """
     if type(entries) in {list, tuple}:
         many = cast("Sequence[E]", entries)
         start = 0

@@ -1,7 +1,7 @@
-"""The recorder: the task that keeps the journal, once it has replayed what a dead process left.
+"""The recorder: the task that replays the journal of a dead process, and then writes it.
 
-Accepting an entry only marks it. Everything here that changes something does so in one
-synchronous step, before or after a call of the journal, whose calls come one at a time.
+Accepting an entry only marks it. Everything here changes state in one synchronous step, before
+or after a call of the journal, and the journal gets one call at a time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from .waiting_room import Producer, WaitingRoom
 
 _MOST_IN_A_GROUP: Final = 250
-_MOST_AT_ONCE: Final = 250  # entries that one step collects or notes
+# One step collects or notes at most so many entries.
+_MOST_AT_ONCE: Final = 250
 
 
 class Recorder(Generic[E]):
@@ -59,16 +60,21 @@ class Recorder(Generic[E]):
         self._lifetime = lifetime
         self._durability = Durability(notes, lifetime, journal.sync_interval_seconds)
         self.always: bool = journal.always
-        self.kept: bool = False  # at the end: the journal holds everything that is left
+        # At the end, whether the journal holds everything that is left.
+        self.kept: bool = False
         self.replay: Replay[E] = Replay(
             journal, lanes, lines, room, notes, lifetime, key=key, durability=self._durability
         )
-        self._calling = False  # the end of a call was not seen yet
+        # True from the beginning of a call until its end was handled.
+        self._calling = False
         self._in_call: list[_Item[E]] = []
-        self._again: list[_Item[E]] = []  # what could not be written
-        self._anew = False  # only a new file helps, made of what is in memory
-        self._group: list[Producer[E]] = []  # whose entries are being written
-        # Something since it was empty, or damage that is to go away.
+        # What could not be written, and is tried again.
+        self._again: list[_Item[E]] = []
+        # True if the journal has to be rewritten from memory.
+        self._anew = False
+        # The producers whose entries are being written.
+        self._group: list[Producer[E]] = []
+        # True if the file is not empty, or holds damage that a rewrite removes.
         self._written = lifetime.recovering or journal.overgrown
         self._finished = False
         if lifetime.recovering or self.always:
@@ -76,12 +82,13 @@ class Recorder(Generic[E]):
 
     @property
     def durable(self) -> bool:
-        """Whether what was accepted would survive a crash; see ``Durability``; from any thread."""
+        """Whether accepted entries would survive a crash; see ``Durability``. From any thread."""
         return self._durability.is_true()
 
     async def run(self) -> None:
         """Keep the journal for as long as the queue lives."""
-        if self._calling:  # we crashed in a call
+        # This task crashed during a call.
+        if self._calling:
             self._note_cut_off()
         for producer in self._group:
             self._room.dismiss(producer, JournalError("the queue's journal task crashed"))
@@ -98,7 +105,7 @@ class Recorder(Generic[E]):
     async def _sync_after_interval(self) -> None:
         notes, clock = self._notes, self._lifetime.clock
         while not (notes.marked or self._has_work()):
-            # An idle queue wakes nobody, unless its journal waits for room to become smaller.
+            # An idle queue wakes nobody, unless its journal waits for room to shrink.
             with trio.move_on_at(self._tidy_at()):
                 await notes.bell.wait()
         since = clock() if notes.marked_at is None else notes.marked_at
@@ -117,16 +124,16 @@ class Recorder(Generic[E]):
     # "always"
 
     async def _commit(self) -> None:
-        """Write what a group of producers brings, then accept it."""
+        """Write the entries of a group of producers, then accept them."""
         self._group = group = await self._next_group()
         brought = [_Item(producer.key, producer.entry, Place()) for producer in group]
         error = self._durability.error
-        # While the disk fails, nobody waits for it: those who come are sent away at once.
+        # While the disk fails, producers are refused at once instead of waiting for it.
         if not group or error is None or self._lifetime.clock() >= self._durability.retry_at:
             error = await self._write_what_is_left(brought)
         self._group = []
         for producer, item in zip(group, brought, strict=True):
-            # It is on disk, even if something else could not be written after it.
+            # This entry is on disk, even if a later one could not be written.
             if item.place.numbers:
                 self._accept(producer, item)
             elif error is not None:
@@ -144,7 +151,8 @@ class Recorder(Generic[E]):
             if group or lifetime.clock() >= deadline:
                 return group
             if self._room.producers:
-                self._room.hurry()  # a full line need not be due to be in the way
+                # A line may be full without being due.
+                self._room.hurry()
             if self._has_work():
                 soon = lifetime.clock() + self._journal.sync_interval_seconds
                 deadline = min(deadline, max(soon, self._durability.retry_at))
@@ -170,19 +178,20 @@ class Recorder(Generic[E]):
     # Both
 
     async def _write_what_is_left(self, brought: Sequence[_Item[E]] = ()) -> JournalError | None:
-        """Write all that is marked, and ``brought``; return why it could not be.
+        """Write everything marked, and ``brought``; return the error if that failed.
 
-        A call for so many at a time that none of the steps before and after it takes long.
+        Each call takes few enough entries that no step before or after it takes long.
         """
         if self._lifetime.forked:
-            await trio.sleep_forever()  # the parent keeps the journal
+            # The parent keeps the journal.
+            await trio.sleep_forever()
         notes = self._notes
         batches, notes.marked_at = len(notes.marked), None
         self._durability.begin()
         error = await self._rewrite() if self._must_rewrite() else None
         if brought and error is None:
             error = await self._append(brought, is_new=True)
-        # After a failure a call is made even if there is nothing to write, to see whether it works.
+        # After a failure, call even with nothing to write, to see whether the journal works again.
         is_due = self._durability.failing
         while error is None:
             items, batches = self._next_items(batches)
@@ -199,13 +208,13 @@ class Recorder(Generic[E]):
 
     def _must_rewrite(self) -> bool:
         heals: bool = getattr(self._journal, "heals", False)
-        # With nothing held, the journal is emptied before anything is written: that makes room.
+        # With nothing held, emptying the journal makes room before anything is written.
         helps = not (heals and self._notes.held)
         self._anew = self._anew or (self._durability.failing and helps)
         return self._anew and not self._lifetime.recovering
 
     def _next_items(self, batches: int) -> tuple[list[_Item[E]], int]:
-        """Take the next of what has to be written; return it, and how many batches are left."""
+        """Take the next items to write; return them, and how many batches are left."""
         again, self._again = self._again[:_MOST_AT_ONCE], self._again[_MOST_AT_ONCE:]
         items = [item for item in again if not item.place.gone]
         batches += self._notes.displaced
@@ -245,11 +254,11 @@ class Recorder(Generic[E]):
     async def _append(
         self, items: Sequence[_Item[E]], *, is_new: bool = False
     ) -> JournalError | None:
-        """Write these, and what is settled; return why that could not be.
+        """Write ``items``, and what is settled; return the error if that failed.
 
         Args:
             items: what to write.
-            is_new: whether it is not accepted yet, so nothing is owed to it.
+            is_new: whether the items are not accepted yet, so none is tried again after a failure.
         """
         notes = self._notes
         settled, notes.settled = notes.settled, []
@@ -284,7 +293,8 @@ class Recorder(Generic[E]):
 
     def _note(self, place: Place, entry: E, number: int) -> None:
         notes = self._notes
-        place.numbers = [number]  # it takes the place of the others
+        # One record replaces the others.
+        place.numbers = [number]
         notes.unwritable.pop(place, None)
         if place.gone:
             notes.settle([place])
@@ -292,7 +302,7 @@ class Recorder(Generic[E]):
             notes.hold(place, entry)
 
     def _report_unwritable(self, unwritable: Sequence[_Item[E]]) -> None:
-        """Log the first of them: with the wrong ``entry_type`` there may be one in each interval."""
+        """Log the first item; with a wrong ``entry_type`` there may be one in each interval."""
         self._notes.unwritable.update(
             (item.place, None) for item in unwritable if not item.place.gone
         )
@@ -306,7 +316,7 @@ class Recorder(Generic[E]):
         )
 
     async def _rewrite(self) -> JournalError | None:
-        """Have a new file with all that the journal should hold, out of memory."""
+        """Write a new file from memory, with everything that the journal should hold."""
         places: list[Place] = list(self._notes.held)
         entries: list[E] = []
         for at in range(0, len(places), _MOST_AT_ONCE):
@@ -332,12 +342,13 @@ class Recorder(Generic[E]):
     def _note_anew(self, place: Place, number: int | None) -> None:
         if number is not None:
             self._note(place, cast("E", place.entry), number)
-        else:  # it was written before, so somebody has changed it since
+        # It was written before, and somebody has changed it since.
+        else:
             place.numbers = []
             self._notes.unwritable[place] = None
 
     async def _tidy(self) -> JournalError | None:
-        """Make the journal smaller, if it knows how to, without what is in memory."""
+        """Make the journal smaller by its own means, if it has any."""
         tidy: Callable[[], Awaitable[None]] | None = getattr(self._journal, "tidy", None)
         if tidy is None:
             return await self._rewrite()
@@ -349,7 +360,7 @@ class Recorder(Generic[E]):
             self._durability.work()
 
     def _note_cut_off(self) -> None:
-        """Note that it is not known what a call came to: numbers are lost."""
+        """Note that the outcome of a call is unknown, so record numbers are lost."""
         self._calling = False
         self._again = self._in_call + self._again
         self._anew = True
@@ -366,13 +377,14 @@ class Recorder(Generic[E]):
         self._group = []
         if self._calling:
             self._note_cut_off()
-        with trio.CancelScope(shield=True):  # for as long as the disk takes
+        # Without a deadline: as long as the disk takes.
+        with trio.CancelScope(shield=True):
             self.kept = await self._write_last()
 
     async def _write_last(self) -> bool:
         ledger = self._lifetime.ledger
         if self._lifetime.recovering or ledger.depth or ledger.in_flight:
-            # The first failure may be of the file, which the second one makes good.
+            # The first call may fail because of the file, which the second one replaces.
             written = (
                 await self._write_what_is_left() is None or await self._write_what_is_left() is None
             )
@@ -380,7 +392,8 @@ class Recorder(Generic[E]):
         if self._written:
             try:
                 await self._journal.rewrite([])
-            except JournalError as error:  # what is settled will be written once more
+            # What is settled will be written to the store once more.
+            except JournalError as error:
                 self._lifetime.log(logging.WARNING, "the journal could not be emptied: %s", error)
             else:
                 self._anew = False
@@ -394,7 +407,7 @@ def _number(batch: Batch[E]) -> int:
 
 
 class _Item(NamedTuple, Generic[E]):
-    """Something to be written."""
+    """One entry to write to the journal."""
 
     key: Hashable
     entry: E

@@ -1,4 +1,4 @@
-"""The replay of what a dead process left in the journal, page by page."""
+"""The replay of entries that a dead process left in the journal, page by page."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Pages(Protocol[E_co]):
         ...
 
     async def set_aside(self, number: int, /) -> None:
-        """Keep an entry for a person."""
+        """Set an entry aside for a person to look at."""
         ...
 
 
 class Replay(Generic[E]):
-    """Takes over what the journal holds, as far as there is room, before anything new is accepted.
+    """Takes over the entries of the journal, as far as there is room, before new ones are accepted.
 
     Each row is one step of ``go_on``; the first that applies is taken.
 
@@ -56,8 +56,8 @@ class Replay(Generic[E]):
     | else                                        | read the next page; if there is none,   |
     |                                             | seal, admit who waits: the replay is over |
 
-    What was read leaves the page only once it is taken over, so a crash loses nothing of it. It
-    is due at once: it is older than any flush interval.
+    An entry leaves the page only once it is taken over, so a crash of the task loses none. It is
+    due at once, being older than any flush interval.
     """
 
     def __init__(
@@ -75,21 +75,29 @@ class Replay(Generic[E]):
     ) -> None:
         self._journal = journal
         self._lanes = lanes
-        self._lines = lines  # the same, with a journal
+        # The same lines, typed as those of a journal.
+        self._lines = lines
         self._room = room
         self._notes = notes
         self._lifetime = lifetime
         self._key = key
         self._durability = durability
         self._record = record
-        self._last = 0  # number of the last entry that was read
-        self._page: deque[tuple[int, E]] = deque()  # of what was read, not taken over yet
-        self._keyless: deque[int] = deque()  # numbers of entries that are to be set aside
-        self._unmerged: Hashable = None  # key of the first of the page, if it can't merge
-        self._is_held_up = False  # by that one
+        # The number of the last entry that was read.
+        self._last = 0
+        # Entries that were read and not taken over yet.
+        self._page: deque[tuple[int, E]] = deque()
+        # The numbers of entries to set aside.
+        self._keyless: deque[int] = deque()
+        # The key of the page's first entry, if that can't merge.
+        self._unmerged: Hashable = None
+        # True while that entry holds the replay up.
+        self._is_held_up = False
         self._taken = 0
-        self._over = trio.Event()  # or it was given up
-        self._last_fates: list[Fate] = []  # of what it brought, once it is over
+        # Set when the replay is over or was given up.
+        self._over = trio.Event()
+        # The last fates of the replayed entries, once it is over.
+        self._last_fates: list[Fate] = []
 
     async def go_on(self) -> None:
         """Do the next step."""
@@ -97,7 +105,8 @@ class Replay(Generic[E]):
         if self._keyless:
             await self._set_aside(self._keyless[0])
         elif self._waits_for_the_writer() or lifetime.ledger.depth >= self._capacity:
-            await self._notes.bell.wait()  # all that it waits for is due
+            # Everything that it waits for is due already.
+            await self._notes.bell.wait()
         elif self._page:
             self._take_over()
         elif await self._read():
@@ -119,7 +128,7 @@ class Replay(Generic[E]):
         return self._lines[self._lanes.number_of(key)]
 
     async def _read(self) -> bool:
-        """Read a page; return whether there is none any more."""
+        """Read a page; return whether nothing was left."""
         lifetime = self._lifetime
         room = self._capacity - lifetime.ledger.depth
         try:
@@ -127,8 +136,8 @@ class Replay(Generic[E]):
         except JournalError as error:
             await self._pause_after(error)
             return False
-        # The journal finishes a call that is cancelled. Then the queue is over, and what it
-        # read stays there.
+        # The journal finishes even a cancelled call. Then the queue has ended, and the page stays in
+        # the journal.
         await trio.lowlevel.checkpoint_if_cancelled()
         if page:
             self._page.extend(page)
@@ -142,21 +151,23 @@ class Replay(Generic[E]):
             try:
                 key = self._key(entry)
                 line = self._line_of(key)
-                line.holder(key)  # hashes and compares the key
+                # Hashes and compares the key.
+                line.holder(key)
             except Exception:  # noqa: BLE001  # whatever the user's key raised
                 self._keyless.append(number)
             else:
                 if not self._recover(line, key, number, entry):
                     break
-            self._page.popleft()  # not before: what crashes us is taken over again
+            # Only now, so an entry that crashes this task is taken over again.
+            self._page.popleft()
         self._lanes.seal(FlushReason.DRAIN if self._lifetime.closing.is_set() else FlushReason.DUE)
 
     def _recover(self, line: JournaledLine[E], key: Hashable, number: int, entry: E) -> bool:
         try:
             batch = line.recover(key, entry)
         except Exception as error:  # noqa: BLE001  # whatever the user's merge raised
-            # Both were accepted, so neither is lost: as without the crash, the older one is
-            # written, then the newer one, and the store judges each.
+            # Both were accepted, so neither is lost. As without the crash, the older one is
+            # written first, then the newer one, and the store judges each.
             self._unmerged, self._is_held_up = key, True
             self._lifetime.log(
                 logging.ERROR,
@@ -194,7 +205,8 @@ class Replay(Generic[E]):
     def _end(self) -> None:
         lifetime = self._lifetime
         lifetime.recovering = False
-        self._last_fates = self._lanes.tails()  # all sealed: of nothing that comes later
+        # All batches are sealed, so these fates include no later entries.
+        self._last_fates = self._lanes.tails()
         self._over.set()
         if self._taken:
             lifetime.log(logging.INFO, "journal replayed, entries taken over: %d", self._taken)
@@ -203,16 +215,16 @@ class Replay(Generic[E]):
         lifetime.note_settled()
 
     def give_up(self) -> None:
-        """Let those who wait for the end go: the queue is over."""
+        """Wake those who wait for the end, since the queue has ended."""
         self._over.set()
 
     async def fates(self) -> list[Fate]:
-        """Wait for the end, then return the fates that are known last."""
+        """Wait for the end, then return the last fate of each lane."""
         await self._over.wait()
         return self._last_fates
 
     def log_rest(self) -> None:
-        """Log what stays in the journal because it was not read."""
+        """Log how many entries stay in the journal unread."""
         held: int | None = getattr(self._journal, "entries_to_replay", None)
         if held is None:
             self._lifetime.log(

@@ -1,4 +1,4 @@
-"""Supervision: our tasks are restarted when they crash, until that has happened too often."""
+"""Supervision: restarts our tasks when they crash, until that has happened too often."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ MOST_CRASHES: Final = 3
 
 
 class Task(NamedTuple):
-    """What is restarted when it crashes."""
+    """A task that is restarted when it crashes."""
 
     name: str
     run: Callable[[], Awaitable[None]]
-    lane: int | None = None  # None: it serves them all
+    # None: it serves all lanes.
+    lane: int | None = None
 
 
 class Supervisor:
-    """Runs the queue's tasks; each finds the work of a crashed one where that left it."""
+    """Runs the queue's tasks; a restarted one goes on where the crashed one stopped."""
 
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
-        self.last_straw: BaseException | None = None  # the crash that was one too many
+        # The crash that was one too many.
+        self.last_straw: BaseException | None = None
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, tasks: Iterable[Task], give_up: Callable[[], None]) -> None:
-        """Run every task, none of which ends by itself, until the lifetime's scope is over.
+        """Run every task until the lifetime's scope is cancelled; none ends by itself.
 
-        ``give_up`` is called at once when there was one crash too many.
+        ``give_up`` is called at once after one crash too many.
         """
         with self._lifetime.scope:
             async with trio.open_nursery() as nursery:
@@ -64,7 +66,7 @@ class Supervisor:
     def _note_crash(self, task: Task, error: BaseException, give_up: Callable[[], None]) -> None:
         lifetime = self._lifetime
         crashes = lifetime.note_crash(task.lane)
-        # The frames, but not the message, which may quote an entry.
+        # Log the frames, but not the message, which may quote an entry.
         leaves = leaves_of(error)
         frames = "".join("".join(traceback.format_tb(leaf.__traceback__)) for leaf in leaves)
         classes = ", ".join(type(leaf).__qualname__ for leaf in leaves)
@@ -84,5 +86,5 @@ class Supervisor:
 
 
 def other_than_cancelled(error: BaseException) -> bool:
-    """Tell whether ``error``, or anything in a group, is no ``trio.Cancelled``."""
+    """Return whether ``error``, or anything in a group, is not a ``trio.Cancelled``."""
     return not all(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))

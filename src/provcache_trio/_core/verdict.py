@@ -25,11 +25,13 @@ _OUR_CODE: Final = __name__.rpartition(".")[0]
 
 
 class Verdict(NamedTuple):
-    """What an exception means; of several, the lowest decides."""
+    """What an exception means; of several, the lowest one decides."""
 
     kind: Kind
-    too_slow: bool = False  # the store was at work when time, memory or room ran out
-    closed: bool = False  # the store was closed
+    # The store was at work when time, memory or room ran out.
+    too_slow: bool = False
+    # The store was closed.
+    closed: bool = False
 
 
 _CRASH: Final = Verdict(Kind.CRASH)
@@ -40,13 +42,16 @@ _TOO_SLOW: Final = Verdict(Kind.UNAVAILABLE, too_slow=True)
 # The first class that an exception is an instance of decides.
 VERDICTS: Final[tuple[tuple[type[BaseException], Verdict], ...]] = (
     (StoreMisconfiguredError, _PERSON),
-    (StoreUnavailableError, _AWAY),  # or too slow, as it says itself
-    (TimeoutError, _TOO_SLOW),  # unless it has an errno: then it is the network's
+    # Or too slow, if the error says so itself.
+    (StoreUnavailableError, _AWAY),
+    # With an errno it is the network's; see ``_verdict_on``.
+    (TimeoutError, _TOO_SLOW),
     (OSError, _AWAY),
     (trio.TooSlowError, _TOO_SLOW),
     (MemoryError, _TOO_SLOW),
-    (trio.WouldBlock, _TOO_SLOW),  # as what a full queue raises that serves as a store
-    # What a closed store raises, and a closed queue that serves as the store of another.
+    # Raised by a full queue that serves as a store.
+    (trio.WouldBlock, _TOO_SLOW),
+    # Raised by a closed store, or by a closed queue that serves as a store.
     (trio.ClosedResourceError, Verdict(Kind.MISCONFIGURED, closed=True)),
     (trio.BrokenResourceError, _AWAY),
     (trio.BusyResourceError, _AWAY),
@@ -54,11 +59,11 @@ VERDICTS: Final[tuple[tuple[type[BaseException], Verdict], ...]] = (
     (TransientStoreError, Verdict(Kind.TRANSIENT)),
     (EntryRejectedError, Verdict(Kind.REJECTED)),
     (Exception, Verdict(Kind.UNKNOWN)),
-    # An interrupt cut the call short: the outcome is unknown.
+    # An interrupt cut the call short, so the outcome is unknown.
     (KeyboardInterrupt, _AWAY),
     # Raised by the repository itself; our own Cancelled is re-raised in ``result_of``. A
     # repository that cancels itself (asyncio bridges can) must not end the writer as if the
-    # queue had been told to stop.
+    # queue had been cancelled.
     (trio.Cancelled, Verdict(Kind.UNKNOWN)),
 )
 
@@ -92,9 +97,9 @@ def classify(error: BaseException, owner: object = None) -> Failure:
 async def result_of(
     call: Callable[[], Awaitable[T]], scope: trio.CancelScope, owner: object = None
 ) -> T | Failure:
-    """Await foreign code, a method of ``owner``; return its result or what it raised means.
+    """Await foreign code, a method of ``owner``; return its result, or what its exception means.
 
-    A KeyboardInterrupt that a task of its own has caught is handed on to the main task.
+    A KeyboardInterrupt caught by a task of the foreign code is passed on to the main task.
 
     Raises:
         trio.Cancelled: ``scope`` is cancelled; whatever else was raised does not matter.
@@ -104,8 +109,8 @@ async def result_of(
         return await call()
     except BaseException as error:  # noqa: ASYNC103  # ours is raised again below
         if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves_of(error)):
-            # A task of the foreign code's own caught what is meant for the main task. Ours
-            # are protected, so this hands it on.
+            # A task of the foreign code caught an interrupt that is meant for the main task. Our
+            # tasks are protected, so raising the signal again sends it there.
             signal.raise_signal(signal.SIGINT)
         if scope.cancel_called:
             await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC102  # only to raise
@@ -120,7 +125,7 @@ def _verdict_on(leaf: BaseException) -> Verdict:
         if isinstance(leaf, cls):
             if cls is StoreUnavailableError and getattr(leaf, "too_slow", False) is True:
                 return _TOO_SLOW
-            # ETIMEDOUT of a connection that was lost, or never made.
+            # ETIMEDOUT: a connection was lost, or never made.
             if cls is TimeoutError and getattr(leaf, "errno", None) is not None:
                 return _AWAY
             return verdict
@@ -130,8 +135,7 @@ def _verdict_on(leaf: BaseException) -> Verdict:
 def _place_in(owner: object, error: BaseException) -> str | None:
     """Return file and line of the innermost frame of the owner's own code.
 
-    That is code of the package that its class comes from; if none of it was running, the
-    outermost code that is not ours.
+    That is code of the package of its class, or else the outermost code that is not ours.
     """
     package = type(owner).__module__.partition(".")[0]
     outermost: str | None = None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Producer(Generic[E]):
-    """A task that waits, and what it brings."""
+    """A task that waits, and its entry."""
 
     __slots__ = ("entry", "error", "gone", "key", "known_as", "receipt", "task")
 
@@ -33,29 +33,30 @@ class Producer(Generic[E]):
         self.key: Hashable = key
         self.entry: E = entry
         self.receipt: Receipt | None = receipt
-        self.known_as: Hashable | None = known_as  # to telemetry
+        # The producer as telemetry knows it.
+        self.known_as: Hashable | None = known_as
         self.error: BaseException | None = None
-        self.gone: bool = False  # cancelled, when it was too late to leave no trace
+        # True if it was cancelled too late to leave no trace.
+        self.gone: bool = False
 
 
 class WaitingRoom(Generic[E]):
     """Admits producers as the line gets shorter.
 
-    The step that makes room accepts the entries itself, on behalf of the tasks that brought
-    them. Nobody who comes later can slip in before they run, and a producer that is
-    cancelled was either accepted or leaves no trace.
+    The step that makes room accepts the entries itself, on behalf of the waiting tasks. So no
+    later producer can overtake them before they run, and a producer that is cancelled was either
+    accepted or leaves no trace.
 
     Who is admitted, and when:
 
-    - A key in line needs no room. So when a key gets its place, everybody who waits with it is
-      admitted with it, in order.
-    - Otherwise there has to be room, and whoever came first is first.
-    - Nobody while the door is closed: older entries come from the journal, or, with a journal of
-      durability "always", every entry goes to the disk first. Then ``take`` does what the door
-      does otherwise.
+    - A key in line needs no room. So when a key gets its place, every producer that waits with
+      that key is admitted, in order.
+    - Otherwise there has to be room; producers are admitted in the order in which they came.
+    - While the door is closed, nobody: older entries come from the journal, or, with a journal of
+      durability "always", every entry goes to the disk first. ``take`` admits producers then.
 
     Args:
-        bell: rings when somebody comes or there is room.
+        bell: rung when a producer comes or there is room.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class WaitingRoom(Generic[E]):
         self._telemetry = lifetime.telemetry
         self._bell = bell
         self.door_is_open: bool = True
-        # In the order in which they came. Not a dict, whose first is found by passing over all
-        # that were deleted before it.
+        # In the order in which they came. Not a dict: finding its first item means passing over
+        # all that were deleted before it.
         self.producers: OrderedDict[Producer[E], None] = OrderedDict()
-        # One who comes now is admitted while fewer are in line. (A merge function may call the
-        # queue while ``let_in`` runs, when there is room, and others wait for it.)
+        # A new producer is admitted while fewer entries than this are in line. (A merge function
+        # may call the queue while ``let_in`` runs, when there is room that others wait for.)
         self.most: int = self._capacity
         self._by_key: dict[Hashable, dict[Producer[E], None]] = {}
-        # Keys that were seen in line while somebody waited with them; only ``take`` asks.
+        # Keys that came into line while a producer waited with them; only for ``take``.
         self._need_no_room: OrderedDict[Hashable, None] = OrderedDict()
         for line in lanes.lines:
             line.on_room = self.let_in
@@ -87,7 +88,7 @@ class WaitingRoom(Generic[E]):
         self.door_is_open = False
 
     def open_door(self) -> None:
-        """Admit everybody whose key is in line, in order, then others, as far as there is room."""
+        """Admit all whose key is in line, in order, then others as far as there is room."""
         self.door_is_open = True
         for producer in tuple(self.producers):
             if self._lanes.of(producer.key).holder(producer.key) is not None:
@@ -101,13 +102,14 @@ class WaitingRoom(Generic[E]):
 
         Raises:
             QueueClosedError: the intake was closed first.
-            RuntimeError: the caller is what makes room, and would wait for itself.
+            RuntimeError: the caller is a call that makes room, so it would wait for itself.
             Exception: whatever the queue's ``merge`` raised for this entry.
         """
         self._calls.raise_if_inside("waiting for room")
         known_as = None if self._telemetry is None else self._telemetry.producer()
         producer = Producer(key, entry, receipt, known_as)
-        if self._together:  # first: comparing keys runs code that may raise
+        # First, as comparing keys runs code that may raise.
+        if self._together:
             self._by_key.setdefault(key, {})[producer] = None
             self._note_place(key)
         self.producers[producer] = None
@@ -127,12 +129,12 @@ class WaitingRoom(Generic[E]):
             raise producer.error
 
     def hurry(self) -> None:
-        """Have the heads of a full queue's lines written: they need not be due to be in the way."""
+        """Make the heads of a full queue's lines due: they may take room without being due."""
         if self._ledger.depth >= self._capacity:
             self._lanes.hurry()
 
     def close(self, name: str) -> None:
-        """Send everybody away."""
+        """Refuse everybody who waits."""
         why = "while it was full" if self.door_is_open else "before the journal had it"
         for producer in tuple(self.producers):
             self._leave(producer)
@@ -155,14 +157,15 @@ class WaitingRoom(Generic[E]):
         while self.door_is_open and self.producers and self._ledger.depth < self._capacity:
             first = next(iter(self.producers))
             same_key = tuple(self._by_key.get(first.key, (first,)))
-            for producer in same_key:  # the first gets the key its place, the others share it
+            # The first one gives the key its place, and the others share it.
+            for producer in same_key:
                 self._leave(producer)
                 self.admit(producer)
         if self.producers:
             self.hurry()
 
     def take(self, room: int, most: int) -> list[Producer[E]]:
-        """Take at most ``most`` out: the first ones, as far as there is room, then who needs none."""
+        """Take out at most ``most``: the first ones that have room, then those that need none."""
         taken: list[Producer[E]] = []
         while self.producers and len(taken) < min(room, most):
             taken.append(next(iter(self.producers)))
@@ -175,22 +178,23 @@ class WaitingRoom(Generic[E]):
         return taken
 
     def _take_with(self, key: Hashable, most: int) -> list[Producer[E]]:
-        """Take out the first ones who wait with ``key``, which is in line."""
+        """Take out the first producers that wait with ``key``, which is in line."""
         taken = list(islice(self._by_key.get(key, ()), most))
         for producer in taken:
             self._leave(producer)
-        self._note_place(key)  # for those who still wait with it
+        # For those that still wait with it.
+        self._note_place(key)
         return taken
 
     def admit(self, producer: Producer[E]) -> Batch[E] | None:
-        """Accept what one who was taken out brings; return None if its merging failed."""
+        """Accept the entry of a producer that was taken out; return None if merging failed."""
         batch = self._accept(producer)
         if not producer.gone:
             trio.lowlevel.reschedule(producer.task)
         return batch
 
     def dismiss(self, producer: Producer[E], error: BaseException) -> None:
-        """Send one who was taken out away."""
+        """Raise ``error`` in a producer that was taken out."""
         producer.error = error
         if not producer.gone:
             trio.lowlevel.reschedule(producer.task)
@@ -204,7 +208,8 @@ class WaitingRoom(Generic[E]):
             producer.error = error
             return None  # noqa: ASYNC104
         if batch is None:
-            raise AssertionError("unreachable")  # there was no limit
+            # Accepting had no limit.
+            raise AssertionError("unreachable")
         if producer.receipt is not None and not producer.gone:
             line.await_fate(batch, key, producer.receipt)
         batch.note_producer(producer.known_as)
@@ -212,6 +217,6 @@ class WaitingRoom(Generic[E]):
         return batch
 
     def _note_place(self, key: Hashable) -> None:
-        """Remember for ``take`` that ``key`` may be in line while somebody waits with it."""
+        """Note for ``take`` that ``key`` may be in line while a producer waits with it."""
         if not self.door_is_open and key in self._by_key:
             self._need_no_room[key] = None

@@ -1,4 +1,4 @@
-"""The watch over the store: one for all lanes, none of which writes its fields.
+"""The watch over the store: one for all lanes, which report to it by its methods.
 
 A *proof* is a call that changed at least one row. Calls are numbered when they begin. A *run*
 is the refusals in a row in batches of which nothing was stored.
@@ -53,10 +53,10 @@ class StoreWatch:
     Lanes are known by their backoff.
 
     Attributes:
-        suspecting: so many refusals came in a row that the store is to blame.
+        suspecting: whether so many refusals came in a row that the store is to blame.
         epoch: rises with each change of ``suspecting``.
         last_error: the last error of the store or the sink.
-        run: the calls that refused, of the refusals in a row.
+        run: the calls of the refusals in a row.
     """
 
     __slots__ = (
@@ -80,11 +80,14 @@ class StoreWatch:
         self.suspecting: bool = False
         self.epoch: int = 0
         self._calls = 0
-        self._suspected_at = 0  # the last call that had begun
+        # The last call that had begun when the suspicion arose.
+        self._suspected_at = 0
         self.run: list[int] = []
         self._held: set[Backoff] = set()
-        self._waiting: dict[Backoff, Kind] = {}  # why each lane waits
-        self._doubts: dict[Backoff, int] = {}  # entries in doubt, of lanes that have some
+        # Why each waiting lane waits.
+        self._waiting: dict[Backoff, Kind] = {}
+        # How many entries of each lane are in doubt, if any are.
+        self._doubts: dict[Backoff, int] = {}
         self._doubts_reported = False
         self._flapped_at = -inf
 
@@ -92,14 +95,14 @@ class StoreWatch:
 
     @property
     def trouble(self) -> Kind | None:
-        """Why the queue waits: MISCONFIGURED, which is for a person, UNAVAILABLE or UNKNOWN."""
+        """Why the queue waits: MISCONFIGURED, which needs a person, UNAVAILABLE or UNKNOWN."""
         if self._held:
             return Kind.MISCONFIGURED
         return min(self._waiting.values(), default=None)
 
     @property
     def flaps(self) -> bool:
-        """Whether what failed for an unknown reason went through as it was a moment ago."""
+        """Whether something that failed for an unknown reason was stored unchanged a moment ago."""
         return self._lifetime.clock() - self._flapped_at < _FLAPPING_SECONDS
 
     @property
@@ -132,7 +135,7 @@ class StoreWatch:
             self.hold(lane, failure)
 
     def hold(self, lane: Backoff, failure: Failure) -> None:
-        """Hold ``lane`` until the store is proved well."""
+        """Hold ``lane`` until a proof that the store is well."""
         before = self.trouble
         self._held.add(lane)
         self._report_change(before, failure._replace(kind=Kind.MISCONFIGURED))
@@ -178,7 +181,7 @@ class StoreWatch:
             self._doubts_reported = False
 
     def waits_in_doubt(self, lane: Backoff, failure: Failure) -> None:
-        """Note that ``lane`` has nothing to do but to try again what is in doubt."""
+        """Note that ``lane`` waits only to retry entries in doubt."""
         self._waiting[lane] = Kind.UNKNOWN
         several = sum(self._doubts.values())
         if several > 1 and not self._doubts_reported:
@@ -193,7 +196,7 @@ class StoreWatch:
             )
 
     def went_through(self) -> None:
-        """Note that what had failed for an unknown reason was stored as it was."""
+        """Note that something that had failed for an unknown reason was stored unchanged."""
         self._flapped_at = self._lifetime.clock()
 
     def finished(self, lane: Backoff) -> None:

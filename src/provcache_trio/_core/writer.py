@@ -1,4 +1,4 @@
-"""The writer: retries in place, isolates what can't be stored, and loses nothing."""
+"""The writer: retries in place, isolates entries that can't be stored, and loses nothing."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ if TYPE_CHECKING:
     from .watch import StoreWatch
 
 
-_CLOSED_FOR_GOOD: Final = 2  # calls in a row, while draining
+# While draining, so many calls in a row that find the store closed end the drain.
+_CLOSED_FOR_GOOD: Final = 2
 _NO_TELEMETRY: Final = nullcontext()
 
 
 class Writer(Generic[E]):
     """Writes one line's batches, one at a time, in order.
 
-    What is left to do with a batch is kept on the batch, so a writer that crashed and was
-    restarted goes on with the call that it could not finish. The rules are in the tables of
-    ``progress``, ``doubt``, ``pace`` and ``watch``; here they are carried out.
+    What is left to do with a batch is kept on the batch, so a restarted writer goes on with the
+    call that the crash interrupted. The rules are in the tables of ``progress``, ``doubt``,
+    ``pace`` and ``watch``; this class carries them out.
     """
 
     def __init__(
@@ -61,10 +62,14 @@ class Writer(Generic[E]):
         self._watch = watch
         self._lifetime = lifetime
         self._lane = lane
-        self._flush: FlushTelemetry | None = None  # of the batch that is being written
-        self._failures = 0  # calls in a row that found no working store
-        self._closed = 0  # calls in a row that found it closed
-        self._last_stored = 0  # the number of the last call that changed something
+        # Telemetry of the batch that is being written.
+        self._flush: FlushTelemetry | None = None
+        # Calls in a row that found no working store.
+        self._failures = 0
+        # Calls in a row that found the store closed.
+        self._closed = 0
+        # The number of the last call that changed something.
+        self._last_stored = 0
         self._pace = Pace(lifetime.options.batch_size)
         self.backoff = Backoff(lifetime)
 
@@ -74,11 +79,11 @@ class Writer(Generic[E]):
         while True:
             while line.writing is None:
                 line.take(await channel.receive())
-            with self._told(line.writing) as self._flush:
+            with self._reported(line.writing) as self._flush:
                 await self._write(line.writing)
 
-    def _told(self, batch: Batch[E]) -> AbstractContextManager[FlushTelemetry | None]:
-        """Surround the writing of ``batch`` with what telemetry has to say of it."""
+    def _reported(self, batch: Batch[E]) -> AbstractContextManager[FlushTelemetry | None]:
+        """Return a context that reports the writing of ``batch`` to telemetry."""
         telemetry = self._lifetime.telemetry
         if telemetry is None:
             return _NO_TELEMETRY
@@ -103,7 +108,7 @@ class Writer(Generic[E]):
     # When nothing is left to be tried
 
     def _put_back(self, batch: Batch[E], progress: Progress) -> bool:
-        """Put refused entries back if the refusals may say more about the store than them."""
+        """Put refused entries back if the store may be to blame rather than the entries."""
         suspecting = self._watch.suspecting
         keys = progress.to_try_again(
             batch.refused.items(), suspecting=suspecting, epoch=self._watch.epoch
@@ -115,13 +120,13 @@ class Writer(Generic[E]):
             batch.entries[key] = refusal.entry
             progress.tries[key] = refusal.tries
         progress.put_back(keys)
-        # Under suspicion each failure waits, so what is in doubt needs no wait of its own.
+        # Under suspicion each failure waits, so entries in doubt need no wait of their own.
         rest = progress.begin_round() if suspecting else 0
         self._lifetime.ledger.retries += len(keys) + rest
         return True
 
     async def _next_round(self, progress: Progress) -> bool:
-        """Wait, then try what is in doubt again; return whether there is anything."""
+        """Wait, then plan to retry entries in doubt; return whether there are any."""
         if not progress.doubtful:
             return False
         _, failure = progress.doubtful[-1]
@@ -135,7 +140,8 @@ class Writer(Generic[E]):
 
     async def _try(self, batch: Batch[E], progress: Progress, part: Part) -> None:
         if self._lifetime.forked:
-            await trio.sleep_forever()  # the parent writes this batch
+            # The parent writes this batch.
+            await trio.sleep_forever()
         entries = batch.to_send(part)
         part.tries += 1
         call = self._watch.begin()
@@ -182,13 +188,15 @@ class Writer(Generic[E]):
     ) -> None:
         written = len(part.keys)
         if type(changed) is not int or not 0 <= changed <= written:
-            changed = written  # the rows are stored, whatever the repository says of them
+            # The rows are stored, whatever the repository returned.
+            changed = written
         self._line.persisted(batch, part, written - changed)
         if changed:
             progress.stored = True
             self._last_stored = call
             self._watch.proved(self.backoff, call)
-        else:  # nothing had to be written: no proof that it would be
+        # Nothing had to be written, which proves nothing about writing.
+        else:
             self._watch.answered(self.backoff)
         self._failures = self._closed = 0
         if part.failed_unknown:
@@ -265,7 +273,7 @@ class Writer(Generic[E]):
         *,
         condemned: bool = False,
     ) -> None:
-        """Take an entry out of the batch; condemned: it was counted when it first failed alone."""
+        """Take an entry out of the batch; a condemned one was counted when it first failed alone."""
         watch = self._watch
         (key,) = part.keys
         if not condemned:
@@ -335,19 +343,19 @@ class Writer(Generic[E]):
     # Waits and log lines
 
     async def _retry(self, part: Part, failures: int) -> None:
-        """Wait; the part stays where it is, so nothing overtakes it."""
+        """Wait; the part keeps its place, so nothing overtakes it."""
         await self.backoff.wait(failures)
         self._lifetime.ledger.retries += len(part.keys)
 
     async def _wait_under_suspicion(self, failure: Failure) -> None:
-        """Wait if the store refuses everything: else what is put back is tried without end."""
+        """Wait if the store refuses everything, or entries put back would be retried without pause."""
         if self._watch.suspecting:
             self._watch.hold(self.backoff, failure)
             self._failures += 1
             await self.backoff.wait(self._failures)
 
     async def _wait_after_unknown(self, progress: Progress, failure: Failure) -> None:
-        """Wait once an entry has failed alone, unless it is known that entries are to blame."""
+        """Wait once an entry has failed alone, unless entries are known to be to blame."""
         if self._watch.suspecting:
             await self._wait_under_suspicion(failure)
         elif progress.failed_alone and not (
