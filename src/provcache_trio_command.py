@@ -1,4 +1,4 @@
-"""The program ``provcache``; apart from the package, because to import that takes a while."""
+"""The program ``provcache``; outside the package, which takes a while to import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 def main() -> int:
     """Run the command that the program was started with, and return its exit status."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Before and after the work there is nothing to clean up: no traceback.
+        # Before and after the work there is nothing to clean up, so Ctrl-C needs no traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from provcache_trio._cli import main as run  # noqa: PLC0415  # see above
 

@@ -2,21 +2,21 @@
 
 The folders, from below; imports point down this list, and never to a folder of the same rank::
 
-    _vocabulary     entries, options, metrics, errors, protocols: the words of everything else
+    _vocabulary     entries, options, metrics, errors, protocols: used by everything else
     _core           the queue: from the acceptance of an entry to its settlement
-    _disk           threads, locks and SQLite connections, for whatever keeps a file
-    _asyncio        bridges to asyncio, for drivers that are asyncio's
-    _pgserver       a PostgreSQL server to throw away, for the demo and the tests
+    _disk           threads, locks and SQLite connections, for everything that keeps a file
+    _asyncio        bridges to asyncio, for asyncio drivers
+    _pgserver       a throw-away PostgreSQL server, for the demo and the tests
     sqlite          a store in one file
     postgres        a store on a server
     journal         accepted entries on disk, so that they outlive the process
-    dead_letters    what a store refused, on disk
+    dead_letters    entries that a store refused, on disk
     testing         fakes and a contract, for the tests of an application
     otel            traces and metrics for OpenTelemetry
     prometheus      metrics for Prometheus
     status          the same over HTTP, for people and orchestrators
-    nats            a stream that outlives a machine, and the relay from there to a store
-    cache           the read side: what is stored and what is still in line, as one
+    nats            a stream that survives the loss of a machine, and its relay to a store
+    cache           the read side: stored entries merged with those still in line
     _cli            the command ``provcache``
 
 Each folder's ``__init__`` says what lives there and what it may import. The core is read in the

@@ -1,4 +1,4 @@
-"""Arguments that several entry points check alike.
+"""Checks of arguments, shared by several entry points.
 
 Values are annotated as object: callers may give what their annotations do not allow. Each
 function raises TypeError for a wrong type and ValueError for a wrong value; both name the
@@ -11,18 +11,19 @@ import sys
 from datetime import datetime
 from typing import Final, cast
 
-MOST: Final = 2**63 - 1  # what a signed 64-bit column holds
+# The largest value of a signed 64-bit column.
+MOST: Final = 2**63 - 1
 
 
 def check_type(name: str, value: object, kind: type) -> None:
-    """Raise unless ``value`` is exactly of type ``kind``: bool is no int here."""
+    """Raise unless ``value`` is exactly of type ``kind``, so that a bool is not an int."""
     if type(value) is not kind:
         article = "an" if kind is int else "a"
         raise TypeError(f"{name} must be {article} {kind.__name__}, not {type(value).__name__}")
 
 
 def check_int(name: str, value: object, *, at_least: int, at_most: int | None = MOST) -> None:
-    """Raise unless ``value`` is an int in that range; None is no upper bound."""
+    """Raise unless ``value`` is an int in that range; ``at_most=None``: no upper bound."""
     check_type(name, value, int)
     number = cast("int", value)
     if number < at_least or (at_most is not None and number > at_most):
@@ -38,7 +39,7 @@ def check_seconds(
     if type(value) is not float and type(value) is not int:
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     most = sys.float_info.max if at_most is None else at_most
-    # NaN fails this, too, and an int that no float can hold.
+    # NaN fails this test, too, as does an int that no float can hold.
     if not 0 <= value <= most or (positive and value == 0):
         least = "above 0" if positive else "at least 0"
         allowed = f"finite and {least}" if at_most is None else f"{least} and at most {at_most}"

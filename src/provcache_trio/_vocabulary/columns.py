@@ -1,4 +1,4 @@
-"""How an entry is stored by every database: its columns, its hashes and its times."""
+"""How every database stores an entry: its columns, its hashes and its times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 HASHES: Final = ("veri_key", "verdict_hash", "proof_root", "policy_hash", "signer_set_hash")
-# What the version of a key that was created later brings.
+# The columns taken from the version of a key that was created later.
 PAYLOAD: Final = (
     *HASHES[1:],
     "digest_version",
@@ -26,7 +26,7 @@ PAYLOAD: Final = (
     "created_at",
     "expires_at",
 )
-# What ``delete_where`` of a built-in repository takes.
+# The fields by which ``delete_where`` of a built-in repository selects.
 CONDITIONS: Final = ("policy_hash", "signer_set_hash", "feed_epoch")
 COLUMNS: Final = ("veri_key", *PAYLOAD, "hit_count", "last_accessed_at")
 
@@ -42,7 +42,7 @@ def blob_of(text: str) -> bytes:
 
 
 def text_of(blob: bytes) -> str:
-    """Return the hash whose bytes these are."""
+    """Return the hash that consists of these bytes."""
     return f"sha256:{blob.hex()}"
 
 
@@ -52,10 +52,10 @@ def microseconds_of(moment: datetime) -> int:
 
 
 def moment_of(microseconds: int) -> datetime:
-    """Return the moment that is so many microseconds after 1970.
+    """Return the moment that many microseconds after 1970.
 
     Raises:
-        OverflowError: it is before year 1 or after year 9999.
+        OverflowError: the moment is before year 1 or after year 9999.
     """
     return _EPOCH + timedelta(microseconds=microseconds)
 
@@ -70,14 +70,14 @@ def hashes_as_text(as_hex: str) -> str:
 
 
 def entry_of(row: Sequence[Any], moment: Callable[[Any], datetime]) -> ProvcacheEntry:
-    """Return the entry that ``row``, in the order of ``COLUMNS``, was stored for.
+    """Return the entry that ``row``, in the order of ``COLUMNS``, holds.
 
     Args:
-        row: what the database has; a replay seed as JSON.
-        moment: returns the moment that a column of a time stands for.
+        row: the cells as the database returns them; the replay seed is JSON.
+        moment: converts the cell of a time column into a moment.
 
     Raises:
-        StoreMisconfiguredError: somebody else wrote the row, and it is no entry.
+        StoreMisconfiguredError: the row was written by another program, and is not an entry.
     """
     key, verdict, proof, policy, signers = row[:5]
     version, epoch, seed, score, created, expires, hits, accessed = row[5:]
@@ -99,7 +99,7 @@ def entry_of(row: Sequence[Any], moment: Callable[[Any], datetime]) -> Provcache
             hit_count=hits,
             last_accessed_at=None if accessed is None else moment(accessed),
         )
-    # A hash may be NULL, and a time be before year 1 or after year 9999.
+    # A hash may be NULL, and a time may be before year 1 or after year 9999.
     except (AttributeError, msgspec.MsgspecError, OverflowError, TypeError, ValueError):
         raise StoreMisconfiguredError("a stored row is not an entry") from None
 
@@ -111,7 +111,7 @@ def hash_blob(name: str, value: object) -> bytes:
     """Return the 32 bytes of an argument that is a hash.
 
     Raises:
-        TypeError: it is no str.
+        TypeError: it is not a str.
         ValueError: it does not have the form of a hash.
     """
     if type(value) is not str:
@@ -122,11 +122,11 @@ def hash_blob(name: str, value: object) -> bytes:
 
 
 def condition_of(name: str, value: object) -> bytes | str:
-    """Return what is stored in that column, by which entries may be deleted, for ``value``.
+    """Return the cell for ``value`` in a column by which entries may be deleted.
 
     Raises:
-        TypeError: ``value`` is no str.
-        ValueError: entries can't be deleted by such a field, or a hash has not the form of one.
+        TypeError: ``value`` is not a str.
+        ValueError: entries can't be deleted by this field, or a hash is malformed.
     """
     if name not in CONDITIONS:
         raise ValueError(f"entries are deleted by {', '.join(CONDITIONS)}, not by {name!r}")
@@ -138,10 +138,10 @@ def condition_of(name: str, value: object) -> bytes | str:
 
 
 def blobs_of(keys: object) -> dict[str, bytes]:
-    """Return what each of ``keys``, an iterable of str, is stored as; each key once.
+    """Return the cell of each of ``keys``, an iterable of str, by key.
 
     Raises:
-        TypeError: ``keys`` is no iterable of str.
+        TypeError: ``keys`` is not an iterable of str.
         ValueError: one of them does not have the form of a VeriKey.
     """
     if isinstance(keys, str) or not isinstance(keys, Iterable):

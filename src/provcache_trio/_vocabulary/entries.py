@@ -1,4 +1,4 @@
-"""What is cached: entries that, once constructed, can be stored, and their key."""
+"""Cache entries, each of which can be stored once it is constructed, and their key."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ E = TypeVar("E")
 _MAX_SEED_BYTES: Final = 64 * 1024
 
 _is_hash: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
-# A NUL has no place in a Postgres text, a lone surrogate none in UTF-8.
+# A text in Postgres can't hold NUL, and UTF-8 can't encode a lone surrogate.
 _find_unstorable: Final = re.compile(r"[\0\ud800-\udfff]").search
 _find_control: Final = re.compile(r"[\0-\x1f\x7f-\x9f]").search
 
 
-# None of the structs below can be part of a cycle, and with thousands of them the collector takes
-# longer than anything else in a step.
+# gc=False: none of the structs below can be part of a cycle, and with thousands of them the
+# collector would take longer than anything else in a step.
 
 
 class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Which inputs a decision was made from, so that it can be made again.
+    """Names the inputs of a decision, so that it can be repeated.
 
     All ids together take at most 64 KiB in UTF-8.
 
@@ -55,7 +55,7 @@ class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class DecisionDigest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What was decided, by hash.
+    """Describes a decision by hashes.
 
     Raises:
         TypeError: a field has the wrong type (a subclass of the right one included).
@@ -103,7 +103,7 @@ class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         signer_set_hash: hash of the set of trusted signers, in the form of ``veri_key``.
         feed_epoch: state of the feeds, 1 to 256 characters, without NUL or lone surrogate.
         created_at: when the decision was made; of two versions of one key, the payload of
-            the newer is kept, so one from the future wins until then.
+            the newer is kept, so one dated in the future wins until then.
         expires_at: when the entry expires; after ``created_at``.
         hit_count: how often the entry was used, 0 to 2**63 - 1.
         last_accessed_at: when the entry was last used, or None.
@@ -136,7 +136,7 @@ class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def merge_entries(old: ProvcacheEntry, new: ProvcacheEntry) -> ProvcacheEntry:
-    """Return what is kept of two versions of one key: the one rule, in memory and in stores.
+    """Merge two versions of one key, by the rule that memory and stores share.
 
     The larger ``hit_count`` and the later ``last_accessed_at`` (None is earliest) are kept;
     every other field is that of the version with the newer ``created_at``.
@@ -160,16 +160,17 @@ def merge_entries(old: ProvcacheEntry, new: ProvcacheEntry) -> ProvcacheEntry:
         accessed = other
     if hit_count == winner.hit_count and accessed is winner.last_accessed_at:
         return winner
-    merged = copy.copy(winner)  # both were checked; ``structs.replace`` would check again
+    # Both were checked already, and ``structs.replace`` would check again.
+    merged = copy.copy(winner)
     force_setattr(merged, "hit_count", hit_count)
     force_setattr(merged, "last_accessed_at", accessed)
     return merged
 
 
 def merge_or_replace(old: E, new: E) -> E:
-    """Return what is kept of two versions of one key where nobody gave a rule.
+    """Merge two versions of one key by the default rule.
 
-    Of entries of other types than ``ProvcacheEntry``, that is the newer version.
+    For types other than ``ProvcacheEntry``, return the newer version.
     """
     if isinstance(old, ProvcacheEntry) and isinstance(new, ProvcacheEntry):
         return cast("E", merge_entries(old, new))
@@ -185,7 +186,7 @@ def build_veri_key(
     signer_set_hash: str,
     time_window: str,
 ) -> str:
-    """Return the key that names every input of a decision.
+    """Return a key made of every input of a decision.
 
     Hashes have the form ``sha256:`` and 64 lower-case hex digits.
 
@@ -196,7 +197,7 @@ def build_veri_key(
             repetitions matter.
         policy_hash: hash of the policy.
         signer_set_hash: hash of the set of trusted signers.
-        time_window: when the decision is good for, such as ``2026-W48``: 1 to 256
+        time_window: the period in which the decision is valid, such as ``2026-W48``: 1 to 256
             characters without control characters or lone surrogates.
 
     Returns:
@@ -212,7 +213,8 @@ def build_veri_key(
     _check_hash("policy_hash", policy_hash)
     _check_hash("signer_set_hash", signer_set_hash)
     _check_text("time_window", time_window, at_most=256)
-    if _find_control(time_window):  # a line feed could forge another line
+    # A line feed could forge another line.
+    if _find_control(time_window):
         raise ValueError("time_window must not hold control characters")
     lines = (
         "provcache/verikey/v1\n"
@@ -226,7 +228,7 @@ def build_veri_key(
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
-# The parameters are annotated as callers should call, and checked because callers may not.
+# The annotations show how to call these functions; the checks catch those who do not.
 
 
 def _check_hash(field: str, value: str) -> None:

@@ -1,4 +1,4 @@
-"""The error tree: what a repository may raise, and what a caller may see."""
+"""The tree of errors: those that a repository may raise, and those that a caller may see."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ProvcacheError(Exception):
 
 
 class QueueClosedError(ProvcacheError, trio.ClosedResourceError):
-    """The queue takes no more entries, or gave up an entry that was waited for.
+    """The queue takes no more entries, or abandoned an entry that the caller waits for.
 
     Attributes:
         accepted: how many entries ``enqueue_many`` had accepted; None from any other call.
@@ -30,10 +30,9 @@ class QueueClosedError(ProvcacheError, trio.ClosedResourceError):
 
 
 class _DriverError(ProvcacheError):
-    """What is known of a database driver's error, without its message.
+    """A database driver's error without its message.
 
-    A driver's message may quote the row or the connection string, so translations keep
-    only these names.
+    A driver's message may quote the row or the connection string, so only these names are kept.
 
     Attributes:
         error_class: name of the driver's exception class, or None.
@@ -41,9 +40,8 @@ class _DriverError(ProvcacheError):
         constraint: name of the violated constraint, or None.
         table: name of the table, or None.
         column: name of the column, or None.
-        reason: the message, if it may be logged: it names what the error is about, and quotes
-            neither a row nor a secret. The built-in stores set it; what else a repository
-            raises is logged without its message, unless it sets this.
+        reason: the message, if it may be logged because it quotes neither a row nor a secret; or
+            None. The built-in stores set it. Without it, the error is logged without a message.
     """
 
     # Also for a subclass whose __init__ does not call ours.
@@ -73,7 +71,7 @@ class _DriverError(ProvcacheError):
 
 
 def reworded(error: E, message: str) -> E:
-    """Return ``error`` with a message that may be logged: it quotes no row and no secret."""
+    """Return ``error`` with ``message``, which may be logged as it quotes no row and no secret."""
     error.args = (message,)
     error.reason = message
     return error
@@ -82,13 +80,13 @@ def reworded(error: E, message: str) -> E:
 class EntryRejectedError(_DriverError):
     """One entry can't be stored; the others of its batch can.
 
-    A repository raises it; ``persist`` raises it to whoever waits for that entry.
+    A repository raises it, and ``persist`` raises it for that entry.
 
     Attributes:
-        index: position of the entry in the sequence given to ``upsert_many``, when the
-            store tells; a hint, which the queue checks by writing that entry alone. None:
-            the queue finds it by halving.
-        field: name of the field whose value can't be stored, when that is known.
+        index: position of the entry in the sequence given to ``upsert_many``, if it is known;
+            a hint, which the queue checks by writing that entry alone. None: the queue finds
+            the entry by halving.
+        field: name of the field whose value can't be stored, or None.
     """
 
     index: int | None = None
@@ -119,7 +117,7 @@ class EntryRejectedError(_DriverError):
 
 
 class StoreError(_DriverError):
-    """The store, not an entry, is the reason that a call failed."""
+    """A call failed because of the store, not because of an entry."""
 
 
 class StoreUnavailableError(StoreError):
@@ -128,9 +126,9 @@ class StoreUnavailableError(StoreError):
     The queue keeps the batch and tries again without end.
 
     Attributes:
-        too_slow: the store was at work on the call when time ran out, so fewer entries at a
-            time may do. After three such calls in a row the queue halves the batch. Never
-            for a connection that was not made, a lock, or a network that is silent.
+        too_slow: the store was working on the call when time ran out, so fewer entries at a
+            time may help. After three such calls in a row the queue halves the batch. Never set
+            for a connection that was not made, a lock, or a silent network.
     """
 
     # Also for a subclass whose __init__ does not call ours.
@@ -192,7 +190,7 @@ class _UndeliveredError(ProvcacheError):
 
 
 class DrainTimeoutError(_UndeliveredError):
-    """The drain ended before everything was written: its time was up, or more time is no help.
+    """The drain ended before everything was written, as its time was up or more time could not help.
 
     Attributes:
         undelivered: every entry that is not known to be stored, oldest batch first.
@@ -201,7 +199,7 @@ class DrainTimeoutError(_UndeliveredError):
 
 
 class WriteBehindCrashedError(_UndeliveredError):
-    """A background task crashed again and again, so the queue gave up.
+    """A background task crashed three times with nothing persisted in between, so the queue ended.
 
     Attributes:
         undelivered: every entry that is not known to be stored, oldest batch first.

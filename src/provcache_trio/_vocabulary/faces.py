@@ -1,4 +1,4 @@
-"""The names under which a package offers what its modules define."""
+"""The public names of a package whose modules define them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from msgspec import Struct
 
 
 def show_public_names(face: dict[str, object]) -> None:
-    """Make tracebacks show what ``face``, a module's globals, offers under the module's own name.
+    """Make tracebacks show the public names in ``face``, a module's globals, as that module's.
 
-    Structs keep theirs, because msgspec resolves annotations through it.
+    Structs keep their own module, through which msgspec resolves annotations.
     """
     for name in cast("list[str]", face["__all__"]):
         offered = face[name]

@@ -1,4 +1,4 @@
-"""What a failed call of a repository or a sink comes to."""
+"""What a failed call of a repository or a sink means."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from .errors import EntryRejectedError, StoreError
 
 
 class Kind(enum.IntEnum):
-    """What to do; of several leaves of a group, the lowest decides."""
+    """What to do after a failure; of several errors in a group, the lowest kind decides."""
 
-    CRASH = -1  # no answer of a store: the task that called it ends
-    MISCONFIGURED = 0  # keep, wait, and tell a person
-    UNAVAILABLE = 1  # keep and wait, without end
-    UNKNOWN = 2  # retry once, halve, and wait for evidence
-    TRANSIENT = 3  # retry, then halve
-    REJECTED = 4  # isolate
+    # Not an answer of the store: the task that called it ends.
+    CRASH = -1
+    # Keep the batch, wait, and log an error, as a person is needed.
+    MISCONFIGURED = 0
+    # Keep the batch, and wait without end.
+    UNAVAILABLE = 1
+    # Retry once, halve, and wait for evidence.
+    UNKNOWN = 2
+    # Retry, then halve.
+    TRANSIENT = 3
+    # Isolate the entry.
+    REJECTED = 4
 
 
 class Failure(NamedTuple):
@@ -27,13 +33,17 @@ class Failure(NamedTuple):
     error_class: str
     sqlstate: str | None
     constraint: str | None
-    position: int | None  # of the refused entry, where the store tells
-    too_slow: bool = False  # the store was at work; fewer entries at a time may do
-    closed: bool = False  # the store was closed, and nobody will open it for us
-    where: str | None = None  # file and line in the repository, of an unknown error
+    # The position of the refused entry, if the store reports it.
+    position: int | None
+    # The store was at work; fewer entries at a time may help.
+    too_slow: bool = False
+    # The store was closed, and nothing will open it again.
+    closed: bool = False
+    # For an unknown error: file and line in the repository.
+    where: str | None = None
 
     def described(self) -> str:
-        """Name the error: all that is known of it, but for a message that may quote a row."""
+        """Describe the error by all that is known, except a message that may quote a row."""
         reason = ""
         if isinstance(self.error, (EntryRejectedError, StoreError)):
             reason = self.error.reason or ""
@@ -45,14 +55,15 @@ class Failure(NamedTuple):
             "constraint": self.constraint,
         }
         beside = [f", {name} {known}" for name, known in facts.items() if known]
-        if reason:  # which may have some of it
+        # The reason may name some of these already.
+        if reason:
             beside = [one for one in beside if one.rpartition(" ")[2] not in reason]
         where = f" at {self.where}" if self.where else ""
         return f"{reason or self.error_class}{''.join(beside)}{where}"
 
     @property
     def field(self) -> str | None:
-        """Return the name of the field that can't be stored, if the store tells."""
+        """Return the name of the field that can't be stored, if it is known."""
         field: object = getattr(self.error, "field", None)
         return field if isinstance(field, str) else None
 
@@ -73,7 +84,7 @@ class Failure(NamedTuple):
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:
-    """Return the exceptions that are no groups, of a group of any depth."""
+    """Return the exceptions in a group at any depth, without the groups themselves."""
     if not isinstance(error, BaseExceptionGroup):
         return [error]
     group = cast("BaseExceptionGroup[BaseException]", error)

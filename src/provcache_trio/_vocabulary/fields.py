@@ -38,15 +38,15 @@ class TableField(NamedTuple):
     """One field of a table's entries, and the column that holds it.
 
     Attributes:
-        name: of the attribute.
+        name: the name of the attribute.
         column: its name in the database.
-        kind: what its values are; "JSON" for whatever is stored as a document. The values of an
-            ``Enum`` and of a ``Literal`` are of their kind.
-        members: what values are allowed, by what is stored for each; None: all of the kind.
-        is_literal: whether these are of a ``Literal``.
+        kind: the type of its values; "JSON" for everything that is stored as a document; for an
+            ``Enum`` or a ``Literal`` the type of its members' values.
+        members: the allowed values, by the stored value of each; None: all of the kind.
+        is_literal: whether these are the values of a ``Literal``.
         optional: whether None is allowed.
-        rule: which of two versions of one key it is taken from.
-        annotation: its type, as it is declared.
+        rule: how two versions of one key are merged in this field.
+        annotation: its declared type.
     """
 
     name: str
@@ -94,7 +94,7 @@ def fields_of(
 
 
 def _check_constructor(entry_type: type) -> None:
-    """Raise if an entry can't be made of its fields."""
+    """Raise unless an entry can be constructed from its fields."""
     if dataclasses.is_dataclass(entry_type):
         for field in dataclasses.fields(entry_type):
             if not field.init:
@@ -105,7 +105,7 @@ def _check_constructor(entry_type: type) -> None:
 
 
 def field_of(field: inspect.Field, annotation: object, column: str, rule: str | None) -> TableField:
-    """Return what msgspec knows about a field, as we need it."""
+    """Return the table field for a field as msgspec describes it."""
     found, optional = without_none(field.type)
     kind = _KINDS.get(type(found), "JSON")
     members: dict[str | int, object] | None = None
@@ -130,7 +130,7 @@ def field_of(field: inspect.Field, annotation: object, column: str, rule: str | 
 
 
 def without_none(found: inspect.Type) -> tuple[inspect.Type, bool]:
-    """Return what a field is when it is not None, and whether it may be None."""
+    """Return the type of a field without None, and whether None is allowed."""
     while isinstance(found, inspect.Metadata):
         found = found.type
     if not isinstance(found, inspect.UnionType):
@@ -149,7 +149,7 @@ def _kind_of_members(name: str, members: Collection[str | int]) -> FieldKind:
 
 
 def check_name(argument: str, name: object) -> None:
-    """Raise unless a database can have something of that name."""
+    """Raise unless ``name`` can be a name in a database."""
     check_text(argument, name)
     if "\0" in cast("str", name):
         raise ValueError(f"{argument} must not hold NUL")

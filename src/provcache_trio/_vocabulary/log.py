@@ -1,4 +1,4 @@
-"""Logging with fields, under the package's one name; a filter that raises stops nothing."""
+"""Logging with fields, under the package's one name; a filter that raises is ignored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Lines(str):
 def log(level: int, message: str, *args: object, **fields: object) -> None:
     """Log with ``fields`` on the record, and every argument of ``message`` escaped.
 
-    A key or a name with a line feed or an escape sequence would forge lines otherwise.
+    Otherwise a line feed or an escape sequence in a key or a name could forge lines.
     """
     if not logger.isEnabledFor(level):
         return
@@ -26,7 +26,8 @@ def log(level: int, message: str, *args: object, **fields: object) -> None:
     try:
         logger.log(level, message, *shown, extra=fields)
     except Exception:  # noqa: BLE001  # a filter or a record factory: no reason to stop
-        if logging.raiseExceptions:  # as the handlers of logging do it
+        # The handlers of logging ask the same.
+        if logging.raiseExceptions:
             traceback.print_exc()
 
 

@@ -1,4 +1,4 @@
-"""Which of two versions of one key is kept: how values compare, and how an entry is changed."""
+"""Steps of merging two versions of one key: comparing values, and changing an entry."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from .fields import MergeRule
 
 E = TypeVar("E")
-Value: TypeAlias = Any  # of a field, of whatever type
+# The value of a field of any type.
+Value: TypeAlias = Any
 
 
 def _instant(value: Value) -> Value:
-    # Two datetimes of one zone are compared by their wall clocks, which go back once a year.
+    # Python compares two datetimes of one zone by their wall clocks, which go back once a year.
     if isinstance(value, datetime) and value.tzinfo is not UTC:
         return value.astimezone(UTC)
     return value
@@ -40,7 +41,7 @@ def of_both(rule: MergeRule, mine: Value, other: Value) -> Value:
 
 
 def changed_copy(entry: E, changes: dict[str, object]) -> E:
-    # Both versions were made by their class; made once more, it might refuse or change a field.
+    # Not by the constructor: called once more, it might refuse or change a field.
     changed = copy.copy(entry)
     put = msgspec.structs.force_setattr if isinstance(changed, msgspec.Struct) else _put
     for name, value in changes.items():
@@ -49,4 +50,5 @@ def changed_copy(entry: E, changes: dict[str, object]) -> E:
 
 
 def _put(entry: object, name: str, value: object) -> None:
-    object.__setattr__(entry, name, value)  # also where it is frozen
+    # Works for frozen classes, too.
+    object.__setattr__(entry, name, value)

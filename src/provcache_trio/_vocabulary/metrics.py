@@ -1,4 +1,4 @@
-"""The snapshot of a queue that users see, and its words."""
+"""The snapshots of a queue and of a cache, and their vocabulary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-# In seconds: from a fast store at hand to an outage of half an hour.
+# In seconds, from a fast local store to an outage of half an hour.
 _BOUNDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
@@ -23,9 +23,9 @@ class QueueState(enum.StrEnum):
         RUNNING: entries are accepted and written.
         WAITING: the store can't be reached, or needs a person; entries are kept.
         PAUSED: nothing is written for another reason: a background task crashed and will
-            be restarted, or the dead letter sink fails and holds the writer up.
+            be restarted, or the dead letter sink fails and blocks the writer.
         DRAINING: no more entries are accepted; what is left is being written.
-        CLOSED: the queue is over.
+        CLOSED: the queue has ended.
     """
 
     RUNNING = "running"
@@ -36,11 +36,11 @@ class QueueState(enum.StrEnum):
 
 
 class FlushReason(enum.StrEnum):
-    """Why a batch was handed to the writer, or will be once that is free.
+    """Why a batch went to the writer, or will go once the writer is free.
 
     Attributes:
-        FULL: it can't grow: it has ``batch_size`` entries, or the queue is full, or, without
-            coalescing, a key came again.
+        FULL: it can't grow: it has ``batch_size`` entries, or the queue is full, or a key came
+            again without coalescing.
         DUE: its oldest entry is as old as ``flush_interval_seconds``.
         REQUESTED: somebody waits for its fate, in ``persist`` or ``flush``.
         DRAIN: the queue is being left.
@@ -57,12 +57,12 @@ FLUSHES: Final = {reason.value: f"flushes_{reason}" for reason in FlushReason}
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
-    """How often values of some size were seen.
+    """Counts values by size.
 
     Attributes:
         bounds: upper bounds of the buckets, in ascending order; a value that equals one
             belongs to it.
-        counts: how many values each bucket got, and last, how many were above every bound.
+        counts: the number of values in each bucket; the last one counts those above every bound.
         sum: sum of the values.
     """
 
@@ -71,7 +71,7 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     sum: float = 0.0
 
     def plus(self, value: float) -> Histogram:
-        """Return the histogram with one value more."""
+        """Return a histogram with one more value."""
         at = bisect_left(self.bounds, value)
         counts = (*self.counts[:at], self.counts[at] + 1, *self.counts[at + 1 :])
         return Histogram(bounds=self.bounds, counts=counts, sum=self.sum + value)
@@ -83,7 +83,7 @@ class LastError(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         error_class: name of the error's class (of the driver's, where it is known).
         sqlstate: five-character SQLSTATE, or None.
-        at: when; aware, UTC.
+        at: when it was raised; aware, UTC.
     """
 
     error_class: str
@@ -94,18 +94,18 @@ class LastError(msgspec.Struct, frozen=True, kw_only=True):
 class CacheMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot of one cache; see ``provcache_trio.cache``.
 
-    Counted is every key that ``get``, ``get_many`` and ``get_or_compute`` look for, and how it was
+    Counts every key that ``get``, ``get_many`` and ``get_or_compute`` look for, by how it was
     found. ``peek`` counts nothing.
 
     Attributes:
-        hits_memory: found in memory.
-        hits_pending: found by a read, with a version that the store did not have yet.
-        hits_store: found by a read, as the store had it.
-        misses: not found, or expired.
-        computations: that ``get_or_compute`` began.
-        shared_waits: keys whose read or computation somebody else had asked for already.
+        hits_memory: keys found in memory.
+        hits_pending: keys found by a read, in a version that the store did not have yet.
+        hits_store: keys found by a read, as the store had them.
+        misses: keys not found, or expired.
+        computations: computations that ``get_or_compute`` began.
+        shared_waits: keys whose read or computation another caller had begun already.
         errors: reads and computations that failed.
-        entries: remembered now, negative answers included.
+        entries: answers in memory now, negative ones included.
     """
 
     hits_memory: int
@@ -131,34 +131,34 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
         total_enqueued: entries accepted.
         total_recovered: entries taken over from a journal.
         total_persisted: entries that the store acknowledged.
-        total_coalesced: entries whose place was taken by a newer version of their key.
+        total_coalesced: entries replaced in line by a newer version of their key.
         total_failed: entries dead-lettered: taken by the sink or, without one, logged.
-        total_abandoned: entries handed back at the end; see ``undelivered``.
+        total_abandoned: entries in ``undelivered`` after the exit.
         current_queue_depth: entries in line: the open batch and those behind a writer.
-        in_flight: entries handed to the writer, with those that wait for a failing sink.
-        total_retries: entries tried again as they were, in outages too; the calls that
-            narrow a refusal down do not count.
+        in_flight: entries with the writer, and letters that wait for a failing sink.
+        total_retries: entries tried again unchanged, in outages too; calls that narrow a refusal
+            down do not count.
         total_batches: successful ``upsert_many`` calls.
         total_unchanged: persisted entries for which the store had nothing to change.
         total_refused: times that ``enqueue_nowait`` raised ``trio.WouldBlock``.
-        flushes_full: batches handed to the writer because they could not grow.
-        flushes_due: ... because their oldest entry was ``flush_interval_seconds`` old.
-        flushes_requested: ... because somebody waited, in ``persist`` or ``flush``.
-        flushes_drain: ... because the queue was being left.
+        flushes_full: batches sent to the writer because they could not grow.
+        flushes_due: the same, because their oldest entry was ``flush_interval_seconds`` old.
+        flushes_requested: the same, because a caller waited in ``persist`` or ``flush``.
+        flushes_drain: the same, because the queue was being left.
         flush_seconds: how long successful ``upsert_many`` calls took.
-        age_seconds: how old batches were, from the acceptance of their oldest entry, when
-            such a call had stored the whole of them, or a part.
+        age_seconds: how old batches were, since the acceptance of their oldest entry, when such
+            a call had stored all or a part of them.
         producers_waiting: tasks that wait for room now.
         oldest_pending_seconds: age of the oldest batch with an open fate, letters that wait
             for the sink included; 0.0 when none.
         state: see ``QueueState``.
-        recovering: a journal is being replayed; nothing new is accepted at once until it has been.
-        durable: whether accepted entries survive a crash, as far as the journal's durability goes;
-            None without a journal.
+        recovering: whether a journal is being replayed; until then new entries have to wait.
+        durable: whether accepted entries survive a crash, as far as the journal's durability
+            promises it; None without a journal.
         call_seconds: age of the oldest call of the store that is under way; 0.0 when none is.
         next_try_in_seconds: time to the writer's next try while it backs off, else None.
         last_error: the last error of the store or the sink, or None. It stays after the
-            store has recovered; ``state`` tells about now.
+            store has recovered; ``state`` shows the present.
         timestamp: when the snapshot was taken; aware, UTC.
     """
 

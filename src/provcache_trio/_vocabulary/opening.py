@@ -17,14 +17,13 @@ T = TypeVar("T")
 class Opening(AbstractAsyncContextManager[T, None], Generic[T]):
     """Opens something at ``__aenter__`` and closes it at ``__aexit__``.
 
-    No generator: an exception that is thrown in between two of a generator's steps, as
-    KeyboardInterrupt can be, would leave the thing half open. Both methods are protected from
-    it, and so is what they call.
+    Not a generator: KeyboardInterrupt, raised between two steps of a generator, would leave the
+    thing half open. Both methods, and what they call, are protected from it.
 
     Attributes:
-        what: what is opened, as messages name it, such as "a queue".
+        what: the thing to open, as messages name it, such as "a queue".
         function: the name of the function that returns the opening.
-        one_task: whether the task that entered has to leave, as a nursery demands it.
+        one_task: whether the task that entered has to be the one that leaves, as for a nursery.
     """
 
     what: ClassVar[str]
@@ -36,11 +35,11 @@ class Opening(AbstractAsyncContextManager[T, None], Generic[T]):
 
     @abstractmethod
     async def _open(self) -> T:
-        """Open it. What this raises, ``__aenter__`` raises, and nothing must be left open."""
+        """Open it. If this raises, it must leave nothing open; ``__aenter__`` raises the same."""
 
     @abstractmethod
     async def _close(self, error: BaseException | None, /) -> None:
-        """Close it, shielded from cancellation; ``error`` is what the block raised."""
+        """Close it, shielded from cancellation; ``error`` is the block's exception, or None."""
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> T:
@@ -72,7 +71,7 @@ class Opening(AbstractAsyncContextManager[T, None], Generic[T]):
             )
         await self._close(exc)  # noqa: ASYNC102  # shields itself
 
-    # Hidden from checkers, which find the mistakes by themselves.
+    # Hidden from type checkers, which find these mistakes by themselves.
     if not TYPE_CHECKING:
 
         def __enter__(self) -> object:

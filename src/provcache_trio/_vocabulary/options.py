@@ -1,4 +1,4 @@
-"""``WriteBehindOptions``: every tunable of a queue, checked when it is made."""
+"""``WriteBehindOptions``: the settings of a queue, checked when they are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a queue batches, waits, retries and drains.
 
     Raises:
-        TypeError: a field has the wrong type (bool is no number here).
+        TypeError: a field has the wrong type (a bool is not a number here).
         ValueError: a field is out of its range.
 
     Attributes:
@@ -24,20 +24,20 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: most entries in one ``upsert_many``; at least 1.
         flush_interval_seconds: oldest age at which a batch that is not full is written;
             0 writes as soon as the writer is free.
-        max_retries: retries of a batch, or a part of it, that failed for a transient reason,
-            before it is halved, and an entry alone dead-lettered; also of an entry that is
-            the only one to fail alone for an unknown reason (with the other defaults about
-            40 s). None retries without end. An unreachable store uses up none.
+        max_retries: retries of a batch, or a part of it, that failed for a transient reason;
+            then it is halved, and a single entry is dead-lettered. Also retries of an entry that
+            is the only one to fail alone for an unknown reason (about 40 s with the other
+            defaults). None retries without end. An unreachable store uses up no retry.
         retry_base_seconds: backoff before retry n is drawn from 0 to
             ``min(retry_cap_seconds, retry_base_seconds * 2**(n - 1))``; above 0.
         retry_cap_seconds: see above; at least ``retry_base_seconds``.
-        drain_timeout_seconds: bound on the drain at exit; the default is below the 30 s
-            that orchestrators grant. 0 hands back at once what is not written.
+        drain_timeout_seconds: bound on the drain at exit; the default is below the 30 s that
+            orchestrators grant. With 0, whatever is not written ends in ``undelivered`` at once.
         coalesce: a newer version of a waiting key takes its place. False writes every
             version, in order.
-        writers: lanes, each with a writer of its own, so that so many batches are written at
-            once; 1 to 100. The lane of an entry is chosen by the hash of its key, so the
-            versions of a key keep their order; those of different keys may not.
+        writers: lanes, each with a writer of its own, so that many batches are written at once;
+            1 to 100. The hash of an entry's key chooses its lane, so the versions of one key
+            keep their order; entries of different keys may not.
     """
 
     queue_capacity: int = 10_000

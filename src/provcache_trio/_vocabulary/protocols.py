@@ -1,4 +1,4 @@
-"""What the queue asks of the outside, and what it gives: six small protocols."""
+"""The protocols between a queue and what is around it."""
 
 from __future__ import annotations
 
@@ -18,29 +18,27 @@ E_contra = TypeVar("E_contra", contravariant=True)
 
 
 class Repository(Protocol[E_contra]):
-    """Where batches of entries go. One method; the errors are its contract.
+    """Stores batches of entries by one method, whose errors are its contract.
 
-    The queue never has more calls under way than it has ``writers``, and never one key in
-    two of them.
+    The queue never has more than ``writers`` calls under way, and never one key in two of them.
 
-    A repository may have a second method, ``async def prepare(self, entries, /)``. While a
-    call of ``upsert_many`` is under way, it is given what is likely to come next, and
-    returns the same entries as a sequence that ``upsert_many`` will take faster, having
-    encoded them, say. That sequence comes back if nothing changed until then, and otherwise
-    is forgotten. An exception has no consequence: ``upsert_many`` is called all the same. A call
-    that is still running when the writer is free is cancelled; after three of these in a row it
-    is not called again.
+    A repository may have a second method, ``async def prepare(self, entries, /)``. While a call
+    of ``upsert_many`` is under way, it gets the entries that are likely to come next, and returns
+    them as a sequence that ``upsert_many`` can store faster, for example encoded. The queue passes
+    that sequence to ``upsert_many`` unless an entry was replaced meanwhile. An exception has no
+    consequence: ``upsert_many`` is called all the same. A call that is still running when the
+    writer is free is cancelled; after three such calls in a row it is not called again.
 
-    It may have an attribute ``entry_type``: the class of its entries. A journal or a file of dead
-    letters for entries of another class is then refused when the queue is opened.
+    It may have an attribute ``entry_type``, the class of its entries. Then opening a queue refuses
+    a journal or a file of dead letters for another class.
     """
 
     async def upsert_many(self, entries: Sequence[E_contra], /) -> int:
         """Store every entry, or none.
 
-        Must be idempotent: after an unknown outcome the same entries come again. A call
-        that is cancelled must return promptly; if the entries were stored all the same,
-        it should return normally.
+        Must be idempotent: after an unknown outcome the same entries come again. A cancelled
+        call must return promptly; if the entries were stored nevertheless, it should return
+        normally.
 
         Args:
             entries: 1 to ``batch_size`` entries, no key twice.
@@ -49,20 +47,21 @@ class Repository(Protocol[E_contra]):
             How many rows the call changed (0 to ``len(entries)``).
 
         Raises:
-            StoreUnavailableError: can't be reached, locked, or outcome unknown: the queue
-                keeps the batch and tries again without end. ``OSError``, ``EOFError``,
+            StoreUnavailableError: the store can't be reached, is locked, or the outcome is
+                unknown: the queue keeps the batch and tries again without end. ``OSError``, ``EOFError``,
                 ``trio.BrokenResourceError`` and ``trio.BusyResourceError`` mean the same.
-                With ``too_slow=True`` the store was at work when time ran out: after three
-                in a row fewer entries are sent at once. A bare ``TimeoutError``,
-                ``trio.TooSlowError``, ``MemoryError`` and ``trio.WouldBlock``, as of a full
-                queue or channel, mean that.
+                With ``too_slow=True`` the store was at work when time ran out: after three in a row
+                fewer entries are sent at once. A bare ``TimeoutError``, ``trio.TooSlowError``,
+                ``MemoryError``, and ``trio.WouldBlock`` of a full queue or channel mean that.
             StoreMisconfiguredError: the same as unavailable, but a person is needed; so does
                 ``trio.ClosedResourceError``.
-            TransientStoreError: rolled back; tried again up to ``max_retries`` times, then
-                halved. An entry whose own retries are used up is dead-lettered.
+            TransientStoreError: the call was rolled back. The batch is retried up to
+                ``max_retries`` times, then halved. An entry whose own retries are used up is
+                dead-lettered.
             EntryRejectedError: one entry can't be stored; it is isolated and dead-lettered.
-            Exception: unknown; tried again once, then halved. What fails alone is
-                dead-lettered once there is evidence against it rather than the store.
+            Exception: the reason is unknown. The batch is retried once, then halved. An entry
+                that fails alone is dead-lettered once there is evidence against it rather than
+                the store.
         """
         ...
 
@@ -80,7 +79,7 @@ class DeadLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
         attempts: how many ``upsert_many`` calls included the entry.
         opened_at: when its batch was opened, that is, when the batch's oldest entry was
             accepted; aware, UTC.
-        failed_at: when the entry was given up; aware, UTC.
+        failed_at: when the entry became a letter; aware, UTC.
     """
 
     entry: E_co
@@ -95,7 +94,7 @@ class DeadLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
 
 
 class DeadLetterSink(Protocol[E_contra]):
-    """Where refused entries go.
+    """Takes the entries that the store refused.
 
     ``DeadLetter`` is generic in the entry, so a sink for ``ProvcacheEntry`` takes
     ``Sequence[DeadLetter[ProvcacheEntry]]``.
@@ -104,36 +103,34 @@ class DeadLetterSink(Protocol[E_contra]):
     async def put_many(self, letters: Sequence[DeadLetter[E_contra]], /) -> None:
         """Take every letter, or raise.
 
-        One call at a time. A call that raises, or takes longer than five seconds, is
+        There is one call at a time. A call that raises, or takes longer than five seconds, is
         repeated with the same letters (and perhaps more), so a sink may see one twice. After
-        three calls in a row that took too long there are fewer letters in each.
+        three calls in a row that took too long, each call has fewer letters.
 
         Args:
             letters: at least one letter, oldest first.
 
         Raises:
             EntryRejectedError: the letter at ``index``, or some letter, can never be taken. Once
-                it was refused alone it is logged, not sent again, and handed back when the queue
-                ends; the others come again.
-            Exception: anything else: all come again.
+                it was refused alone, it is logged, not sent again, and in ``undelivered`` when
+                the queue has ended; the others come again.
+            Exception: anything else; all letters come again.
         """
         ...
 
 
 class Journal(Protocol[E]):
-    """What keeps accepted entries on disk; ``provcache_trio.journal.open_journal`` opens one.
+    """Keeps accepted entries on disk; ``provcache_trio.journal.open_journal`` opens one.
 
-    A journal may have more than this. ``heals: bool`` says that ``append`` works again by itself
-    after it failed, so that nothing has to be written anew. ``async def tidy(self)`` makes it
-    smaller by itself and is called instead of ``rewrite`` when it is overgrown; ``tidy_at: float``
-    is when to look again, on trio's clock. ``entries_to_replay: int`` counts those.
+    A journal may have more members than these. ``heals: bool`` states that ``append`` works again
+    by itself after a failure, so that no ``rewrite`` is needed. ``async def tidy(self)`` makes it
+    smaller and is called instead of ``rewrite`` when it is overgrown; ``tidy_at: float`` is when
+    to look again, on trio's clock. ``entries_to_replay: int`` is the number of entries that it
+    held when it was opened, so that the log can report how many were not replayed.
 
-    It gives each entry a number, 1 or more and ascending. One queue uses it, once, and makes
-    one call at a time. A call is as good as done or has to raise ``JournalError``; cancelled,
-    it goes on to its end and returns.
-
-    If it has an attribute ``entries_to_replay``, the number of entries that it held when it was
-    opened, the log can say at the end how many were not replayed.
+    It gives each entry a number, ascending from 1 or more. One queue uses it, once, and makes
+    one call at a time. When a call returns, its work is done; otherwise it has to raise
+    ``JournalError``. A cancelled call continues to its end and returns.
     """
 
     @property
@@ -157,51 +154,52 @@ class Journal(Protocol[E]):
         ...
 
     def attach(self) -> None:
-        """Be used by a queue from now on.
+        """Reserve the journal for the queue that calls this.
 
         Raises:
-            RuntimeError: another one was first.
+            RuntimeError: another queue has reserved it already.
         """
         ...
 
     async def append(
         self, entries: Sequence[tuple[E, Sequence[int]]], settled: Sequence[int], /
     ) -> Sequence[int | None]:
-        """Have ``entries`` on disk, and that ``settled`` ones are not to be replayed.
+        """Write ``entries`` to disk, and that the ``settled`` ones are not to be replayed.
 
         Args:
-            entries: each with the numbers of those whose place it takes.
-            settled: numbers.
+            entries: each with the numbers of the records that it replaces.
+            settled: the numbers of settled entries.
 
         Returns:
             The entries' numbers; None for one that can't be written and read back.
 
         Raises:
-            JournalError: it is not known to be on disk. After that, only ``rewrite`` helps.
+            JournalError: the entries may not be on disk. Then only ``rewrite`` helps, unless the
+                journal ``heals``.
         """
         ...
 
     async def rewrite(self, entries: Sequence[E], /) -> Sequence[int | None]:
-        """Hold these entries and nothing else; returns as ``append``.
+        """Replace everything by these entries; return as ``append`` does.
 
         Raises:
-            JournalError: it holds what it held before, or these entries.
+            JournalError: the journal holds either what it held before, or these entries.
         """
         ...
 
     async def replay(self, after: int, most: int, /) -> Sequence[tuple[int, E]]:
         """Return the first entries with numbers above ``after``, at most ``most``.
 
-        Called until it returns none, each time with the last number that came, or once more
-        with the same one.
+        Called until it returns none, each time with the last number returned; a call may be
+        repeated.
 
         Raises:
-            JournalError: it can't be read.
+            JournalError: the journal can't be read.
         """
         ...
 
     async def set_aside(self, number: int, /) -> None:
-        """Keep an entry that was just replayed for a person: the queue can't take it.
+        """Set aside, for a person, an entry just replayed that the queue can't take.
 
         Raises:
             JournalError: it could not be kept.
@@ -210,7 +208,7 @@ class Journal(Protocol[E]):
 
 
 class EntryObserver(Protocol[E_contra]):
-    """What a queue reports to, in the very step in which it happens; a cache is one.
+    """Gets reports from a queue in the very step in which something happens; a cache is one.
 
     Neither method may raise, wait, or call the queue.
     """
@@ -228,20 +226,20 @@ class EntryObserver(Protocol[E_contra]):
 
 
 class ObservedQueue(Protocol):
-    """What is asked of a queue to show how it is doing; a ``WriteBehindQueue`` has it."""
+    """What exporters need of a queue; ``WriteBehindQueue`` has it."""
 
     @property
     def name(self) -> str:
-        """What the queue is called; of several that are shown, no two have the same name."""
+        """The queue's name, unique among those that are shown together."""
         ...
 
     def metrics(self) -> WriteBehindMetrics:
-        """Return a snapshot; is called from whichever thread serves."""
+        """Return a snapshot; may be called from any thread."""
         ...
 
 
 class EntryQueue(Protocol[E_contra]):
-    """What an application types against, so that a test can pass something smaller."""
+    """What an application should annotate, so that a test can pass something smaller."""
 
     async def enqueue(self, entry: E_contra, /) -> None:
         """Accept ``entry``, waiting for room; see ``WriteBehindQueue.enqueue``."""

@@ -44,7 +44,7 @@ REFUSED: Final = Meaning(EntryRejectedError, keep=True)
 PERSON: Final = Meaning(StoreMisconfiguredError, keep=False)
 _UNKNOWN: Final = Meaning(StoreError, keep=False)
 
-# By SQLSTATE, and by its first two characters for what is not listed in full.
+# By SQLSTATE; by its first two characters for states that are not listed in full.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 MEANINGS: Final[Mapping[str, Meaning]] = {
     "08": AWAY,  # connection exceptions
@@ -179,8 +179,8 @@ def store_error_of(
     Args:
         sqlstate: its five-character code.
         error_class: name of the driver's exception class.
-        function: name of the server's function that reported it, if the driver knows; a
-            few codes have two meanings, between which it decides.
+        function: name of the server's function that reported it, if the driver knows it; it
+            decides between the two meanings of a few codes.
         constraint: name of the violated constraint, if there is one.
 
     Returns:
@@ -189,7 +189,7 @@ def store_error_of(
         ``StoreError``, which counts as unknown.
 
     Raises:
-        TypeError: ``sqlstate`` is no str.
+        TypeError: ``sqlstate`` is not a str.
         ValueError: ``sqlstate`` is empty.
     """
     check_text("sqlstate", sqlstate)

@@ -22,7 +22,7 @@ _ORDERED: Final = frozenset({"str", "int", "date", "datetime", "Decimal"})
 
 @final
 class Table(Generic[E]):
-    """Says how entries of any type are stored: in memory, SQLite and PostgreSQL alike.
+    """Declares how entries of any type are stored, alike in memory, SQLite and PostgreSQL.
 
     ::
 
@@ -32,44 +32,44 @@ class Table(Generic[E]):
             async with open_write_behind_queue(repository) as queue:
                 await queue.enqueue(PageView(...))
 
-    Of two versions of one key one row is kept. ``newer`` and ``merge`` decide what it holds, by
-    the same rule wherever versions meet, so that it does not matter when they do. There are no
-    sums: after an unknown outcome a batch is written again, and would be counted twice.
+    Two versions of one key become one row. ``newer`` and ``merge`` decide what it holds, by the
+    same rule wherever versions meet, so it does not matter where that is. There are no sums: after
+    an unknown outcome a batch is written again, and would be counted twice.
 
-    To delete a row, store a version that says so: a newer one that has expired, or one with a
-    field ``deleted``. It keeps its order among the versions, which a DELETE would not.
+    To delete a row, store a version that marks it as deleted: a newer one that has expired, or one
+    with a field ``deleted``. It keeps its order among the versions, which a DELETE would not.
 
     Fields may be str, int, float, bool, bytes, UUID, Decimal, aware datetime, date, time,
-    timedelta, an Enum or a Literal of str or of int, each of these or None; and whatever else
-    msgspec writes as JSON and reads back as it was.
+    timedelta, an Enum or a Literal of str or of int, or one of these or None; and any other type
+    whose values msgspec writes as JSON and reads back equal.
 
     Args:
         entry_type: a ``msgspec.Struct``, dataclass or attrs class.
         name: the table's name, exactly as the database has it.
-        schema: the schema of PostgreSQL that holds it, likewise; None: the first in the search
-            path that has such a table. SQLite ignores it.
+        schema: the schema of PostgreSQL that holds it, exactly as well; None: the first in the
+            search path that has such a table. SQLite ignores it.
         key: the field that identifies an entry, or a tuple of fields: a str, int, bool, bytes,
             UUID, date, aware datetime or Enum, never None.
-        newer: the field that says which of two versions is newer: the one with the larger value,
-            and of two with the same value the one that arrived later. An int, date, aware
-            datetime, Decimal or str; None is smaller than every other value. Without ``newer``
-            the one that arrived later is the newer one.
+        newer: the field that decides which of two versions is newer: the one with the larger value,
+            or the later arrival if both are equal. An int, date, aware
+            datetime, Decimal or str; None is smaller than every other value. Without ``newer`` the later
+            arrival is the newer one.
         merge: for fields that are not taken from the newer version (``"newest"``): ``"keep"``
             the value of the version that arrived first, even if it is None; or the
             ``"greatest"`` or ``"least"`` of both, None left out. str are compared by code point.
-        columns: names of columns that are not those of their fields.
+        columns: the names of columns that differ from their fields.
         expires: the field that says when a row may be deleted, an aware datetime or None.
 
     Raises:
-        TypeError: an argument has the wrong type, or a field has a type that can't do what is
-            asked of it; the message names the field.
-        ValueError: there is no such field, or a name is empty, or occurs twice.
+        TypeError: an argument has the wrong type, or a field's type does not allow its use; the
+            message names the field.
+        ValueError: there is no such field; or a name is empty or occurs twice.
 
     Attributes:
         entry_type: the class of the entries.
         name: the table's name.
         schema: the name of its schema, or None.
-        fields: all of them, in their order.
+        fields: all fields, in the order of their declaration.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class Table(Generic[E]):
         """Return the field of that name.
 
         Raises:
-            TypeError: ``name`` is no str.
-            ValueError: there is none; the message names those that there are.
+            TypeError: ``name`` is not a str.
+            ValueError: there is none; the message lists the fields.
         """
         if not isinstance(name, str):
             raise TypeError(f"a field's name must be a str, not {type(name).__name__}")
@@ -126,18 +126,18 @@ class Table(Generic[E]):
         return found
 
     def merge(self, older: E, later: E) -> E:
-        """Return what is kept of two versions of one key.
+        """Merge two versions of one key.
 
         Args:
             older: the version that arrived first.
             later: the version that arrived later.
 
         Returns:
-            One of the two objects, if it is the result; else a copy of the newer one.
+            One of the two objects if it equals the result; else a changed copy of the newer one.
 
         Raises:
             ValueError: the two have different keys.
-            TypeError: values that have to be compared can't be.
+            TypeError: values can't be compared.
         """
         if self.key(older) != self.key(later):
             raise ValueError("older and later must have the same key")
@@ -159,12 +159,12 @@ class Table(Generic[E]):
         """Return the entry whose fields have these values, in the order of ``fields``.
 
         Raises:
-            Exception: whatever the class raises.
+            Exception: whatever the class raised.
         """
         names = (field.name for field in self.fields)
         return self.entry_type(**dict(zip(names, values, strict=True)))
 
-    # Looking at what was declared
+    # Checks of the declaration
 
     def _read_key(self, key: object) -> tuple[TableField, ...]:
         names: tuple[object, ...] = (key,)
@@ -239,7 +239,8 @@ def _getter(fields: Sequence[TableField]) -> Callable[[Any], tuple[Any, ...]]:
     names = [field.name for field in fields]
     if len(names) > 1:
         return attrgetter(*names)
-    (name,) = names  # a key is among them
+    # A table has at least one field, its key.
+    (name,) = names
     return lambda entry: (getattr(entry, name),)
 
 

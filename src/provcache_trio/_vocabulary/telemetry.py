@@ -1,4 +1,4 @@
-"""What a queue tells of each batch while it works, to whoever exports it."""
+"""What a queue reports of each batch to an exporter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Telemetry(Protocol):
     """Implemented by ``provcache_trio.otel.OpenTelemetry``; no method may raise or wait.
 
-    Counters are not told: whoever exports them reads ``metrics()``.
+    Counters are not reported here; exporters read ``metrics()``.
     """
 
     def opened(
@@ -25,22 +25,22 @@ class Telemetry(Protocol):
         ...
 
     def closed(self, queue: str, metrics: Callable[[], WriteBehindMetrics]) -> None:
-        """Note that it is over; its metrics are the last."""
+        """Note that a queue was closed; these are its last metrics."""
         ...
 
     def producer(self) -> Hashable | None:
-        """Return what the producer that is running now is known by, or None."""
+        """Return an identity of the producer that is running now, or None."""
         ...
 
     def flush(
         self, queue: str, reason: FlushReason, entries: int, producers: Collection[Hashable]
     ) -> AbstractContextManager[FlushTelemetry]:
-        """Surround the writing of a batch, in the task that writes it."""
+        """Return a context for writing a batch, entered in the task that writes it."""
         ...
 
 
 class FlushTelemetry(Protocol):
-    """One batch, while it is being written."""
+    """Gets reports about one batch while it is being written."""
 
     def called(
         self, *, entries: int, seconds: float, age_seconds: float, failure: Failure | None

@@ -1,4 +1,4 @@
-"""What the type of entries is, and what it is called in files and in messages."""
+"""The type of entries, and its name in files and messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_NAME_CHARACTERS: Final = 1000
 
 
 def name_of(entry_type: object) -> str:
-    """Return the name of a type of entries: ``package.module.Class``, where it is a class."""
+    """Return the name of a type of entries; for a class ``package.module.Class``."""
     if entry_type is ProvcacheEntry:
         return "provcache_trio.ProvcacheEntry"
     qualname: object = getattr(entry_type, "__qualname__", None)
@@ -29,7 +29,7 @@ def name_of(entry_type: object) -> str:
 
 
 def class_of(entry_type: type[E] | Table[E] | None) -> type[E]:
-    """Return the type of entries: as it is given, that of a table, or ``ProvcacheEntry``."""
+    """Return the given type, that of a given table, or ``ProvcacheEntry`` for None."""
     if isinstance(entry_type, Table):
         return entry_type.entry_type
     return cast("type[E]", ProvcacheEntry if entry_type is None else entry_type)

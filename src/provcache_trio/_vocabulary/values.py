@@ -1,4 +1,4 @@
-"""How the values of a table's fields are checked and converted, whichever database holds them."""
+"""Checks and conversions of field values that all databases share."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 
-MOST: Final = 2**63 - 1  # of a column of 64 bits
+# The largest value of a 64-bit column.
+MOST: Final = 2**63 - 1
 
 
 class UnfitError(Exception):
-    """A value, or a cell, is not what its field may be. The message does not quote it."""
+    """A value or a cell does not fit its field. The message does not quote it."""
 
 
 def _one_by_one(_: Sequence[Any]) -> None:
@@ -34,13 +35,13 @@ def _one_by_one(_: Sequence[Any]) -> None:
 
 
 class Codec(NamedTuple):
-    """How the values of a field become cells, what a database is given, and cells values.
+    """Converts the values of a field to cells, which go to a database, and back.
 
     Attributes:
         encode: returns the cell of a value; raises ``UnfitError``.
         decode: returns the value of a cell; raises ``UnfitError``.
-        encode_all: returns the cells of many values in less time, or None: each has to be
-            looked at by itself, and one of them may not fit.
+        encode_all: returns the cells of many values in less time; or None if each has to be
+            encoded by itself, as one of them may not fit.
     """
 
     encode: Callable[[Any], Any]
@@ -48,7 +49,7 @@ class Codec(NamedTuple):
     encode_all: Callable[[Sequence[Any]], Sequence[Any] | None] = _one_by_one
 
 
-# Values: each function returns its argument, or what stands for it, or raises
+# Values: each function returns its argument, perhaps converted, or raises ``UnfitError``
 
 
 def misfit(kind: str, value: object) -> UnfitError:
@@ -57,7 +58,7 @@ def misfit(kind: str, value: object) -> UnfitError:
 
 
 def text(value: object) -> str:
-    """Return ``value``, a str that has an encoding."""
+    """Return ``value``, a str that UTF-8 can encode."""
     if type(value) is not str:
         raise misfit("a str", value)
     if not value.isascii():
@@ -69,7 +70,7 @@ def text(value: object) -> str:
 
 
 def integer(bits: int) -> Callable[[object], int]:
-    """Return a function that checks an int of so many bits."""
+    """Return a function that checks an int of ``bits`` bits."""
     limit = 2 ** (bits - 1)
 
     def check(value: object) -> int:
@@ -83,7 +84,7 @@ def integer(bits: int) -> Callable[[object], int]:
 
 
 def real(value: object) -> float:
-    """Return the float that ``value``, a float or an int, is exactly."""
+    """Return ``value``, a float or an int, as a float that equals it."""
     if type(value) is int:
         try:
             as_float = float(value)
@@ -112,7 +113,7 @@ def blob(value: object) -> bytes:
 
 
 def uuid(value: object) -> UUID:
-    """Return ``value``, a UUID; drivers have classes of their own."""
+    """Return ``value`` as a plain UUID; drivers have subclasses of their own."""
     if not isinstance(value, UUID):
         raise misfit("a UUID", value)
     return value
@@ -145,7 +146,7 @@ def moment(value: object) -> datetime:
 
 
 def day(value: object) -> date:
-    """Return ``value``, a date; a datetime is one, too, for Python."""
+    """Return ``value``, a date and not a datetime, which Python takes for a date."""
     if type(value) is not date:
         raise misfit("a date", value)
     return value
@@ -165,16 +166,16 @@ def duration(value: object) -> timedelta:
     return value
 
 
-# Many at once: by what is written in C, and only if nothing about them is unusual
+# Many at once: by functions written in C, and only if no value is unusual
 
 
 def are(kind: type, values: Sequence[Any]) -> bool:
-    """Return whether every value is of that very type."""
+    """Return whether every value is exactly of type ``kind``."""
     return {*map(type, values)} == {kind}
 
 
 def all_of(kind: type) -> Callable[[Sequence[Any]], Sequence[Any] | None]:
-    """Return a function that returns its values if every one is of that very type, or None."""
+    """Return a function that returns its values if all are exactly of type ``kind``, or None."""
 
     def check(values: Sequence[Any]) -> Sequence[Any] | None:
         return values if are(kind, values) else None
@@ -183,7 +184,7 @@ def all_of(kind: type) -> Callable[[Sequence[Any]], Sequence[Any] | None]:
 
 
 def joined(values: Sequence[Any]) -> str | None:
-    """Return all of them as one text; None: one of them is no str, or has no encoding."""
+    """Return all values as one text, or None if one is not a str or UTF-8 can't encode it."""
     if not are(str, values):
         return None
     whole = "".join(values)
@@ -196,7 +197,7 @@ def joined(values: Sequence[Any]) -> str | None:
 
 
 def fit(bits: int, values: Sequence[Any]) -> bool:
-    """Return whether every value is an int of so many bits."""
+    """Return whether every value is an int of ``bits`` bits."""
     limit = 2 ** (bits - 1)
     return are(int, values) and min(values) >= -limit and max(values) < limit
 
@@ -217,14 +218,14 @@ _zone_of: Final = attrgetter("tzinfo")
 
 
 def cell(kind: type, value: object) -> Any:  # noqa: ANN401  # it is one of that kind
-    """Return ``value`` if it is of that very type."""
+    """Return ``value`` if it is exactly of type ``kind``."""
     if type(value) is not kind:
         raise UnfitError(f"holds {type(value).__name__}, not {kind.__name__}")
     return value
 
 
 def read(kind: type, convert: Callable[[Any], object] | None = None) -> Callable[[object], object]:
-    """Return a function that converts a cell of that type."""
+    """Return a function that converts a cell of type ``kind``."""
 
     def converted(value: object) -> object:
         found = cell(kind, value)
@@ -236,11 +237,11 @@ def read(kind: type, convert: Callable[[Any], object] | None = None) -> Callable
     return converted
 
 
-# Codecs that are made of others, or are alike everywhere
+# Codecs that are made of others, or are the same everywhere
 
 
 def or_null(codec: Codec) -> Codec:
-    """Return ``codec``, but that None has the cell None."""
+    """Return a codec like ``codec``, in which None has the cell None."""
 
     def encode(value: object) -> object:
         return None if value is None else codec.encode(value)
@@ -262,16 +263,17 @@ def or_null(codec: Codec) -> Codec:
 
 
 def of_members(field: TableField) -> Codec:
-    """Return how the members of an Enum or a Literal are stored: by their values."""
+    """Return the codec of an Enum or a Literal, whose members are stored by their values."""
     members = field.members or {}
-    # 1 == True, so their types count.
+    # The types count, since 1 == True.
     cells = {(type(member), member): value for value, member in members.items()}
     what = "one of those of its Literal" if field.is_literal else "a member of its Enum"
 
     def encode(value: object) -> str | int:
         try:
             return cells[type(value), value]
-        except (KeyError, TypeError):  # TypeError: it has no hash
+        # TypeError: the value can't be hashed.
+        except (KeyError, TypeError):
             raise UnfitError(f"must be {what}") from None
 
     def decode(found: object) -> object:
@@ -283,7 +285,7 @@ def of_members(field: TableField) -> Codec:
 
 
 def document(annotation: object) -> Codec:
-    """Return how a value of any other type is stored: as JSON, if that brings it back."""
+    """Return the codec of any other type: JSON, if reading it gives an equal value."""
     encoder = msgspec.json.Encoder()
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(annotation)
 
@@ -314,7 +316,7 @@ def document(annotation: object) -> Codec:
 
 
 def is_tuple(value: object) -> bool:
-    """Return whether ``value`` is a tuple, and of no class of its own."""
+    """Return whether ``value`` is a tuple, and not of a subclass."""
     return type(value) is tuple
 
 
@@ -322,7 +324,7 @@ def parts_of(table: Table[Any], key: Any) -> tuple[Any, ...]:  # noqa: ANN401  #
     """Return the values of the key's fields.
 
     Raises:
-        TypeError: the key has several, and this is no tuple of as many.
+        TypeError: the key has several fields, and ``key`` is not a tuple of as many values.
     """
     fields = table.key_fields
     if len(fields) == 1:
@@ -336,7 +338,7 @@ def checked_keys(keys: object) -> tuple[Hashable, ...]:
     """Return each of ``keys`` once.
 
     Raises:
-        TypeError: they are no iterable of keys.
+        TypeError: ``keys`` is not an iterable of keys.
     """
     if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
         raise TypeError(f"keys must be an iterable of keys, not {type(keys).__name__}")
@@ -344,10 +346,10 @@ def checked_keys(keys: object) -> tuple[Hashable, ...]:
 
 
 def argument(field: TableField, codec: Codec, value: object) -> Any:  # noqa: ANN401  # a cell
-    """Return the cell of an argument of a call.
+    """Return the cell of ``value``, an argument of a call.
 
     Raises:
-        TypeError: it can't be the value of ``field``.
+        TypeError: ``field`` can't have that value.
     """
     try:
         return codec.encode(value)
@@ -356,7 +358,7 @@ def argument(field: TableField, codec: Codec, value: object) -> Any:  # noqa: AN
 
 
 def wrong_type(table: Table[Any], entry: object) -> EntryRejectedError:
-    """Return the error for an entry that is none of the table's."""
+    """Return the error for an entry of another type than the table's."""
     return EntryRejectedError(
         f"an entry must be a {table.entry_type.__name__}, not {type(entry).__name__}",
         table=table.name,
@@ -364,14 +366,14 @@ def wrong_type(table: Table[Any], entry: object) -> EntryRejectedError:
 
 
 def changed(table: Table[Any]) -> EntryRejectedError:
-    """Return the error for an entry that could not be read, and now can."""
+    """Return the error for an entry that could not be encoded before, and now can."""
     return EntryRejectedError("an entry was changed while it was being stored", table=table.name)
 
 
 def refusal(
     table: Table[Any], codecs: Mapping[str, Codec], entry: object
 ) -> EntryRejectedError | None:
-    """Return the error for the first field of ``entry`` that can't be stored, if there is one."""
+    """Return the error for the first field of ``entry`` that can't be stored, or None."""
     for field in table.fields:
         try:
             codecs[field.name].encode(getattr(entry, field.name))
@@ -384,10 +386,10 @@ def refusal(
 
 
 def entry_maker(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Sequence[Any]], E]:
-    """Return a function that makes an entry of a row's cells, in the order of the fields.
+    """Return a function that makes an entry from a row's cells, in the order of the fields.
 
-    It raises:
-        StoreMisconfiguredError: the row is no such entry; names its column.
+    That function raises:
+        StoreMisconfiguredError: the row is not such an entry; the message names its column.
     """
     decoders = tuple(codecs[field.name].decode for field in table.fields)
     what = table.entry_type.__name__
@@ -396,7 +398,8 @@ def entry_maker(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Seque
         values: list[object] = []
         try:
             for decode, found in zip(decoders, row, strict=True):
-                values.append(decode(found))  # how many there are says which failed
+                # The number of values shows which cell failed.
+                values.append(decode(found))
         except UnfitError as error:
             column = table.fields[len(values)].column
             raise StoreMisconfiguredError(

@@ -15,13 +15,13 @@ With pytest-trio::
             repository.up()
         assert repository.rows == {entry.veri_key: entry}
 
-``check_repository`` tries whether a repository of your own keeps the promises that the queue
+``check_repository`` tests whether a repository of your own keeps the promises that the queue
 relies on.
 """
 
-# What applications test with lives here: fakes of both ends of a queue, and the contract.
+# What lives here is for the tests of applications: fakes of both ends of a queue, and the contract.
 # It may import the vocabulary.
-# It must never import the core or a store: whoever tests has no use for them.
+# It must never import the core or a store, which such tests do not need.
 
 from provcache_trio._vocabulary.faces import show_public_names
 

@@ -1,4 +1,4 @@
-"""``check_repository``: what the queue relies on, tried on a repository of somebody's own."""
+"""``check_repository``: a test of what the queue relies on, for repositories of users."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 E = TypeVar("E")
 E_repository = TypeVar("E_repository")
 
-_SEVERAL: Final = 20  # entries of a call
+# Entries in one call.
+_SEVERAL: Final = 20
 _MANY: Final = 500
-_PROMPT_SECONDS: Final = 5.0  # for a call that was cancelled
+# A cancelled call has to return within so many seconds.
+_PROMPT_SECONDS: Final = 5.0
 _CUTS_SECONDS: Final = (0.0, 0.001, 0.01, 0.1)
 
 
@@ -46,7 +48,7 @@ async def check_repository(
     refused: Callable[[int], E] | None = None,
     writers: int = 1,
 ) -> None:
-    """Try whether a repository keeps the promises of ``Repository``.
+    """Test whether a repository keeps the promises of ``Repository``.
 
     ::
 
@@ -56,24 +58,23 @@ async def check_repository(
     It stores some thousand entries, cancels calls, and takes a second or two with a quick store.
 
     Args:
-        open: enters a repository without rows; called several times, one after another. It
-            needs ``get_many`` beside ``upsert_many``.
-        make: returns an entry, the same one for the same arguments: ``number`` decides its
-            key, and a larger ``version`` is a newer one.
-        key: what identifies an entry, as for the queue; by default what ``repository.table``
-            says, or else its ``veri_key``.
-        merge: what is kept of two versions, as for the queue; by default what
-            ``repository.table`` says, or else the rule of ``merge_entries`` or the newer one.
-        refused: returns an entry that the store can't take, with the key of that number.
-            Without it, nothing about refused entries is tried.
+        open: returns a context manager that enters a repository without rows, which has
+            ``get_many`` beside ``upsert_many``; called several times, one after another.
+        make: called with ``number`` and ``version``; returns an entry, equal for equal arguments.
+            ``number`` decides its key, and a larger ``version`` is newer.
+        key: returns what identifies an entry, as for the queue; by default the key of
+            ``repository.table``, or else the entry's ``veri_key``.
+        merge: merges two versions, as for the queue; by default the rule of
+            ``repository.table``, or else ``merge_entries``, or the newer version.
+        refused: called with a number; returns an entry with the key of that number that the
+            store can't take. Without it, refused entries are not tested.
         writers: how many calls to make at a time, with different keys; as many as the queue's
             option of that name allows.
 
     Raises:
-        AssertionError: it does not; each broken promise is a line of the message, with what was
+        AssertionError: it does not; each line of the message is a broken promise, with what was
             expected and what is stored.
-        TypeError: an argument is not what it should be, such as ``key``; or a repository has no
-            ``get_many``.
+        TypeError: an argument, such as ``key``, does not fit; or a repository has no ``get_many``.
     """
     contract = _Contract(open, make, key, merge, refused, writers)
     broken: list[str] = []
@@ -102,11 +103,11 @@ async def check_repository(
 
 
 class _BrokenPromiseError(Exception):
-    """A promise was not kept; says which."""
+    """A promise was broken; the message names it."""
 
 
 class _WrongArgumentError(Exception):
-    """``check_repository`` was called wrongly; says how."""
+    """``check_repository`` got an argument that does not fit; the message names it."""
 
 
 def _described(trial: Callable[[], Awaitable[None]], error: Exception) -> str:
@@ -131,7 +132,7 @@ def _promise(kept: object, text: str) -> None:
 def _promise_same(
     stored: Mapping[Hashable, object], expected: Mapping[Hashable, object], text: str
 ) -> None:
-    """Promise that what is stored is what was expected, and else show the first difference."""
+    """Raise unless what is stored is what was expected, and show the first difference."""
     for key in [*expected, *stored]:
         if stored.get(key) != expected.get(key):
             told = f"{text}: of key {key!r} {expected.get(key)!r} was expected"
@@ -166,7 +167,7 @@ class _Contract(Generic[E]):
         return self._key or declared or cast("Callable[[E], Hashable]", attrgetter("veri_key"))
 
     def _merged(self, repository: object, entries: Iterable[E]) -> dict[Hashable, E]:
-        """Return what is kept of entries that arrive in this order, by key."""
+        """Return the merged entries, by key, for ``entries`` that arrive in this order."""
         key_of, table = self._key_of(repository), getattr(repository, "table", None)
         declared = cast("Table[E]", table).merge if isinstance(table, Table) else None
         merge = self._merge or declared or merge_or_replace

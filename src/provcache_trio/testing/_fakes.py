@@ -35,11 +35,11 @@ T = TypeVar("T")
 
 
 class RepositoryCrash(BaseException):
-    """What ``crash_next`` raises: no answer of a store, but a crash of the task that called."""
+    """Raised by ``crash_next``: not an answer of a store, but a crash of the calling task."""
 
 
 class _Scripted:
-    """What can be asked of either stand-in, beforehand or while it is in use.
+    """The orders that both stand-ins take, beforehand or while they are in use.
 
     Attributes:
         latency_seconds: how long every call takes, in seconds of trio's clock.
@@ -55,12 +55,11 @@ class _Scripted:
     def fail_next(self, error: BaseException | Callable[[], BaseException], times: int = 1) -> None:
         """Make the next ``upsert_many`` or ``put_many`` calls raise ``error``, storing nothing.
 
-        Such orders are carried out one per call, in the order given, and wait while it is
-        down.
+        Each call carries out one such order, in the order given; while it is down, they wait.
 
         Args:
-            error: an exception, of which every call raises a copy; or a class or function
-                that makes one.
+            error: an exception, of which each call raises a copy; or a class or function that
+                makes one.
             times: how many calls fail.
         """
         make = (lambda: _copy_of(error)) if isinstance(error, BaseException) else error
@@ -92,7 +91,8 @@ class _Scripted:
         self._resumed.set()
 
     async def _arrive(self) -> None:
-        await trio.sleep(self.latency_seconds)  # a checkpoint, even when it is 0
+        # A checkpoint even if it is 0.
+        await trio.sleep(self.latency_seconds)
         while not self._resumed.is_set():
             await self._resumed.wait()
         if self._is_down:
@@ -113,23 +113,23 @@ class MemoryRepository(_Scripted, Generic[E]):
     """A repository that keeps its rows in a dict.
 
     Args:
-        key: how to read an entry's key; by default its ``veri_key``.
-        merge: what is stored when ``merge(stored, arriving)`` meet. By default the rule of
-            ``merge_entries`` for a ``ProvcacheEntry``; anything else is replaced.
-        table: says both, as for the built-in repositories. It does not look at values: what
-            SQLite or PostgreSQL would refuse is taken.
+        key: returns the key of an entry; by default its ``veri_key``.
+        merge: called as ``merge(stored, arriving)``; returns the entry to store. By default
+            ``merge_entries`` for a ``ProvcacheEntry``; any other entry is replaced.
+        table: gives both, as for the built-in repositories. Values are not checked: it stores
+            even what SQLite or PostgreSQL would refuse.
         latency_seconds: see the attribute.
-        reject_with_index: whether an ``EntryRejectedError`` tells the entry's position, as
-            some stores do.
+        reject_with_index: whether an ``EntryRejectedError`` has the entry's position, as with
+            some stores.
 
     Attributes:
         rows: what is stored, by key. A test may change it.
-        calls: the entries of every ``upsert_many`` call, in the order in which the calls
-            began, whatever came of them.
-        persisted: the entries of every call that returned; so a batch whose answer was
-            lost is not among them, though its rows are stored.
+        calls: the entries of every ``upsert_many`` call, in the order in which the calls began,
+            whatever their outcome.
+        persisted: the entries of every call that returned; a batch whose answer was lost is not
+            among them, though its rows are stored.
         in_calls: how many ``upsert_many`` calls are under way now.
-        max_in_calls: the most that ever were.
+        max_in_calls: the largest number of calls that were under way at once.
         latency_seconds: how long every call takes, in seconds of trio's clock.
         reject_with_index: see above.
         table: see above, or None.
@@ -154,7 +154,7 @@ class MemoryRepository(_Scripted, Generic[E]):
         self.in_calls: int = 0
         self.max_in_calls: int = 0
         self.reject_with_index = reject_with_index
-        # Not the parameter's default: checkers would take E from it, and know nothing of E.
+        # Not the parameter's default, from which checkers would infer a wrong E.
         self._key: Callable[[E], Hashable] = attrgetter("veri_key") if key is None else key
         self._merge = merge_or_replace if merge is None else merge
         self._rejected: set[Hashable] = set()
@@ -171,7 +171,7 @@ class MemoryRepository(_Scripted, Generic[E]):
         """Store every entry, or none; see ``Repository.upsert_many``.
 
         Returns:
-            How many rows were added or are no longer what they were.
+            How many rows were added or changed.
 
         Raises:
             StoreUnavailableError: it is down, or lost its answer.
@@ -225,7 +225,7 @@ class MemoryRepository(_Scripted, Generic[E]):
         Args:
             before: delete only versions whose ``newer`` field (of a ``ProvcacheEntry``
                 ``created_at``) has a smaller value.
-            equals: by name of the field; at least one.
+            equals: values by field name; at least one.
 
         Raises:
             TypeError: there is no condition, or ``before`` is given and no field is ``newer``.
@@ -312,7 +312,7 @@ class MemoryDeadLetters(_Scripted, Generic[E]):
         latency_seconds: see the attribute.
 
     Attributes:
-        letters: every letter taken, in order; one whose answer was lost comes again.
+        letters: every letter taken, in order; a letter whose answer was lost comes again.
         latency_seconds: how long every call takes, in seconds of trio's clock.
     """
 
@@ -332,10 +332,11 @@ class MemoryDeadLetters(_Scripted, Generic[E]):
 
 
 def _copy_of(error: BaseException) -> BaseException:
-    """Return a copy of ``error``, made without its ``__init__`` if that wants other arguments."""
+    """Return a copy of ``error``, without calling its ``__init__`` if that needs more arguments."""
     try:
         return copy.copy(error)
-    except TypeError:  # it has keyword-only arguments
+    # It has keyword-only arguments.
+    except TypeError:
         twin = type(error).__new__(type(error), *error.args)
         twin.__dict__.update(error.__dict__)
         return twin
