@@ -1,4 +1,4 @@
-"""How a trio task calls a driver that is asyncio's: two ways behind one small seam."""
+"""How a trio task calls an asyncio driver: two ways behind one small interface."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_KIND: Final[BridgeKind] = "trio-asyncio" if sys.version_info < (3, 14) e
 
 
 class Bridge(Protocol):
-    """An asyncio event loop of our own, and the way there.
+    """An asyncio event loop of our own, and the calls into it.
 
     Attributes:
         one_task: whether the task that opened it has to close it.
@@ -28,7 +28,7 @@ class Bridge(Protocol):
     one_task: bool
 
     async def open(self) -> None:
-        """Start the loop. Is called once, and takes no time worth mentioning.
+        """Start the loop, which takes almost no time; called once.
 
         Raises:
             OSError: the process has no descriptors left.
@@ -38,7 +38,7 @@ class Bridge(Protocol):
     async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what ``call``, an asyncio function, returns; raise what it raises.
 
-        Cancelling cancels the asyncio task, once, and waits for it: if it returns all the
+        Cancelling cancels the asyncio task, once, and waits for it; if that returns a result all the
         same, so does this. The task has a copy of the caller's context variables.
         """
         ...
@@ -48,7 +48,7 @@ class Bridge(Protocol):
         ...
 
 
-# Protected: Ctrl-C in the middle of the import would leave trio-asyncio broken in this process.
+# Protected: Ctrl-C during the import would leave trio-asyncio broken in this process.
 @trio.lowlevel.enable_ki_protection
 def make_bridge(kind: BridgeKind) -> Bridge:
     """Return a bridge that is not open yet.
@@ -63,7 +63,7 @@ def make_bridge(kind: BridgeKind) -> Bridge:
         return ThreadBridge()
     if kind != "trio-asyncio":
         raise ValueError("bridge must be 'trio-asyncio' or 'thread'")
-    # Only now: the import changes asyncio for the whole process.
+    # Imported only here, as the import changes asyncio for the whole process.
     from .trio_asyncio import TrioAsyncioBridge  # noqa: PLC0415
 
     return TrioAsyncioBridge()

@@ -1,4 +1,4 @@
-"""The calls under way over one bridge: how closing cancels them, and what a bridge does last."""
+"""The calls under way over a bridge, and how they end when it closes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class BridgeCalls:
 
     Args:
         bridge: what the calls use.
-        what: what its owner is, as the error of a closed one names it, such as "the repository".
+        what: its owner's name in the error after ``close``, such as "the repository".
 
     Attributes:
-        bridge: the same.
+        bridge: as given.
     """
 
     def __init__(self, bridge: Bridge, what: str) -> None:
@@ -95,8 +95,9 @@ async def shut_down(bridge: Bridge, end: Callable[[], Awaitable[None]]) -> None:
                     interrupt = error
                 else:
                     break
-    finally:  # whatever happened: a nursery that is left open breaks trio
-        # Not in our scope, which the bridge did not begin in.
+    finally:
+        # Whatever happened, as a nursery that is left open breaks trio. Not in our scope, in which
+        # the bridge was not opened.
         await bridge.close()  # noqa: ASYNC102  # shields itself
     if interrupt is not None:
         raise interrupt

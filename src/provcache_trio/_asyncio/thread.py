@@ -1,4 +1,4 @@
-"""The bridge for Pythons that trio-asyncio does not know: an asyncio loop in one thread."""
+"""The bridge for Pythons without trio-asyncio: an asyncio loop in a thread."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ class ThreadBridge:
         )
         self._thread.start()
 
-    # Protected: Ctrl-C would leave the asyncio task with nobody who waits for it.
+    # Protected: Ctrl-C would leave an asyncio task that nobody waits for.
     @trio.lowlevel.enable_ki_protection
     async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what ``call`` returns in the thread."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # the thread may be quicker than a cancel
+        # First, as the thread may be quicker than a cancellation.
+        await trio.lowlevel.checkpoint_if_cancelled()
         waiter = trio.lowlevel.current_task()
         job = _Job(call, lambda: self._token.run_sync_soon(trio.lowlevel.reschedule, waiter))
         raise_cancel: Callable[[], NoReturn] | None = None
@@ -49,7 +50,8 @@ class ThreadBridge:
         def abort(raise_it: Callable[[], NoReturn]) -> Abort:
             nonlocal raise_cancel
             raise_cancel = raise_it
-            self._loop.call_soon_threadsafe(job.cancel)  # which it runs after ``start``
+            # The loop runs this after ``start``.
+            self._loop.call_soon_threadsafe(job.cancel)
             return Abort.FAILED
 
         context = contextvars.copy_context()
@@ -60,7 +62,7 @@ class ThreadBridge:
         return job.task.result()
 
     async def close(self) -> None:
-        """End the thread, which has nothing to do any more."""
+        """End the thread, which is idle by now."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         interrupt: KeyboardInterrupt | None = None
         with trio.CancelScope(shield=True):
@@ -69,7 +71,8 @@ class ThreadBridge:
                     await self._ended.wait()
                 except KeyboardInterrupt as error:
                     interrupt = error
-        self._thread.join()  # it has nothing left to do but to end
+        # The thread has nothing left to do but end.
+        self._thread.join()
         if interrupt is not None:
             raise interrupt
 
@@ -117,7 +120,8 @@ class _Loop(asyncio.SelectorEventLoop):
         found: asyncio.Future[list[Any]] = self.create_future()
 
         def settle(result: list[Any] | Exception) -> None:
-            if found.done():  # cancelled
+            # The lookup was cancelled.
+            if found.done():
                 return
             if isinstance(result, Exception):
                 found.set_exception(result)
@@ -128,9 +132,10 @@ class _Loop(asyncio.SelectorEventLoop):
             result: list[Any] | Exception
             try:
                 result = socket.getaddrinfo(host, port, **options)
-            except Exception as error:  # noqa: BLE001  # handed on
+            except Exception as error:  # noqa: BLE001  # passed on
                 result = error
-            with suppress(RuntimeError):  # the loop was closed in the meantime
+            # The loop was closed in the meantime.
+            with suppress(RuntimeError):
                 self.call_soon_threadsafe(settle, result)
 
         threading.Thread(target=resolve, daemon=True, name="provcache_trio: name lookup").start()

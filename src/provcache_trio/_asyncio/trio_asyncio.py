@@ -1,4 +1,4 @@
-"""The bridge wherever trio-asyncio can be imported: an asyncio loop inside trio's."""
+"""The bridge for Pythons with trio-asyncio: an asyncio loop inside trio's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 import trio
 
 with warnings.catch_warnings():
-    # It uses what Python 3.12 deprecated. That is no business of whoever imports us, and
-    # would be an error where warnings are.
+    # It uses functions that Python 3.12 deprecated. Our users should not see that, and it would be
+    # an error where warnings are errors.
     warnings.simplefilter("ignore", DeprecationWarning)
     import trio_asyncio
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_LOOKUPS: Final = 8  # threads that wait for a name server
+# At most so many threads wait for a name server.
+_MOST_LOOKUPS: Final = 8
 
 
 @final
 class TrioAsyncioBridge:
-    """Runs an asyncio loop in a child task, where it can't be seen; see ``Bridge``."""
+    """Runs an asyncio loop in a child task, unseen by the caller; see ``Bridge``."""
 
     one_task = True
 
@@ -42,21 +43,22 @@ class TrioAsyncioBridge:
             RuntimeError: trio is a guest of asyncio.
         """
         await trio.lowlevel.checkpoint()
-        # CPython's own function: trio-asyncio replaces the public one, and so can't tell.
+        # CPython's own function, as trio-asyncio replaces the public one.
         if _asyncio._get_running_loop() is not None:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # there is no other
             raise RuntimeError(
                 "trio runs as a guest of asyncio here, where asyncpg can't run in trio's thread: "
                 "open the repository with bridge='thread'"
             )
-        # Not `async with`: what the user's block raises must not pass through our nursery.
+        # Not `async with`, as the exception of the user's block must not pass through our nursery.
         self._manager = trio.open_nursery(strict_exception_groups=True)
         nursery = await self._manager.__aenter__()
         nursery.start_soon(self._host)
         interrupt: KeyboardInterrupt | None = None
-        with trio.CancelScope(shield=True):  # a moment: it only waits for our own task
+        # It takes a moment, as it only waits for our own task.
+        with trio.CancelScope(shield=True):
             while not self._begun.is_set():
                 try:
-                    # Not nursery.start, which an interrupt leaves with a task that never ends.
+                    # Not nursery.start, as an interrupt of that would leave a task that never ends.
                     await self._begun.wait()
                 except KeyboardInterrupt as error:
                     interrupt = error
@@ -65,26 +67,27 @@ class TrioAsyncioBridge:
             await self.close()
             raise failure
 
-    # Protected: Ctrl-C would leave the asyncio task with nobody who waits for it.
+    # Protected: Ctrl-C would leave an asyncio task that nobody waits for.
     @trio.lowlevel.enable_ki_protection
     async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what ``call`` returns in the loop."""
         return await trio_asyncio.aio_as_trio(call, loop=self._loop)()
 
     async def close(self) -> None:
-        """End the loop, which has nothing to do any more."""
+        """End the loop, which is idle by now."""
         self._closing.set()
         try:
-            # Waits for the task whether or not a surrounding scope is cancelled.
+            # Waits for the task even if a surrounding scope is cancelled.
             await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            if group.split(KeyboardInterrupt)[1] is not None:  # the loop lets nothing else out
+            # The loop lets nothing else out.
+            if group.split(KeyboardInterrupt)[1] is not None:
                 raise AssertionError("unreachable") from group
             raise KeyboardInterrupt from None
 
     @trio.lowlevel.enable_ki_protection
     async def _host(self) -> None:
-        # Shielded: a queue in a cancelled scope has yet to write what it accepted.
+        # Shielded, as a queue in a cancelled scope still has to write its entries.
         with trio.CancelScope(shield=True):
             protection = _Protection(trio.lowlevel.current_task())
             trio.lowlevel.add_instrument(protection)
@@ -98,20 +101,21 @@ class TrioAsyncioBridge:
                     self._begun.set()
                     await self._closing.wait()
             except Exception as error:  # noqa: BLE001  # ``open`` raises it: a loop lets none out
-                while isinstance(error, ExceptionGroup):  # of trio-asyncio's nurseries
+                # The groups are of trio-asyncio's nurseries.
+                while isinstance(error, ExceptionGroup):
                     error = cast("ExceptionGroup[Exception]", error).exceptions[0]
                 self._failure = error
             finally:
-                self._begun.set()  # whatever happened: ``open`` can't be cancelled
+                # Whatever happened, as ``open`` can't be cancelled.
+                self._begun.set()
                 trio.lowlevel.remove_instrument(protection)
 
 
 class _Protection(trio.abc.Instrument):
     """Keeps KeyboardInterrupt out of the loop's own tasks.
 
-    One that comes out of trio-asyncio's main task leaves a loop that neither goes on nor
-    ends, and so a program that hangs. trio gives no other way to protect a task that
-    somebody else starts.
+    One that leaves trio-asyncio's main task leaves a loop that neither continues nor ends, so the
+    program hangs. trio has no other way to protect a task that other code starts.
     """
 
     def __init__(self, host: trio.lowlevel.Task) -> None:

@@ -1,4 +1,4 @@
-"""Entries as JSON: how to read what an older program wrote."""
+"""Entries as JSON, and how to read those that an older program wrote."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-# Annotated as object: callers may give what their annotations do not allow.
+# Annotated as object, since callers may pass values that the annotations do not allow.
 
 
 def check_evolution(upgrade: object, aliases: object) -> tuple[str, ...]:
-    """Return ``aliases`` as a tuple, if both arguments are what they should be.
+    """Check both arguments; return ``aliases`` as a tuple.
 
     Raises:
-        TypeError: ``upgrade`` can't be called, or ``aliases`` is no iterable of str.
+        TypeError: ``upgrade`` can't be called, or ``aliases`` is not an iterable of str.
     """
     if upgrade is not None and not callable(upgrade):
         raise TypeError(f"upgrade must be callable, not {type(upgrade).__name__}")
@@ -43,13 +43,13 @@ def reader_of(
     inside: str | None = None,
     about: object = None,
 ) -> Callable[[bytes], T]:
-    """Return a function that decodes a document, or else what ``upgrade`` makes of it.
+    """Return a function that decodes a document, with the help of ``upgrade`` if it does not fit.
 
     Args:
-        kind: what a document is decoded to.
-        upgrade: called with the decoded object of a document that is no ``kind``.
-        inside: the member of the document that it is about; None: the whole.
-        about: the type that a message is about; None: ``kind``.
+        kind: the type of the result.
+        upgrade: called with the decoded JSON of a document that does not fit ``kind``.
+        inside: the member of the document to pass to ``upgrade``; None: all of it.
+        about: the type that messages name; None: ``kind``.
 
     Raises:
         TypeError: msgspec can't decode ``kind``.
@@ -77,9 +77,10 @@ def reader_of(
 
 
 def _why_not_decoded(kind: object, error: Exception) -> str:
-    """Return which field of a class msgspec can't decode, and why, without an entry's content."""
+    """Describe which field msgspec can't decode, and why, without any content of an entry."""
     name: str = getattr(kind, "__qualname__", repr(kind))
-    with suppress(Exception):  # whatever looking at somebody's type raises
+    # Looking at a user's type may raise anything.
+    with suppress(Exception):
         for field, hint in get_type_hints(cast("type", kind)).items():
             try:
                 msgspec.json.Decoder(hint)

@@ -1,4 +1,4 @@
-"""The lock that says who owns a file of dead letters or a journal; it ends with its process."""
+"""The lock of the process that owns a journal or a file of dead letters."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Final
 
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
 
-_MOST_TRIES: Final = 10  # each needs somebody who replaces the file meanwhile
+# Another try is needed only if the file was replaced meanwhile.
+_MOST_TRIES: Final = 10
 
 
 class OwnerLock:
-    """A lock on a file of its own, beside the one that is owned.
+    """A lock on a separate file beside the owned one.
 
-    It is held by an open file description: a second one is refused within a process, too,
-    and the kernel gives it up when the process ends, however that happens. Not on the owned
-    file itself: to close any descriptor of that would take away SQLite's own locks, which a
-    process has only once. Not SQLite's exclusive mode: nobody could read meanwhile.
+    An open file description holds it, so a second owner is refused within one process, too, and the
+    kernel releases it however the process ends. It is not on the owned file itself, since closing
+    any descriptor of that would release SQLite's own locks, which a process has only once. SQLite's
+    exclusive mode would not allow others to read.
 
-    The file stays; to remove it would let two owners each lock a file of that name.
+    The file stays, as removing it would let two owners each lock a file of that name.
     """
 
     def __init__(self, path: str) -> None:
@@ -31,10 +32,10 @@ class OwnerLock:
         _ALL.add(self)
 
     def take(self) -> None:
-        """Own the file, without waiting; no effect if it is owned already.
+        """Take the lock without waiting; do nothing if it is held already.
 
         Raises:
-            StoreUnavailableError: somebody else owns it.
+            StoreUnavailableError: another owner holds it.
             StoreMisconfiguredError: the lock file can't be made or opened.
         """
         for _ in range(_MOST_TRIES):
@@ -50,7 +51,7 @@ class OwnerLock:
         raise StoreMisconfiguredError(f"its lock file {self._path} is replaced again and again")
 
     def _is_held(self) -> bool:
-        """Return whether we hold the lock, on the file that others would find."""
+        """Return whether we hold the lock on the file that has the name now."""
         if self._descriptor is None:
             return False
         with suppress(FileNotFoundError):
@@ -61,23 +62,25 @@ class OwnerLock:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.fchmod(self._descriptor, 0o600)  # whatever the umask is
+        # Independent of the umask.
+        os.fchmod(self._descriptor, 0o600)
 
     def release(self) -> None:
-        """Let somebody else own it."""
+        """Release the lock."""
         if self._descriptor is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # of copies in children, too
+            # Releases the lock for copies in child processes, too.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self.forget()
 
     def forget(self) -> None:
-        """Let go of it in this process alone."""
+        """Drop the lock in this process alone."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
 
 def is_owned(path: str) -> bool:
-    """Return whether somebody holds the lock at ``path``, without making or changing anything.
+    """Return whether any process holds the lock at ``path``; nothing is created or changed.
 
     Raises:
         StoreMisconfiguredError: that can't be found out.
@@ -90,7 +93,7 @@ def is_owned(path: str) -> bool:
     except OSError as error:
         raise _translated(path, error) from None
     try:
-        # Shared: several that look at once do not take each other for the owner.
+        # Shared, so that several who look at once do not take each other for the owner.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -117,8 +120,7 @@ _ALL: Final[weakref.WeakSet[OwnerLock]] = weakref.WeakSet()
 
 
 def _release_in_child() -> None:
-    # A child shares the description: it would hold the lock for as long as it lives, though
-    # its parent is gone.
+    # A child shares the description, so it would hold the lock after its parent has ended.
     for lock in tuple(_ALL):
         lock.forget()
 

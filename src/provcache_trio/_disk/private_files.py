@@ -1,4 +1,4 @@
-"""Files and directories that are their owner's alone, and that no link leads elsewhere."""
+"""Files and directories that only their owner may use, and that are not links."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from provcache_trio._vocabulary.errors import StoreMisconfiguredError
 
 
 def make_directory(path: str) -> None:
-    """Make a directory, and those it is in, for their owner only, unless they are there.
+    """Create a directory and its parents where they are missing, for their owner only.
 
     Raises:
-        StoreMisconfiguredError: it can't be made.
+        StoreMisconfiguredError: it can't be created.
     """
     if os.path.isdir(path):  # noqa: PTH112
         return
@@ -30,7 +30,7 @@ def make_directory(path: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Have the names in a directory on disk; SQLite does that for the files it makes."""
+    """Sync the names in a directory to disk; SQLite does that for the files it creates."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -39,10 +39,10 @@ def sync_directory(path: str) -> None:
 
 
 def regular_file(path: str) -> tuple[int, int]:
-    """Return what tells the file at ``path`` from every other one; no link is followed.
+    """Return the identity of the file at ``path``, without following a link.
 
     Raises:
-        StoreMisconfiguredError: there is none, or something else.
+        StoreMisconfiguredError: there is none, or it is not a regular file.
     """
     try:
         status = os.lstat(path)
@@ -56,19 +56,19 @@ def regular_file(path: str) -> tuple[int, int]:
 
 
 def translated(what: str, error: OSError) -> StoreMisconfiguredError:
-    """Return what an error of the operating system means."""
+    """Return the error to raise for an error of the operating system."""
     reason = os.strerror(error.errno or 0)
     return StoreMisconfiguredError(f"{what}: {reason}", error_class=type(error).__name__)
 
 
-# Annotated as object: callers may give what their annotations do not allow.
+# Annotated as object, since callers may pass values that the annotations do not allow.
 
 
 def absolute(path: object) -> str:
     """Return the absolute form of ``path``.
 
     Raises:
-        TypeError: it is neither str nor a path-like object that stands for one.
+        TypeError: it is neither a str nor a path-like object for one.
         ValueError: it is empty, ``":memory:"``, or holds NUL.
     """
     name = path

@@ -1,4 +1,4 @@
-"""Calls to one SQLite file: a worker thread each, in turn, cut short when they are cancelled."""
+"""Calls to one SQLite file: in worker threads, one at a time, interrupted when cancelled."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 
 class SQLiteCalls:
-    """Runs the methods of a file, until ``close``.
+    """Runs the methods of a file until ``close``.
 
     Args:
         file: its methods run in a worker thread, one at a time, in the order of the calls.
-        name: what to call it when it is closed.
+        name: its name in the error after ``close``.
     """
 
     def __init__(self, file: SQLiteConnection, name: str) -> None:
@@ -43,12 +43,12 @@ class SQLiteCalls:
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Call ``call``, a method of the file, and return its result.
 
-        Cancelled before its turn, it has no effect. Cancelled later, it either has none and
-        raises Cancelled, or is done and returns.
+        If cancelled before its turn, the call has no effect. If cancelled later, it either has none
+        and raises Cancelled, or succeeds and returns.
 
         Raises:
             trio.ClosedResourceError: it is closed.
-            Exception: what the method raises.
+            Exception: whatever the method raised.
         """
         async with self._turn:
             self._raise_if_closed()
@@ -58,9 +58,9 @@ class SQLiteCalls:
             except (StoreError, EntryRejectedError) as error:
                 if isinstance(error, StoreUnavailableError):
                     self._raise_if_closed()
-                    # If that raises, it is why the call failed.
+                    # If this raises, the cancellation is why the call failed.
                     await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120
-                # Names only, as every message of a file does.
+                # The message holds names only, as all messages about files do.
                 raise reworded(error, f"{self._file.path}: {error}")  # noqa: B904  # itself
 
     def _raise_if_closed(self) -> None:
@@ -71,10 +71,12 @@ class SQLiteCalls:
         """Interrupt the calls that are under way and close the file; shielded."""
         self._closed = True
         self._file.interrupt()
-        with trio.CancelScope(shield=True):  # for as long as the disk takes
+        # Without a deadline: as long as the disk takes.
+        with trio.CancelScope(shield=True):
             try:
                 async with self._turn:
                     await end_in_thread(self._file.end)
-            except KeyboardInterrupt:  # only ends the wait for the turn, which is needed
+            # The interrupt ended only the wait for the turn, which is still needed.
+            except KeyboardInterrupt:
                 await self.close()  # noqa: ASYNC120  # shielded
                 raise

@@ -1,4 +1,4 @@
-"""A connection to one SQLite file of ours, as worker threads use it, and what errors mean."""
+"""A connection to a SQLite file, for worker threads, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from provcache_trio._vocabulary.errors import (
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-_BUSY_TIMEOUT_SECONDS: Final = 0.1  # a thread that waits for a lock can't be interrupted
-_INSTRUCTIONS_BETWEEN_LOOKS: Final = 1_000_000  # some ten milliseconds
+# Short, as a thread that waits for a lock can't be interrupted.
+_BUSY_TIMEOUT_SECONDS: Final = 0.1
+# They take some ten milliseconds.
+_INSTRUCTIONS_BETWEEN_LOOKS: Final = 1_000_000
 
 Translated: TypeAlias = type[StoreUnavailableError] | type[EntryRejectedError]
 
@@ -35,15 +37,16 @@ _BY_RESULT_CODE: Final[dict[int, tuple[Translated, bool]]] = {
     sqlite3.SQLITE_IOERR: (StoreUnavailableError, False),
     sqlite3.SQLITE_FULL: (StoreUnavailableError, False),
     sqlite3.SQLITE_PROTOCOL: (StoreUnavailableError, False),
-    sqlite3.SQLITE_CONSTRAINT: (EntryRejectedError, True),  # a trigger's RAISE included
+    # Includes RAISE in a trigger.
+    sqlite3.SQLITE_CONSTRAINT: (EntryRejectedError, True),
     sqlite3.SQLITE_MISMATCH: (EntryRejectedError, True),
     sqlite3.SQLITE_TOOBIG: (EntryRejectedError, True),
 }
-# CANTOPEN (no directory, no permission), READONLY, NOTADB, CORRUPT, ERROR (no such table)
-# and whatever else there is need a person.
+# CANTOPEN (no directory, no permission), READONLY, NOTADB, CORRUPT, ERROR (no such table) and all
+# others need a person.
 _OTHERWISE: Final = (StoreMisconfiguredError, False)
 
-# What a person reads, by how the name of SQLite's code begins.
+# The words for a person, by the beginning of the name of SQLite's code.
 _WORDS: Final = {
     "SQLITE_BUSY": "another process, or another connection of this one, holds a lock on the file",
     "SQLITE_LOCKED": "another connection of this process holds a lock on the table",
@@ -59,7 +62,7 @@ _WORDS: Final = {
     "SQLITE_TOOBIG": "a value is larger than SQLite takes",
     "SQLITE_CONSTRAINT_TRIGGER": "a trigger refuses the row",
 }
-# Of these SQLite's own message names table and column, or the constraint, and no values.
+# For these, SQLite's own message names table and column, or the constraint, and no values.
 _OWN_WORDS: Final = frozenset(
     {
         "SQLITE_CONSTRAINT_CHECK",
@@ -75,43 +78,50 @@ _is_about_names: Final = re.compile(
 ).fullmatch
 
 _CANNOT_WRITE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
-# There is no room: for the -wal or the file itself, or for the -shm file.
+# No room: for the file or the -wal file, or for the -shm file.
 FULL: Final = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
-# How to read a file whose -wal file is empty, where nothing can be put beside it.
+# Reads a file without a -wal file where no file can be created beside it.
 WITHOUT_FILES_BESIDE_IT: Final = "mode=ro&immutable=1"
-_MOST_LOG_BYTES: Final = 4 * 1024 * 1024  # that a -wal file keeps
+# The size to which SQLite truncates a -wal file.
+_MOST_LOG_BYTES: Final = 4 * 1024 * 1024
 _FOREIGN: Final = "the file is a database of another application"
 
 # As in "WAL-mode File Format" of SQLite's documentation.
-_LOG_HEAD: Final = struct.Struct(">8xI4x8s8x")  # page size, salt
-_FRAME_HEAD: Final = struct.Struct(">I4x8s8x")  # page number, salt
-_APPLICATION_AT: Final = slice(68, 72)  # of the first page
+# Page size and salt.
+_LOG_HEAD: Final = struct.Struct(">8xI4x8s8x")
+# Page number and salt.
+_FRAME_HEAD: Final = struct.Struct(">I4x8s8x")
+# Position in the first page.
+_APPLICATION_AT: Final = slice(68, 72)
 
 _creating: Final = threading.Lock()
 
 
 class Application(NamedTuple):
-    """A kind of file: how it is known, and the statements that fill an empty one."""
+    """A kind of file: how to recognize it, and the statements that fill an empty one."""
 
     application_id: int
     version: int
     schema: tuple[str, ...]
-    before: tuple[str, ...] = ()  # outside of the transaction that the schema is made in
-    former: Mapping[int, str] = MappingProxyType({})  # what to do, by version of the schema
+    # Statements to run before the transaction that creates the schema.
+    before: tuple[str, ...] = ()
+    # What to do about an older file, by the version of its schema.
+    former: Mapping[int, str] = MappingProxyType({})
 
 
 class SQLiteConnection:
-    """A file that is opened, and made if ``create``, when it is first needed.
+    """A file that is opened, and with ``create`` created, when it is first needed.
 
-    Without an ``application`` it may be anybody's, and how it is set up is for a subclass to say.
+    Without an ``application`` it may be any database, and a subclass sets it up.
 
-    Every method blocks and is called by one thread at a time, but for ``interrupt``.
-    ``stopped`` is reset by whoever makes the next call.
+    Every method except ``interrupt`` blocks, and is called by one thread at a time. The next caller
+    resets ``stopped``.
 
     A transaction raises:
-        StoreUnavailableError: locked, disk full, I/O error, or interrupted.
-        StoreMisconfiguredError: can't be opened or written, or is no database of ours.
-        EntryRejectedError: a constraint, or somebody's trigger, refused a change.
+        StoreUnavailableError: the file is locked, the disk is full or fails, or the call was
+            interrupted.
+        StoreMisconfiguredError: the file can't be opened or written, or is not a database of ours.
+        EntryRejectedError: a constraint or a trigger refused a change.
     """
 
     def __init__(self, path: str, application: Application | None, *, create: bool) -> None:
@@ -130,36 +140,39 @@ class SQLiteConnection:
         return self._path
 
     def close(self) -> None:
-        """Close the connection, if there is one, which rolls back what was not committed."""
+        """Close the connection, if there is one; uncommitted changes are rolled back."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
         with suppress(sqlite3.Error):
-            # An interrupt is in force until the next statement starts, and would keep SQLite
-            # from moving what is in the -wal file into the file itself.
+            # An interrupt stays in force until the next statement starts, and would keep SQLite from
+            # moving the contents of the -wal file into the file.
             connection.execute("SELECT 1")
             connection.rollback()
-            with suppress(StoreUnavailableError):  # whoever reads it has it open, too
+            # A reader that blocks this has the file open, too.
+            with suppress(StoreUnavailableError):
                 self._take_away_log(connection)
         connection.close()
 
     def end(self) -> None:
-        """Close the connection for good, and give back whatever else a subclass holds."""
+        """Close the connection for good, and release whatever else a subclass holds."""
         self.close()
 
     def interrupt(self) -> None:
-        """Make the call that is under way raise soon, unless it is as good as done.
+        """Make the call that is under way raise soon, unless it is almost done.
 
         May be called from another thread.
         """
         self.stopped = True
         connection = self._connection
         if connection is not None:
-            with suppress(sqlite3.ProgrammingError):  # closed a moment ago
+            # The connection was closed a moment ago.
+            with suppress(sqlite3.ProgrammingError):
                 connection.interrupt()
 
     def _raise_if_stopped(self) -> None:
-        if self.stopped:  # SQLite forgets an interrupt between two statements
+        # SQLite forgets an interrupt that comes between two statements.
+        if self.stopped:
             raise StoreUnavailableError("the call was interrupted")
 
     @contextmanager
@@ -181,13 +194,14 @@ class SQLiteConnection:
             raise
 
     def _reason(self, error: sqlite3.Error, name: str) -> str:
-        """Return what an error of SQLite means, and what to do about it; nothing if unknown."""
+        """Return what an error of SQLite means and what to do about it, or "" if that is unknown."""
         directory = os.path.dirname(self._path)  # noqa: PTH120
         if name.startswith("SQLITE_CANTOPEN"):
-            with suppress(PermissionError):  # then it may be there
+            # Without permission it is not known whether the directory exists.
+            with suppress(PermissionError):
                 if not stat.S_ISDIR(_mode_of(directory)):
                     return f"there is no directory {directory}"
-        # SQLite's own message may quote a row where a trigger writes what it likes.
+        # SQLite's own message may quote a row, as a trigger can raise any text.
         if name in _OWN_WORDS or _is_about_names(str(error)):
             return str(error)
         known = (words for beginning, words in _WORDS.items() if name.startswith(beginning))
@@ -204,7 +218,7 @@ class SQLiteConnection:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is not None and identity_of(self._path) != self._opened_as:
-            # Removed or replaced: what we write would go into a file that has no name.
+            # The file was removed or replaced, so we would write to a file without a name.
             self._take_away_log(self._connection)
             self.close()
         if self._connection is None:
@@ -212,18 +226,18 @@ class SQLiteConnection:
         return self._connection
 
     def _take_away_log(self, connection: sqlite3.Connection) -> None:
-        """If the file was removed or replaced, take away its -wal file, if that was left behind.
+        """Remove the -wal file that a removed or replaced file has left behind.
 
-        SQLite does not. It would take what is in there for a part of the file that has the
-        name now, and so destroy that one.
+        SQLite does not do that. It would apply the -wal file to the file that has the name now, and so
+        destroy it.
         """
         if identity_of(self._real_path) == self._opened_as:
             return
-        # Into the old file, which may have another name now.
+        # Moves its contents into the old file, which may have another name now.
         (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StoreUnavailableError("somebody reads from the file that was replaced")
-        # A lock among those who have the old file open: the next finds the log of the new one.
+        # Locks out others that have the old file open, so the next one finds the log of the new file.
         connection.execute("BEGIN IMMEDIATE")
         if identity_of(f"{self._real_path}-wal") == self._log:
             for suffix in ("-wal", "-shm"):
@@ -232,19 +246,20 @@ class SQLiteConnection:
         connection.execute("ROLLBACK")
 
     def _open(self) -> sqlite3.Connection:
-        # First: nothing of a file that is somebody else's is changed, nor put beside it.
+        # First, so that a file of another application is not changed, and nothing is created beside it.
         if self._application is not None:
             raise_if_foreign(self._path, self._application)
         self._prepare()
         try:
-            return self._connect("mode=rw")  # never makes it; ``_prepare`` did, or failed
+            # This never creates the file: ``_prepare`` did, or failed.
+            return self._connect("mode=rw")
         except sqlite3.OperationalError as error:
             if not self._reads_only(error):
                 raise
         return self._connect(WITHOUT_FILES_BESIDE_IT)
 
     def _reads_only(self, error: sqlite3.OperationalError) -> bool:
-        """Whether the file can be read, though nothing can be put beside it, as SQLite needs.
+        """Whether the file can be read although SQLite can't create the files that it needs beside it.
 
         Raises:
             StoreMisconfiguredError: only a part of it could be read.
@@ -262,13 +277,13 @@ class SQLiteConnection:
         return True
 
     def _has_log(self) -> bool:
-        """Whether changes may be in the -wal file only."""
+        """Whether some changes may be in the -wal file only."""
         with suppress(OSError):
             return os.stat(f"{self._real_path}-wal").st_size > 0  # noqa: PTH116
         return False
 
     def _connect(self, how: str, *, alone: bool = False) -> sqlite3.Connection:
-        """Connect, and set up; ``alone``, nobody else can use the file meanwhile."""
+        """Connect, and set the file up; ``alone``: nobody else can use the file meanwhile."""
         connection = sqlite3.connect(
             f"{Path(self._path).as_uri()}?{how}",
             uri=True,
@@ -277,7 +292,7 @@ class SQLiteConnection:
             check_same_thread=False,
         )
         try:
-            # An interrupt that comes just before a statement starts is forgotten; this is not.
+            # SQLite forgets an interrupt that comes just before a statement starts; the handler does not.
             connection.set_progress_handler(lambda: self.stopped, _INSTRUCTIONS_BETWEEN_LOOKS)
             connection.execute(f"PRAGMA journal_size_limit = {_MOST_LOG_BYTES}")
             if alone:
@@ -288,17 +303,18 @@ class SQLiteConnection:
             connection.close()
             raise
         log = identity_of(f"{self._real_path}-wal")
-        # Asked last: else it may be the log of another file, which was put there in between.
+        # Checked last, or it may be the log of another file that was put there in between.
         self._log = log if identity_of(self._real_path) == self._opened_as else None
         return connection
 
     def _prepare(self) -> None:
-        """Make the file if there is none and we may, and remember which one it is."""
+        """Create the file if it is missing and may be created, and remember its identity."""
         self._real_path = os.path.realpath(self._path)
         if self._create:
-            with suppress(OSError):  # SQLite says in a moment what is wrong
+            # SQLite reports in a moment what is wrong.
+            with suppress(OSError):
                 create_file(self._real_path)
-        # Before connecting: a file that is put there in between is then noticed.
+        # Before connecting, so that a file put there in between is noticed.
         self._opened_as = identity_of(self._path)
         if not self._create and not os.path.isfile(self._path):  # noqa: PTH113
             if os.path.lexists(self._path):
@@ -306,28 +322,31 @@ class SQLiteConnection:
             raise StoreMisconfiguredError("there is no such file; with create=True it is made")
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        """Make sure that the file is ours, and fill it if it is empty and we may."""
-        application = cast("Application", self._application)  # without one it is not called
+        """Make sure that the file is ours, and fill it if it is empty and may be created."""
+        # Called only with an application.
+        application = cast("Application", self._application)
         connection.execute("BEGIN")
         ours = is_ours(connection, application)
         connection.execute("COMMIT")
         if not ours and not self._create:
             raise StoreMisconfiguredError("the file is empty")
         if not ours:
-            # Before there is a -wal file: so the file itself says whose it is from then on.
+            # Before there is a -wal file, so that from now on the file itself names its application.
             for statement in application.before:
                 connection.execute(statement)
             connection.execute("BEGIN IMMEDIATE")
-            if not is_ours(connection, application):  # nobody was faster
+            # Nobody else has filled it meanwhile.
+            if not is_ours(connection, application):
                 for statement in application.schema:
                     connection.execute(statement)
             connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # there is a -wal file
+        # Makes SQLite create the -wal file.
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def _mode_of(path: str) -> int:
-    """Return the mode of what is at ``path``, or 0: there is nothing."""
+    """Return the mode of the file at ``path``, or 0 if there is none."""
     try:
         return os.stat(path).st_mode  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
@@ -335,14 +354,14 @@ def _mode_of(path: str) -> int:
 
 
 def create_file(path: str) -> None:
-    """Make an empty file that nobody else may read, unless there is one.
+    """Create an empty file that only its owner may read.
 
     Raises:
-        OSError: there is one, or there can't be.
+        OSError: the file exists, or can't be created.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
-    # To close any descriptor of a file takes away the locks that other connections of this
-    # process hold on it; so nobody may open the file before ours is closed.
+    # Closing any descriptor of a file releases the locks that other connections of this process
+    # hold on it, so nobody may open the file before ours is closed.
     with _creating:
         descriptor = os.open(path, flags, 0o600)
         try:
@@ -352,7 +371,7 @@ def create_file(path: str) -> None:
 
 
 def identity_of(path: str) -> tuple[int, int] | None:
-    """Return what tells the file at ``path`` from every other one, or None: there is none."""
+    """Return the identity of the file at ``path``, or None if there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -361,10 +380,10 @@ def identity_of(path: str) -> tuple[int, int] | None:
 
 
 def is_ours(connection: sqlite3.Connection, ours: Application) -> bool:
-    """Return whether the file is one of ``ours``; if not, it is empty.
+    """Return True if the file is one of ``ours``, and False if it is empty.
 
     Raises:
-        StoreMisconfiguredError: it is neither.
+        StoreMisconfiguredError: it is a file of another kind.
     """
     application = number_of(connection, "PRAGMA application_id")
     version = number_of(connection, "PRAGMA user_version")
@@ -382,12 +401,12 @@ def is_ours(connection: sqlite3.Connection, ours: Application) -> bool:
 
 
 def raise_if_foreign(path: str, ours: Application) -> None:
-    """Raise if the file at ``path`` is somebody else's; nothing is changed, nor put beside it.
+    """Raise if the file at ``path`` is another application's; nothing is changed or created.
 
-    A file that is not there, or is empty, is not.
+    A file that is missing or empty is accepted.
 
     Raises:
-        StoreMisconfiguredError: it is a database of another application, or none.
+        StoreMisconfiguredError: it is a database of another application, or not a database.
     """
     try:
         status = os.stat(path)  # noqa: PTH116
@@ -395,11 +414,12 @@ def raise_if_foreign(path: str, ours: Application) -> None:
         return
     if not stat.S_ISREG(status.st_mode) or not status.st_size:
         return
-    # SQLite itself: closing a descriptor of our own would take away the locks that other
+    # By SQLite, since closing a descriptor of our own would release the locks that other
     # connections of this process hold on the file.
     how = f"{Path(path).as_uri()}?{WITHOUT_FILES_BESIDE_IT}"
     with closing(sqlite3.connect(how, uri=True, isolation_level=None)) as connection:
-        connection.execute("PRAGMA writable_schema = ON")  # a part may still be in the -wal file
+        # A part of the schema may still be in the -wal file.
+        connection.execute("PRAGMA writable_schema = ON")
         application = number_of(connection, "PRAGMA application_id")
         version = number_of(connection, "PRAGMA user_version")
         pages = number_of(connection, "PRAGMA page_count")
@@ -411,9 +431,9 @@ def raise_if_foreign(path: str, ours: Application) -> None:
 
 
 def _application_in_log(path: str) -> int | None:
-    """Return the application that a -wal file says it is of, or None: it says nothing.
+    """Return the application that a -wal file names, or None.
 
-    Of a young database only that file may know, as long as nothing was moved from it.
+    In a new database only that file may name it, until its contents are moved.
     """
     found: int | None = None
     with suppress(OSError), open(path, "rb") as log:  # noqa: PTH123
@@ -424,7 +444,8 @@ def _application_in_log(path: str) -> int | None:
         while len(frame := log.read(_FRAME_HEAD.size)) == _FRAME_HEAD.size:
             page, of = _FRAME_HEAD.unpack(frame)
             content = log.read(page_bytes)
-            if of != salt:  # left over from before
+            # The frame is left over from before.
+            if of != salt:
                 break
             if page == 1:
                 found = int.from_bytes(content[_APPLICATION_AT], "big")

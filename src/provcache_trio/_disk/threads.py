@@ -1,4 +1,4 @@
-"""Work in a worker thread that is cut short, not abandoned, when its caller is cancelled."""
+"""Work in a thread that is interrupted, not abandoned, when its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-# ``trio.to_thread.run_sync`` can abandon a thread or ignore a cancellation; this is what it
-# is made of, with a third way. The task sleeps until the thread is done, Ctrl-C or not.
+# ``trio.to_thread.run_sync`` can only abandon a thread or ignore a cancellation; this interrupts
+# the work instead. The task sleeps until the thread is done, even when Ctrl-C is pressed.
 @trio.lowlevel.enable_ki_protection
 async def in_thread(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
-    """Return what ``work`` returns in a worker thread; when cancelled, make it hurry.
+    """Return what ``work`` returns in a worker thread; call ``interrupt`` when cancelled.
 
     Raises:
-        StoreUnavailableError: there is no thread for it.
+        StoreUnavailableError: no thread can be started.
         BaseException: what ``work`` raised.
     """
     task = trio.lowlevel.current_task()
@@ -39,14 +39,15 @@ async def in_thread(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
 
     try:
         trio.lowlevel.start_thread_soon(work, deliver)
-    except RuntimeError:  # the system has none left, which may pass
+    # The system has no thread left, which may pass.
+    except RuntimeError:
         raise StoreUnavailableError("no thread can be started") from None
     result: T = await trio.lowlevel.wait_task_rescheduled(abort)
     return result
 
 
 async def end_in_thread(end: Callable[[], None]) -> None:
-    """Call ``end`` in a worker thread, or here and now if there is none."""
+    """Call ``end`` in a worker thread, or in this one if none can be started."""
     try:
         await in_thread(end, lambda: None)
     except StoreUnavailableError:

@@ -2,12 +2,12 @@
 
 The file holds the table ``provcache_entries`` and, for people, the view
 ``provcache_readable``, which shows hashes and times as text. It is written in WAL mode with
-``synchronous=FULL``: what ``upsert_many`` returned for has reached the disk. Several
-processes of one machine may use it at once; a network file system is no place for it.
+``synchronous=FULL``: when ``upsert_many`` returns, its entries are on the disk. Several processes
+of one machine may use the file at once; it must not be on a network file system.
 
-Calls run in a worker thread, one at a time. A call that is cancelled is interrupted and then
-waited for, so that its thread is done with the file before the call returns; a disk that
-never answers therefore holds up even a cancelled call, and the exit.
+Calls run in a worker thread, one at a time. A cancelled call is interrupted and then waited for,
+so that its thread has finished with the file before the call returns. A disk that never answers
+therefore blocks even a cancelled call, and the exit.
 """
 
 # The store in one SQLite file lives here: its statements, its rows, and the calls of its repository.

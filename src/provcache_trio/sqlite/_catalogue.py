@@ -1,4 +1,4 @@
-"""What SQLite says of a table of the user's own, and whether a declaration fits it."""
+"""Reads the catalogue of SQLite, and checks a declaration against a user's table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ E = TypeVar("E")
 
 _HAS_STRICT: Final = (3, 37, 0)
 _GENERATED: Final = frozenset({2, 3})
-# A column of a STRICT table takes what it says and nothing else; of ANY it changes nothing.
+# A column of a STRICT table takes only its declared type; one of ANY stores values unchanged.
 _OF_STRICT: Final = {"INT": "INTEGER", "ANY": "BLOB", "BLOB": "bytes only"}
 
 
@@ -38,7 +38,7 @@ class _Column(NamedTuple):
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Teach a new connection what our statements need."""
+    """Register the collation that our statements need with a new connection."""
     connection.create_collation(DECIMAL_ORDER, compare_decimals)
 
 
@@ -48,7 +48,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
 
 
 def statements_for(table: Table[Any]) -> Iterable[str]:
-    """Yield those that make ``table``."""
+    """Yield the statements that create ``table``."""
     columns = [
         f"{quoted(field.column)} {FITTING[field.kind][0]}{'' if field.optional else ' NOT NULL'}"
         for field in table.fields
@@ -64,10 +64,10 @@ def statements_for(table: Table[Any]) -> Iterable[str]:
 
 
 def read_plan(connection: sqlite3.Connection, table: Table[E]) -> TablePlan[E] | None:
-    """Return how entries are stored in ``table``, or None: the file has none of that name.
+    """Return the plan of ``table``, or None if the file has no table of that name.
 
     Raises:
-        StoreMisconfiguredError: it is another table than was declared; names it and the column.
+        StoreMisconfiguredError: the table does not fit its declaration; names table and column.
     """
     version = schema_version(connection)
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
@@ -172,7 +172,8 @@ def _check_key(connection: sqlite3.Connection, table: Table[Any]) -> None:
         raise _misfit(table, f"its key {described} is compared by COLLATE {collated}, not BINARY")
     columns = _columns(connection, table)
     if {column.name.lower() for column in columns if column.place_in_key} == wanted:
-        return  # INTEGER PRIMARY KEY, which is the row's number and has no index
+        # INTEGER PRIMARY KEY is the row's number, and has no index.
+        return
     raise _misfit(table, f"it has no unique index on exactly its key {described}")
 
 

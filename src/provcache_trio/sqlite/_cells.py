@@ -1,4 +1,4 @@
-"""What the values of a table's fields are in SQLite, by the field and by the type of its column."""
+"""How field values are stored in SQLite, by the field and by the type of its column."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.fields import TableField
 
 Cell: TypeAlias = str | int | float | bytes | None
-Affinity: TypeAlias = str  # "TEXT", "INTEGER", "REAL", "NUMERIC" or "BLOB", which changes nothing
+# "TEXT", "INTEGER", "REAL", "NUMERIC", or "BLOB", which stores values unchanged.
+Affinity: TypeAlias = str
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _BITS: Final = 64
-DECIMAL_ORDER: Final = "provcache_decimal"  # the collation by which decimals are compared
+# The collation that compares decimals.
+DECIMAL_ORDER: Final = "provcache_decimal"
 
 
 # https://www.sqlite.org/datatype3.html#determination_of_column_affinity
 def affinity_of(declared: str) -> Affinity:
-    """Return how a column of that declared type changes what is put into it."""
+    """Return the affinity of a column with the declared type ``declared``."""
     declared = declared.upper()
     for part, affinity in (
         ("INT", "INTEGER"),
@@ -40,7 +42,7 @@ def affinity_of(declared: str) -> Affinity:
     return "NUMERIC" if declared else "BLOB"
 
 
-# By kind: the affinities of columns that hold its values unchanged; a new column has the first.
+# By kind: the affinities of columns that store its values unchanged; a new column gets the first.
 FITTING: Final[dict[str, tuple[Affinity, ...]]] = {
     "str": ("TEXT", "BLOB"),
     "int": ("INTEGER", "NUMERIC", "BLOB"),
@@ -58,7 +60,7 @@ FITTING: Final[dict[str, tuple[Affinity, ...]]] = {
 
 
 def codec_of(field: TableField, affinity: Affinity) -> Codec:
-    """Return how the values of ``field`` are stored in a column of that affinity."""
+    """Return the codec for ``field`` in a column of that affinity."""
     if field.members is not None:
         codec = values.of_members(field)
     elif field.kind == "JSON":
@@ -71,7 +73,7 @@ def codec_of(field: TableField, affinity: Affinity) -> Codec:
 
 
 def compare_decimals(one: str, other: str) -> int:
-    """Order the texts of two decimals; somebody else's that are none are smaller than all."""
+    """Order the texts of two decimals; a text that is not a decimal sorts first."""
     first, second = _number(one), _number(other)
     return (first > second) - (first < second)
 
@@ -111,7 +113,7 @@ def _date(value: object) -> str:
 
 
 def _moment_as_text(value: object) -> str:
-    # Of one width, so that text is compared as moments are.
+    # The width is fixed, so that texts compare as moments do.
     return values.moment(value).isoformat(timespec="microseconds")
 
 
@@ -159,7 +161,8 @@ def _moment(text: str) -> datetime:
 
 
 def _number_as_float(cell: object) -> float:
-    if type(cell) is int:  # of a column without a type, or one that somebody else filled
+    # The column has no type, or another program filled it.
+    if type(cell) is int:
         return float(cell)
     found: float = values.cell(float, cell)
     return found

@@ -1,4 +1,4 @@
-"""The entries in one SQLite file, as worker threads read and write them."""
+"""The SQLite file with the entries, as worker threads read and write it."""
 
 from __future__ import annotations
 
@@ -33,26 +33,31 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 
-_SMALL_STEP: Final = 64  # entries that are deleted at once on a full disk
-_STEP: Final = 10_000  # at once otherwise, so that others may write in between
-_ROOM: Final = "about 1 MiB"  # that so many take in the -wal file at most, and its index
+# On a full disk, so many entries are deleted at once.
+_SMALL_STEP: Final = 64
+# Otherwise so many, so that others may write in between.
+_STEP: Final = 10_000
+# A small step takes at most so much in the -wal file and its index.
+_ROOM: Final = "about 1 MiB"
 
 
 class SQLiteFile(SQLiteConnection, Generic[E]):
     """A file with a table of entries; see ``SQLiteConnection``.
 
     Every method but ``close`` and ``interrupt`` raises:
-        StoreUnavailableError: locked, disk full, I/O error, or interrupted.
-        StoreMisconfiguredError: can't be opened or written, is no database of ours, or has not
-            the table that was declared.
-        EntryRejectedError: a constraint, or somebody's trigger, refused a change.
+        StoreUnavailableError: the file is locked, the disk is full or fails, or the call was
+            interrupted.
+        StoreMisconfiguredError: the file can't be opened or written, is not a database of ours, or
+            does not have the declared table.
+        EntryRejectedError: a constraint or a trigger refused a change.
     """
 
     def __init__(self, path: str, table: Table[E] | None, *, create: bool) -> None:
         ours = Application(APPLICATION_ID, SCHEMA_VERSION, SCHEMA) if table is None else None
         super().__init__(path, ours, create=create)
         self._table = table
-        self._plan: Plan[E] = cast("Plan[E]", ENTRIES)  # of a table: once it was looked at
+        # For a table, set once its catalogue has been read.
+        self._plan: Plan[E] = cast("Plan[E]", ENTRIES)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         if self._table is None:
@@ -70,10 +75,12 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
     def _make_table(
         self, connection: sqlite3.Connection, table: Table[E], *, is_empty: bool
     ) -> TablePlan[E] | None:
-        if is_empty:  # a file that somebody else filled keeps its mode
+        # A file that another program filled keeps its mode.
+        if is_empty:
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
-        if read_plan(connection, table) is None:  # nobody was faster
+        # Nobody else has made it meanwhile.
+        if read_plan(connection, table) is None:
             for statement in statements_for(table):
                 connection.execute(statement)
         plan = read_plan(connection, table)
@@ -95,7 +102,8 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
         with self._transaction(begin) as connection:
             if self._table is not None:
                 plan = cast("TablePlan[E]", self._plan)
-                if schema_version(connection) != plan.version:  # somebody changed a table
+                # A table was changed meanwhile.
+                if schema_version(connection) != plan.version:
                     self._plan = self._found(read_plan(connection, self._table))
             yield connection, self._plan
 
@@ -105,7 +113,8 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
 
         def rows(plan: Plan[E]) -> Iterator[Sequence[Cell]]:
             nonlocal index
-            index = 0  # of the row that is being made, or was made and is being stored
+            # The index of the row that is being made or stored.
+            index = 0
             for row in plan.cells_of(entries):
                 if self.stopped:
                     self._raise_if_stopped()
@@ -115,14 +124,15 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
         try:
             with self._planned("BEGIN IMMEDIATE") as (connection, plan):
                 changed = connection.executemany(plan.upsert, rows(plan)).rowcount
-                index = None  # each was taken; COMMIT names none
+                # All rows were taken; an error of COMMIT is about no single row.
+                index = None
         except EntryRejectedError as error:
             error.index = index
             raise
         return changed
 
     def get(self, keys: Sequence[Hashable]) -> list[E]:
-        """Return the entries that are stored, of one instant."""
+        """Return the stored entries of ``keys``, all read at one instant."""
         found: list[E] = []
         with self._planned("BEGIN") as (connection, plan):
             for key in keys:
@@ -138,7 +148,7 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
             return number_of(connection, plan.count)
 
     def delete(self, keys: Sequence[Hashable]) -> int:
-        """Delete the entries of these keys; return how many there were."""
+        """Delete the entries of ``keys``; return how many there were."""
 
         def rows(plan: Plan[E]) -> Iterator[Sequence[Cell]]:
             for key in keys:
@@ -149,7 +159,7 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
             return connection.executemany(plan.delete, rows(plan)).rowcount
 
     def delete_where(self, before: object, equals: Mapping[str, object]) -> int:
-        """Delete the entries with these values of fields, in steps; return how many."""
+        """Delete the entries whose fields have these values, in steps; return how many."""
         deleted = 0
         while True:
             self._raise_if_stopped()
@@ -162,9 +172,9 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
                 return deleted
 
     def delete_expired(self, now: datetime, limit: int) -> int:
-        """Delete at most ``limit`` entries that had expired then; return how many.
+        """Delete at most ``limit`` entries that have expired at ``now``; return how many.
 
-        On a full disk they go in small steps, for which the -wal file may have room.
+        On a full disk it deletes in small steps, for which the -wal file may have room.
         """
         try:
             return self._delete_expired(now, limit)
@@ -191,12 +201,14 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
 
     def _delete_expired(self, now: datetime, limit: int) -> int:
         with self._planned("BEGIN IMMEDIATE") as (connection, plan):
-            statement = cast("str", plan.delete_expired)  # the repository asked
+            # The repository has checked that entries can expire.
+            statement = cast("str", plan.delete_expired)
             return connection.execute(statement, (plan.moment_cell(now), limit)).rowcount
 
     def _start_log_over(self) -> None:
-        """Move what is in the -wal file to its place, so that its room can be used again."""
-        with suppress(sqlite3.Error):  # somebody reads
+        """Move the contents of the -wal file into the file, so that its room can be used again."""
+        # Another connection may be reading.
+        with suppress(sqlite3.Error):
             self._connected().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def check(self) -> None:

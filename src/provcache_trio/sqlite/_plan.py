@@ -1,4 +1,4 @@
-"""How entries of one type go into one table: its statements, and what they are called with."""
+"""How entries of one type are stored in one table: its statements and their parameters."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ _ORDER: Final = {"Decimal": f" COLLATE {DECIMAL_ORDER}", "str": " COLLATE BINARY
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Generic[E]):
-    """Statements, and how their parameters and rows are made.
+    """The statements for a table, and the functions that convert parameters and rows.
 
     Attributes:
         upsert: stores the cells of one entry.
         select: reads the row of one key.
-        probe: deletes no row, and is refused where nothing can be written.
+        probe: deletes no row, and fails where nothing can be written.
         count: counts rows.
         delete: deletes the row of one key.
-        delete_expired: deletes rows that expired by a moment, so many; None: none ever expires.
-        cells_of: yields what is stored for each of some entries; when it comes to one that can't
-            be stored, it raises EntryRejectedError.
+        delete_expired: deletes rows that expired by a moment, up to a limit; None: rows never
+            expire.
+        cells_of: yields the cells of each entry; at an entry that can't be stored, it raises
+            EntryRejectedError.
         entry_of: returns the entry of a row; raises StoreMisconfiguredError.
-        key_cells: returns what is stored for a key; raises TypeError or ValueError.
-        moment_cell: returns how a moment is compared with those at which rows expire.
+        key_cells: returns the cells of a key; raises TypeError or ValueError.
+        moment_cell: returns the cell of a moment, to compare with the moments of expiry.
     """
 
     upsert: str
@@ -65,12 +66,12 @@ class Plan(Generic[E]):
 
 @dataclass(frozen=True, kw_only=True)
 class TablePlan(Plan[E]):
-    """The same of a table of the user's own.
+    """The same for a user's table.
 
     Attributes:
         table: its declaration.
-        codecs: by field.
-        version: the schema's, which changes with every change of a table.
+        codecs: the codec of each field, by name.
+        version: the version of the schema, which changes with every change of a table.
     """
 
     table: Table[E]
@@ -78,10 +79,10 @@ class TablePlan(Plan[E]):
     version: int
 
     def delete_where(self, before: object, equals: Mapping[str, object]) -> tuple[str, list[Cell]]:
-        """Return the statement that deletes rows, and its parameters but the last: how many.
+        """Return the statement that deletes rows, and its parameters except the last, the limit.
 
         Raises:
-            TypeError: a value can't be that of its field, or can't be compared.
+            TypeError: a value does not fit its field, or can't be compared.
             ValueError: there is no such field.
         """
         conditions: list[str] = []
@@ -94,7 +95,8 @@ class TablePlan(Plan[E]):
             cells.append(self._cell(field, value))
         newer = self.table.newer_field
         if before is not None and newer is not None:
-            column = quoted(newer.column)  # None is older than everything else
+            # None is older than every other value.
+            column = quoted(newer.column)
             conditions.append(f"({column} IS NULL OR {column}{_collation(newer)} < ?)")
             cells.append(self._cell(newer, before))
         return _delete_some(self.table, " AND ".join(conditions)), cells
@@ -105,12 +107,12 @@ class TablePlan(Plan[E]):
 
 
 def quoted(name: str) -> str:
-    """Return ``name`` as a statement has to have it."""
+    """Return ``name``, quoted for a statement."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> TablePlan[E]:
-    """Return how the entries of ``table`` are stored, if its columns need these codecs."""
+    """Return the plan for ``table``, whose columns need these codecs."""
     name = quoted(table.name)
     columns = ", ".join(quoted(field.column) for field in table.fields)
     is_key = " AND ".join(
@@ -143,11 +145,12 @@ def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> Table
 
 
 def _collation(field: TableField) -> str:
-    return _ORDER.get(field.kind, "")  # a column may have another one
+    # Stated, as the column may have another collation.
+    return _ORDER.get(field.kind, "")
 
 
 def _upsert(table: Table[E], columns: str) -> str:
-    """Return the statement whose rule is ``table.merge``; it does not write what stays as it is."""
+    """Return the upsert that merges as ``table.merge`` does, and skips rows that would not change."""
     name = quoted(table.name)
     insert = (
         f"INSERT INTO {name} AS t ({columns}) VALUES ({', '.join('?' * len(table.fields))})\n"
@@ -183,7 +186,7 @@ def _upsert(table: Table[E], columns: str) -> str:
 
 
 def _wins(table: Table[Any]) -> str | None:
-    """Return the condition that the version that arrives is the newer one; None: it always is."""
+    """Return the condition under which the arriving version is newer; None: it always is."""
     if table.newer_field is None:
         return None
     column, collation = quoted(table.newer_field.column), _collation(table.newer_field)
@@ -201,7 +204,7 @@ def _beats(field: TableField) -> str:
 
 def _differs(field: TableField) -> str:
     column = quoted(field.column)
-    # Not as decimals: 1.0 and 1.00 are told apart by who reads the text.
+    # Not as decimals: the texts 1.0 and 1.00 differ for their readers.
     return f"excluded.{column} COLLATE BINARY IS NOT t.{column}"
 
 
@@ -223,7 +226,8 @@ def _cells_of(
     entry_type, values_of = table.entry_type, table.values
 
     def one(entry: E) -> Sequence[Cell]:
-        if type(entry) is not entry_type:  # of a subclass, fields would be lost
+        # A subclass would lose fields.
+        if type(entry) is not entry_type:
             raise wrong_type(table, entry)
         try:
             return [encode(value) for encode, value in zip(encoders, values_of(entry), strict=True)]
@@ -231,12 +235,13 @@ def _cells_of(
             raise refusal(table, codecs, entry) or changed(table) from None
 
     def cells_of(entries: Sequence[E]) -> Iterable[Sequence[Cell]]:
-        # By columns: to look at each value in a function of its own takes twice as long.
+        # By columns, as calling a function for each value takes twice as long.
         with suppress(AttributeError, UnfitError):
             if {*map(type, entries)} == {entry_type}:
                 columns = zip(*map(values_of, entries), strict=True)
                 return zip(*map(_encoded_column, all_codecs, columns), strict=True)
-        return map(one, entries)  # to find which it is
+        # One by one, to find the entry that does not fit.
+        return map(one, entries)
 
     return cells_of
 

@@ -1,4 +1,4 @@
-"""``open_sqlite_repository``, and what may be done with what it opens."""
+"""``open_sqlite_repository``, and the repository that it opens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
-    # Only checkers see the default (Python's own TypeVar has it from 3.13 on).
+    # Only type checkers see the default, which Python's own TypeVar has from 3.13 on.
     from typing_extensions import TypeVar
 
     E = TypeVar("E", default=ProvcacheEntry)
@@ -52,31 +52,30 @@ def open_sqlite_repository(
 ) -> AbstractAsyncContextManager[SQLiteRepository[Any]]:
     """Open a repository in the SQLite file ``path``, for the length of an ``async with``.
 
-    Opening always succeeds. The first call opens the file, or makes it, with mode 0600; call
-    ``check`` to learn at once whether that works. A file that was removed or replaced is
-    opened, or made, anew.
+    Opening always succeeds. The first call opens the file, or creates it with mode 0600; call
+    ``check`` to find out at once whether that works. A file that was removed or replaced is opened
+    or created again.
 
-    Leaving the block interrupts the calls that other tasks have under way, and closes the
-    file. That is shielded from cancellation, and waits for the disk.
+    Leaving the block interrupts the calls of other tasks that are under way, and closes the file.
+    That is shielded from cancellation, and waits for the disk.
 
-    **With a table**, the file may hold anything else, too. The first call reads what SQLite
-    says of the table, and so does each later one after somebody changed a table. str, dates,
-    times, UUIDs, decimals and JSON are stored as TEXT, bool, int and timedelta (microseconds)
-    as INTEGER. A datetime is stored as TEXT of one width, such as
+    **With a table**, the file may hold anything else, too. The first call reads the table's
+    definition from SQLite, as does each later call after a table was changed. str, dates, times,
+    UUIDs, decimals and JSON are stored as TEXT; bool, int and timedelta (microseconds) as INTEGER. A datetime is stored as TEXT of one width, such as
     ``2026-11-30T08:00:00.000000+00:00``, or as microseconds since 1970 if its column is an INTEGER.
 
     Args:
-        path: the file; a relative path is taken from the directory that is current now. A
-            database in memory would live only as long as the block; there is
-            ``provcache_trio.testing.MemoryRepository`` for that.
-        table: what is stored, and where; by default ``ProvcacheEntry``, in a file of its own.
-        create: make the file if it is not there, and the table if it is not in there; a table
-            that is there is never changed. By default True without ``table``, False with it.
-            If not, what is missing is a ``StoreMisconfiguredError`` of the first call.
+        path: the file; a relative path is resolved against the current directory now. For a
+            store in memory use ``provcache_trio.testing.MemoryRepository``.
+        table: the type of the entries and their table; by default ``ProvcacheEntry``, in a file
+            of its own.
+        create: create the file and the table if they do not exist; an existing table is never
+            changed. By default True without ``table``, and False with it. If False, a missing
+            file or table is a ``StoreMisconfiguredError`` of the first call.
 
     Raises:
-        TypeError: ``path`` is neither str nor a path-like object that stands for one,
-            ``table`` is no ``Table``, or ``create`` is no bool.
+        TypeError: ``path`` is neither a str nor a path-like object for one, ``table`` is not a
+            ``Table``, or ``create`` is not a bool.
         ValueError: ``path`` is empty, ``":memory:"``, or holds NUL.
     """
     if table is not None:
@@ -109,26 +108,26 @@ class _Opening(Opening["SQLiteRepository[E]"], Generic[E]):
 class SQLiteRepository(Generic[E]):
     """Returned by ``open_sqlite_repository``; do not instantiate.
 
-    May be used by several tasks and queues at once; calls take their turns in the order in
-    which they were made. A call that is cancelled before its turn has no effect. One that is
-    cancelled later either has none and raises ``trio.Cancelled``, or is done and returns.
+    May be used by several tasks and queues at once; calls run one at a time, in the order in which
+    they were made. A call that is cancelled before its turn has no effect. One that is cancelled
+    later either has no effect and raises ``trio.Cancelled``, or succeeds and returns.
 
-    Besides what its own section tells, every method raises:
-        StoreUnavailableError: the file is locked by another process, and stays so for a
-            tenth of a second; the disk is full or fails; or SQLite was interrupted.
-        StoreMisconfiguredError: a person is needed: there can be no such file, it can't be
-            written, it is no database, one of another application, or one of a newer
-            version; or it is damaged.
+    Besides the errors in its own section, every method raises:
+        StoreUnavailableError: another process has locked the file for more than a tenth of a
+            second; the disk is full or fails; or SQLite was interrupted.
+        StoreMisconfiguredError: a person is needed: the file can't be created or written; it is
+            not a database, or one of another application or of a newer version; or it is damaged.
         trio.ClosedResourceError: the ``async with`` block was left.
 
     Their ``error_class`` is SQLite's name for the error, such as ``SQLITE_BUSY``, if SQLite
     reported one. After any error, the next call may succeed.
 
     Attributes:
-        table: what is stored, or None: ``ProvcacheEntry``.
+        table: the table given to ``open_sqlite_repository``; None: entries are ``ProvcacheEntry``.
     """
 
-    db_system_name: Final = "sqlite"  # in the semantic conventions of OpenTelemetry
+    # As the semantic conventions of OpenTelemetry name it.
+    db_system_name: Final = "sqlite"
 
     def __init__(self, file: SQLiteFile[E], calls: SQLiteCalls, table: Table[E] | None) -> None:
         self.table: Table[E] | None = table
@@ -139,7 +138,7 @@ class SQLiteRepository(Generic[E]):
 
     @property
     def entry_type(self) -> type:
-        """What entries are."""
+        """The class of the entries."""
         return ProvcacheEntry if self.table is None else self.table.entry_type
 
     async def upsert_many(self, entries: Sequence[E], /) -> int:
@@ -152,10 +151,9 @@ class SQLiteRepository(Generic[E]):
             How many rows were added or changed.
 
         Raises:
-            EntryRejectedError: an entry is no ``ProvcacheEntry``, or none of the table's; a
-                field has a value that the table can't hold unchanged; or a constraint or a
-                trigger refused it. ``index`` tells which entry, ``field`` which field, if it is
-                known.
+            EntryRejectedError: an entry is not of the type ``entry_type``; a field has a value that
+                the table can't hold unchanged; or a constraint or a trigger refused it. ``index``
+                is the entry's position, and ``field`` the name of its field, if known.
         """
         return await self._calls.run(self._file.upsert, tuple(entries))
 
@@ -165,7 +163,7 @@ class SQLiteRepository(Generic[E]):
         All are read at one instant.
 
         Args:
-            keys: VeriKeys; with a table, values of its key field, or tuples of several.
+            keys: VeriKeys; with a table, values of its key field, or tuples of them if it has several.
 
         Raises:
             TypeError: ``keys`` is not an iterable of keys.
@@ -194,18 +192,19 @@ class SQLiteRepository(Generic[E]):
     async def delete_where(self, *, before: object = None, **equals: object) -> int:
         """Delete the entries whose fields have these values, and return how many there were.
 
-        They are deleted in steps, so that others may write in between: cancelled, or after an
-        error, some may be deleted. ``flush`` the queue first, or what it still holds comes after.
+        They are deleted in steps, so that others may write in between; if the call is cancelled or
+        fails, some may be deleted. ``flush`` the queue first, or the entries that it still holds
+        are stored afterwards.
 
         Args:
             before: delete only versions whose ``newer`` field (of a ``ProvcacheEntry``
                 ``created_at``) has a smaller value, so that what is accepted afterwards stays.
-            equals: by name of the field; at least one. Of a ``ProvcacheEntry`` ``policy_hash``,
-                ``signer_set_hash`` or ``feed_epoch``.
+            equals: values by field name; at least one. For a ``ProvcacheEntry`` the fields are
+                ``policy_hash``, ``signer_set_hash`` and ``feed_epoch``.
 
         Raises:
-            TypeError: there is no condition; a value is none of its field, or is stored as JSON;
-                or ``before`` is given, and no field is ``newer``.
+            TypeError: there is no condition; a value does not fit its field, or is stored as JSON;
+                or ``before`` is given for a table without ``newer``.
             ValueError: there is no such field, or it can't have such a value.
             EntryRejectedError: a constraint or a trigger refused it.
         """
@@ -218,8 +217,8 @@ class SQLiteRepository(Generic[E]):
     async def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete the entries whose ``expires_at`` has come, those that expired first first.
 
-        Other writers wait meanwhile, so a large table is better cleaned in several calls. On a
-        full disk it deletes in small steps, as far as there is any room.
+        Other writers wait meanwhile, so clean a large table in several calls. On a full disk it
+        deletes in small steps, as far as there is room.
 
         Args:
             now: aware; an entry that expires at this very instant has expired.

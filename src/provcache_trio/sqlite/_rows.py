@@ -1,4 +1,4 @@
-"""How an entry is stored in SQLite: the table, the statements, and what is stored for an entry."""
+"""How a ``ProvcacheEntry`` is stored in SQLite: the table, the statements, and its cells."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Cells: TypeAlias = tuple[
     bytes, bytes, bytes, bytes, bytes, str, str, str, int, int, int, int, int | None
 ]
 
-APPLICATION_ID: Final = 0x70766373  # "pvcs", by which file(1) and we know the file
+# "pvcs", by which file(1) and we recognize the file.
+APPLICATION_ID: Final = 0x70766373
 SCHEMA_VERSION: Final = 1
 
-# A rowid table: with keys that are hashes, WITHOUT ROWID is 2.6 times as slow to fill. And
-# checks instead of STRICT, which SQLite before 3.37 could not even open. The index costs an
-# upsert little, as most entries expire after those that are there, and saves every
-# ``delete_expired`` a look at all rows.
+# A rowid table, as filling one WITHOUT ROWID takes 2.6 times as long with hashes as keys. Checks
+# instead of STRICT, as SQLite before 3.37 can't even open a STRICT table. The index costs an upsert
+# little, as most entries expire after the stored ones, and saves ``delete_expired`` reading every row.
 _TABLE: Final = """
 CREATE TABLE provcache_entries (
     veri_key BLOB NOT NULL PRIMARY KEY
@@ -64,7 +64,8 @@ _INDEX: Final = "CREATE INDEX provcache_entries_by_expiry ON provcache_entries (
 
 
 def _time_as_text(column: str) -> str:
-    fraction = f"(({column} % 1000000 + 1000000) % 1000000)"  # of years before 1970, too
+    # The remainder is negative for years before 1970.
+    fraction = f"(({column} % 1000000 + 1000000) % 1000000)"
     seconds = f"({column} - {fraction}) / 1000000"
     return (
         f"strftime('%Y-%m-%dT%H:%M:%S', {seconds}, 'unixepoch') || printf('.%06dZ', {fraction})"
@@ -91,7 +92,7 @@ SCHEMA: Final = (
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 
-# The rule of ``merge_entries``. A row that it would leave as it is, is not written.
+# The rule of ``merge_entries``. A row that would not change is not written.
 _ARRIVED_NEWER: Final = "excluded.created_at >= created_at"
 _ARRIVED: Final = [f"excluded.{column}" for column in PAYLOAD]
 _WINNERS: Final = [
@@ -114,7 +115,7 @@ WHERE {_ARRIVED_NEWER} AND ({", ".join(PAYLOAD)}) IS NOT ({", ".join(_ARRIVED)})
 """  # noqa: S608  # made of names from here
 _READ: Final = f"SELECT {', '.join(COLUMNS)} FROM provcache_entries"  # noqa: S608  # likewise
 SELECT: Final = f"{_READ} WHERE veri_key = ?"
-# It changes nothing, and is refused where nothing can be written: BEGIN IMMEDIATE is not.
+# It changes nothing, and fails where nothing can be written, which BEGIN IMMEDIATE does not.
 PROBE: Final = "DELETE FROM provcache_entries WHERE false"
 COUNT: Final = "SELECT count(*) FROM provcache_entries"
 DELETE: Final = "DELETE FROM provcache_entries WHERE veri_key = ?"
@@ -126,11 +127,11 @@ DELETE FROM provcache_entries WHERE rowid IN (
 
 
 def delete_where(before: object, equals: Mapping[str, object]) -> tuple[str, list[Cell]]:
-    """Return the statement that deletes entries, and its parameters but the last: how many.
+    """Return the statement that deletes entries, and its parameters except the last, the limit.
 
     Raises:
-        TypeError: a value can't be that of its field, or can't be compared.
-        ValueError: entries can't be deleted by such a field, or it can't have such a value.
+        TypeError: a value does not fit its field, or can't be compared.
+        ValueError: entries can't be deleted by this field, or a value is malformed.
     """
     cells: list[Cell] = [condition_of(name, value) for name, value in equals.items()]
     conditions = [f"{name} = ?" for name in equals]
@@ -146,12 +147,13 @@ def delete_where(before: object, equals: Mapping[str, object]) -> tuple[str, lis
 
 
 def cells_of(entry: ProvcacheEntry) -> Cells:
-    """Return what is stored for ``entry``.
+    """Return the cells of ``entry``.
 
     Raises:
-        EntryRejectedError: it is no ProvcacheEntry, and a queue should go on without it.
+        EntryRejectedError: it is not a ProvcacheEntry, so a queue continues without it.
     """
-    if type(entry) is not ProvcacheEntry:  # of a subclass, fields would be lost
+    # A subclass would lose fields.
+    if type(entry) is not ProvcacheEntry:
         raise EntryRejectedError(f"an entry must be a ProvcacheEntry, not {type(entry).__name__}")
     decision, accessed = entry.decision, entry.last_accessed_at
     return (
