@@ -1415,8 +1415,8 @@ JOURNAL = (
         "journal/journal_file::after_a_sync_failed_nothing_is_written_to_that_file",
         (
             "journal/_named_file.py",
-            "        self.trusted = False  # until it is synced\n",
-            "",
+            "        self.trusted = False\n        self._disk.sync(",
+            "        self._disk.sync(",
         ),
     ),
     mutant(
@@ -1562,7 +1562,7 @@ JOURNAL = (
         "journal/journal_room::on_a_disk_of_any_size_that_others_fill_nothing_acknowledged_is_lost",
         (
             "journal/_file.py",
-            "        self._note.wipe()  # else what is gone would be missed\n",
+            "        self._note.wipe()\n",
             "",
         ),
     ),

@@ -1,4 +1,4 @@
-"""Dead letters in one SQLite file, until somebody sends them again or throws them away.
+"""Dead letters in one SQLite file, until they are sent again or removed.
 
 ::
 
@@ -9,22 +9,22 @@
     ):
         ...
 
-The file is in WAL mode with ``synchronous=FULL``: what ``put_many`` returned for has reached
-the disk. It has **one owner at a time**, the one that has it open for writing; a crash ends
-that, with nothing to clean up. Others may read meanwhile, as ``provcache
-dead-letters list`` and ``show`` do. A network file system is no place for it.
+The file is in WAL mode with ``synchronous=FULL``: when ``put_many`` returns, its letters are on the
+disk. It has **one owner at a time**, the one that has it open for writing; a crash ends that, with
+nothing to clean up. Others may read meanwhile, as ``provcache dead-letters list`` and ``show`` do.
+It must not be on a network file system.
 
-The command ``provcache dead-letters retry`` sends letters through a queue again. An old
-version can't go back in time there: stores keep the newer ``created_at`` of a
-``ProvcacheEntry``. A store of your own needs a rule like it.
+The command ``provcache dead-letters retry`` sends letters through a queue again. An old version does
+not overwrite a newer one, as stores keep the newer ``created_at`` of a ``ProvcacheEntry``. A store
+of your own needs a similar rule.
 
-For POSIX systems. Calls run in a worker thread, one at a time; one that is cancelled is
-interrupted and then waited for.
+For POSIX systems. Calls run in a worker thread, one at a time; a cancelled call is interrupted and
+then waited for.
 """
 
-# The file of dead letters lives here: its table, and how a letter becomes a row, and is read again.
+# The file of dead letters lives here: its table, and how letters become rows and are read again.
 # It may import the vocabulary and ``_disk``.
-# It must never import the core, which knows it by the protocol ``DeadLetterSink`` only, or a store.
+# It must never import a store, or the core, which knows it only by the protocol ``DeadLetterSink``.
 
 from provcache_trio._vocabulary.faces import show_public_names
 

@@ -1,4 +1,4 @@
-"""``open_dead_letters``, and what may be done with the letters."""
+"""``open_dead_letters``, and the calls that store, read and remove letters."""
 
 from __future__ import annotations
 
@@ -40,11 +40,10 @@ class StoredLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
     """A letter and its number.
 
     Attributes:
-        id: its number, 1 or more; a later letter has a higher one, and no other letter ever
-            gets the same.
-        entry_type: name of the type of its entry, as ``package.module.Class``.
-        letter: the letter. Its ``key`` is text: a key that is no str is shown as its
-            ``repr``. Entry and times are as they were.
+        id: its number, 1 or more; later letters have higher numbers, and none is ever used again.
+        entry_type: the name of its entry's type, as ``package.module.Class``.
+        letter: the letter. Its ``key`` is text: the ``repr`` of a key that is not a str. Entry and
+            times are as they were.
     """
 
     id: int
@@ -53,11 +52,11 @@ class StoredLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
 
 
 class UnreadableLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that is no letter with an entry of the given type, or was damaged.
+    """A row that is damaged, or is not a letter with an entry of the given type.
 
     Attributes:
         id: its number.
-        key: its key, as far as that can be read.
+        key: its key, as far as it can be read.
     """
 
     id: int
@@ -104,45 +103,45 @@ def open_dead_letters(
 ) -> AbstractAsyncContextManager[DeadLetters[E]]:
     """Open a file of dead letters, for the length of an ``async with``.
 
-    Entering fails at once if the file can't be used, unlike that of a repository: a program
-    without a place for its dead letters should know before it accepts anything. A file that
-    is not there is made, with mode 0600, and a directory that is not there with mode 0700.
-    Mode 0600 is given to a file of letters that is there, too. Beside it, ``PATH.lock`` says by
-    a lock who owns it, and stays. A symbolic link is not followed, and a file that is somebody
-    else's is left as it is. A file that was removed meanwhile is made anew.
+    Entering fails at once if the file can't be used, unlike entering a repository, so that a
+    program without a place for its dead letters knows that before it accepts anything. A missing
+    file is created with mode 0600, and a missing directory with mode 0700. An existing file of
+    letters gets mode 0600, too. ``PATH.lock`` beside it is locked by the owner, and is not removed.
+    Symbolic links are not followed, and files of other applications are not changed. A file that
+    was removed meanwhile is created again.
 
-    **When it is full, nothing is dropped**: ``put_many`` raises ``DeadLettersFullError``, so
-    the queue keeps its letters, then waits (its state is ``paused``), and hands back at exit
-    what it could not give away. One error is logged when that begins, not one per try. Only a
-    letter that is larger than ``max_bytes`` by itself is refused, as it can never fit.
+    **When it is full, nothing is dropped**: ``put_many`` raises ``DeadLettersFullError``, so the
+    queue keeps its letters, then waits (its state is ``paused``), and at exit the rest is in
+    ``undelivered``. One error is logged when that begins, not one per try. Only a letter that alone
+    is larger than ``max_bytes`` is refused, as it can never fit.
 
-    Leaving the block interrupts the calls that other tasks have under way, and closes the
-    file. That is shielded from cancellation, and waits for the disk.
+    Leaving the block interrupts the calls of other tasks that are under way, and closes the file.
+    That is shielded from cancellation, and waits for the disk.
 
     Args:
-        path: the file; a relative path is taken from the directory that is current now.
-        entry_type: what entries are; any type that msgspec writes as JSON and reads back, or the
-            ``Table`` that they are for. By default ``ProvcacheEntry``.
-        max_letters: most letters it holds; at least the queue's ``batch_size``, as those
-            come in one call, or some never find room.
+        path: the file; a relative path is resolved against the current directory now.
+        entry_type: the type of the entries: any type that msgspec writes as JSON and reads back, or
+            their ``Table``. By default ``ProvcacheEntry``.
+        max_letters: most letters that it holds. Give at least the queue's ``batch_size``: so many may
+            come in one call, which otherwise never fits.
         max_bytes: most bytes of letters, as JSON; the file is somewhat larger.
-        create: make the file if it is not there, and fill an empty one.
-        read_only: read while it may have another owner. Nothing is made, and nothing can be
-            changed. Where nothing can be put beside the file, it is read all the same, unless a
-            crash left its last changes beside it.
-        upgrade: called with the decoded JSON of an entry that can't be read as ``entry_type``,
-            such as one that an older program wrote; returns what can be.
+        create: create the file if it is missing, and set up an empty one.
+        read_only: read the file, which may have another owner. Nothing is created or changed. It can
+            be read even where no file can be created beside it, unless a crash left its last
+            changes beside it.
+        upgrade: called with the decoded JSON of an entry that can't be read as ``entry_type``, such
+            as one that an older program wrote; returns JSON that can be.
         aliases: former names of ``entry_type``, as ``package.module.Class``. Letters with
             entries of other types are ``UnreadableLetter``; with ``msgspec.Raw`` and ``dict``,
             all are read.
 
     Raises:
-        TypeError: an argument has the wrong type, or ``entry_type`` is none for msgspec.
+        TypeError: an argument has the wrong type, or msgspec does not support ``entry_type``.
         ValueError: ``path`` names no file, or a limit is below 1 or above 2**63 - 1.
-        StoreUnavailableError: at entry: the file has another owner, in this process or in
-            another one. Trying again later may help.
+        StoreUnavailableError: at entry: the file has another owner, in this or another process.
+            Trying again later may help.
         StoreMisconfiguredError: at entry: a person is needed: no permission, a symbolic link,
-            a file of another application or of a newer version, or none at all.
+            a file of another application or of a newer version, or not a database.
     """
     check_int("max_letters", max_letters, at_least=1)
     check_int("max_bytes", max_bytes, at_least=1)
@@ -187,14 +186,14 @@ class _Opening(Opening["DeadLetters[E]"], Generic[E]):
 class DeadLetters(Generic[E]):
     """Returned by ``open_dead_letters``; do not instantiate.
 
-    A ``DeadLetterSink``, to be given to ``open_write_behind_queue(dead_letters=)``. May be
-    used by several tasks and queues at once; calls take their turns. A call that is
-    cancelled either has no effect and raises ``trio.Cancelled``, or is done and returns.
+    A ``DeadLetterSink`` for ``open_write_behind_queue(dead_letters=)``. May be used by several tasks
+    and queues at once; calls run one at a time. A cancelled call either has no effect and raises
+    ``trio.Cancelled``, or succeeds and returns.
 
-    Besides what its own section tells, every method raises:
+    Besides the errors in its own section, every method raises:
         StoreUnavailableError: the file has another owner now, or is locked; the disk is full
             or fails; or SQLite was interrupted.
-        StoreMisconfiguredError: a person is needed: the file is damaged, or can't be made or
+        StoreMisconfiguredError: a person is needed: the file is damaged, or can't be created or
             written; or it was opened with ``read_only``.
         trio.ClosedResourceError: the ``async with`` block was left.
     """
@@ -207,20 +206,20 @@ class DeadLetters(Generic[E]):
 
     @property
     def entry_type(self) -> object:
-        """Return what entries are."""
+        """The type of the entries."""
         return self._rows.entry_type
 
     async def put_many(self, letters: Sequence[DeadLetter[E]], /) -> None:
         """Store every letter, or none; see ``DeadLetterSink.put_many``.
 
-        A letter that comes again is stored once: it is the same if all of it is, entry, key
-        and times included. Several letters with one key are all kept.
+        A letter that comes again, equal in everything including entry, key and times, is stored
+        once. Several letters with one key are all kept.
 
         Raises:
             DeadLettersFullError: there is no room for all of them.
             EntryRejectedError: a letter is larger than ``max_bytes``, or its key has no text;
-                ``index`` says which. An entry that is not what its type says is kept as the
-                JSON that it is, or else as its repr.
+                ``index`` is its position. An entry that does not fit its type is still kept, as
+                its JSON or else its repr.
         """
         taken = tuple(letters)
         try:
@@ -228,7 +227,8 @@ class DeadLetters(Generic[E]):
         except DeadLettersFullError as error:
             if not self._full:
                 self._full = True
-                log(logging.ERROR, "dead letters are full, new ones wait: %s", error)  # no crash
+                # Not a crash: the queue waits.
+                log(logging.ERROR, "dead letters are full, new ones wait: %s", error)
             raise
         if self._full:
             self._full = False
@@ -251,11 +251,10 @@ class DeadLetters(Generic[E]):
         key: str | None = None,
         since: datetime | None = None,
     ) -> list[StoredLetter[E] | UnreadableLetter]:
-        """Return letters in the order in which they came. One that can't be read stops none.
+        """Return letters, oldest first; one that can't be read is an ``UnreadableLetter``.
 
         Args:
-            after: only letters with higher numbers; give the last one of a page to get the
-                next page.
+            after: only letters with higher numbers; pass the last number of a page to get the next.
             limit: most letters to return, 1 to 2**63 - 1.
             key: only letters with this key, as ``StoredLetter`` shows it.
             since: only letters that failed then or later; aware.
@@ -270,10 +269,10 @@ class DeadLetters(Generic[E]):
         return [self._stored(row) for row in rows]
 
     async def get(self, number: int, /) -> StoredLetter[E] | UnreadableLetter | None:
-        """Return the letter with this number, or None: there is none.
+        """Return the letter with this number, or None if there is none.
 
         Raises:
-            TypeError: ``number`` is no int.
+            TypeError: ``number`` is not an int.
             ValueError: it is below 0 or above 2**63 - 1.
         """
         check_int("number", number, at_least=0)
@@ -281,19 +280,19 @@ class DeadLetters(Generic[E]):
         return None if row is None else self._stored(row)
 
     async def remove(self, numbers: Iterable[int], /) -> int:
-        """Remove the letters with these numbers, or none; return how many there were.
+        """Remove all letters with these numbers, or none; return how many there were.
 
         Raises:
-            TypeError: ``numbers`` is no iterable of int.
+            TypeError: ``numbers`` is not an iterable of int.
             ValueError: one is below 0 or above 2**63 - 1.
         """
         return await self._calls.run(self._file.remove, _checked(numbers))
 
     async def purge(self, *, key: str | None = None, since: datetime | None = None) -> int:
-        """Remove the letters that match, and give their room back; return how many there were.
+        """Remove the letters that match, and free their room; return how many there were.
 
-        Cancelled, it has removed some of them. See ``letters`` for the filters. Without a filter
-        it works even when the disk is full.
+        If cancelled, it has removed some of them. See ``letters`` for the filters. Without a filter
+        it works even on a full disk.
         """
         return await self._calls.run(self._file.purge, _filter(key, since))
 
@@ -306,7 +305,7 @@ class DeadLetters(Generic[E]):
             return UnreadableLetter(id=number, key=str(key))
 
 
-# Annotated as object: callers may give what their annotations do not allow.
+# Annotated as object, since callers may pass values that the annotations do not allow.
 
 
 def _filter(key: object, since: object) -> Filter:

@@ -1,4 +1,4 @@
-"""One SQLite file of dead letters, as worker threads read and write it."""
+"""The SQLite file of dead letters, as worker threads read and write it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A letter is one JSON document, so that reading it back is one strict decoding. What letters
-# are found by stands beside it. ``identity`` is a hash of the document: the same letter
-# again is no second row. AUTOINCREMENT: the number of a letter that was removed is never
-# given to another one. ``entry_type`` and ``entry_version`` say what the entry is: the name of a
-# class, or of a declared table and the version of its declaration.
+# A letter is one JSON document, so that reading it back is one strict decoding. The columns beside
+# it are for finding letters. ``identity`` is a hash of the document, so the same letter again makes
+# no second row. With AUTOINCREMENT the number of a removed letter is never used again.
+# ``entry_type`` and ``entry_version`` describe the entry: the name of a class, or of a declared
+# table with the version of its declaration.
 _TABLE: Final = """
 CREATE TABLE provcache_dead_letters (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -42,7 +42,7 @@ CREATE TABLE provcache_dead_letters (
     letter BLOB NOT NULL  -- JSON
 )
 """
-# So that adding up the sizes does not read the documents.
+# Adding up the sizes then does not read the documents.
 _INDEX: Final = "CREATE INDEX provcache_dead_letters_by_size ON provcache_dead_letters (size)"
 
 APPLICATION_ID: Final = 0x7076646C  # "pvdl"
@@ -84,20 +84,23 @@ DELETE FROM provcache_dead_letters WHERE id IN (SELECT id {_MATCHING} ORDER BY i
 _LAST_NUMBER: Final = "SELECT total(seq) FROM sqlite_sequence"
 _GO_ON_FROM: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES ('provcache_dead_letters', ?)"
 
-_AT_ONCE: Final = 100  # letters that are removed in one transaction
-_WORTH_VACUUMING: Final = 256  # pages; about a megabyte
-_ROOM: Final = "about 2 MiB"  # that removing _AT_ONCE letters takes in the -wal file at most
+# So many letters are removed in one transaction.
+_AT_ONCE: Final = 100
+# In pages; about a megabyte.
+_WORTH_VACUUMING: Final = 256
+# Removing ``_AT_ONCE`` letters takes at most so much in the -wal file.
+_ROOM: Final = "about 2 MiB"
 
 
 class DeadLettersFullError(StoreUnavailableError):
-    """There is no room for these letters: none of them was stored, and none was dropped.
+    """There is no room for these letters; none of them was stored, and none was dropped.
 
-    Somebody has to retry or purge what is there, or to raise the limits.
+    Retry or purge the stored letters, or raise the limits.
     """
 
 
 class NewRow(NamedTuple):
-    """A letter as it is stored."""
+    """The row to store for a letter."""
 
     identity: bytes
     entry_type: str
@@ -107,23 +110,23 @@ class NewRow(NamedTuple):
     letter: bytes
 
 
-# Number, key, document, and type; all but the first are whatever somebody else made of them.
+# Number, key, document and type; all but the first may have been edited to anything.
 FoundRow: TypeAlias = tuple[int, object, object, object]
 
 
 class Filter(NamedTuple):
-    """Which letters are meant: those with this key, and those that failed since then."""
+    """Selects the letters with this key, and those that failed since then."""
 
     key: str | None = None
-    since: int | None = None  # microseconds
+    # In microseconds.
+    since: int | None = None
 
 
 class DeadLettersFile(SQLiteConnection):
     """A file of dead letters; see ``SQLiteConnection``.
 
-    Every method but ``close``, ``end`` and ``interrupt`` raises what a transaction raises,
-    and:
-        StoreUnavailableError: it has another owner.
+    Every method except ``close``, ``end`` and ``interrupt`` raises what a transaction raises, and:
+        StoreUnavailableError: the file has another owner.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class DeadLettersFile(SQLiteConnection):
         self._max_bytes = max_bytes
 
     def open(self) -> None:
-        """Own the file, and return if letters could be read or written now."""
+        """Own the file, and raise unless letters can be read or written now."""
         begin = "BEGIN" if self._read_only else "BEGIN IMMEDIATE"
         try:
             with self._transaction(begin) as connection:
@@ -146,7 +149,7 @@ class DeadLettersFile(SQLiteConnection):
             raise
 
     def end(self) -> None:
-        """Close the file, then let somebody else own it."""
+        """Close the file, then release its lock."""
         self.close()
         if self._lock is not None:
             self._lock.release()
@@ -163,17 +166,18 @@ class DeadLettersFile(SQLiteConnection):
         return super()._connected()
 
     def _raise_unless_usable(self) -> None:
-        """Look at the file before a lock is put beside it."""
+        """Check the file before a lock file is created beside it."""
         if not self._create or os.path.lexists(self._path):
             regular_file(self._path)
             raise_if_foreign(self._path, _APPLICATION)
 
     def _prepare(self) -> None:
-        """Make the file if there is none and we may, and see that it is ours alone."""
+        """Create the file if it is missing and may be created, and make it private."""
         try:
             if self._create:
                 with suppress(FileExistsError):
-                    create_file(self._path)  # follows no link
+                    # This follows no link.
+                    create_file(self._path)
             self._opened_as = regular_file(self._path)
         except OSError as error:
             raise translated("the file can't be made", error) from None
@@ -182,7 +186,7 @@ class DeadLettersFile(SQLiteConnection):
         try:
             return super()._open()
         except sqlite3.OperationalError as error:
-            # On a full disk there is no room for the -shm file, which whoever is alone does without.
+            # On a full disk there is no room for the -shm file, which a sole user does not need.
             if error.sqlite_errorname not in FULL or (self._read_only and self._has_log()):
                 raise
         if self._read_only:
@@ -190,31 +194,33 @@ class DeadLettersFile(SQLiteConnection):
         return self._connect("mode=rw", alone=True)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        if regular_file(self._path) != self._opened_as:  # SQLite itself follows links
+        # Checked, as SQLite itself follows links.
+        if regular_file(self._path) != self._opened_as:
             raise StoreUnavailableError("the file was replaced while it was opened")
         if not self._read_only:
             try:
                 _keep_private(self._path)
             except OSError as error:
                 raise translated("the file can't be kept private", error) from None
-        # Somebody's edit may have left what is no UTF-8; that is no reason to fail.
+        # An edited row may hold text that is not UTF-8, which must not fail the call.
         connection.text_factory = _legible
         if self._read_only:
             connection.execute("PRAGMA query_only = 1")
         super()._set_up(connection)
 
     def put(self, make_rows: Callable[[], Iterable[NewRow]]) -> None:
-        """Store every letter that is not there yet, or none.
+        """Store every letter that is not stored yet, or none.
 
         Raises:
             DeadLettersFullError: there is no room for them.
-            EntryRejectedError: one is larger than ``max_bytes`` by itself.
+            EntryRejectedError: one alone is larger than ``max_bytes``.
         """
         with self._transaction("BEGIN IMMEDIATE") as connection:
             before = connection.total_changes
             connection.executemany(_INSERT, self._stoppable(self._that_can_fit(make_rows())))
             if connection.total_changes == before:
-                return  # all of them come again, and found room before
+                # All of them were stored by an earlier call.
+                return
             letters, size = connection.execute(_TOTALS).fetchone()
             if letters > self._max_letters or size > self._max_bytes:
                 most = "1 letter" if self._max_letters == 1 else f"{self._max_letters:,} letters"
@@ -240,7 +246,7 @@ class DeadLettersFile(SQLiteConnection):
             return connection.execute(_SELECT, parameters).fetchall()
 
     def get(self, number: int) -> FoundRow | None:
-        """Return one letter, or None: there is none with that number."""
+        """Return the letter with that number, or None if there is none."""
         with self._transaction("BEGIN") as connection:
             row: FoundRow | None = connection.execute(_GET, (number,)).fetchone()
         return row
@@ -256,7 +262,7 @@ class DeadLettersFile(SQLiteConnection):
             yield letter
 
     def remove(self, numbers: Iterable[int]) -> int:
-        """Remove these letters, or none; return how many there were."""
+        """Remove all these letters, or none; return how many there were."""
         rows = ((number,) for number in numbers)
         with _room_needed(), self._transaction("BEGIN IMMEDIATE") as connection:
             removed = connection.executemany(_DELETE, self._stoppable(rows)).rowcount
@@ -264,9 +270,9 @@ class DeadLettersFile(SQLiteConnection):
         return removed
 
     def purge(self, only: Filter) -> int:
-        """Remove all that match, and give their room back; return how many there were.
+        """Remove all letters that match, and free their room; return how many there were.
 
-        All of them go even on a full disk; some of them need room.
+        Removing all letters works even on a full disk; removing some needs room.
         """
         try:
             with _room_needed():
@@ -289,22 +295,23 @@ class DeadLettersFile(SQLiteConnection):
             removed += some
 
     def _give_back(self) -> None:
-        """Make the file smaller by what is free in it, if that is worth it and possible."""
+        """Shrink the file by its free pages, if that is possible and worth it."""
         with self._transaction("BEGIN") as connection:
             free = number_of(connection, "PRAGMA freelist_count")
             letters, _ = connection.execute(_TOTALS).fetchone()
             pages = number_of(connection, "PRAGMA page_count") - free
             page_bytes = number_of(connection, "PRAGMA page_size")
-        # Of what an earlier call freed, a part may be in the -wal file only.
+        # A part of what an earlier call freed may be in the -wal file only.
         too_large = os.stat(self._path).st_size // page_bytes - pages  # noqa: PTH116
         if too_large >= _WORTH_VACUUMING or (too_large > 0 and not letters):
-            with suppress(sqlite3.Error):  # no room, or somebody reads; the next one will do it
-                # As a script: ``execute`` ends after the first of many steps.
+            # Without room, or while somebody reads, the next call does it.
+            with suppress(sqlite3.Error):
+                # As a script, as ``execute`` ends after the first of many steps.
                 connection.executescript("PRAGMA incremental_vacuum")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def _start_over(self) -> int:
-        """Remove the file with all its letters, and begin with the next number in a new one."""
+        """Replace the file and all its letters by an empty one that continues the numbers."""
         with self._transaction("BEGIN") as connection:
             letters, _ = connection.execute(_TOTALS).fetchone()
             last = int(connection.execute(_LAST_NUMBER).fetchone()[0])
@@ -328,7 +335,7 @@ class DeadLettersFile(SQLiteConnection):
 
 @contextmanager
 def _room_needed() -> Generator[None]:
-    """Say how much room is needed, if there is none."""
+    """Add to an error of a full disk how much room is needed."""
     try:
         yield
     except StoreUnavailableError as error:
@@ -346,7 +353,7 @@ def _legible(raw: bytes) -> str:
 
 
 def _keep_private(path: str) -> None:
-    """Take the file, and what a crash left of its log, away from everybody else."""
+    """Make the file, and a log that a crash left, readable for the owner only."""
     for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             if os.lstat(path + suffix).st_mode & 0o077:

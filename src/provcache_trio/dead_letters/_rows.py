@@ -1,4 +1,4 @@
-"""A dead letter becomes a row, and a row a dead letter."""
+"""Converts dead letters to rows and back."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 
-# Types that say nothing of what an entry is; with them, letters with any entry are read.
+# Types that allow any entry; with them, letters with any entry can be read.
 _ANYTHING: Final[tuple[object, ...]] = (msgspec.Raw, dict, Any, object)
 
-# Deterministic: of two equal sets, one may be walked in another order.
+# Deterministic, as two equal sets may be iterated in different orders.
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _decode_any: Final = msgspec.json.Decoder(DeadLetter[object]).decode
 
 
 class UnreadableLetterError(Exception):
-    """A row does not hold a letter of this type."""
+    """A row does not hold a letter with an entry of this type."""
 
 
 class LetterRows(Generic[E]):
-    """Turns letters whose entries are of one type into rows, and back.
+    """Converts letters whose entries are of one type to rows and back.
 
     Raises:
         TypeError: msgspec can't decode that type.
@@ -49,7 +49,7 @@ class LetterRows(Generic[E]):
         upgrade: Callable[[Any], Any] | None = None,
         aliases: Collection[str] = (),
     ) -> None:
-        # Parametrised at run time, which no checker follows.
+        # Parametrised at run time, which type checkers do not follow.
         kind = cast("type[DeadLetter[E]]", DeadLetter[entry_type])  # type: ignore[valid-type]
         self._decode = reader_of(kind, None, about=entry_type)
         self._read = reader_of(kind, upgrade, inside="entry")
@@ -59,10 +59,10 @@ class LetterRows(Generic[E]):
         self._reads_all = entry_type in _ANYTHING
 
     def rows_of(self, letters: Iterable[DeadLetter[E]]) -> Iterator[NewRow]:
-        """Yield every letter as it is stored.
+        """Yield the row of every letter.
 
         Raises:
-            EntryRejectedError: one is no letter, or its key has no text; ``index`` tells which.
+            EntryRejectedError: one is not a letter, or its key has no text; ``index`` is its position.
         """
         for index, letter in enumerate(letters):
             try:
@@ -96,21 +96,22 @@ class LetterRows(Generic[E]):
         )
 
     def _name_for(self, entry: object) -> str:
-        """Return the name of the type of ``entry``, which may be none of ours."""
-        kind = cast("object", self.entry_type)  # a union, say
+        """Return the name of the type of ``entry``, which may be of another type than ours."""
+        # It may be a union.
+        kind = cast("object", self.entry_type)
         is_another = isinstance(kind, type) and not self._reads_all and type(entry) is not kind
         return name_of(type(entry)) if is_another else self._name
 
     def _document_of(self, letter: DeadLetter[E]) -> bytes:
         """Return a letter as JSON.
 
-        An entry that is not what its type says was refused for just that, and is kept all the
-        same, for a person and for ``upgrade=``: as the JSON that it is, or else as its repr.
+        An entry that does not fit its type was refused for that reason, and is kept all the same,
+        for a person and for ``upgrade=``: as its JSON or else its repr.
         """
         try:
             document = _encode(letter)
             back = self._decode(document)
-            # By the document, too: an entry need not define equality, nor hold a float as one.
+            # Compare documents, too: an entry may not define equality, or may hold an int in a float field.
             if back == letter or _encode(back) == document:
                 return document
         except Exception:  # noqa: BLE001, S110  # some of it is somebody's type; it is tried below
@@ -121,14 +122,15 @@ class LetterRows(Generic[E]):
             if msgspec.json.decode(_encode(plain)) == plain:
                 kept = plain
         document = _encode(msgspec.structs.replace(cast("DeadLetter[object]", letter), entry=kept))
-        _decode_any(document)  # raises, if it is not only the entry
+        # Raises if more than the entry is wrong.
+        _decode_any(document)
         return document
 
     def letter_of(self, row: FoundRow) -> DeadLetter[E]:
         """Return the letter of a row.
 
         Raises:
-            UnreadableLetterError: it is none of this type.
+            UnreadableLetterError: the row does not hold a letter of this type.
         """
         if not self._reads_all and row[3] not in self._names:
             raise UnreadableLetterError
@@ -139,6 +141,6 @@ class LetterRows(Generic[E]):
 
 
 def text_of(value: object) -> str:
-    """Return a str as it is, else its repr; lone surrogates, which no text holds, escaped."""
+    """Return a str, or else the repr of ``value``, with lone surrogates escaped."""
     text = value if isinstance(value, str) else repr(value)
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""A journal on local disk: what was accepted outlives the process.
+"""A journal on local disk, so that accepted entries survive a crash of the process.
 
 ::
 
@@ -10,26 +10,26 @@
         ...
 
 - ``durability="interval"``: entries are accepted in memory, as without a journal, and are on
-  disk within ``sync_interval_seconds`` and the time that the disk takes. **A crash loses what
+  disk within ``sync_interval_seconds`` plus the time that the disk takes. **A crash loses what
   was accepted in the last interval.** An entry that reaches the store before that is never
   written to the journal.
 - ``durability="always"``: an entry is accepted once it is on disk. Many producers share one
-  write, so it is for services with many tasks; ``enqueue_nowait`` raises ``RuntimeError``.
-  ``JournalError``: the entry was not accepted, though after a crash it may reappear. A call
-  that is cancelled while it waits for the disk leaves open whether the entry is accepted.
+  write, so it suits services with many tasks; ``enqueue_nowait`` raises ``RuntimeError``. After a
+  ``JournalError`` the entry was not accepted, though it may reappear after a crash. If a call is
+  cancelled while it waits for the disk, the entry may be accepted or not.
 
-What a dead process left is replayed by the next queue, before it takes anything new. Entries
-come at least once: one that was being settled when the process died may be written again, and
-with ``"interval"`` in an older version than the store has. So a store has to keep the newer of
+The next queue replays the entries that a dead process left, before it accepts new ones. Each is
+written at least once: an entry that was being settled when the process died may be written again,
+and with ``"interval"`` in an older version than the stored one. So a store has to keep the newer of
 two versions, as those of this package do.
 
-The file holds entries as JSON, in clear. It is for one local disk, as ``fdatasync`` promises
-nothing of a network file system. For POSIX systems.
+The file holds entries as JSON, unencrypted. It must be on a local disk, as ``fdatasync`` promises
+nothing on a network file system. For POSIX systems.
 """
 
 # The journal on local disk lives here: its format, its file, and the calls of the queue's recorder.
 # It may import the vocabulary and ``_disk``.
-# It must never import the core, which knows it by the protocol ``Journal`` only, or a store.
+# It must never import a store, or the core, which knows it only by the protocol ``Journal``.
 
 from provcache_trio._vocabulary.faces import show_public_names
 

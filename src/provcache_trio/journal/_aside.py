@@ -1,4 +1,4 @@
-"""What a journal could not use is kept in a file of its own, once, for a person."""
+"""The file beside a journal that keeps, once, what the journal could not use, for a person."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MOST_IN_A_RECORD: Final = 8 * 1024 * 1024
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of something that was set aside.
+    """Describes something that was set aside.
 
     Attributes:
-        why: "damage": bytes that are no record. "entry": the record was sound, but its entry
-            was none of its type, or had no key.
-        type: what entries of that journal were.
-        salt: of that journal's records.
+        why: "damage": bytes that are not a record. "entry": a sound record, whose entry was not of
+            its type or had no key.
+        type: the type of that journal's entries.
+        salt: the salt of that journal's records.
     """
 
     why: Why
@@ -38,14 +38,17 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 class Kept(NamedTuple):
     """Something that was set aside."""
 
-    number: int  # of the entry; 0: damage
+    # The number of the entry; 0 for damage.
+    number: int
     about: About
-    content: bytes  # the entry as JSON, or the damage
-    raw: bytes  # all of it, as it is in the file
+    # The entry as JSON, or the damage.
+    content: bytes
+    # All of it as it is in the file.
+    raw: bytes
 
 
 def pack_kept(number: int, about: About, content: bytes) -> list[bytes]:
-    """Return the records of something that is set aside."""
+    """Return the records for something that is set aside."""
     head = msgspec.json.encode(about)
     starts = range(0, len(content), _MOST_IN_A_RECORD)
     return [
@@ -58,10 +61,10 @@ class AsideFile:
     """The file beside a journal. Every method may raise ``OSError``.
 
     Args:
-        path: where it is.
+        path: its path.
         disk: makes the system calls.
-        create: makes a file for the owner of the journal.
-        sync_directory: has its name on disk.
+        create: creates a file for the owner of the journal.
+        sync_directory: syncs its name to disk.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class AsideFile:
         self._sync_directory = sync_directory
 
     def read(self) -> Iterator[Kept]:
-        """Yield everything that was set aside, and nothing if that was nothing."""
+        """Yield everything that was set aside, if anything was."""
         try:
             descriptor = self._disk.open(self._path, read_only=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -103,7 +106,7 @@ class AsideFile:
                 yield Kept(piece.number, about, content, piece.raw)
 
     def add(self, records: Iterable[bytes]) -> None:
-        """Keep these records, unless they are there; all of them, or none."""
+        """Add those of these records that are not there yet; all of them, or none."""
         known = {hashlib.sha256(kept.raw).digest() for kept in self.read()}
         new = (raw for raw in records if hashlib.sha256(raw).digest() not in known)
         first = next(new, None)
@@ -133,7 +136,7 @@ class AsideFile:
         return descriptor
 
     def replace(self, records: Sequence[bytes]) -> None:
-        """Keep these and nothing else."""
+        """Replace everything by these records."""
         if not records:
             self._disk.remove(self._path)
             self._sync_directory()
@@ -150,7 +153,7 @@ class AsideFile:
 
 
 def write_all(disk: Disk, descriptor: int, data: bytes) -> int:
-    """Write all of ``data``; a disk that is full takes a part of it before it says so."""
+    """Write all of ``data``; a full disk takes a part of it before it fails."""
     rest = memoryview(data)
     while rest:
         rest = rest[disk.write(descriptor, rest) :]

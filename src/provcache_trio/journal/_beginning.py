@@ -1,4 +1,4 @@
-"""The beginning of a journal: whether it is one, of ours, and of which version."""
+"""The beginning of a journal file, which shows whether it is ours, and of which version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._records import FIRST_FORMAT, FORMAT, Beginning, read_beginning
 
 
 def checked_beginning(path: str, data: bytes) -> tuple[Beginning, int, bool]:
-    """Return what the first bytes of a file say, if it is a journal of ours."""
+    """Return the beginning in the first bytes of a file, if it is a journal of ours."""
     found = read_beginning(data)
     if found is None:
         raise JournalError(

@@ -1,4 +1,4 @@
-"""Damage that was found in a journal, until it is set aside."""
+"""Damage found in a journal, until it is set aside."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ _MOST_IN_MEMORY_BYTES: Final = 16 * 1024 * 1024
 
 
 class FoundDamage:
-    """Stays in the journal, or else in memory, for as long as there is no room to set it aside.
+    """Keeps damage in the journal, or in memory, while there is no room to set it aside.
 
     Args:
-        aside: where it goes.
-        read: reads from the journal: so many bytes, at an offset.
+        aside: the file that it goes to.
+        read: reads a number of bytes from the journal at an offset.
 
     Attributes:
-        in_file: offset and length of what is in the journal.
+        in_file: offset and length of the damage in the journal.
     """
 
     def __init__(self, aside: AsideFile, read: Callable[[int, int], bytes]) -> None:
         self.in_file: list[tuple[int, int]] = []
-        self._in_memory: list[bytes] = []  # as records: its file had to be emptied
+        # As records, after the file had to be emptied.
+        self._in_memory: list[bytes] = []
         self._aside = aside
         self._read = read
 
@@ -35,13 +36,17 @@ class FoundDamage:
         return bool(self.in_file or self._in_memory)
 
     def set_aside(self, about: About) -> None:
-        """Set it aside, or raise ``OSError``: then nothing has changed."""
+        """Set the damage aside; if this raises ``OSError``, nothing has changed."""
         if self:
             self._aside.add(self._records(about))
             self.in_file, self._in_memory = [], []
 
     def copied(self, about: About) -> list[bytes]:
-        """Set it aside, or return it, unless it is too much: its file is to be emptied."""
+        """Set the damage aside, or return it, since its file is going to be emptied.
+
+        Raises:
+            OSError: there is no room, and it is too much to keep in memory.
+        """
         try:
             self.set_aside(about)
         except OSError:
@@ -50,7 +55,7 @@ class FoundDamage:
         return list(self._records(about))
 
     def take_from_memory(self, records: list[bytes]) -> None:
-        """Go on with what ``copied`` returned: the file is empty."""
+        """Keep what ``copied`` returned, since the file is empty now."""
         self.in_file, self._in_memory = [], records
 
     def _records(self, about: About) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The system calls that a journal is made of, so that tests can let each of them fail."""
+"""The system calls of a journal, behind one class so that tests can make each of them fail."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from provcache_trio._disk.private_files import sync_directory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Identity = tuple[int, int]  # device and number: what tells a file from every other one
+# Device and number, which identify a file.
+Identity = tuple[int, int]
 
 
-# Not every system has the cheaper one, which leaves out times of no interest.
+# Not every system has fdatasync, which is cheaper because it does not sync times.
 _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
 class Disk:
-    """The real one. Every method may raise ``OSError``."""
+    """The real disk. Every method may raise ``OSError``."""
 
     def create(self, path: str) -> int:
-        """Make a file that nobody else may read, in place of a leftover; open it."""
+        """Create a file that only its owner may read, replacing a leftover; open it."""
         with suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
-        os.fchmod(descriptor, 0o600)  # whatever the umask is
+        # Independent of the umask.
+        os.fchmod(descriptor, 0o600)
         return descriptor
 
     def open(self, path: str, *, read_only: bool) -> int:
-        """Open a file that is there, and change nothing. No link is followed."""
+        """Open an existing file, and change nothing; no link is followed."""
         access = os.O_RDONLY if read_only else os.O_RDWR | os.O_APPEND
         descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(descriptor)
@@ -42,13 +44,13 @@ class Disk:
         return descriptor
 
     def keep_private(self, descriptor: int) -> None:
-        """Take an open file away from everybody but its owner."""
+        """Make an open file readable for its owner only."""
         if os.fstat(descriptor).st_mode & 0o077:
             os.fchmod(descriptor, 0o600)
 
     def open_note(self, path: str) -> int:
-        """Open a file that is written over and over, and make it if there is none."""
-        # What is there stays: on a full disk, only a file that has a block can be written.
+        """Open a file that is overwritten again and again; create it if it is missing."""
+        # It is not truncated: on a full disk, only a file that has a block can be written.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(path, flags, 0o600)
 
@@ -65,11 +67,11 @@ class Disk:
         return os.write(descriptor, data)
 
     def truncate(self, descriptor: int, size: int) -> None:
-        """Cut the file off."""
+        """Cut the file off at ``size``."""
         os.ftruncate(descriptor, size)
 
     def sync(self, descriptor: int) -> None:
-        """Return once what was written is on the disk."""
+        """Return once everything written is on the disk."""
         _sync(descriptor)
 
     def size(self, descriptor: int) -> int:
@@ -82,10 +84,11 @@ class Disk:
         return volume.f_bavail * volume.f_frsize
 
     def give(self, descriptor: int, like: int) -> None:
-        """Give a new file to the owner of an open one, who has to get at it later."""
+        """Give a new file to the owner of an open one, who has to use it later."""
         owner, ours = os.fstat(like), os.fstat(descriptor)
         if (owner.st_uid, owner.st_gid) != (ours.st_uid, ours.st_gid):
-            with suppress(PermissionError):  # only root may
+            # Only root may do that.
+            with suppress(PermissionError):
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
     def remove(self, path: str) -> None:
@@ -93,7 +96,7 @@ class Disk:
         os.unlink(path)  # noqa: PTH108
 
     def rename(self, old: str, new: str) -> None:
-        """Put a file in the place of another one."""
+        """Rename a file, replacing another one."""
         os.rename(old, new)  # noqa: PTH104
 
     def sync_directory(self, path: str) -> None:
@@ -101,7 +104,7 @@ class Disk:
         sync_directory(path)
 
     def identity(self, path: str) -> Identity | None:
-        """Return what tells the file of this name from others, or None: there is none."""
+        """Return the identity of the file of this name, or None if there is none."""
         try:
             status = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -109,7 +112,7 @@ class Disk:
         return status.st_dev, status.st_ino
 
     def identity_of(self, descriptor: int) -> Identity:
-        """Return what tells an open file from others."""
+        """Return the identity of an open file."""
         status = os.fstat(descriptor)
         return status.st_dev, status.st_ino
 

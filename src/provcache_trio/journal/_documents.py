@@ -1,4 +1,4 @@
-"""Entries as a journal holds them: documents of JSON that come back as they were."""
+"""Entries in a journal: JSON documents that read back equal."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class Documents(Generic[E]):
         self._decode = reader_of(entry_type, None)
         self._read = reader_of(entry_type, upgrade)
         self._encode = msgspec.json.Encoder().encode
-        # That every one of these comes back as it is, is tested.
+        # Tests ensure that each of these reads back equal.
         self._trusted = ProvcacheEntry if entry_type is ProvcacheEntry else None
 
     def documents_of(self, entries: Iterable[E]) -> list[bytes | None]:
-        """Return each entry as JSON; None for one that would not come back as it is."""
+        """Return each entry as JSON, or None for one that would not read back equal."""
         return [self.document_of(entry) for entry in entries]
 
     def document_of(self, entry: E) -> bytes | None:
-        """Return an entry as JSON, or None: it would not come back as it is."""
+        """Return an entry as JSON, or None if it would not read back equal."""
         try:
             document = self._encode(entry)
             if type(entry) is not self._trusted:
                 back = self._decode(document)
-                # By the document, too: an entry need not define equality.
+                # Compare documents, too: an entry may not define equality.
                 if back != entry and self._encode(back) != document:
                     return None
         except Exception:  # noqa: BLE001  # some of it is somebody's type
@@ -53,9 +53,9 @@ class Documents(Generic[E]):
         return document if len(document) < MOST_PAYLOAD_BYTES // 2 else None
 
     def entry_of(self, document: bytes) -> E:
-        """Return the entry that a document is, or that ``upgrade`` makes of it.
+        """Return the entry in a document, with the help of ``upgrade`` if it does not fit.
 
         Raises:
-            Exception: it is none of this type.
+            Exception: it is not an entry of this type.
         """
         return self._read(document)

@@ -1,7 +1,7 @@
 """One journal, as a worker thread reads and writes it: which records it holds, and their numbers.
 
-A new file that does not fit changes nothing. What is settled goes away without any room once
-nothing is live.
+If a new file does not fit, nothing changes. Once nothing is live, settled records are removed
+without needing any room.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ _ALMOST_FULL_BYTES: Final = 4 * 1024 * 1024
 
 
 class JournalFile:
-    """The file of one name; one caller at a time.
+    """The journal file of one name, for one caller at a time.
 
-    Every method but ``close`` raises:
-        JournalError: it could not be done; names the file.
+    Every method except ``close`` raises:
+        JournalError: the call failed; the message names the file.
 
     Attributes:
-        entry_type: name of the type of its entries.
+        entry_type: the name of its entries' type.
         last: the highest number that was ever given.
         generation: rises whenever offsets change their meaning.
-        legible: whether all that is live could be read back, when that was last tried.
-        short_of_room: whether the volume has hardly room for a new file.
+        legible: whether all live entries could be read back at the last attempt.
+        short_of_room: whether the volume has hardly any room for a new file.
     """
 
     def __init__(
@@ -74,7 +74,8 @@ class JournalFile:
         read_only: bool = False,
     ) -> None:
         self.path: str = path
-        self.entry_type: str = entry_type or ""  # if it is not given: that of the file
+        # If not given, set from the file.
+        self.entry_type: str = entry_type or ""
         self._any_type = entry_type is None
         self._aliases = aliases
         self._disk = disk
@@ -89,11 +90,16 @@ class JournalFile:
         )
         self._live = Live()
         self._beginning = Beginning(format=FORMAT, identity="", type=self.entry_type)
-        self._begins_with = 0  # how many bytes
-        self._good_until = 0  # where its last good record ended when it was opened
-        self._sound = False  # whether its beginning is as it should be
-        self._flawed = False  # something of it should go away
-        self._bare = False  # the next record has to say what is held
+        # The length of its beginning in bytes.
+        self._begins_with = 0
+        # Where its last good record ended when it was opened.
+        self._good_until = 0
+        # Whether its beginning is intact.
+        self._sound = False
+        # Whether something in it has to be removed.
+        self._flawed = False
+        # Whether the next record has to state which numbers are held.
+        self._bare = False
         self._damage = FoundDamage(self._aside, self._file.read)
         self.last: int = 0
         self.generation: int = 0
@@ -107,7 +113,7 @@ class JournalFile:
 
     @property
     def size(self) -> int:
-        """How many bytes it has, as far as it was looked at."""
+        """How many of its bytes are known."""
         return self._file.end
 
     @property
@@ -118,7 +124,7 @@ class JournalFile:
     # Opening
 
     def raise_if_foreign(self) -> None:
-        """Look whether the file is a journal, empty, or not there; change nothing."""
+        """Raise unless the file is a journal, empty, or missing; change nothing."""
         with self.reported("can't be opened"):
             if self._disk.identity(self.path) is None:
                 self._raise_if_of_any_type()
@@ -134,9 +140,9 @@ class JournalFile:
             self._raise_if_of_any_type()
 
     def open(self) -> Findings:
-        """Open the file, or make it, and look at all of it.
+        """Open or create the file, and read all of it.
 
-        A file that is there is not changed unless there is room, nor if it can't be used.
+        An existing file is not changed without room, nor if it can't be used.
         """
         with self.reported("can't be opened"):
             if not self._file.open(read_only=self._read_only):
@@ -155,13 +161,13 @@ class JournalFile:
             self._flawed = not (self._sound and findings.flawless)
             self._mend(findings)
         if not (self._live.sizes or self.damaged) and self._file.end > self._begins_with:
-            # All of it was settled before a crash: room that nobody needs.
+            # All of it was settled before a crash, so its room is not needed.
             with suppress(JournalError):
                 self._empty()
         return findings
 
     def _open_empty(self) -> Findings:
-        """Begin anew; if it was not always empty, what is gone is missing."""
+        """Begin anew; if the file was not always empty, report its lost records as missing."""
         self.last = self._note.read(None)
         missing = [(1, self.last)] if self.last else []
         if not self._read_only:
@@ -169,14 +175,14 @@ class JournalFile:
         return Findings(0, missing, 0, 0)
 
     def _make(self) -> Findings:
-        """Make the file; on a full disk it is made later."""
+        """Create the file; on a full disk that is done later."""
         self._raise_if_of_any_type()
         with suppress(NoRoomError):
             self.rewrite(())
         return Findings(0, [], 0, 0)
 
     def _raise_if_of_any_type(self) -> None:
-        """Raise if nobody says what entries of a new file are."""
+        """Raise if a new file is needed, and no entry type was given."""
         if self._any_type:
             raise JournalError(
                 f"there is no journal {self.path}, or it is an empty file, which does not say what "
@@ -197,15 +203,16 @@ class JournalFile:
         self._beginning = beginning
 
     def _look(self) -> Findings:
-        """Scan a file that somebody else may be writing, or cutting off."""
+        """Scan a file that its owner may be writing or cutting off."""
         findings = self._scan()
         if not findings.flawless and self._file.size() < self._file.end:
-            findings = self._scan()  # its owner has just emptied it
+            # Its owner has just emptied it.
+            findings = self._scan()
         return findings
 
     def _scan(self) -> Findings:
-        # In this order, as whoever only looks does so while it grows: what is noted is in the
-        # file, and what is written from now on is not looked at.
+        # In this order, as a reader may scan the file while it grows: every noted record is in the
+        # file, and records written from now on are ignored.
         noted = self._note.read(self._beginning.identity)
         self._file.end = self._file.size()
         scan = Scan(self._begins_with)
@@ -215,7 +222,7 @@ class JournalFile:
         return findings
 
     def _remove_leftover(self) -> None:
-        """Remove what a crash left of a new file: on a full disk it takes the last room."""
+        """Remove a new file that a crash left; on a full disk it takes the last room."""
         new = f"{self.path}.new"
         with suppress(OSError):
             if self._disk.identity(new) is None:
@@ -227,7 +234,7 @@ class JournalFile:
                 self._disk.remove(new)
 
     def _mend(self, findings: Findings) -> None:
-        """Set damage aside, and cut it off at the end; if there is no room, leave it there."""
+        """Set damage aside, and cut it off at the end; without room, leave it there."""
         if not findings.damaged_bytes:
             return
         with suppress(OSError):
@@ -238,7 +245,7 @@ class JournalFile:
     # What is set aside
 
     def set_aside(self, numbers: Collection[int]) -> None:
-        """Keep a copy of entries that nobody can use; ``forget`` is another step."""
+        """Copy entries that can't be used to the file beside it; ``forget`` is a separate step."""
         about = self._about("entry")
         with self.reported("can't set a record aside"):
             self._aside.add(
@@ -249,33 +256,33 @@ class JournalFile:
             )
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """Leave these entries out of every file to come."""
+        """Leave these entries out of every later file."""
         self._live.settle(ranges_of(numbers), self.last + 1)
 
     def what_was_set_aside(self) -> Iterator[Kept]:
-        """Yield what was ever set aside."""
+        """Yield everything that was ever set aside."""
         with self.reported("can't be restored from"):
             yield from self._aside.read()
 
     def keep_aside(self, records: Sequence[bytes]) -> None:
-        """Keep these of what was set aside, and nothing else."""
+        """Keep only these records of what was set aside."""
         with self.reported("can't be restored from"):
             self._aside.replace(records)
 
     def _about(self, why: Why) -> About:
-        # The same entry is the same whatever file it is in.
+        # An entry counts as the same in whatever file it is.
         salt = 0 if why == "entry" else self._beginning.salt
         return About(why=why, type=self._beginning.type, salt=salt)
 
     # Reading
 
     def live_entries(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the entries that are live, in order, and their numbers."""
+        """Yield the live entries with their numbers, in order."""
         sizes, last = self._live.sizes, 0
         for piece in self._pieces():
             if not isinstance(piece, Record) or piece.kind not in _ENTRIES:
                 continue
-            # A number that comes once more is damage.
+            # A number that occurs twice is damage.
             if piece.number in sizes and piece.number > last:
                 last = piece.number
                 yield last, document_in(piece)
@@ -285,7 +292,7 @@ class JournalFile:
 
         def read(count: int) -> bytes:
             nonlocal position
-            # Not beyond the end, and nothing of a file that is not there yet.
+            # Not beyond the end, and nothing from a file that does not exist yet.
             some = self._file.read(min(count, end - position), position) if position < end else b""
             position += len(some)
             return some
@@ -295,9 +302,9 @@ class JournalFile:
     # Writing
 
     def append(self, entries: Sequence[tuple[bytes, Sequence[int]]], settled: Iterable[int]) -> int:
-        """Have entries, and that others are settled, on disk; return the first one's number.
+        """Write entries, and that others are settled, to disk; return the first entry's number.
 
-        A file that failed before is made good first.
+        A file that failed before is repaired first.
         """
         settled = tuple(settled)
         if not self._file.trusted:
@@ -316,7 +323,8 @@ class JournalFile:
             number += 2
         with self.reported("can't be written"):
             self._file.extend(b"".join(data))
-        if not data:  # it was only to be seen whether it works
+        # The call only had to find out whether the journal works.
+        if not data:
             return first
         self._bare = False
         self.last = number - 1
@@ -334,28 +342,29 @@ class JournalFile:
             self.short_of_room = free < 2 * self._live.bytes + _ALMOST_FULL_BYTES
 
     def compact(self) -> None:
-        """Hold what is live and nothing else; numbers stay.
+        """Reduce the file to its live entries, which keep their numbers.
 
-        With nothing live that needs no room. Else, if there is none, nothing is changed.
+        With nothing live, that needs no room. Otherwise, without room, nothing changes.
         """
         if not self._live.sizes:
             self._empty()
             return
         with self.reported("can't be written anew"):
             if self._file.free() < self._live.bytes:
-                raise OSError(errno.ENOSPC, "")  # without taking what room there is from others
+                # Raised before the new file takes the room that others need.
+                raise OSError(errno.ENOSPC, "")
             self._damage.set_aside(self._about("damage"))
             self._renew((), self._live.sizes.keys())
 
     def rewrite(self, documents: Sequence[bytes], keeping: Collection[int] = ()) -> int:
-        """Begin anew with these entries; return the first one's number.
+        """Replace the file by one with these entries; return the first entry's number.
 
-        Whatever else the journal held is forgotten, in the moment in which the new file takes
-        the old one's place.
+        Everything else in the journal is dropped in the moment in which the new file replaces the
+        old one.
 
         Args:
             documents: the entries.
-            keeping: numbers of entries that stay as they are.
+            keeping: the numbers of entries that stay unchanged.
         """
         if not documents and not keeping:
             self._empty()
@@ -365,7 +374,7 @@ class JournalFile:
             return self._renew(documents, keeping)
 
     def _empty(self) -> None:
-        """Hold nothing. It needs no room, unless the file is not there or failed before."""
+        """Empty the file, which needs no room unless it is missing or failed before."""
         with self.reported("can't be emptied"):
             damage = self._damage.copied(self._about("damage"))
             try:
@@ -377,21 +386,23 @@ class JournalFile:
                 can_be_cut = self._begins_with > 0 and self._file.is_in_place()
                 if error.errno not in NO_ROOM or not can_be_cut:
                     raise
-                self._cut_off()  # that makes room
+                # Cutting off makes room.
+                self._cut_off()
             self._damage.take_from_memory(damage)
         with suppress(OSError):
             self._damage.set_aside(self._about("damage"))
 
     def _cut_off(self) -> None:
         """Cut off everything behind the beginning."""
-        self._note.wipe()  # else what is gone would be missed
+        # An old note would report the removed records as missing.
+        self._note.wipe()
         self._file.cut(self._begins_with)
         self._live = Live()
         self._bare, self._flawed = True, False
         self.generation += 1
 
     def _renew(self, documents: Iterable[bytes], keeping: Collection[int]) -> int:
-        """Put a new file in the place of the old one; raise ``OSError`` if that can't be."""
+        """Replace the file by a new one; raise ``OSError`` if that fails."""
         new, last = self._file.replace(partial(self._fill, documents, keeping))
         first = self.last + 1
         self._take(new, last)
@@ -402,7 +413,7 @@ class JournalFile:
     def _fill(
         self, documents: Iterable[bytes], keeping: Collection[int], descriptor: int
     ) -> tuple[NewFile, int]:
-        """Fill and sync a new file; return it, and the highest number."""
+        """Fill and sync a new file; return it and the highest number."""
         new = NewFile(self._disk, descriptor, self.entry_type)
         number = self.last
         new.begin(number, keeping)
@@ -415,7 +426,7 @@ class JournalFile:
         return new, number
 
     def _kept(self, numbers: Collection[int]) -> Iterator[tuple[int, bytes]]:
-        """Yield these entries from the old file, if they are all there."""
+        """Yield these entries from the old file, provided that all are there."""
         count = 0
         for number, document in self.live_entries() if numbers else ():
             if number in numbers:
@@ -435,12 +446,12 @@ class JournalFile:
         self.generation += 1
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._note.close()
         self._file.close()
 
     def reported(self, what: str) -> AbstractContextManager[None]:
-        """Raise ``JournalError`` instead of ``OSError``, and say what of the journal failed."""
+        """Raise ``JournalError`` instead of ``OSError``, with what failed in the message."""
         return reported(self.path, what)
 
 

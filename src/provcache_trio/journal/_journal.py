@@ -1,4 +1,4 @@
-"""What ``open_journal`` gives: the calls of a queue's recorder, made in a worker thread."""
+"""The journal that ``open_journal`` opens: the calls of a queue's recorder, in a worker thread."""
 
 from __future__ import annotations
 
@@ -27,22 +27,24 @@ E = TypeVar("E")
 T = TypeVar("T")
 Durability: TypeAlias = Literal["interval", "always"]
 
-_MOST_LINES: Final = 5  # of a log, for each page
+# Most log lines for each page.
+_MOST_LINES: Final = 5
 _FIRST_WAIT_SECONDS: Final = 0.25
 _LONGEST_WAIT_SECONDS: Final = 30.0
 _MOST_DOUBLINGS: Final = 10
 
 
 async def on_disk(path: str, work: Callable[[], T]) -> T:
-    """Return what ``work`` on the journal at ``path`` returns in a worker thread."""
+    """Return what ``work``, on the journal at ``path``, returns in a worker thread."""
     try:
         return await in_thread(work, _nothing)
-    except StoreUnavailableError as error:  # no thread for it
+    # No thread can be started.
+    except StoreUnavailableError as error:
         raise JournalError(f"journal {path} can't be used for now: {error}") from None
 
 
 def _nothing() -> None:
-    """A disk call can't be hurried."""
+    """Do nothing, as a disk call can't be interrupted."""
 
 
 @final
@@ -62,25 +64,32 @@ class FileJournal(Generic[E]):
         self._always = always
         self._sync_interval_seconds = sync_interval_seconds
         self._attached = False
-        self._replay_from: Replay  # once it was begun
-        self._served = (0, 0)  # number of the last entry that was returned, and that was read
-        self._gone: set[int] = set()  # set aside, so not to be replayed again
-        self._unread: set[int] = set()  # can't be used, and there was no room to set them aside
-        self._tidy_at = -math.inf  # when to try again to make it smaller
+        # Set by ``begin``.
+        self._replay_from: Replay
+        # The numbers of the last entry returned, and of the last one read.
+        self._served = (0, 0)
+        # Numbers that were set aside, and are not replayed again.
+        self._gone: set[int] = set()
+        # Numbers of unusable entries, while there is no room to set them aside.
+        self._unread: set[int] = set()
+        # When to try again to make the file smaller.
+        self._tidy_at = -math.inf
         self._tidy_failures = 0
-        self._tight = False  # it was said that room is short
+        # Whether a shortage of room was logged.
+        self._tight = False
         self.holds_entries: bool = False
-        self.entries_to_replay: int = 0  # that are of its type, as far as is known
+        # The entries to replay that are of its type, as far as is known.
+        self.entries_to_replay: int = 0
 
     def begin(self, findings: Findings) -> None:
-        """Go on from what was found when the file was opened."""
+        """Continue from what was found when the file was opened."""
         self.holds_entries = findings.entries > 0
         self.entries_to_replay = findings.entries
         self._replay_from = Replay(self._file)
 
     @property
     def entry_type(self) -> object:
-        """Return what entries are."""
+        """The type of the entries."""
         return self._documents.entry_type
 
     @property
@@ -95,22 +104,22 @@ class FileJournal(Generic[E]):
 
     @property
     def overgrown(self) -> bool:
-        """Whether ``tidy`` would make it smaller by a good deal, or rid it of damage."""
+        """Whether ``tidy`` would make it a good deal smaller, or remove damage."""
         return trio.current_time() >= self.tidy_at
 
     @property
     def tidy_at(self) -> float:
-        """Return when to try to make it smaller, on trio's clock; never, if it is small."""
+        """When to try to make it smaller, on trio's clock; infinity if it is small."""
         untidy = bool(self._gone or self._unread) or self._file.damaged or self._file.overgrown
         return self._tidy_at if untidy else math.inf
 
     @property
     def heals(self) -> bool:
-        """Whether ``append`` mends what failed before; if not, only ``rewrite`` does."""
+        """Whether ``append`` repairs an earlier failure; if not, only ``rewrite`` does."""
         return self._file.legible
 
     def attach(self) -> None:
-        """Be used by a queue from now on; see ``Journal.attach``."""
+        """Reserve the journal for one queue; see ``Journal.attach``."""
         if self._attached:
             raise RuntimeError("a journal serves one queue, once; open it again for another")
         self._attached = True
@@ -118,7 +127,7 @@ class FileJournal(Generic[E]):
     async def append(
         self, entries: Sequence[tuple[E, Sequence[int]]], settled: Sequence[int], /
     ) -> Sequence[int | None]:
-        """Have ``entries`` on disk, and that others are settled; see ``Journal.append``."""
+        """Write ``entries``, and that others are settled, to disk; see ``Journal.append``."""
         numbers = await self._run(self._append, entries, settled)
         if self._file.short_of_room is not self._tight:
             self._tight = self._file.short_of_room
@@ -150,7 +159,7 @@ class FileJournal(Generic[E]):
             log(logging.INFO, "journal %s: its volume has room again", self._file.path)
 
     async def tidy(self) -> None:
-        """Make it as small as can be, if there is room for that; if not, change nothing."""
+        """Make it as small as possible; without room for that, change nothing."""
         try:
             await self._run(self._tidy)
         except JournalError as error:
@@ -169,9 +178,9 @@ class FileJournal(Generic[E]):
         self._gone.clear()
 
     async def rewrite(self, entries: Sequence[E], /) -> Sequence[int | None]:
-        """Hold these entries and nothing else; see ``Journal.rewrite``.
+        """Replace everything by these entries; see ``Journal.rewrite``.
 
-        What nobody can read stays, if it could not be set aside yet.
+        Entries that can't be read stay until they are set aside.
         """
         return await self._run(self._rewrite, entries)
 
@@ -184,13 +193,14 @@ class FileJournal(Generic[E]):
         return numbers
 
     async def replay(self, after: int, most: int, /) -> Sequence[tuple[int, E]]:
-        """Return the next entries; see ``Journal.replay``. One that can't be read stops none."""
+        """Return the next entries, except those that can't be read; see ``Journal.replay``."""
         return await self._run(self._replay, after, most)
 
     def _replay(self, after: int, most: int) -> list[tuple[int, E]]:
         replay = self._replay_from
         returned, read = self._served
-        if after == returned:  # what could not be read since is not read again
+        # Entries that could not be read are not read again.
+        if after == returned:
             after = read
         found: list[tuple[int, E]] = []
         with self._file.reported("can't be read"):
@@ -207,7 +217,8 @@ class FileJournal(Generic[E]):
             try:
                 found.append((number, self._documents.entry_of(document)))
             except Exception as error:  # noqa: BLE001  # some of it is somebody's type
-                unread[number] = type(error).__name__  # not its text, which may quote the entry
+                # The class only, as the message may quote the entry.
+                unread[number] = type(error).__name__
         if unread:
             self.entries_to_replay -= len(unread.keys() - self._gone - self._unread)
             self._put_aside(unread.keys())
@@ -229,9 +240,9 @@ class FileJournal(Generic[E]):
             log(logging.ERROR, "journal %s: the same of %d more records", path, more)
 
     async def set_aside(self, number: int, /) -> None:
-        """Keep an entry for a person; see ``Journal.set_aside``.
+        """Set an entry aside for a person; see ``Journal.set_aside``.
 
-        Without room for that it stays where it is meanwhile.
+        Without room for that, it stays in the journal meanwhile.
         """
         await self._run(self._put_aside, (number,))
 
@@ -247,7 +258,8 @@ class FileJournal(Generic[E]):
                 self._unread.clear()
 
     async def _run(self, call: Callable[..., T], *args: object) -> T:
-        return await on_disk(self._file.path, partial(call, *args))  # one at a time: see Journal
+        # One at a time; see ``Journal``.
+        return await on_disk(self._file.path, partial(call, *args))
 
 
 def _numbered(documents: Sequence[object], first: int) -> list[int | None]:

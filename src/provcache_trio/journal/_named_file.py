@@ -1,8 +1,8 @@
-"""The file that has a journal's name: appended to, cut off, and replaced by a new one.
+"""The file with a journal's name: appended to, cut off, and replaced by a new one.
 
-Order is all: what is appended was synced before ``extend`` returns; a new file is synced, then
-takes the place of the old one, then its name is synced. After a sync failed, the file is not
-trusted again. A write that fails is cut back, and the file is as good as before.
+The order matters: ``extend`` returns only after a sync; a new file is synced, then replaces the old
+one, then its name is synced. After a failed sync, the file is not trusted again. A failed write is
+cut back, so that the file is as before.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NONE: Final = -1  # no descriptor
+# No descriptor.
+_NONE: Final = -1
 
 
 class NamedFile:
-    """Every method but ``close`` may raise ``OSError``.
+    """A file under its name; every method except ``close`` may raise ``OSError``.
 
     Attributes:
-        path: its name.
+        path: its path.
         end: where the next record goes.
-        trusted: whether it can be appended to as it is.
+        trusted: whether records can be appended without a repair.
     """
 
     def __init__(self, path: str, disk: Disk) -> None:
@@ -42,13 +43,14 @@ class NamedFile:
         self._disk = disk
         self._descriptor = _NONE
         self._identity: Identity | None = None
-        self._home: Identity | None = None  # the directory
+        # The identity of its directory.
+        self._home: Identity | None = None
 
     def open(self, *, read_only: bool) -> bool:
-        """Open it, and change nothing; return whether there is one.
+        """Open the file, and change nothing; return whether it exists.
 
         Raises:
-            JournalError: it was replaced meanwhile.
+            JournalError: the file was replaced meanwhile.
         """
         self._home = self._disk.identity(self._directory)
         self._identity = self._disk.identity(self.path)
@@ -64,7 +66,7 @@ class NamedFile:
         return self._disk.size(self._descriptor)
 
     def keep_private(self) -> None:
-        """Take it away from everybody but its owner."""
+        """Make the file readable for its owner only."""
         self._disk.keep_private(self._descriptor)
 
     def read(self, count: int, at: int) -> bytes:
@@ -72,7 +74,7 @@ class NamedFile:
         return self._disk.read(self._descriptor, count, at)
 
     def is_in_place(self) -> bool:
-        """Return whether it is the one that others would find."""
+        """Return whether the open file is still the one with the name."""
         return self._descriptor != _NONE and self._disk.identity(self.path) == self._identity
 
     def free(self) -> int:
@@ -80,10 +82,10 @@ class NamedFile:
         return self._disk.free(self._directory)
 
     def extend(self, data: bytes) -> None:
-        """Write ``data`` at the end and sync it, or have the file as it was.
+        """Write ``data`` at the end and sync it, or leave the file as it was.
 
         Raises:
-            JournalError: it was removed or replaced.
+            JournalError: the file was removed or replaced.
         """
         self._raise_if_replaced()
         try:
@@ -93,7 +95,8 @@ class NamedFile:
             self._disk.truncate(self._descriptor, self.end)
             self.trusted = True
             raise
-        self.trusted = False  # until it is synced
+        # Until the sync has succeeded.
+        self.trusted = False
         self._disk.sync(self._descriptor)
         self.trusted = True
         self.end += len(data)
@@ -104,7 +107,7 @@ class NamedFile:
             raise JournalError(f"journal {self.path} was removed or replaced; it is made anew")
 
     def cut(self, size: int) -> None:
-        """Cut it off; that needs no room."""
+        """Cut the file off at ``size``, which needs no room."""
         self.trusted = False
         self._disk.truncate(self._descriptor, size)
         self.end = size
@@ -112,14 +115,14 @@ class NamedFile:
         self.trusted = True
 
     def create(self, path: str) -> int:
-        """Make another file for whoever owns this one, though root may be at work."""
+        """Create another file with the owner of this one, even when running as root."""
         descriptor = self._disk.create(path)
         if self._descriptor != _NONE:
             self._disk.give(descriptor, self._descriptor)
         return descriptor
 
     def replace(self, fill: Callable[[int], T]) -> T:
-        """Put a new file in its place, which is safe once ``sync_name`` has returned.
+        """Replace the file by a new one, which is safe once ``sync_name`` has returned.
 
         Args:
             fill: fills and syncs a new file, by its descriptor.
@@ -128,7 +131,7 @@ class NamedFile:
             What ``fill`` returned.
 
         Raises:
-            JournalError: the directory is gone.
+            JournalError: the directory was removed.
         """
         if self._home is None or self._disk.identity(self._directory) != self._home:
             raise JournalError(
@@ -139,7 +142,8 @@ class NamedFile:
         try:
             filled = fill(descriptor)
             identity = self._disk.identity_of(descriptor)
-            self.trusted = False  # until the name is safe
+            # Until the name is synced.
+            self.trusted = False
             self._disk.rename(path, self.path)
         except BaseException:
             self._disk.close(descriptor)
@@ -151,15 +155,16 @@ class NamedFile:
         return filled
 
     def sync_name(self) -> None:
-        """Have its name on the disk."""
+        """Sync the file's name to disk."""
         self._disk.sync_directory(self._directory)
         self.trusted = True
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file."""
         self._let_go()
         self.trusted = False
-        self._home = None  # whoever owns it next has it to itself
+        # The next owner has the directory to itself.
+        self._home = None
 
     def _let_go(self) -> None:
         if self._descriptor != _NONE:

@@ -1,4 +1,4 @@
-"""A new file for a journal, on its way to take the old one's place."""
+"""A new file for a journal, before it replaces the old one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _WRITE_BYTES: Final = 1024 * 1024
 
 
 class NewFile:
-    """Filled from front to back. Every method may raise ``OSError``.
+    """A file that is filled from front to back; every method may raise ``OSError``.
 
     Attributes:
         beginning: its first record.
-        begins_with: how many bytes stand before the record that says which numbers it holds.
-        size: how many bytes it has once it is finished.
+        begins_with: how many bytes precede the record that states which numbers it holds.
+        size: its length in bytes once it is finished.
         live: its entries.
     """
 
@@ -38,13 +38,13 @@ class NewFile:
         self.live = Live()
 
     def begin(self, last: int, numbers: Iterable[int]) -> None:
-        """Say which numbers up to ``last`` it is going to hold."""
+        """Write which numbers up to ``last`` the file will hold."""
         self._add(pack_beginning(self.beginning))
         self.begins_with = self.size
         self._add(pack_held(last, numbers, self.beginning.salt))
 
     def put(self, number: int, document: bytes) -> None:
-        """Add an entry; numbers ascend."""
+        """Add an entry; numbers must ascend."""
         packed = pack_entry(number, document, (), self.beginning.salt)
         self.live.add(number, len(packed))
         self._add(packed)
@@ -62,6 +62,6 @@ class NewFile:
         self._buffered = 0
 
     def finish(self) -> None:
-        """Have all of it on disk."""
+        """Sync all of it to disk."""
         self._write()
         self._disk.sync(self._descriptor)

@@ -1,4 +1,4 @@
-"""The note beside a journal: the number of the last record that was known to be on disk."""
+"""The note beside a journal: the number of the last record known to be on disk."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from ._records import Record, RecordKind, pack, pieces
 if TYPE_CHECKING:
     from ._disk import Disk
 
-_NONE: Final = -1  # no descriptor
-_BYTES: Final = 1024  # more than it ever has
+# No descriptor.
+_NONE: Final = -1
+# More than the note ever has.
+_BYTES: Final = 1024
 
 
 class LastNote:
-    """Nothing else could tell that whole records are gone from the end of a journal.
+    """Shows whether whole records are missing at the end of a journal, which nothing else can.
 
-    It is a hint: what can't be read is 0, and what can't be written is not.
+    It is a hint: an unreadable note counts as 0, and one that can't be written is skipped.
     """
 
     def __init__(self, path: str, disk: Disk) -> None:
@@ -27,7 +29,7 @@ class LastNote:
         self._descriptor = _NONE
 
     def read(self, identity: str | None) -> int:
-        """Return the number that was noted for this journal (None: for any), or 0."""
+        """Return the number noted for this journal (None: for any), or 0."""
         with suppress(OSError):
             if self._disk.identity(self._path) is not None:
                 descriptor = self._disk.open(self._path, read_only=True)
@@ -39,11 +41,11 @@ class LastNote:
         return 0
 
     def write(self, number: int, identity: str) -> None:
-        """Note it, unsynced: it costs next to nothing, and is there after all but a power cut."""
+        """Note ``number`` without a sync: that costs little, and only a power cut loses it."""
         self._write(pack(RecordKind.LAST, number, identity.encode()))
 
     def wipe(self) -> None:
-        """Note that nothing is known, on disk: an old note would be missing what is gone."""
+        """Note on disk that nothing is known, or the old note would report removed records as missing."""
         self._write(bytes(_BYTES))
         if self._descriptor != _NONE:
             with suppress(OSError):
@@ -56,7 +58,7 @@ class LastNote:
             self._disk.write_over(self._descriptor, data)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the note."""
         if self._descriptor != _NONE:
             with suppress(OSError):
                 self._disk.close(self._descriptor)

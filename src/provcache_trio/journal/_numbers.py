@@ -1,4 +1,4 @@
-"""Numbers of records: which are live, and which should be in the file."""
+"""The numbers of records: those that are live, and those that should be in the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Live:
     """The entries that are neither settled nor replaced.
 
     Attributes:
-        sizes: by number, ascending, how many bytes the record takes.
+        sizes: the bytes of each record, by ascending number.
         bytes: their sum.
     """
 
@@ -27,7 +27,7 @@ class Live:
         self.bytes += size
 
     def settle(self, ranges: Iterable[tuple[int, int]], before: int) -> None:
-        """Forget the entries in these ranges whose numbers are below ``before``."""
+        """Remove the entries in these ranges whose numbers are below ``before``."""
         for first, last in ranges:
             end = min(last + 1, before)
             some: Iterable[int] = range(first, end)
@@ -38,7 +38,7 @@ class Live:
 
 
 class Expected:
-    """Which numbers should be there: some up to ``last``, and all above it."""
+    """The numbers that should be in the file: some up to ``last``, and all above it."""
 
     def __init__(self) -> None:
         self.last: int = 0
@@ -46,7 +46,7 @@ class Expected:
         self._lasts: list[int] = []
 
     def begin(self, last: int, ranges: Iterable[tuple[int, int]]) -> None:
-        """Expect these ranges, ascending, beside what was expected before."""
+        """Expect these ascending ranges in addition to earlier ones."""
         self.last = max(self.last, last)
         for first, end in ranges:
             self._firsts.append(first)

@@ -1,4 +1,4 @@
-"""``open_journal``: its arguments, the file's owner, and what was found in the file."""
+"""``open_journal``: its arguments, the file's lock, and the log of what was found in the file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 E = TypeVar("E")
 
 _POLL_SECONDS: Final = 0.05
-_MOMENT_SECONDS: Final = 0.2  # for which whoever looks whether it is in use holds the lock at most
+# A reader that looks for the owner holds the lock for so long at most.
+_MOMENT_SECONDS: Final = 0.2
 
 
 @overload
@@ -79,48 +80,46 @@ def open_journal(
     upgrade: Callable[[Any], Any] | None = None,
     aliases: Iterable[str] = (),
 ) -> AbstractAsyncContextManager[FileJournal[E]]:
-    """Open a journal, for the length of an ``async with`` around that of the queue.
+    """Open a journal for the length of an ``async with``, which must surround that of the queue.
 
-    Entering fails at once if the journal can't be used. A file that is not there is made, with
-    mode 0600, and a directory that is not there with mode 0700; an empty file is an empty
-    journal. Beside it, ``PATH.lock`` says by a lock who owns it, and stays. ``PATH.last`` notes
-    which record is the last one. ``PATH.set-aside`` keeps, once, bytes that are no record and
-    entries that can't be read; ``count_set_aside`` and ``restore_set_aside`` deal with it.
-    ``PATH.new`` is there while the journal is written anew. Symbolic links are refused. A file
-    that is no journal is left as it is, and nothing is put beside it.
+    Entering fails at once if the journal can't be used. A missing file is created with mode 0600,
+    and a missing directory with mode 0700; an empty file is an empty journal. These files are
+    beside it: ``PATH.lock``, which the owner locks and never removes; ``PATH.last``, with the number
+    of the last record; ``PATH.set-aside``, which keeps, once, damaged bytes and entries that can't
+    be read (see ``count_set_aside`` and ``restore_set_aside``); and ``PATH.new`` while the journal is
+    rewritten. Symbolic links are refused. A file that is not a journal is not changed, and nothing
+    is created beside it.
 
-    Once it is open, a journal that fails does not stop the queue. With ``"interval"``,
-    ``metrics().durable`` is False and an error is logged until it works again, which is tried
-    less and less often, but at least once a second. With ``"always"``, ``enqueue`` raises
-    ``JournalError`` meanwhile. While what a dead process left can't be read, nothing new is
-    accepted.
+    After opening, a failing journal does not stop the queue. With ``"interval"``, an error is logged
+    and ``metrics().durable`` is False until the journal works again; it is retried less and less
+    often, but at least once a second. With ``"always"``, ``enqueue`` raises ``JournalError``
+    meanwhile. While the entries of a dead process can't be read, nothing new is accepted.
 
-    **A full disk** is such a failure, and no more: what is in the file stays, an attempt that does
-    not fit is undone, and the journal goes on as soon as there is room. Once nothing in it is
-    open, it is emptied without needing room. To become smaller while something is open it needs
-    room for that, so the volume should have twice what waits at most; a warning is logged before
-    it gets tight.
+    **A full disk** is such a failure, and no more: the file keeps its contents, an attempt that does
+    not fit is undone, and the journal continues as soon as there is room. Once all its entries are
+    settled, it is emptied, which needs no room. To shrink while some are open it needs room for a
+    second file, so give the volume twice the size of all entries that may wait; a warning is logged
+    before room gets short.
 
     Args:
-        path: the file; a relative path is taken from the directory that is current now.
-        entry_type: what entries are; any type that msgspec writes as JSON and reads back as
-            it was, or the ``Table`` that they are for. Fields annotated ``Any`` come back as JSON
-            has them. By default ``ProvcacheEntry``.
+        path: the file; a relative path is resolved against the current directory now.
+        entry_type: the type of the entries: any type that msgspec writes as JSON and reads back
+            equal, or their ``Table``. Fields annotated ``Any`` come back as JSON has them. By
+            default ``ProvcacheEntry``.
         durability: see the top of this module.
-        sync_interval_seconds: see there; above 0. With ``"always"``, how long what is settled
-            may stay in the file.
-        lock_timeout_seconds: how long to wait for another process that has it open, as in a
+        sync_interval_seconds: see there; above 0. With ``"always"``, how long settled entries may
+            stay in the file.
+        lock_timeout_seconds: how long to wait for another process that has the file open, as in a
             rolling restart.
-        upgrade: called with the decoded JSON of an entry that can't be read as ``entry_type``,
-            such as one that an older program wrote; returns what can be.
+        upgrade: called with the decoded JSON of an entry that can't be read as ``entry_type``, such
+            as one that an older program wrote; returns JSON that can be.
         aliases: former names of ``entry_type``, as ``package.module.Class``.
 
     Raises:
-        TypeError: an argument has the wrong type, or ``entry_type`` is none for msgspec.
+        TypeError: an argument has the wrong type, or msgspec does not support ``entry_type``.
         ValueError: an argument is out of its range, or ``path`` names no file.
-        JournalError: at entry: the journal has another owner, holds entries of another type,
-            is one of another version, or can't be opened; the message names the file and says
-            what to do.
+        JournalError: at entry: the journal has another owner, holds entries of another type, is of
+            another version, or can't be opened; the message names the file and what to do.
     """
     if durability not in {"interval", "always"}:
         raise ValueError('durability must be "interval" or "always"')
@@ -171,8 +170,8 @@ class JournalOpening(Opening["FileJournal[E]"], Generic[E]):
             await trio.sleep(_POLL_SECONDS)
 
     def _refusal(self) -> StoreUnavailableError | None:
-        """Own the file, or return why that can't be."""
-        # First: nothing is put beside a file that is somebody else's.
+        """Own the file, or return the error if another process does."""
+        # First, so that nothing is created beside a file of another application.
         self._file.raise_if_foreign()
         try:
             make_directory(os.path.dirname(self._path))  # noqa: PTH120
@@ -182,7 +181,8 @@ class JournalOpening(Opening["FileJournal[E]"], Generic[E]):
         return None
 
     async def _close(self, _error: BaseException | None, /) -> None:
-        with trio.CancelScope(shield=True):  # for as long as the disk takes
+        # Without a deadline: as long as the disk takes.
+        with trio.CancelScope(shield=True):
             await end_in_thread(self._end)
 
     def _end(self) -> None:

@@ -1,4 +1,4 @@
-"""Why a journal can't be used: an error of the system in words, and what to do about it."""
+"""The reasons why a journal can't be used, in words, and what to do about each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NoRoomError(JournalError):
 
 @contextmanager
 def reported(path: str, what: str) -> Generator[None]:
-    """Raise ``JournalError`` instead of ``OSError``, and say what of the journal failed."""
+    """Raise ``JournalError`` instead of ``OSError``, with what failed in the message."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,9 @@
-"""The bytes of a journal: records that stand alone, so that none depends on another.
+"""The bytes of a journal: independent records.
 
 A file is ``MAGIC_LINE``, its beginning twice, and records. A record is a head of 28 bytes and a
-payload. A journal's payloads are text: the mark that begins every head is no UTF-8, so none of
-them can look like a record. The checksums cover number, kind, length and payload, and are salted
-with the file's identity: bytes of another file are no records here. Numbers go up by one from
+payload. A journal's payloads are text, and the mark that begins every head is not UTF-8, so no
+payload can look like a record. The checksums cover number, kind, length and payload, and are salted
+with the file's identity, so bytes of another file are not records here. Numbers rise by one from
 record to record, so that a missing one is noticed.
 """
 
@@ -23,28 +23,31 @@ if TYPE_CHECKING:
 MAGIC_LINE: Final = b"provcache journal\n"
 MOST_PAYLOAD_BYTES: Final = 16 * 1024 * 1024
 FORMAT: Final = 2
-FIRST_FORMAT: Final = 1  # of version 0.1
+# The format of version 0.1.
+FIRST_FORMAT: Final = 1
 MOST_BEGINNING_BYTES: Final = 64 * 1024
 
 _MARK: Final = b"\xf7pvj"
-_HEAD: Final = struct.Struct("<4sIIQII")  # mark, kind, length, number, two checksums
-_COVERED: Final = struct.Struct("<IIQ")  # what the first checksum begins with
+# Mark, kind, length, number, two checksums.
+_HEAD: Final = struct.Struct("<4sIIQII")
+# The beginning of what the first checksum covers.
+_COVERED: Final = struct.Struct("<IIQ")
 _CHUNK_BYTES: Final = 1024 * 1024
 _RANGES_IN_A_RECORD: Final = 100_000
 
 
 class RecordKind(enum.IntEnum):
-    """What a record says.
+    """The kind of a record.
 
     Attributes:
-        BEGINNING: format, and what the entries are. Comes first, twice, with number 0 and no salt.
+        BEGINNING: the format and the type of entries. Comes first, twice, with number 0 and no salt.
         ENTRY: an entry.
-        NEWER: an entry that takes the place of records which are named before it.
-        SETTLED: which entries are settled. Always there twice, so that a flipped bit does
-            not bring them back.
-        LAST: in a file of its own, the number of the last record that was known to be on disk.
-        HELD: which numbers the file began with. The others up to its own are not missing.
-        ASIDE: in a file of its own, what was set aside.
+        NEWER: an entry that replaces the records named before it.
+        SETTLED: which entries are settled. Always written twice, so that a flipped bit does not
+            revive them.
+        LAST: in a separate file, the number of the last record known to be on disk.
+        HELD: which numbers the file began with. Other numbers up to its own are not missing.
+        ASIDE: in a separate file, what was set aside.
     """
 
     BEGINNING = 0
@@ -57,21 +60,23 @@ class RecordKind(enum.IntEnum):
 
 
 class Record(NamedTuple):
-    """A record that is as it was written."""
+    """An intact record."""
 
     number: int
     kind: int
     payload: bytes
-    at: int  # offset in the file
+    # Offset in the file.
+    at: int
     raw: bytes
 
 
 class Damage(NamedTuple):
-    """Bytes that are no record."""
+    """Bytes that are not a record."""
 
     raw: bytes
     at: int
-    at_end: bool  # no record comes after them
+    # Whether no record comes after them.
+    at_end: bool
 
 
 Piece: TypeAlias = Record | Damage
@@ -81,11 +86,11 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     """The payload of the first record.
 
     Attributes:
-        format: ``FORMAT`` of the program that made the file.
+        format: ``FORMAT`` of the program that created the file.
         identity: random; no other file has it.
-        type: name of the entries' class.
-        table: name of the table that they are for, if they are for a declared one.
-        version: of that declaration.
+        type: the name of the entries' class.
+        table: the name of their table, if they are for a declared one.
+        version: the version of that declaration.
     """
 
     format: int
@@ -96,7 +101,7 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def salt(self) -> int:
-        """Return what the checksums of the file's records begin with."""
+        """The start value of the checksums of the file's records."""
         return crc32(self.identity.encode())
 
 
@@ -117,8 +122,8 @@ def read_beginning(data: bytes) -> tuple[bytes, int, bool] | None:
     """Look for a beginning in the first bytes of a file.
 
     Returns:
-        Its payload, where the records after it begin, and whether all of it is as it was written.
-        None if there is no beginning.
+        Its payload, the offset of the records after it, and whether all of it is intact; or None
+        if there is no beginning.
     """
     found: Record | None = None
     times = 0
@@ -128,7 +133,7 @@ def read_beginning(data: bytes) -> tuple[bytes, int, bool] | None:
             times += 1
         elif found is not None:
             break
-    # Elsewhere it is a part of something else, such as an archive of journals.
+    # At another place it is part of another file, such as an archive of journals.
     if found is None or found.at not in _places_of(found, times):
         return None
     sound = data.startswith(MAGIC_LINE + 2 * found.raw) and times > 1
@@ -136,13 +141,13 @@ def read_beginning(data: bytes) -> tuple[bytes, int, bool] | None:
 
 
 def _places_of(last: Record, times: int) -> tuple[int, ...]:
-    """Return where the last one of a beginning may be that was found so many times."""
+    """Return where the last copy of a beginning that was found ``times`` times may be."""
     second = len(MAGIC_LINE) + len(last.raw)
     return (second,) if times > 1 else (len(MAGIC_LINE), second)
 
 
 def pack_held(last: int, numbers: Iterable[int], salt: int) -> bytes:
-    """Return the records that say which numbers up to ``last`` a file begins with."""
+    """Return the records that state which numbers up to ``last`` a file begins with."""
     ranges = ranges_of(numbers)
     starts = range(0, max(1, len(ranges)), _RANGES_IN_A_RECORD)
     some = (msgspec.json.encode(ranges[at : at + _RANGES_IN_A_RECORD]) for at in starts)
@@ -150,14 +155,14 @@ def pack_held(last: int, numbers: Iterable[int], salt: int) -> bytes:
 
 
 def pack_settled(number: int, settled: Iterable[int], salt: int) -> bytes:
-    """Return the two records, ``number`` and the next, that say what is settled."""
+    """Return the two records, ``number`` and the next one, that state what is settled."""
     payload = msgspec.json.encode(ranges_of(settled))
     first = pack(RecordKind.SETTLED, number, payload, salt)
     return first + pack(RecordKind.SETTLED, number + 1, payload, salt)
 
 
 def pack_entry(number: int, document: bytes, replaces: Sequence[int], salt: int) -> bytes:
-    """Return the record of an entry, which may take the place of others."""
+    """Return the record of an entry, which may replace others."""
     if not replaces:
         return pack(RecordKind.ENTRY, number, document, salt)
     named = msgspec.json.encode(ranges_of(replaces))
@@ -165,7 +170,7 @@ def pack_entry(number: int, document: bytes, replaces: Sequence[int], salt: int)
 
 
 def ranges_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Return ``numbers`` as ranges, first and last."""
+    """Return ``numbers`` as ranges of first and last number."""
     ranges: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if ranges and number <= ranges[-1][1] + 1:
@@ -182,7 +187,7 @@ def ranges_in(record: Record) -> list[tuple[int, int]]:
     """Return the ranges of numbers that ``record`` names: settled, replaced, or held.
 
     Raises:
-        ValueError: its payload is none of ours.
+        ValueError: its payload is malformed.
     """
     if record.kind in {RecordKind.SETTLED, RecordKind.HELD}:
         return _ranges_in(record.payload)
@@ -199,22 +204,24 @@ def document_in(record: Record) -> bytes:
 
 
 def pieces(read: Callable[[int], bytes], at: int, salt: int = 0) -> Iterator[Piece]:
-    """Yield everything that ``read`` gives, in order; never more than a record in memory.
+    """Yield everything that ``read`` returns, in order, with at most one record in memory.
 
     Args:
-        read: returns at most so many of the next bytes, and none at the end.
-        at: offset of the first of them.
-        salt: that of the file; no record of another one is found.
+        read: returns the next bytes, at most as many as asked for, and none at the end.
+        at: the offset of the first byte.
+        salt: the salt of the file, so that records of other files are not found.
     """
     window = _Window(read, at, salt)
-    damaged = 0  # how many bytes before the window's position are no record
+    # Bytes before the window's position that are not part of a record.
+    damaged = 0
     while window.fill(_HEAD.size):
         record = window.record()
         if record is None:
             step = window.to_next_mark()
             damaged += step
             window.skip(step)
-            if damaged >= MOST_PAYLOAD_BYTES:  # as much as we hold of anything
+            # We never hold more than that of anything.
+            if damaged >= MOST_PAYLOAD_BYTES:
                 yield window.damage(damaged, at_end=False)
                 window.drop(0)
                 damaged = 0
@@ -231,20 +238,22 @@ def pieces(read: Callable[[int], bytes], at: int, salt: int = 0) -> Iterator[Pie
 
 
 class _Window:
-    """The part of a file that is looked at."""
+    """The part of a file that is in memory."""
 
     def __init__(self, read: Callable[[int], bytes], at: int, salt: int) -> None:
         self._read = read
         self._salt = salt
         self._bytes = b""
-        self._position = 0  # in the bytes
-        self._at = at  # offset of the bytes in the file
+        # The position in the bytes.
+        self._position = 0
+        # The offset of the bytes in the file.
+        self._at = at
 
     def left(self) -> int:
         return len(self._bytes) - self._position
 
     def fill(self, wanted: int) -> bool:
-        """Whether ``wanted`` bytes are here from the position on."""
+        """Read on; return whether ``wanted`` bytes follow the position."""
         while self.left() < wanted:
             more = self._read(max(_CHUNK_BYTES, wanted))
             if not more:
@@ -253,11 +262,11 @@ class _Window:
         return True
 
     def skip(self, count: int) -> None:
-        """Go on, but keep what was passed."""
+        """Move on, but keep the bytes before the position."""
         self._position += count
 
     def drop(self, count: int) -> None:
-        """Go on, and forget what was passed, once that is much."""
+        """Move on, and drop the bytes before the position once they are many."""
         self._position += count
         if self._position >= _CHUNK_BYTES:
             self._at += self._position
@@ -271,9 +280,10 @@ class _Window:
         return Damage(raw, self._at + start, at_end)
 
     def to_next_mark(self) -> int:
-        """Return how far it is to where a record may begin, at least 1."""
+        """Return the distance to where the next record may begin, at least 1."""
         found = self._bytes.find(_MARK, self._position + 1)
-        if found < 0:  # but the mark may begin in the last bytes
+        # The mark may begin in the last bytes.
+        if found < 0:
             found = max(self._position + 1, len(self._bytes) - len(_MARK) + 1)
         return found - self._position
 
@@ -283,7 +293,8 @@ class _Window:
         mark, kind, length, number, checksum, heads = _HEAD.unpack_from(self._bytes, start)
         if (
             mark != _MARK
-            or length > MOST_PAYLOAD_BYTES  # before any of it is read
+            # Checked before any of it is read.
+            or length > MOST_PAYLOAD_BYTES
             or crc32(self._bytes[start : start + _HEAD.size - 4], self._salt) != heads
             or not self.fill(_HEAD.size + length)
         ):

@@ -1,4 +1,4 @@
-"""The replay: what a dead process left, page by page."""
+"""The replay of the entries that a dead process left, page by page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Source(Protocol):
 
     @property
     def generation(self) -> int:
-        """Changes when the file is written anew."""
+        """A number that changes when the file is rewritten."""
         ...
 
     def live_entries(self) -> Iterator[tuple[int, bytes]]:
@@ -30,21 +30,23 @@ class Source(Protocol):
 class Replay:
     """Reads the entries that were live when the file was opened, in order.
 
-    It goes on where it was. Asked for anything else, or after a failure, or if the file was
-    written anew meanwhile, it begins at the front: numbers stay, so nothing comes twice.
+    It continues where it stopped. Asked for anything else, after a failure, or if the file was
+    rewritten meanwhile, it starts at the beginning; numbers stay, so nothing comes twice.
     """
 
     def __init__(self, file: Source) -> None:
         self._file = file
-        self._end = file.last  # what was written since is known to whoever wrote it
+        # Later entries are known to the queue that wrote them.
+        self._end = file.last
         self._rest: Iterator[tuple[int, bytes]] = iter(())
-        self._position: tuple[int, int] | None = None  # generation, and number that came last
+        # The generation, and the number of the last entry returned.
+        self._position: tuple[int, int] | None = None
 
     def next(self, after: int, most: int) -> list[tuple[int, bytes]]:
         """Return the first entries with numbers above ``after``, at most ``most``.
 
         Raises:
-            OSError: they can't be read.
+            OSError: the file can't be read.
         """
         if self._position != (self._file.generation, after):
             self._rest = self._entries(after)

@@ -1,4 +1,4 @@
-"""What was set aside: counted, and brought back once it can be read again."""
+"""Counts what was set aside, and restores it once it can be read again."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _MOST_AT_ONCE = 1000
 
 
 class SetAside(msgspec.Struct, frozen=True, kw_only=True):
-    """What a journal could not use, and keeps in ``PATH.set-aside``.
+    """Counts of what a journal could not use, and keeps in ``PATH.set-aside``.
 
     Attributes:
-        entries: how many entries: none of their type, or without a key.
-        entry_types: what they are of, as their journal names it.
-        damaged_bytes: how many bytes that are no record.
+        entries: the number of entries that were not of their type, or had no key.
+        entry_types: the types of these entries, as their journal names them.
+        damaged_bytes: the number of bytes that are not records.
     """
 
     entries: int
@@ -53,7 +53,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     """What ``restore_set_aside`` did.
 
     Attributes:
-        entries: how many went back into the journal.
+        entries: the number of entries that went back into the journal.
         left: what stays set aside.
     """
 
@@ -67,7 +67,7 @@ def count_set_aside(path: str | os.PathLike[str]) -> SetAside:
     Blocks while it reads. A program may have the journal open meanwhile.
 
     Raises:
-        TypeError: ``path`` is no path.
+        TypeError: ``path`` is not a path.
         ValueError: it names no file.
         JournalError: what was set aside can't be read.
     """
@@ -94,25 +94,25 @@ async def restore_set_aside(
     upgrade: Callable[[Any], Any] | None = None,
     aliases: Iterable[str] = (),
 ) -> Restored:
-    """Put what can be read again back into the journal, whose next queue replays it.
+    """Put entries that can be read again back into the journal, whose next queue replays them.
 
-    To be called while no program has the journal open. An entry may come back after the store
-    has a newer version of its key, so the store has to keep the newer one. Cut off, some of it
-    is there twice, which does no harm either.
+    Call it while no program has the journal open. An entry may come back after the store has a newer
+    version of its key, so the store has to keep the newer one. If the call is cut off, some entries
+    are there twice, which does no harm either.
 
     Args:
         path: the journal.
-        entry_type: as for ``open_journal``. Or ``msgspec.Raw``: entries of the journal's own
-            type go back as they are, for a queue whose journal is opened with ``upgrade``; what
-            that can't read either is set aside once more.
-        upgrade: likewise.
-        aliases: likewise; with ``msgspec.Raw``, of the journal's own type.
+        entry_type: as for ``open_journal``; or ``msgspec.Raw``, to put back entries of the
+            journal's own type unchanged, for a queue whose journal is opened with ``upgrade``;
+            entries that it can't read either are set aside once more.
+        upgrade: as for ``open_journal``.
+        aliases: as for ``open_journal``; with ``msgspec.Raw``, for the journal's own type.
 
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: ``path`` names no file.
-        JournalError: the journal can't be opened or written; with ``msgspec.Raw`` also: there is
-            none, or it is an empty file.
+        JournalError: the journal can't be opened or written; or, with ``msgspec.Raw``, it is
+            missing or empty.
     """
     kind = class_of(entry_type)
     former = check_evolution(upgrade, aliases)
@@ -140,7 +140,8 @@ class _Restoring(Generic[E]):
         if self._good:
             file.keep_aside(self._left)
         if file.overgrown:
-            with suppress(JournalError):  # no room; a queue tries again
+            # Without room, a queue tries again.
+            with suppress(JournalError):
                 file.compact()
         return Restored(entries=len(self._good), left=_counted(file.what_was_set_aside()))
 
@@ -154,7 +155,7 @@ class _Restoring(Generic[E]):
             self._judge_damage(kept)
 
     def _judge_damage(self, kept: Kept) -> None:
-        """Take sound entries that were where they could not be."""
+        """Take intact entries from damage, such as those at a wrong place."""
         for piece in pieces(io.BytesIO(kept.content).read, 0, kept.about.salt):
             is_entry = isinstance(piece, Record) and piece.kind in {
                 RecordKind.ENTRY,

@@ -1,4 +1,4 @@
-"""What a journal's file holds, found by reading all of it."""
+"""The contents of a journal's file, found by reading all of it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ if TYPE_CHECKING:
 
     from ._records import Piece
 
-_LONGEST_GAP: Final = 2**32  # numbers; a record beyond it is none of this file
+# In numbers; a record beyond it is not of this file.
+_LONGEST_GAP: Final = 2**32
 _KNOWN: Final = frozenset({RecordKind.ENTRY, RecordKind.NEWER, RecordKind.SETTLED})
 
 
 class Findings(NamedTuple):
     """What was found in a file when it was opened."""
 
-    entries: int  # to be replayed
-    missing: list[tuple[int, int]]  # numbers, first and last, of records that are not there
+    # The number of entries to replay.
+    entries: int
+    # The missing records, as ranges of first and last number.
+    missing: list[tuple[int, int]]
     damaged_bytes: int
-    unfinished_bytes: int  # of them, at the end, where a crash cuts a record off
+    # Damaged bytes at the end, where a crash cuts a record off.
+    unfinished_bytes: int
 
     @property
     def only_unfinished(self) -> bool:
-        """Whether nothing is wrong but what a crash does to the last record."""
+        """Whether nothing is wrong except a last record that a crash cut off."""
         return not self.missing and self.damaged_bytes == self.unfinished_bytes
 
     @property
@@ -41,12 +45,12 @@ class Scan:
     """Reads the records of a file, once.
 
     Attributes:
-        live: what is to be replayed.
+        live: the entries to replay.
         last: the highest number that was ever given.
         good_until: offset of the end of the last good record.
-        damage: offset and length of what is no record, or can't be where it is.
-        unfinished_bytes: of it, at the end.
-        missing: numbers, first and last, of records that are not there.
+        damage: offset and length of bytes that are not a record, or can't be where they are.
+        unfinished_bytes: the damaged bytes at the end.
+        missing: the missing records, as ranges of first and last number.
     """
 
     def __init__(self, at: int) -> None:
@@ -59,11 +63,11 @@ class Scan:
         self._expected = Expected()
 
     def run(self, found: Iterable[Piece], noted: int) -> Findings:
-        """Look at everything.
+        """Read everything, and return what was found.
 
         Args:
-            found: the file, from its first record on.
-            noted: number of the last record that was known to be on disk.
+            found: the pieces of the file from its first record on.
+            noted: the number of the last record known to be on disk.
         """
         for piece in found:
             if isinstance(piece, Damage) or not self._take(piece):
@@ -77,7 +81,7 @@ class Scan:
         return Findings(len(self.live.sizes), self.missing, damaged, self.unfinished_bytes)
 
     def _take(self, record: Record) -> bool:
-        """Note what ``record`` says; return whether it is one that can be here."""
+        """Apply ``record``; return whether it can be at this place."""
         try:
             ranges = ranges_in(record)
         except (ValueError, msgspec.MsgspecError):
