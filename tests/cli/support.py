@@ -262,5 +262,6 @@ def on_terminal(*arguments: str, columns: int = 60, **environment: str) -> tuple
 
 def without_progress(errors: str) -> str:
     """Return what was written to standard error, but for where the job was on a slow machine."""
-    where = re.compile(r"provcache: ([\d,]+ lines?, |\w+: [\d,]+ of [\d,]+ files)")
+    # What a demo is at may be several words, such as "reading back".
+    where = re.compile(r"provcache: ([\d,]+ lines?, |[\w ]+: [\d,]+ of [\d,]+ files)")
     return "".join(line for line in errors.splitlines(keepends=True) if not where.match(line))
