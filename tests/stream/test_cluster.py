@@ -24,7 +24,14 @@ from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
 from tests.support.entries import by_key, entry
-from tests.support.nats import MEGABYTE, nats_cluster, run_cluster, stream_detail, unused_stream
+from tests.support.nats import (
+    LOOK_SECONDS,
+    MEGABYTE,
+    nats_cluster,
+    run_cluster,
+    stream_detail,
+    unused_stream,
+)
 from tests.support.streaming import BAD, Found, Program, check, read_letters, read_store
 from tests.support.waiting import until, wait_until
 
@@ -95,7 +102,9 @@ class Site:
         wait_until(lambda: len(self.acknowledged()) >= enough)
 
     def is_empty(self) -> bool:
-        details = [stream_detail(server, self.stream) for server in self.cluster.servers]
+        details = [
+            stream_detail(server, self.stream, LOOK_SECONDS) for server in self.cluster.servers
+        ]
         return all(detail is not None and not detail["state"]["messages"] for detail in details)
 
     def refuse_some(self) -> None:

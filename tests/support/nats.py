@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
 MEGABYTE: Final = 1024 * 1024
+LOOK_SECONDS: Final = 2  # for a page of a server that may be stopped, and is asked again
 
 _running = ExitStack()
 atexit.register(_running.close)
@@ -80,14 +81,15 @@ class NatsServer:
                 [_program(), "-c", str(config)], stdout=log, stderr=log
             )
 
-    def page(self, path: str) -> Any:  # noqa: ANN401  # JSON
-        """Return a page of its monitoring; raise OSError if there is none."""
-        with urllib.request.urlopen(f"{self.monitor_url}/{path}", timeout=2) as answer:  # noqa: S310  # http
+    def page(self, path: str, patience: float = HANG_SECONDS) -> Any:  # noqa: ANN401  # JSON
+        """Return a page of its monitoring; raise OSError if there is none within ``patience``."""
+        url = f"{self.monitor_url}/{path}"
+        with urllib.request.urlopen(url, timeout=patience) as answer:  # noqa: S310  # http
             return json.load(answer)
 
     def is_ready(self) -> bool:
         with suppress(OSError):
-            return bool(self.page("healthz")["status"] == "ok")
+            return bool(self.page("healthz", LOOK_SECONDS)["status"] == "ok")
         return False
 
     def has_ended(self) -> bool:
@@ -154,14 +156,16 @@ class Cluster:
         return found[0]
 
     def _leader_of(self, server: NatsServer, stream: str) -> str | None:
-        detail = stream_detail(server, stream)
+        detail = stream_detail(server, stream, LOOK_SECONDS)
         return None if detail is None else detail["cluster"].get("leader")
 
 
-def stream_detail(server: NatsServer, stream: str) -> Mapping[str, Any] | None:
+def stream_detail(
+    server: NatsServer, stream: str, patience: float = HANG_SECONDS
+) -> Mapping[str, Any] | None:
     """Return what ``server`` knows of ``stream``."""
     with suppress(OSError):
-        page = server.page("jsz?streams=true&consumers=true&config=true")
+        page = server.page("jsz?streams=true&consumers=true&config=true", patience)
         for account in page.get("account_details", ()):
             for detail in account.get("stream_detail", ()):
                 if detail["name"] == stream:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from provcache_trio.nats import create_stream, open_relay, open_stream_repository
 from provcache_trio.nats._session import Answer
@@ -78,6 +79,18 @@ class Stream:
         """Return what the server knows of its consumer."""
         (found,) = self.detail()["consumer_detail"]
         return found  # type: ignore[no-any-return]  # JSON
+
+    async def note_extensions(self, heard: dict[bytes, list[float]]) -> None:
+        """Note when the server was asked for more time, by each message's sequence, until cancelled."""
+        async with await trio.open_tcp_stream("127.0.0.1", self.server.port) as line:
+            await line.send_all(b"CONNECT {}\r\nSUB $JS.ACK.%s.> 1\r\n" % self.name.encode())
+            received = b""
+            async for data in line:
+                *messages, received = (received + data).split(b"+WPI\r\n")
+                for message in messages:
+                    subject = message[message.rindex(b"MSG ") :].split()[1]
+                    sequence = subject.split(b".")[5]
+                    heard.setdefault(sequence, []).append(trio.current_time())
 
     async def until_empty(self) -> None:
         await until(lambda: self.messages() == 0)
