@@ -130,14 +130,22 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests that take no time, on every CPython; the oldest one measures coverage.
 
-    Tests of whole processes, and of what no Python changes, run there, and on the newest one in
-    ``unkind``. Elsewhere a tenth of what hypothesis draws will do: it is the same, and what depends
-    on the Python shows soon.
+    What one session does, others need not. Tests of whole processes run on the oldest one, and on
+    the newest in ``unkind``; what no Python changes runs there and in ``lowest``, where no tracer
+    makes it slow. ``unkind`` runs all but a few tests on the newest one, and draws a tenth of the
+    examples: here it draws them in full, and runs those few. With arguments, it is any of them.
     """
     install(session, "test", extras=EVERYTHING)
-    all_of_it = ("-m", QUICK, "--cov", "--cov-report=")
-    chosen = all_of_it if session.python == PYTHONS[0] else ("-m", WITHIN, "--few")
-    session.run("pytest", *AT_ONCE, *chosen, *session.posargs, env=STEADY)
+    if session.posargs:
+        chosen = (QUICK,)
+    elif session.python == PYTHONS[0]:
+        few = ("--few",) if len(PYTHONS) > 1 else ()
+        chosen = (f"{QUICK} and not two_pythons", "--cov", "--cov-report=", *few)
+    elif session.python == PYTHONS[-1]:
+        chosen = (f"{QUICK} and (hypothesis or stops_processes)",)
+    else:
+        chosen = (WITHIN, "--few")
+    session.run("pytest", *AT_ONCE, "-m", *chosen, *session.posargs, env=STEADY)
 
 
 @nox.session(python=PYTHONS[:1])
@@ -146,8 +154,8 @@ def lowest(session: nox.Session) -> None:
     install(session, "test", extras=EVERYTHING)
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
     session.install(*oldest)
-    command = ("pytest", *AT_ONCE, "-m", WITHIN, "--writers", "4", *session.posargs)
-    session.run(*command, env=STEADY)
+    chosen = f"{QUICK} and not whole_process"
+    session.run("pytest", *AT_ONCE, "-m", chosen, "--writers", "4", *session.posargs, env=STEADY)
 
 
 @nox.session

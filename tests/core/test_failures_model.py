@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SLICES = 8
 
 
+@pytest.mark.two_pythons
 @pytest.mark.parametrize("part", range(SLICES))
 def test_no_good_entry_is_lost_and_nothing_is_stuck_whatever_fails(
     part: int, counts: Callable[[int, int], int]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-pytestmark = pytest.mark.one_lane
+pytestmark = [pytest.mark.one_lane, pytest.mark.two_pythons]
 
 CORE = line.__file__.rpartition("line.py")[0]
 FEW, MANY = 100, 2500
