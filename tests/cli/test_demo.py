@@ -27,6 +27,7 @@ from provcache_trio._cli.stores import SqliteTarget
 
 from tests.cli.support import PROGRAM, Impatient, send, stored, without_progress
 from tests.support.installed import install, listed
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -194,7 +195,7 @@ async def test_a_cancelled_job_stops_reading_and_writes_what_it_accepted(
     busy_site: Path, store: Path
 ) -> None:
     job = Demo([busy_site], SqliteTarget(store), WriteBehindOptions(flush_interval_seconds=3600))
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(job.run, Impatient())
             while job.account.files_done < 100:  # noqa: ASYNC110  # a job tells by plain attributes
@@ -443,7 +444,7 @@ async def test_a_signal_drains_and_says_what_was_written(
     slow = WriteBehindOptions(flush_interval_seconds=3600)
     job = Demo([busy_site], SqliteTarget(store), slow)
     watcher = Impatient(lambda: job.account.files_done == 100, send(number))
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         assert await carry_out(job, watcher) == 128 + number
     assert watcher.notices == [f"{number.name}: writing what was accepted, at most 20 s"]
     assert capsys.readouterr().out.splitlines()[-1] == (
@@ -468,7 +469,7 @@ async def test_a_second_signal_is_told_how_long_it_may_take_and_loses_nothing(
             lambda: len(watcher.notices) == 2,
             unlock,
         )
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await carry_out(job, watcher) == 128 + signal.SIGTERM
     assert watcher.notices == [
         "SIGTERM: writing what was accepted, at most 20 s",
@@ -484,7 +485,7 @@ async def test_what_could_not_be_written_in_time_is_a_failure(
     job = Demo([busy_site], SqliteTarget(store), hasty)
     with locked_later(store) as (lock, _):
         watcher = Impatient(lambda: job.account.files_done == 100, lock, send(signal.SIGTERM))
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await carry_out(job, watcher) == 3
     out, err = capsys.readouterr()
     assert "  100 entries not in the store\n" in out
@@ -540,7 +541,7 @@ def test_a_signal_to_the_program_leaves_in_the_file_what_it_said(
         assert process.stderr is not None
         assert any("100 of 102 files" in line for line in process.stderr)
         process.send_signal(number)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 128 + number
     assert err.splitlines()[-1].endswith(f"{number.name}: writing what was accepted, at most 20 s")
     said = re.search(rf"Stopped by {number.name} while verifying: (\d+) entries written", out)

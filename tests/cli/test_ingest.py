@@ -44,6 +44,7 @@ from tests.cli.support import (
     stored,
 )
 from tests.support.strategies import provcache_entries
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -438,7 +439,7 @@ async def test_a_file_is_closed_though_its_thread_ended_as_it_was_left(
         nursery.start_soon(one.read)
         await until_in_use(one)
         go_on.set()
-        end = time.monotonic() + 10
+        end = time.monotonic() + HANG_SECONDS
         while one._in_use and time.monotonic() < end:
             time.sleep(0.001)  # noqa: ASYNC251  # or trio hears of the end
         nursery.cancel_scope.cancel()
@@ -475,7 +476,7 @@ async def test_what_was_closed_is_not_opened(source: Path) -> None:
 
 async def until_in_use(source: Input) -> None:
     """Wait until a thread opens or reads it."""
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         while not source._in_use:  # noqa: ASYNC110  # a thread sets it
             await trio.sleep(0.001)
 
@@ -493,7 +494,7 @@ async def test_large_entries_are_written_before_more_are_read(
     target = MemoryTarget()
     slow = WriteBehindOptions(flush_interval_seconds=3600)
     job = Ingest(Input(str(source)), target, options=slow)
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         await job.run(Impatient())
     metrics = job.outage.metrics
     assert metrics is not None
@@ -514,7 +515,7 @@ async def test_a_signal_while_the_pipe_is_silent_writes_what_was_accepted(
         os.write(writer, lines(range(20)) + line(20)[:99])
         job = Ingest(Input("-"), SqliteTarget(store), options=slow)
         watcher = Impatient(lambda: job.lines == 20, send(number))
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await carry_out(job, watcher) == 128 + number
     assert watcher.notices == [f"{number.name}: writing what was accepted, at most 20 s"]
     out = capsys.readouterr().out
@@ -545,7 +546,7 @@ async def test_an_entry_that_waited_for_room_at_the_signal_is_accounted_for(
     watcher = Impatient(
         full, send(signal.SIGTERM), lambda: watcher.notices, resume, trio.lowlevel.current_task
     )
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         assert await carry_out(job, watcher) == 143
     metrics = job.outage.metrics
     assert metrics is not None
@@ -560,7 +561,7 @@ async def test_a_signal_before_there_is_any_input_makes_no_store(
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)  # to open it waits for a writer
     job = Ingest(Input(str(fifo)), SqliteTarget(store))
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         assert await carry_out(job, Impatient(send(signal.SIGTERM))) == 143
     assert job.summary(signal.SIGTERM) == []
     assert not await trio.Path(store).exists()
@@ -604,7 +605,7 @@ def test_a_signal_to_the_program_ends_it_while_its_pipe_is_silent(store: Path) -
         assert any(b"100 lines, 0 bad" in told for told in process.stderr)
         process.send_signal(signal.SIGTERM)
         out = process.stdout.read().decode()
-        assert process.wait(timeout=10) == 143
+        assert process.wait(timeout=HANG_SECONDS) == 143
         assert process.stderr.read().endswith(b"writing what was accepted, at most 20 s\n")
     assert "100 persisted" in out
     assert stored(store) == 100
@@ -634,7 +635,7 @@ def test_a_signal_in_the_middle_of_a_stream_leaves_in_the_file_what_was_said(
         assert any(map(written, process.stderr))
         process.send_signal(signal.SIGTERM)
         out = process.stdout.read().decode()
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=HANG_SECONDS) == 143
         pouring.join()
     said = re.search(r"([\d,]+) persisted", out)
     assert said is not None

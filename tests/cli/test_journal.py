@@ -26,6 +26,7 @@ from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import SQLiteRepository
 
 from tests.cli.support import BAD, Impatient, change, entries_in, entry, key_of, leave, url
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -400,4 +401,4 @@ def test_a_signal_ends_it_and_nothing_is_lost(
         assert process.stdout.readline() == b"away\n"
         os.kill(process.pid, signal.SIGTERM)
         assert b"3 stay in the journal" in process.stdout.read()
-        assert process.wait(20) == 143
+        assert process.wait(HANG_SECONDS) == 143

@@ -101,7 +101,7 @@ def test_a_progress_line_that_can_not_be_written_stops_nothing(tmp_path: Path) -
         process.stdin.write(lines(range(10, 20)))
         process.stdin.close()
         assert process.stdout.read().startswith(b"20 lines read, ")
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=HANG_SECONDS) == 0
     assert stored(path) == 20
 
 
@@ -205,7 +205,7 @@ def test_a_terminal_that_is_gone_stops_nothing(tmp_path: Path) -> None:
         time.sleep(0.3)  # it draws, in vain
         process.stdin.write(lines(range(10, 20)))
         process.stdin.close()
-        assert process.wait(timeout=30) == 3
+        assert process.wait(timeout=HANG_SECONDS) == 3
     assert stored(path) == 20
 
 
@@ -244,14 +244,14 @@ def test_a_signal_ends_an_ingest_whose_complaints_nobody_reads(
         process.send_signal(number)
         assert process.stdout is not None
         out = process.stdout.read().decode()
-        assert process.wait(timeout=10) == 128 + number
+        assert process.wait(timeout=HANG_SECONDS) == 128 + number
     assert "          3 accepted\n" in out
     assert out.endswith(f"Stopped by {number.name}\n")
     assert stored(path) == 3
 
 
 def wait_for_rows(path: Path) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + HANG_SECONDS
     while not stored(path):
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -272,7 +272,7 @@ def test_a_signal_ends_a_demo_whose_output_nobody_reads(site: Path, tmp_path: Pa
         time.sleep(0.5)  # now it waits, to tell how it ended
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 143
+        assert process.wait(timeout=HANG_SECONDS) == 143
         assert process.stderr is not None
         assert without_progress(process.stderr.read().decode()) == ""
 
@@ -290,7 +290,7 @@ def test_every_complaint_comes_in_its_order_however_slowly_it_is_read(tmp_path: 
         time.sleep(1)
         with open(reader, encoding="utf-8") as file:  # noqa: PTH123  # a descriptor
             told = file.read().splitlines()
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=HANG_SECONDS) == 1
     numbers = [int(line.split()[2][:-1]) for line in told if line.startswith("provcache: line ")]
     assert numbers == list(range(1, 3001))
     summary = next(at for at, line in enumerate(told) if line.startswith("3,000 lines read, "))
@@ -313,7 +313,7 @@ def test_a_descriptor_that_does_not_block_is_waited_for(monkeypatch: pytest.Monk
         os.set_blocking(file.fileno(), False)
         speaking = threading.Thread(target=say, args=("heard", file))
         speaking.start()
-        assert waits.wait(10)
+        assert waits.wait(HANG_SECONDS)
         assert drained(reader, b"heard\n") == b"heard\n"
         speaking.join()
 
@@ -338,7 +338,7 @@ async def test_a_stream_that_has_failed_takes_everything_and_gives_room() -> Non
         stream = Stream(full)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.run)
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 for _ in range(1000):
                     await stream.room()
                     stream.add("lost\n")
@@ -365,7 +365,7 @@ async def test_whoever_waits_for_room_can_be_cancelled_and_what_was_added_is_not
             last = f"{added - 1}\n".encode()
             seen.append(await trio.to_thread.run_sync(drained, reader, last))
 
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(read)
                 await stream.flush()
@@ -400,7 +400,7 @@ async def test_everything_is_written_only_when_what_was_left_behind_is() -> None
         stream._turn.release()
         assert scope.cancelled_caught
         stream.add("last\n")
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.to_thread.run_sync, drained, reader, b"last\n")
                 await stream.flush()

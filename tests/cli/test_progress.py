@@ -18,6 +18,7 @@ from provcache_trio._cli.text import counted, duration, printable, size
 
 from tests.cli.support import MemoryTarget, line, on_terminal, pseudo_terminal
 from tests.support.installed import install
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,7 +143,7 @@ async def test_what_the_terminal_shows_is_one_line_that_is_cut_and_goes_away(
             while text not in seen:
                 seen += await trio.to_thread.run_sync(os.read, ours, 65536)
 
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(progress.run)
                 await until("where it is, in a line that i…".encode())

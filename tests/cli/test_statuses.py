@@ -55,7 +55,7 @@ from tests.cli.support import (
     without_progress,
 )
 from tests.support.installed import install
-from tests.support.waiting import until
+from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -268,7 +268,7 @@ def test_a_store_that_is_locked_at_first_is_waited_for(source: Path, store: Path
         told = process.stderr.readline()
         assert told.decode() == f"provcache: {store}: {BUSY}; trying again for 10 s\n"
         connection.execute("ROLLBACK")
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=HANG_SECONDS) == 0
     assert stored(store) == 10
 
 
@@ -340,7 +340,7 @@ async def test_an_ingest_gives_a_store_up_that_stays_away(
             return bool(job.outage.why)
 
         watcher = Impatient(is_open, lock, goes_on, waits, unlock)
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_SECONDS):
             assert await carry_out(job, watcher) == 3
     held[0].close()
     out, err = capsys.readouterr()
@@ -449,7 +449,7 @@ async def test_a_signal_while_the_summary_is_written_gives_that_two_seconds(
     for conclude, patience, status in ((never, 0.05, 143), (at_once, 3600, 0)):
         monkeypatch.setattr(running, "_PATIENCE", patience)
         trial = Trial(trio.lowlevel.checkpoint, conclude)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             await trial.run()
         assert trial.status == status
         assert trial.heeded == []
@@ -497,7 +497,7 @@ def test_a_hangup_and_ctrl_c_write_what_was_accepted_unless_they_are_ignored(
             process.stdin.write(lines(range(10, 20)))
             process.stdin.close()
         out = process.stdout.read().decode()
-        assert process.wait(timeout=10) == (0 if ignored else 129)
+        assert process.wait(timeout=HANG_SECONDS) == (0 if ignored else 129)
     assert out.endswith("Stopped by SIGHUP\n") is not bool(ignored)
     assert stored(store) == (20 if ignored else 10)
 
@@ -520,7 +520,7 @@ def test_a_dropped_connection_loses_nothing_that_was_accepted(store: Path) -> No
         while b"10 lines, 0 bad" not in os.read(ours, 65536):
             pass
         os.close(ours)  # the terminal is gone: a SIGHUP, and no output
-        assert process.wait(timeout=10) in {3, 129}
+        assert process.wait(timeout=HANG_SECONDS) in {3, 129}
     os.close(writer)
     assert stored(store) == 10
 
@@ -547,7 +547,7 @@ def test_ctrl_c_is_never_answered_with_a_traceback(delay: float, store: Path) ->
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         out, err = process.stdout.read(), process.stderr.read().decode()
-        assert process.wait(timeout=10) in {130, -signal.SIGINT}
+        assert process.wait(timeout=HANG_SECONDS) in {130, -signal.SIGINT}
     assert without_progress(err) in {
         "",
         "provcache: SIGINT: writing what was accepted, at most 20 s\n",

@@ -54,6 +54,7 @@ from provcache_trio.testing import MemoryRepository
 
 from tests.cli.support import PROGRAM, pseudo_terminal
 from tests.support.items import Item
+from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -179,7 +180,7 @@ def free_port() -> int:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         while not condition():  # noqa: ASYNC110  # another program, or thread, makes it true
             await trio.sleep(0.01)
 
@@ -291,7 +292,7 @@ def test_a_url_that_makes_no_sense_is_refused_and_not_quoted(url: str) -> None:
 
 
 async def reason_of(url: str) -> str:
-    with pytest.raises(NoAnswerError) as caught, trio.fail_after(10):
+    with pytest.raises(NoAnswerError) as caught, trio.fail_after(HANG_SECONDS):
         await Source(url).fetch()
     return str(caught.value)
 
@@ -698,7 +699,7 @@ def pipe() -> Generator[tuple[io.TextIOWrapper, io.TextIOWrapper]]:
 async def told(call: Callable[[io.TextIOWrapper], Awaitable[int]]) -> tuple[int, str]:
     """Return the status of a command that prints into a pipe, and what it printed."""
     with pipe() as (reader, writer):
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             status = await call(writer)
         writer.close()
         return status, reader.read()
@@ -784,7 +785,7 @@ async def test_in_a_pipe_there_is_a_line_for_each_queue_again_and_again(program:
 
 
 async def test_it_ends_when_nobody_reads_the_lines(program: Program) -> None:
-    with pipe() as (reader, writer), trio.fail_after(10):
+    with pipe() as (reader, writer), trio.fail_after(HANG_SECONDS):
         reader.close()
         assert await watch_queues(program.url, writer) == 0
 
@@ -800,7 +801,7 @@ async def test_a_disk_that_is_full_is_told(program: Program, once: bool) -> None
 
 async def test_a_pager_that_takes_nothing_holds_up_no_signal(program: Program) -> None:
     program.body = document(*(queue(name=f"{n}" * 100) for n in range(1000)))
-    with pipe() as (_, writer), trio.fail_after(10):
+    with pipe() as (_, writer), trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
 
             async def end() -> None:
@@ -864,7 +865,7 @@ async def running(program: Program, glass: Glass, status: int) -> AsyncGenerator
         found.append(await watch_queues(program.url, glass.file, interval=0.1))
 
     found: list[int] = []
-    with trio.fail_after(20):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             await glass.until("running")
@@ -964,7 +965,7 @@ def test_the_program_leaves_the_terminal_as_it_was(
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUTF8": "1"},
     ) as process:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANG_SECONDS
         while "running" not in glass.look(0.05):
             assert time.monotonic() < deadline
         if isinstance(act, str):
