@@ -635,7 +635,11 @@ async def test_our_own_timeout_is_unavailable_and_leaves_nothing_on_the_server(
         await somebody.execute(f"BEGIN; LOCK TABLE {table}")
         with raises(StoreUnavailableError, error_class="TimeoutError"):
             await other.upsert_many([row(0)])
-        assert await connections(somebody, f"b{schema}", "state = 'active'") == 0
+
+        async def nothing_is_left() -> bool:  # the lock is held: only what was cancelled ends
+            return await connections(somebody, f"b{schema}", "state = 'active'") == 0
+
+        await until(nothing_is_left)
         await somebody.execute("ROLLBACK")
         assert await store.count() == 0
         await until(lambda: works(other.upsert_many([row(0)])))
