@@ -22,6 +22,8 @@ nox.options.sessions = [
     "unkind",
     "mutants",
     "benchmark",
+    "docs",
+    "package",
     "coverage",
 ]
 
@@ -119,9 +121,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, strictly, with two checkers, and that every public name has one."""
+    """Check types, strictly, with two checkers and for three platforms; each public name has one."""
     install(session, "test", "browser", "types", extras=EVERYTHING)
     session.run("mypy")
+    session.run("mypy", "--platform", "darwin", "src")
+    session.run("mypy", "--config-file", "tests/typing/windows.ini")
     session.run("pyright")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "provcache_trio")
 
@@ -214,6 +218,23 @@ def benchmark(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site, strictly, and check where each of its links leads."""
+    session.install("-c", "constraints.txt", *nox.project.dependency_groups(PROJECT, "docs"))
+    site = "build/site"
+    session.run("mkdocs", "build", "--quiet", "--site-dir", site, env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run("python", "-m", "tests.site", site)
+
+
+@nox.session(python=PYTHONS[:1])
+def package(session: nox.Session) -> None:
+    """Build what users get, twice, and follow the quickstart with it in an empty environment."""
+    install(session, "test", extras=EVERYTHING)
+    session.install("-c", "constraints.txt", "hatchling")
+    session.run("python", "-m", "tests.packaged", *session.posargs)
+
+
 @nox.session(python=PYTHONS[:1])
 def instructions(session: nox.Session) -> None:
     """Count, under valgrind, what an entry costs, and fail where that is more than it was."""
@@ -242,6 +263,8 @@ def full(session: nox.Session) -> None:
     session.notify(f"unkind-{PYTHONS[-1]}", [])
     session.notify("mutants")
     session.notify("mutants_in_lanes")
+    session.notify("docs")
+    session.notify(f"package-{PYTHONS[0]}", [])
     session.notify(f"fuzz-{PYTHONS[0]}", ["-max_total_time=300"])
     session.notify(f"instructions-{PYTHONS[0]}", [])
     session.notify(f"benchmark-{PYTHONS[-1]}", ["--quick"])

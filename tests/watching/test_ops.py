@@ -36,6 +36,7 @@ from provcache_trio.testing import MemoryRepository
 from tests.support.items import Item, items
 from tests.support.programs import ROOT
 from tests.support.servers import unused_port
+from tests.support.site import SITE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,7 +173,7 @@ def test_every_alert_has_a_severity_a_reason_and_a_runbook_entry() -> None:
         assert re.search(r"severity: (critical|warning)\n", rule)
         assert re.search(r"summary: \S.*\n", rule)
         assert re.search(r"description: \S", rule)
-        [runbook] = re.findall(r"runbook: docs/operating/runbook\.md#(\S+)", rule)
+        [runbook] = re.findall(rf"runbook_url: {SITE}operating/runbook/#(\S+)\n", f"{rule}\n")
         assert runbook in anchors
 
 
@@ -183,7 +184,7 @@ def test_the_runbook_names_every_alert_below_the_heading_that_its_runbook_links_
         for heading, text in zip(sections[::2], sections[1::2], strict=True)
         for name in re.findall(r"`(Provcache\w+)`", text.split("\n\n")[1])
     }
-    linked = re.findall(r"- alert: (\w+)\n(?:(?!- alert).*\n)*? +runbook: .*#(.*)\n", RULES)
+    linked = re.findall(r"- alert: (\w+)\n(?:(?!- alert).*\n)*? +runbook_url: .*#(.*)\n", RULES)
     assert told == dict(linked)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import weakref
 from contextlib import suppress
 from typing import Final
 
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
+
+if os.name == "nt":
+    raise ImportError(
+        "journals and files of dead letters need POSIX: their owner is known by a lock of flock"
+    )
+import fcntl
 
 # Another try is needed only if the file was replaced meanwhile.
 _MOST_TRIES: Final = 10

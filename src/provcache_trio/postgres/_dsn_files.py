@@ -123,7 +123,7 @@ def unreadable_tls_file(tls: Mapping[str, str], hosts: tuple[tuple[str, int], ..
 
 def _error_of_opening(path: str) -> OSError | None:
     try:
-        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        os.close(os.open(path, os.O_RDONLY))
         return IsADirectoryError(path) if os.path.isdir(path) else None  # noqa: PTH112
     except OSError as error:
         return error
