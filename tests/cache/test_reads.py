@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -285,6 +286,17 @@ async def test_get_many_reads_all_that_is_missing_at_once(autojump_clock: MockCl
         assert found == store.rows
         assert list(found) == list(store.rows)
         assert [len(keys) for keys in store.reads] == [1, 500, 500, 199]
+
+
+async def test_those_who_wait_for_one_call_share_an_event(autojump_clock: MockClock) -> None:
+    async with opened() as (store, _, cache), trio.open_nursery() as nursery:
+        store.latency_seconds = 1
+        gc.collect()
+        before = {id(one) for one in gc.get_objects() if isinstance(one, trio.Event)}
+        nursery.start_soon(cache.get_many, [key_of(number) for number in range(500)])
+        await wait_all_tasks_blocked()
+        events = [one for one in gc.get_objects() if isinstance(one, trio.Event)]
+        assert len([one for one in events if id(one) not in before]) == 1
 
 
 async def test_get_many_returns_nothing_that_expired_while_it_waited(
