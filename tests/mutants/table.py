@@ -2427,7 +2427,7 @@ STREAM = (
     mutant(
         "a message is acknowledged when its first entry is settled",
         "stream/relays::a_message_is_acknowledged_only_when_its_last_entry_is_persisted",
-        ("nats/_source.py", "            held.left -= 1\n", "            held.left = 0\n"),
+        ("nats/_source.py", "            held.left -= entries\n", "            held.left = 0\n"),
     ),
     mutant(
         "what was merged counts as done",

@@ -170,10 +170,16 @@ class JournaledLine(Line[E]):
         super().persisted(batch, part, unchanged)
         self._notes.settle_keys(batch, part.keys)
 
-    def recover(self, key: Hashable, entry: E) -> Batch[E]:
-        """Take over an entry from the journal, as ``accept`` would accept it."""
+    def recover(self, key: Hashable, entry: E, holder: Batch[E] | None) -> Batch[E]:
+        """Take over an entry from the journal, as ``accept`` would accept it.
+
+        Args:
+            key: its key.
+            entry: what to take over.
+            holder: what ``holder`` returns for that key.
+        """
         ledger = self._ledger
-        batch = self.holder(key)
+        batch = holder
         if batch is not None:
             batch.entries[key] = self.merge(batch.entries[key], entry)
             ledger.recovered += 1

@@ -17,7 +17,7 @@ from .batch import Place
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from .batch import Fate
+    from .batch import Batch, Fate
     from .durability import Durability
     from .journaled_line import JournaledLine, Notes
     from .lanes import Lanes
@@ -152,19 +152,26 @@ class Replay(Generic[E]):
                 key = self._key(entry)
                 line = self._line_of(key)
                 # Hashes and compares the key.
-                line.holder(key)
+                holder = line.holder(key)
             except Exception:  # noqa: BLE001  # whatever the user's key raised
                 self._keyless.append(number)
             else:
-                if not self._recover(line, key, number, entry):
+                if not self._recover(line, key, holder, number, entry):
                     break
             # Only now, so an entry that crashes this task is taken over again.
             self._page.popleft()
         self._lanes.seal(FlushReason.DRAIN if self._lifetime.closing.is_set() else FlushReason.DUE)
 
-    def _recover(self, line: JournaledLine[E], key: Hashable, number: int, entry: E) -> bool:
+    def _recover(
+        self,
+        line: JournaledLine[E],
+        key: Hashable,
+        holder: Batch[E] | None,
+        number: int,
+        entry: E,
+    ) -> bool:
         try:
-            batch = line.recover(key, entry)
+            batch = line.recover(key, entry, holder)
         except Exception as error:  # noqa: BLE001  # whatever the user's merge raised
             # Both were accepted, so neither is lost. As without the crash, the older one is
             # written first, then the newer one, and the store judges each.
@@ -180,7 +187,10 @@ class Replay(Generic[E]):
                 error_class=type(error).__qualname__,
             )
             return False
-        place = batch.journaled.places.setdefault(key, Place())
+        places = batch.journaled.places
+        place = places.get(key)
+        if place is None:
+            place = places[key] = Place()
         place.numbers.append(number)
         self._notes.hold(place, batch.entries[key])
         self._taken += 1

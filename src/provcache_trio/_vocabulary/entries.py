@@ -12,13 +12,21 @@ from typing import Final, TypeVar, cast
 import msgspec
 from msgspec.structs import force_setattr
 
-from .checks import check_int, check_type
+from .checks import MOST, check_int, check_type
 
 E = TypeVar("E")
 
 _MAX_SEED_BYTES: Final = 64 * 1024
+_MOST_TEXT: Final = 256
+_MOST_VERSION: Final = 32
+_MOST_TRUST: Final = 100
 
-_is_hash: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
+_HASH: Final = "sha256:[0-9a-f]{64}"
+_is_hash: Final = re.compile(_HASH).fullmatch
+# A hash contains no comma, so these match only if every part is a hash.
+_are_two_hashes: Final = re.compile(f"{_HASH},{_HASH}").fullmatch
+_are_three_hashes: Final = re.compile(f"{_HASH},{_HASH},{_HASH}").fullmatch
+_ONLY_STR: Final = {str}
 # A text in Postgres can't hold NUL, and UTF-8 can't encode a lone surrogate.
 _find_unstorable: Final = re.compile(r"[\0\ud800-\udfff]").search
 _find_control: Final = re.compile(r"[\0-\x1f\x7f-\x9f]").search
@@ -26,6 +34,10 @@ _find_control: Final = re.compile(r"[\0-\x1f\x7f-\x9f]").search
 
 # gc=False: none of the structs below can be part of a cycle, and with thousands of them the
 # collector would take longer than anything else in a step.
+#
+# Checking decoded entries is a large part of a relay's work. So each ``__post_init__`` first tests, in
+# as few calls as possible, whether its values have the usual form. Only if they do not, it
+# checks field by field, which accepts a few more values and names the wrong field.
 
 
 class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -48,8 +60,15 @@ class ReplaySeed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __post_init__(self) -> None:
         """Check every field; msgspec itself checks types only when it decodes."""
-        _check_ids("feed_ids", self.feed_ids)
-        _check_ids("rule_ids", self.rule_ids)
+        feed_ids, rule_ids = self.feed_ids, self.rule_ids
+        if type(feed_ids) is type(rule_ids) is tuple:
+            ids = feed_ids + rule_ids
+            if {*map(type, ids)} <= _ONLY_STR and "" not in ids:
+                text = "".join(ids)
+                if len(text) <= _MOST_TEXT and text.isascii() and "\0" not in text:
+                    return
+        _check_ids("feed_ids", feed_ids)
+        _check_ids("rule_ids", rule_ids)
         if len("".join(self.feed_ids + self.rule_ids).encode()) > _MAX_SEED_BYTES:
             raise ValueError("feed_ids and rule_ids must together take at most 64 KiB in UTF-8")
 
@@ -78,11 +97,23 @@ class DecisionDigest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __post_init__(self) -> None:
         """Check every field; msgspec itself checks types only when it decodes."""
-        _check_text("digest_version", self.digest_version, at_most=32)
+        version, verdict, proof = self.digest_version, self.verdict_hash, self.proof_root
+        if (
+            type(version) is type(verdict) is type(proof) is str
+            and 1 <= len(version) <= _MOST_VERSION
+            and version.isascii()
+            and "\0" not in version
+            and _are_two_hashes(f"{verdict},{proof}")
+            and type(self.replay_seed) is ReplaySeed
+            and type(self.trust_score) is int
+            and 0 <= self.trust_score <= _MOST_TRUST
+        ):
+            return
+        _check_text("digest_version", self.digest_version, at_most=_MOST_VERSION)
         _check_hash("verdict_hash", self.verdict_hash)
         _check_hash("proof_root", self.proof_root)
         check_type("replay_seed", self.replay_seed, ReplaySeed)
-        check_int("trust_score", self.trust_score, at_least=0, at_most=100)
+        check_int("trust_score", self.trust_score, at_least=0, at_most=_MOST_TRUST)
 
 
 class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -121,11 +152,33 @@ class ProvcacheEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __post_init__(self) -> None:
         """Check every field; msgspec itself checks types only when it decodes."""
+        key, policy, signers, epoch = (
+            self.veri_key,
+            self.policy_hash,
+            self.signer_set_hash,
+            self.feed_epoch,
+        )
+        created, expires, accessed = self.created_at, self.expires_at, self.last_accessed_at
+        if (
+            type(key) is type(policy) is type(signers) is type(epoch) is str
+            and 1 <= len(epoch) <= _MOST_TEXT
+            and epoch.isascii()
+            and "\0" not in epoch
+            and _are_three_hashes(f"{key},{policy},{signers}")
+            and type(self.decision) is DecisionDigest
+            and type(created) is type(expires) is datetime
+            and created.tzinfo is expires.tzinfo is UTC
+            and created < expires
+            and type(self.hit_count) is int
+            and 0 <= self.hit_count <= MOST
+            and (accessed is None or (type(accessed) is datetime and accessed.tzinfo is UTC))
+        ):
+            return
         _check_hash("veri_key", self.veri_key)
         check_type("decision", self.decision, DecisionDigest)
         _check_hash("policy_hash", self.policy_hash)
         _check_hash("signer_set_hash", self.signer_set_hash)
-        _check_text("feed_epoch", self.feed_epoch, at_most=256)
+        _check_text("feed_epoch", self.feed_epoch, at_most=_MOST_TEXT)
         _put_in_utc(self, "created_at", self.created_at)
         _put_in_utc(self, "expires_at", self.expires_at)
         if self.expires_at <= self.created_at:
@@ -212,7 +265,7 @@ def build_veri_key(
     vex = _read_hashes("vex_hashes", vex_hashes)
     _check_hash("policy_hash", policy_hash)
     _check_hash("signer_set_hash", signer_set_hash)
-    _check_text("time_window", time_window, at_most=256)
+    _check_text("time_window", time_window, at_most=_MOST_TEXT)
     # A line feed could forge another line.
     if _find_control(time_window):
         raise ValueError("time_window must not hold control characters")
@@ -249,7 +302,7 @@ def _check_ids(field: str, ids: tuple[str, ...]) -> None:
     check_type(field, ids, tuple)
     each = f"each of {field}"
     for value in ids:
-        _check_text(each, value, at_most=256)
+        _check_text(each, value, at_most=_MOST_TEXT)
 
 
 def _read_hashes(field: str, values: object) -> set[str]:

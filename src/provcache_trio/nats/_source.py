@@ -14,8 +14,9 @@ is not done is given back.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 import trio
@@ -89,11 +90,10 @@ class StreamSource(Generic[E]):
                 self._released = False
                 self._receive(await self._bridge.run(self._puller.get))
             await self._decode()
-        page: list[tuple[int, E]] = []
-        while self._ready and len(page) < most:
-            number, entry = self._ready.popleft()
+        ready = self._ready
+        page = [ready.popleft() for _ in range(min(most, len(ready)))]
+        for number in dict(page):
             self._held[number].taken = True
-            page.append((number, entry))
         return page
 
     def _receive(self, messages: Iterable[Message]) -> None:
@@ -123,7 +123,7 @@ class StreamSource(Generic[E]):
             if self._arrived.pop(number, None) is None:
                 return  # it was given back meanwhile
             self._held[number] = _Held(message.reply, len(entries))
-            self._ready.extend((number, entry) for entry in entries)
+            self._ready.extend(zip(repeat(number), entries))  # repeated without end
 
     def _stop_at(self, number: int, why: str) -> None:
         """Take nothing until the message is gone: a newer relay may know it, or a person removes it.
@@ -164,9 +164,9 @@ class StreamSource(Generic[E]):
 
     def settled(self, numbers: Sequence[int], /) -> None:
         """See ``Source.settled``."""
-        for number in numbers:
+        for number, entries in Counter(numbers).items():
             held = self._held[number]
-            held.left -= 1
+            held.left -= entries
             if not held.left:
                 del self._held[number]
                 self._done.append(held.reply)
