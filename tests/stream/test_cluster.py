@@ -6,20 +6,24 @@ a producer was told is persisted must be in the store or in the letters, and no 
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
 import pytest
 import trio
 
 from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
 from provcache_trio.nats import create_stream, open_relay, open_stream_repository
+from provcache_trio.nats._removal import take_out
+from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
@@ -32,7 +36,18 @@ from tests.support.nats import (
     stream_detail,
     unused_stream,
 )
-from tests.support.streaming import BAD, Found, Program, check, read_letters, read_store
+from tests.support.pgserver import run_postgres_server
+from tests.support.servers import QUIET
+from tests.support.streaming import (
+    BAD,
+    Found,
+    Program,
+    check,
+    read_letters,
+    read_postgres,
+    read_store,
+)
+from tests.support.streams import request
 from tests.support.waiting import until, wait_until
 
 if TYPE_CHECKING:
@@ -40,6 +55,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.nats import Cluster, NatsServer
+    from tests.support.pgserver import PostgresServer
 
 pytestmark = [pytest.mark.heavy, pytest.mark.stops_processes]
 
@@ -49,9 +65,17 @@ BEFORE: Final = 200  # acknowledged before the fault, and again after it
 class Site:
     """A cluster, a stream, a store, producers and relays."""
 
-    def __init__(self, cluster: Cluster, folder: Path, max_bytes: int = 64 * MEGABYTE) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: Path,
+        *,
+        max_bytes: int = 64 * MEGABYTE,
+        postgres: PostgresServer | None = None,
+    ) -> None:
         self.cluster = cluster
         self.folder = folder
+        self.postgres = postgres  # the store, instead of a file
         self.stream = unused_stream()
         self.store = folder / "store.db"
         self.letters: list[Path] = []
@@ -64,7 +88,11 @@ class Site:
 
     async def _prepare(self, max_bytes: int) -> None:
         await create_stream(self.cluster.url, self.stream, max_bytes=max_bytes, ack_wait_seconds=5)
-        async with open_sqlite_repository(self.store) as store:
+        async with (
+            open_sqlite_repository(self.store)
+            if self.postgres is None
+            else open_postgres_repository(self.postgres.dsn, create=True)
+        ) as store:
             await store.check()
 
     def produce(self) -> Program:
@@ -74,9 +102,8 @@ class Site:
     def relay(self) -> Program:
         self.letters.append(self.folder / f"letters {len(self.letters)}.db")
         letters = self.letters[-1]
-        program = self._run(
-            self.relays, "relay", self.cluster.url, self.stream, self.store, letters
-        )
+        store = self.store if self.postgres is None else self.postgres.dsn
+        program = self._run(self.relays, "relay", self.cluster.url, self.stream, store, letters)
         wait_until(lambda: program.said("r"))
         return program
 
@@ -112,25 +139,53 @@ class Site:
         with closing(sqlite3.connect(self.store)) as connection:
             # The last byte of the number.
             connection.execute(
-                "CREATE TRIGGER bad BEFORE INSERT ON provcache_entries "
+                "CREATE TRIGGER IF NOT EXISTS bad BEFORE INSERT ON provcache_entries "
                 f"WHEN (instr('0123456789ABCDEF', substr(hex(NEW.veri_key), 64, 1)) - 1) % 16 = {BAD % 16} "
                 "BEGIN SELECT RAISE(ABORT, 'bad'); END"
             )
             connection.commit()
+
+    # A message that no relay here can read
+
+    def put(self, data: bytes) -> int:
+        """Put a message into the stream; return its sequence."""
+
+        async def put() -> int:
+            async with open_stream_repository(self.cluster.url, self.stream) as repository:
+                await repository.check()
+                answer = await request(repository, f"provcache.{self.stream}", data)
+            number: int = json.loads(answer.data)["seq"]
+            return number
+
+        return trio.run(put)
+
+    @staticmethod
+    def is_stopped_at(number: int, relay: Program) -> bool:
+        return f"message {number} of" in relay.errors()
+
+    def take_out(self, number: int) -> None:
+        kept: list[bytes] = []
+        trio.run(take_out, self.cluster.url, self.stream, number, kept.append)
+        assert b"what is to come" in kept[0]
+
+    def stored(self) -> dict[int, int]:
+        return read_store(self.store) if self.postgres is None else read_postgres(self.postgres.dsn)
 
     # No key goes back
 
     def watch(self) -> None:
         before: dict[int, int] = {}
         while self._watching:
-            now = read_store(self.store)
+            now = before
+            with suppress(OSError, asyncpg.PostgresError):  # it is being restarted
+                now = self.stored()
             self._went_back += [
                 f"{number}: {version} to {now.get(number)}"
                 for number, version in before.items()
                 if now.get(number, 0) < version
             ]
             before = now
-            time.sleep(0.1)
+            time.sleep(0.1 if self.postgres is None else 0.4)
 
     @contextmanager
     def watched(self) -> Generator[None]:
@@ -153,7 +208,7 @@ class Site:
             self.end(relay)
         self._watching = False
         offered = [one for program in self.producers for one in program.said("o")]
-        found = Found(read_store(self.store), read_letters(self.letters))
+        found = Found(self.stored(), read_letters(self.letters))
         assert not self._went_back, self._went_back[:5]
         return check(found, offered, self.acknowledged())
 
@@ -193,6 +248,22 @@ def leader_stopped(site: Site) -> None:
         site.until_more()
     finally:
         server.send(signal.SIGCONT)
+
+
+def leader_cut_off(site: Site) -> None:
+    leader = site.leader()
+    site.cluster.routes.silence(leader.name)
+    site.until_more()  # the others have found a leader, and clients have found them
+    assert site.cluster.leader(site.stream, but=leader) is not leader
+    site.cluster.routes.heal()
+
+
+def all_routes_cut(site: Site) -> None:
+    site.cluster.routes.cut()
+    before = len(site.acknowledged())
+    time.sleep(2)
+    assert len(site.acknowledged()) <= before + 20  # as where two of three are killed
+    site.cluster.routes.heal()
 
 
 def lame_duck(site: Site) -> None:
@@ -241,11 +312,34 @@ def entries_refused(site: Site) -> None:
     site.until_more()
 
 
+def sink_failing(site: Site) -> None:
+    site.refuse_some()
+    with ExitStack() as locked:
+        for file in site.letters:
+            connection = locked.enter_context(
+                closing(sqlite3.connect(file, isolation_level=None, timeout=60))
+            )
+            connection.execute("BEGIN EXCLUSIVE")
+        site.until_more()
+
+
+def message_unreadable(site: Site) -> None:
+    """A program of next year sends a message: all relays stop there, until a person takes it out."""
+    number = site.put(b'{"provcache":9,"of":"what is to come","count":1}\n{}\n')
+    site.until_more()
+    wait_until(
+        lambda: all(site.is_stopped_at(number, one) for one in site.relays if one in site.running)
+    )
+    site.take_out(number)
+
+
 FAULTS: tuple[Fault, ...] = (
     leader_killed,
     two_of_three_killed,
     all_killed,
     leader_stopped,
+    leader_cut_off,
+    all_routes_cut,
     lame_duck,
     relay_killed,
     relay_terminated,
@@ -253,6 +347,8 @@ FAULTS: tuple[Fault, ...] = (
     store_locked,
     relays_stopped,
     entries_refused,
+    sink_failing,
+    message_unreadable,
 )
 
 
@@ -280,6 +376,33 @@ def test_nothing_acknowledged_is_lost_by_many_faults(
 ) -> None:
     dice = random.Random(seed)  # noqa: S311  # no secret
     run(Site(nats_cluster(), tmp_path), *dice.sample(FAULTS, counts(4, len(FAULTS))))
+
+
+def test_everything_can_be_restarted_under_load_one_after_the_other(tmp_path: Path) -> None:
+    with run_postgres_server(settings=QUIET) as postgres:
+        site = Site(nats_cluster(), tmp_path, postgres=postgres)
+        with site.watched():
+            site.produce()
+            site.relay()
+            site.relay()
+            site.until_more()
+            for server in site.cluster.servers:
+                server.end(signal.SIGUSR2)  # lame duck
+                server.start()
+                site.cluster.wait()
+            for relay in tuple(site.relays):
+                site.relay()
+                site.end(relay)
+            (producer,) = site.producers
+            site.produce()
+            site.end(producer)
+            site.until_more()
+            postgres.stop()
+            site.until_more()  # the stream takes it
+            postgres.start()
+            site.until_more()
+            site.settle()
+            assert "Traceback" not in "".join(one.errors() for one in site.relays + site.producers)
 
 
 def test_a_full_stream_lets_producers_wait_and_loses_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.support.routes import Routes
 from tests.support.servers import unused_port
 from tests.support.waiting import HANG_SECONDS, wait_until
 
@@ -131,10 +132,11 @@ def _program() -> str:
 
 
 class Cluster:
-    """Three servers."""
+    """Three servers, and what connects them."""
 
-    def __init__(self, servers: Sequence[NatsServer]) -> None:
+    def __init__(self, servers: Sequence[NatsServer], routes: Routes) -> None:
         self.servers = servers
+        self.routes = routes
 
     @property
     def url(self) -> str:
@@ -142,14 +144,30 @@ class Cluster:
         return f"nats://{places}"
 
     def wait(self) -> None:
+        """Wait until every server can be used, and whoever leads them knows that."""
         wait_until(lambda: all(one.is_ready() for one in self.servers))
+        wait_until(lambda: any(map(self._is_complete, self.servers)))
 
-    def leader(self, stream: str) -> NatsServer:
+    def _is_complete(self, server: NatsServer) -> bool:
+        """Return whether ``server`` leads the others, and has heard of each lately."""
+        with suppress(OSError):
+            meta = server.page("jsz").get("meta_cluster", {})
+            others = meta.get("replicas", ())
+            return len(others) == len(self.servers) - 1 and not any(
+                one.get("offline") or not one.get("current") for one in others
+            )
+        return False
+
+    def leader(self, stream: str, *, but: NatsServer | None = None) -> NatsServer:
         """Return the server that leads ``stream``, once there is one that others agree on."""
         found: list[NatsServer] = []
 
         def look() -> bool:
-            found[:] = [one for one in self.servers if self._leader_of(one, stream) == one.name]
+            found[:] = [
+                one
+                for one in self.servers
+                if one is not but and self._leader_of(one, stream) == one.name
+            ]
             return bool(found)
 
         wait_until(look)
@@ -197,22 +215,23 @@ def run_cluster() -> Generator[Cluster]:
     """Run three servers; give them when they can be used."""
     with _folder() as folder:
         servers = [NatsServer(Path(folder) / name, name) for name in ("n1", "n2", "n3")]
-        routes = {one.name: unused_port() for one in servers}
+        ports = {one.name: unused_port() for one in servers}
+        routes = Routes(ports)
         for one in servers:
-            others = ", ".join(
-                f'"nats://127.0.0.1:{port}"' for name, port in routes.items() if name != one.name
-            )
+            # What they advertise leads nowhere, or they would find each other past the proxies.
             one.settings = (
-                f"cluster {{ name: c, listen: 127.0.0.1:{routes[one.name]}, routes: [{others}] }}\n"
+                f"cluster {{ name: c, listen: 127.0.0.1:{ports[one.name]}, "
+                f'advertise: "127.0.0.1:9", routes: {json.dumps(routes.urls(one.name))} }}\n'
             )
             one.start()
-        cluster = Cluster(servers)
+        cluster = Cluster(servers, routes)
         try:
             cluster.wait()
             yield cluster
         finally:
             for one in servers:
                 one.end()
+            routes.close()
 
 
 @cache

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from contextlib import closing
 from itertools import count
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
@@ -32,12 +32,14 @@ from provcache_trio import (
 )
 from provcache_trio.dead_letters import open_dead_letters
 from provcache_trio.nats import open_relay, open_stream_repository
+from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 
+from tests.support.servers import query
 from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from provcache_trio import WriteBehindQueue
@@ -113,9 +115,12 @@ async def _produce(queue: WriteBehindQueue[ProvcacheEntry], first: int, task: in
 
 
 async def relay(url: str, stream: str, store: str, letters: str) -> None:
-    """Take entries to a file, until SIGTERM."""
+    """Take entries to a file, or to PostgreSQL, until SIGTERM."""
+    to_postgres = store.startswith("postgresql:")
     async with (
-        open_sqlite_repository(store) as repository,
+        open_postgres_repository(store)
+        if to_postgres
+        else open_sqlite_repository(store) as repository,
         open_dead_letters(letters) as dead_letters,
         open_relay(url, stream, repository, OPTIONS, dead_letters=dead_letters),
     ):
@@ -176,9 +181,18 @@ class Found(NamedTuple):
 
 
 def read_store(store: Path) -> dict[int, int]:
-    """Return the versions in the store, by number."""
+    """Return the versions in a file, by number."""
     with closing(sqlite3.connect(store, timeout=HANG_SECONDS)) as connection:
         rows = connection.execute("SELECT veri_key, hit_count FROM provcache_entries").fetchall()
+    return versions_in(rows)
+
+
+def read_postgres(dsn: str) -> dict[int, int]:
+    """Return the versions in PostgreSQL, by number."""
+    return versions_in(trio.run(query, dsn, "SELECT veri_key, hit_count FROM provcache.entries"))
+
+
+def versions_in(rows: Iterable[Sequence[Any]]) -> dict[int, int]:
     return {int.from_bytes(key[-8:], "big"): version for key, version in rows}
 
 
