@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from provcache_trio._pgserver.server import run_postgres_server
 
@@ -15,6 +15,9 @@ from benchmarks.postgres import clients, queue_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from concurrent.futures import Future
+
+T = TypeVar("T")
 
 
 class Bench:
@@ -33,6 +36,10 @@ class Bench:
         """Return what ``function`` returns in the queue's process."""
         return self._ours.submit(function, *arguments, **options).result()
 
+    def later(self, function: Callable[..., T], *arguments: object) -> Future[T]:
+        """Begin ``function`` in the queue's process."""
+        return self._ours.submit(function, *arguments)
+
     def theirs(self, function: Callable[..., Any], *arguments: object, **options: object) -> Any:  # noqa: ANN401  # likewise
         """Return what ``function`` returns in the other process, which is free of trio-asyncio."""
         return self._theirs.submit(function, *arguments, **options).result()
@@ -49,10 +56,14 @@ class Bench:
         """
         self.empty(load)
         seconds: float = self.ours(queue_runs.whole_queue, dsn or self.dsn, load, size, writers)
+        self.demand(load, "the queue")
+        return load.number / seconds
+
+    def demand(self, load: Load, who: str) -> None:
+        """Raise AssertionError unless all of ``load`` is in the table as it should be."""
         rows = self.theirs(clients.count, self.dsn, load)
         if rows != load.rows:
-            raise AssertionError(f"of {load.rows} rows, the queue left {rows} as they should be")
-        return load.number / seconds
+            raise AssertionError(f"of {load.rows} rows, {who} left {rows} as they should be")
 
     def rate(
         self,

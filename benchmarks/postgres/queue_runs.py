@@ -72,17 +72,18 @@ class _Watched:
 
 def whole_queue(dsn: str, load: Load, batch_size: int, writers: int) -> float:
     """Return the seconds from the first ``enqueue`` until everything was written."""
-    return _write(dsn, load, _options(batch_size, writers), None)
+    return _write(dsn, load, options_of(batch_size, writers), None)
 
 
 def longest_steps(dsn: str, load: Load, batch_size: int) -> list[float]:
     """Return, for every flush, the milliseconds of its longest task step."""
     steps = Steps()
-    _write(dsn, load, _options(batch_size, 1), steps)
+    _write(dsn, load, options_of(batch_size, 1), steps)
     return steps.longest
 
 
-def _options(batch_size: int, writers: int) -> WriteBehindOptions:
+def options_of(batch_size: int, writers: int) -> WriteBehindOptions:
+    """Return the options of a queue that shows what it costs."""
     return WriteBehindOptions(
         batch_size=batch_size,
         writers=writers,

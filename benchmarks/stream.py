@@ -1,0 +1,270 @@
+"""What a stream between the queue and PostgreSQL costs, beside the queue writing there directly.
+
+Three servers run on this machine, beside PostgreSQL, so the ratios are those of one machine that does
+everything. Each round fills the stream, which is timed; a relay empties it, which is timed; then a queue
+writes the same entries directly.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import time
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from provcache_trio import open_write_behind_queue
+from provcache_trio._pgserver.binaries import PostgresNotFoundError, find_installations
+from provcache_trio.nats import create_stream, open_relay, open_stream_repository
+from provcache_trio.postgres import open_postgres_repository
+
+from benchmarks.entries import Load, make_entries
+from benchmarks.figures import Figure, Findings, absolute, interleaved, ratio
+from benchmarks.postgres.bench import Bench, open_bench
+from benchmarks.postgres.clients import SCHEMA_NAME
+from benchmarks.postgres.queue_runs import Steps, options_of
+from tests.support.nats import NatsServer, run_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from provcache_trio import ProvcacheEntry, Repository
+    from provcache_trio.postgres import PostgresRepository
+
+    from tests.support.nats import Cluster
+
+PART: Final = "stream"
+BATCH: Final = 500
+GIGABYTE: Final = 1024**3
+
+DIRECT: Final = "queue into PostgreSQL"
+PRODUCER: Final = "queue into the stream"
+RELAY: Final = "stream into PostgreSQL, one relay"
+
+LEAST_PRODUCER: Final = 1.0
+LEAST_RELAY: Final = 0.75
+MOST_STEP_MILLISECONDS: Final = 20
+MOST_SECONDS_KILLED: Final = 10
+MOST_SECONDS_LAME: Final = 0.5
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of everything is done; ``faults``: whether servers are lost."""
+
+    entries: int
+    rounds: int
+    faults: int
+
+
+FULL: Final = Plan(entries=60_000, rounds=7, faults=3)
+QUICK: Final = Plan(entries=10_000, rounds=1, faults=0)
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """How long something took, and how much of that its process computed."""
+
+    seconds: float
+    cpu: float
+
+
+def run(*, quick: bool) -> Findings:
+    """Measure everything that concerns the stream."""
+    plan = QUICK if quick else FULL
+    try:
+        find_installations()
+    except PostgresNotFoundError as error:
+        return Findings(absent=[f"{PART}: {error}"])
+    findings = Findings()
+    with run_cluster() as cluster, open_bench(PART) as bench:
+        _compare(bench, cluster, plan, findings)
+        for what, bar, lose in (
+            ("the leader is killed", MOST_SECONDS_KILLED, signal.SIGKILL),
+            ("the leader is a lame duck", MOST_SECONDS_LAME, signal.SIGUSR2),
+        ):
+            gaps = [_gap(bench, cluster, lose) for _ in range(plan.faults)]
+            name = f"longest time without an acknowledgement, {what}"
+            if gaps:
+                findings.figures.append(absolute(PART, name, gaps, "s", bar=bar))
+            else:
+                findings.absent.append(f"{PART}: {name}")
+    return findings
+
+
+def _compare(bench: Bench, cluster: Cluster, plan: Plan, findings: Findings) -> None:
+    load = Load(number=plan.entries)
+    bench.ours(make_stream, cluster.url, "rates")
+    ran: dict[str, list[Ran]] = {PRODUCER: [], RELAY: [], DIRECT: []}
+
+    def measure(name: str, function: Callable[..., Ran], *arguments: object) -> float:
+        if name != PRODUCER:
+            bench.empty(load)
+        one: Ran = bench.ours(function, *arguments)
+        if name != PRODUCER:
+            bench.demand(load, name)
+        ran[name].append(one)
+        return load.number / one.seconds
+
+    rates = interleaved(
+        {
+            PRODUCER: partial(measure, PRODUCER, fill, cluster.url, "rates", load),
+            RELAY: partial(measure, RELAY, drain, cluster.url, "rates", bench.dsn, load),
+            DIRECT: partial(measure, DIRECT, write, bench.dsn, load),
+        },
+        plan.rounds,
+    )
+    bench.ours(fill, cluster.url, "rates", load)
+    bench.empty(load)
+    step: float = bench.ours(longest_step, cluster.url, "rates", bench.dsn, load)
+    cpu = {name: [1e6 * one.cpu / load.number for one in runs[1:]] for name, runs in ran.items()}
+    findings.figures += [
+        *(absolute(PART, name, rates[name], "entries/s", better="more") for name in rates),
+        ratio(PART, PRODUCER, rates, PRODUCER, DIRECT, bar=LEAST_PRODUCER, better="more"),
+        ratio(PART, RELAY, rates, RELAY, DIRECT, bar=LEAST_RELAY, better="more"),
+        *(absolute(PART, f"{name}, CPU of its process", cpu[name], "us an entry") for name in cpu),
+        Figure(
+            part=PART,
+            name="longest task step of the relay, CPU time",
+            value=step,
+            unit="ms",
+            bar=MOST_STEP_MILLISECONDS,
+        ),
+    ]
+
+
+# In a process of their own: trio-asyncio changes asyncio for the whole process
+
+
+def make_stream(url: str, stream: str) -> None:
+    """Make a stream on three servers."""
+    trio.run(partial(create_stream, url, stream, max_bytes=GIGABYTE))
+
+
+def fill(url: str, stream: str, load: Load) -> Ran:
+    """Have a queue put all of ``load`` into the stream."""
+
+    async def main() -> Ran:
+        async with open_stream_repository(url, stream) as repository:
+            await repository.check()  # connects
+            return await _through_a_queue(repository, load)
+
+    return trio.run(main)
+
+
+def write(dsn: str, load: Load) -> Ran:
+    """Have a queue put all of ``load`` into PostgreSQL."""
+
+    async def main() -> Ran:
+        async with open_postgres_repository(dsn, schema=SCHEMA_NAME) as repository:
+            await repository.upsert_many(())  # connects
+            return await _through_a_queue(repository, load)
+
+    return trio.run(main)
+
+
+async def _through_a_queue(repository: Repository[Any], load: Load) -> Ran:
+    entries = load.entries()
+    watch = _Watch()
+    async with open_write_behind_queue(repository, options_of(BATCH, 1)) as queue:
+        await queue.enqueue_many(entries)
+    ran = watch.ran()
+    if queue.metrics().total_coalesced:
+        raise AssertionError("versions met in line, so less was written than by others")
+    return ran
+
+
+def drain(url: str, stream: str, dsn: str, load: Load) -> Ran:
+    """Have a relay take all that is in the stream to PostgreSQL."""
+    return trio.run(_drain, url, stream, dsn, load)
+
+
+def longest_step(url: str, stream: str, dsn: str, load: Load) -> float:
+    """Return the milliseconds of the longest task step while ``drain`` runs; that makes it slower."""
+    steps = Steps()
+    steps.begin_flush()
+    trio.run(_drain, url, stream, dsn, load, instruments=[steps])
+    return max(steps.longest)
+
+
+async def _drain(url: str, stream: str, dsn: str, load: Load) -> Ran:
+    async with open_postgres_repository(dsn, schema=SCHEMA_NAME) as repository:
+        await repository.upsert_many(())  # connects
+        counted = _Counted(repository, load.number)
+        watch = _Watch()
+        async with open_relay(url, stream, counted, options_of(BATCH, 1)) as relay:
+            await counted.all_written.wait()
+            ran = watch.ran()
+        if relay.metrics().total_coalesced:
+            raise AssertionError("versions met in line, so less was written than by others")
+    return ran
+
+
+class _Counted:
+    """A repository that says when so many entries were written."""
+
+    def __init__(self, repository: PostgresRepository, number: int) -> None:
+        self._repository = repository
+        self._left = number
+        self.all_written = trio.Event()
+        self.prepare = repository.prepare
+
+    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
+        changed = await self._repository.upsert_many(entries)
+        self._left -= len(entries)
+        if self._left <= 0:
+            self.all_written.set()
+        return changed
+
+
+class _Watch:
+    """Takes the time from now on."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._began = time.perf_counter()
+        self._cpu_began = time.process_time()
+
+    def ran(self) -> Ran:
+        return Ran(time.perf_counter() - self._began, time.process_time() - self._cpu_began)
+
+
+# Servers that are lost
+
+
+def _gap(bench: Bench, cluster: Cluster, number: signal.Signals) -> float:
+    """Return the longest time without an acknowledgement around the loss of the leader."""
+    stream = f"gap_{time.monotonic_ns()}"
+    bench.ours(make_stream, cluster.url, stream)
+    acknowledged = bench.later(
+        persist_for, cluster.url, stream, 16 if number is signal.SIGKILL else 3
+    )
+    time.sleep(1)
+    server: NatsServer = cluster.leader(stream)
+    server.end(number)
+    times: Sequence[float] = acknowledged.result()
+    server.start()
+    cluster.wait()
+    return max(after - before for before, after in pairwise(times))
+
+
+def persist_for(url: str, stream: str, seconds: float) -> list[float]:
+    """Return when each of many entries, persisted one after the other, was acknowledged."""
+    entries = iter(make_entries(range(100_000), 0))
+
+    async def main() -> list[float]:
+        times: list[float] = []
+        async with (
+            open_stream_repository(url, stream) as repository,
+            open_write_behind_queue(repository) as queue,
+        ):
+            until = trio.current_time() + seconds
+            while trio.current_time() < until:
+                await queue.persist(next(entries))
+                times.append(time.monotonic())
+                await trio.sleep(0.005)
+        return times
+
+    return trio.run(main)
