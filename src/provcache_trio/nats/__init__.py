@@ -1,19 +1,19 @@
 """Entries that survive the loss of a machine: a stream on NATS JetStream. Needs the extra ``nats``.
 
-``open_stream_repository`` is a repository for queues: what they persist is in the stream then, on
-the disks of a majority of its servers. ``open_relay`` opens what takes it from there to a store.
-``create_stream`` makes the stream; nothing else makes or changes one.
+``open_stream_repository`` opens a repository for queues. What they report as persisted is in the stream, on the
+disks of a majority of its servers. ``open_relay`` opens a relay, which writes it to a store.
+``create_stream`` creates the stream; nothing else creates or changes one.
 
-Three servers of version 2.15 or later, with ``sync_interval: always`` in their configuration: without
-it, a power cut of all of them loses up to two minutes of what they acknowledged.
+Run three servers of version 2.15 or later, with ``sync_interval: always`` in their configuration. Without
+it, a power cut of all three loses up to two minutes of acknowledged messages.
 
-NATS is reached through nats-py, which is asyncio's, over the bridges by which PostgreSQL is
-reached, too; see ``provcache_trio.postgres`` for what they change in a process.
+The client is nats-py, an asyncio library, which runs over the same bridges as the PostgreSQL driver;
+``provcache_trio.postgres`` describes how they affect a process.
 """
 
-# The stream lives here: sessions, envelopes, the repository, the relay, and what errors mean.
-# It may import the vocabulary, the core, whose queue a relay is, and ``_asyncio``.
-# It must never import a store; what it calls nats-py with stays in this folder.
+# Here are the sessions, message envelopes, the repository, the relay, and the meaning of errors.
+# It may import the vocabulary, ``_asyncio``, and the core: a relay is one of its queues.
+# It must never import a store, and nothing outside of this folder may call nats-py.
 
 from provcache_trio._vocabulary.faces import show_public_names
 

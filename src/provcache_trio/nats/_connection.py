@@ -1,8 +1,8 @@
-"""One connection to one server. This is asyncio's side of the bridge.
+"""One connection to one server, on asyncio's side of the bridge.
 
-Of nats-py the core client is used, without its reconnection: a request that it had given up was
-sent later all the same. So a connection that is lost is lost, and whoever waits for an answer
-learns it at once.
+This uses only the core client of nats-py, without its reconnection, which sent requests that had
+already timed out. So a lost connection stays lost, and everyone who waits for an answer
+gets an error at once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _HEADER_BYTES: Final = 512  # which a server may count, but nats-py does not
 
 
 def raise_if_cancelled() -> None:
-    """Raise if this task was cancelled, and nats-py has swallowed that.
+    """Raise CancelledError if this task was cancelled and nats-py has swallowed that.
 
-    It uses ``asyncio.wait_for``, which before Python 3.12 returns a result that comes together with the
-    cancellation; whoever had cancelled would wait for good.
+    It uses ``asyncio.wait_for``, which before Python 3.12 returns a result that arrives together with the
+    cancellation; whoever cancelled would then wait for ever.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -41,16 +41,16 @@ def raise_if_cancelled() -> None:
 
 
 class _ConnectError(Exception):
-    """Carries out what nats-py would rather log, and try again sixty times."""
+    """Carries an error that nats-py would otherwise log, before it tries sixty more times."""
 
 
 @final
 class Connection:
-    """A client of nats-py's that never connects again.
+    """A client of nats-py that never reconnects.
 
     Attributes:
-        most_bytes: of the payload of one message.
-        lost: whether it is of no use any more.
+        most_bytes: the largest payload of one message.
+        lost: whether the connection has ended.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Connection:
         """Connect to ``server``.
 
         Raises:
-            Exception: whatever is in the way.
+            Exception: whatever nats-py or the network raises.
         """
         self = cls()
         connected = False
@@ -103,24 +103,25 @@ class Connection:
             tls=access.tls,
             tls_hostname=server.host if access.tls is not None else None,
             user=access.user,
-            # Asked for when the server has said whether there is TLS.
+            # nats-py asks for them once the server has said whether it speaks TLS.
             password=secret(access.password),
             token=secret(access.token),
             user_credentials=access.credentials,
-            pending_size=0,  # else a publish may wait, and swallows its cancellation then
+            # Otherwise a publish may wait, and would swallow its cancellation.
+            pending_size=0,
         )
         raise_if_cancelled()
         self._over_tls("")
         self._connecting = False
         self.most_bytes = client.max_payload - _HEADER_BYTES
         if client._reading_task is not None:  # noqa: SLF001  # pragma: no branch  # there is one
-            # Nothing else says in every case that a connection has ended.
+            # Nothing else reports the end of a connection in every case.
             client._reading_task.add_done_callback(lambda _: self._lose())  # noqa: SLF001
         self._inbox = client.new_inbox()
         await self.subscribe(f"{self._inbox}.*", self._answer)
 
     def _over_tls(self, value: str) -> str:
-        """Return ``value`` unless it would be sent in plain text against our will."""
+        """Return ``value``; raise PlainTextError if TLS was asked for and the server has none."""
         if self._wants_tls and not self._client._server_info.get("tls_required"):  # noqa: SLF001  # what the server said
             raise PlainTextError
         return value
@@ -133,7 +134,7 @@ class Connection:
         if isinstance(error, UnexpectedEOF):
             self._lose()
         elif "permissions violation" in str(error).lower():
-            # It does not say which request that was.
+            # The server does not say which request it denied.
             self._fail(DeniedError(str(error)))
 
     async def _closed(self) -> None:
@@ -155,19 +156,19 @@ class Connection:
         if future is not None and not future.done():
             future.set_result(message)
 
-    # What it can do
+    # Operations
 
     def on_trouble(self, call: Callable[[Exception], None]) -> None:
-        """Have ``call`` called when the connection is lost, or something is denied."""
+        """Call ``call`` when the connection is lost or the server denies something."""
         self._ended.append(call)
 
     async def request(self, subject: str, payload: bytes, patience: float) -> Msg:
         """Send ``payload`` and return the first answer to it.
 
         Raises:
-            TimeoutError: there is none.
-            LostError: the connection is gone.
-            DeniedError: the server does not allow that, or what somebody else has asked for.
+            TimeoutError: no answer came in time.
+            LostError: the connection is lost.
+            DeniedError: the server denied this request, or another one that was under way.
             Exception: whatever nats-py raises.
         """
         if self.lost:
@@ -183,10 +184,10 @@ class Connection:
             del self._waiting[token]
 
     async def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
-        """Send ``payload`` to whoever listens.
+        """Send ``payload`` without waiting for an answer.
 
         Raises:
-            LostError: the connection is gone.
+            LostError: the connection is lost.
             Exception: whatever nats-py raises.
         """
         if self.lost:
@@ -195,8 +196,8 @@ class Connection:
         raise_if_cancelled()
 
     async def subscribe(self, subject: str, call: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        """Have every message on ``subject`` given to ``call``, one after the other."""
-        # Its own limits would drop what comes too fast. Nothing comes that was not asked for.
+        """Pass each message on ``subject`` to ``call``, one after the other."""
+        # nats-py's own limits would drop messages that arrive too fast. We receive only what we asked for.
         subscription = await self._client.subscribe(
             subject, cb=call, pending_msgs_limit=0, pending_bytes_limit=0
         )
@@ -205,15 +206,15 @@ class Connection:
         return subscription
 
     def new_inbox(self) -> str:
-        """Return a subject that nobody else knows."""
+        """Return a subject that no other client uses."""
         return self._client.new_inbox()
 
     async def settle(self, patience: float) -> None:
-        """Wait until the server has all that was sent, and we what it had sent before.
+        """Wait until the server has everything we sent, and we have everything it sent before.
 
         Raises:
-            TimeoutError: it does not answer.
-            LostError: the connection is gone.
+            TimeoutError: the server does not answer.
+            LostError: the connection is lost.
             Exception: whatever nats-py raises.
         """
         if self.lost:
@@ -223,17 +224,17 @@ class Connection:
         raise_if_cancelled()
 
     async def close(self) -> None:
-        """End it, after what was sent; in a second at most."""
+        """Close the connection once everything was sent; takes a second at most."""
         self.lost = True
         try:
-            with suppress(Exception):  # then it is dropped
+            with suppress(Exception):  # ``_abort`` drops the connection then
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await self._client.close()
         finally:
             await self._abort()
 
     async def _abort(self) -> None:
-        """Drop what ``Client.close`` leaves behind when it is cut off."""
+        """Abort the transport and tasks that ``Client.close`` leaves behind when it is cut off."""
         self._lose()
         client = self._client
         transport: Any = client._transport  # noqa: SLF001  # nothing public ends it

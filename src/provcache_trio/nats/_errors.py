@@ -1,7 +1,7 @@
 """What the servers' and the network's errors mean to the queue.
 
 ===================================================== ========================================
-what came                                              meaning
+error                                                  meaning
 ===================================================== ========================================
 no answer in time, connection refused or lost          unavailable
 503: no responder, no leader, no quorum (10008)        unavailable
@@ -13,8 +13,8 @@ authorization, permissions, TLS                        misconfigured
 anything else that a server says                       misconfigured
 ===================================================== ========================================
 
-A publisher gets the same 503 where there is no such stream and where it has no leader, so the
-stream is asked for then.
+A publisher gets the same 503 whether the stream is missing or has no leader, so it asks for the
+stream then.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ _CUT_OFF: Final = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
 
 
 class ApiError(msgspec.Struct, frozen=True):
-    """An error that a server answers with.
+    """An error in a server's answer.
 
     Attributes:
-        code: as of HTTP.
-        err_code: which one it is.
-        description: in words.
+        code: a status as in HTTP.
+        err_code: JetStream's number of the error.
+        description: the server's words.
     """
 
     code: int = 500
@@ -75,19 +75,19 @@ class ApiError(msgspec.Struct, frozen=True):
 
 
 class DeniedError(Exception):
-    """A server does not let us do something; the text is its own, in lower case."""
+    """A server denied something; the text is the server's, in lower case."""
 
 
 class LostError(Exception):
-    """The connection is gone, or was."""
+    """The connection is lost."""
 
 
 def meaning_of(error: Exception, doing: str) -> StoreError:
-    """Return the error to raise for what nats-py, or asyncio below it, raised.
+    """Return the error to raise for one that nats-py or asyncio raised.
 
     Args:
         error: what was raised.
-        doing: what failed.
+        doing: what failed, for the message.
     """
     name = type(error).__name__
     text = str(error).lower()

@@ -1,4 +1,4 @@
-"""What a message of the stream looks like: an envelope of one line, and a line for each entry."""
+"""The format of a message: one line of envelope, then one line for each entry."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """The first line of a message.
 
     Attributes:
-        provcache: ``FORMAT`` of the program that made it.
-        of: what the entries are: the name of a declared table, or of a type.
-        count: how many there are.
+        provcache: ``FORMAT`` of the program that sent it.
+        of: the name of the declared table, or of the type, of its entries.
+        count: the number of entries.
     """
 
     provcache: int
@@ -37,11 +37,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnreadableError(Exception):
-    """A message is not what this program can read; the text says why, and quotes nothing."""
+    """This program can't read a message; the text says why, and quotes nothing."""
 
 
 class Lines(tuple[bytes, ...]):
-    """Entries as they are sent, one in each."""
+    """Encoded entries, one in each item."""
 
     __slots__ = ()
 
@@ -51,10 +51,10 @@ def _itself(entry: T) -> T:
 
 
 class Codec(Generic[E]):
-    """Makes messages of entries, and entries of messages.
+    """Encodes entries into messages, and decodes messages into entries.
 
     Args:
-        table: the declared table that entries are for; None: they are ``ProvcacheEntry``.
+        table: the declared table of the entries; None: they are ``ProvcacheEntry``.
     """
 
     def __init__(self, table: Table[E] | None) -> None:
@@ -62,18 +62,18 @@ class Codec(Generic[E]):
         self.of: str = name_of(self.entry_type) if table is None else f"table {table.name}"
         self._encode = msgspec.json.Encoder().encode_lines
         self._decode = msgspec.json.Decoder(self.entry_type).decode_lines
-        # Not all classes compare by what their fields hold.
+        # Not all classes compare by the values of their fields.
         self._values: Callable[[Any], object] = _itself if table is None else table.values
 
     # Writing
 
     async def encode(self, entries: Sequence[E]) -> Lines:
-        """Return what is sent for ``entries``, in their order.
+        """Return ``entries`` encoded, in their order.
 
         Other tasks run between steps of a millisecond or two.
 
         Raises:
-            EntryRejectedError: an entry would not be read back as it is; ``index`` tells which.
+            EntryRejectedError: an entry would not be read back unchanged; ``index`` says which one.
         """
         lines: list[bytes] = []
         for start in range(0, len(entries), _IN_A_STEP):
@@ -85,7 +85,7 @@ class Codec(Generic[E]):
     def _lines_of(self, entries: Sequence[E], start: int) -> list[bytes]:
         try:
             encoded = self._encode(entries)
-            # Here it is an entry's fault; later, it would be a message that stops every relay.
+            # Here an entry is refused; later, its message would stop every relay.
             if self._reads_back(encoded, entries):
                 return encoded.splitlines()
         except Exception:  # noqa: BLE001, S110  # whatever an entry's class raises: looked for below
@@ -112,10 +112,10 @@ class Codec(Generic[E]):
         return same and all(isinstance(entry, self.entry_type) for entry in entries)
 
     def messages(self, lines: Lines, most_bytes: int) -> list[bytes]:
-        """Return as few messages as hold ``lines``.
+        """Return ``lines`` in as few messages as possible.
 
         Raises:
-            EntryRejectedError: one does not fit into any.
+            EntryRejectedError: an entry does not fit into a message.
         """
         beginning = len(self._beginning(len(lines)))
         messages: list[bytes] = []
@@ -142,16 +142,16 @@ class Codec(Generic[E]):
     # Reading
 
     def decode(self, data: bytes) -> Iterator[Sequence[E]]:
-        """Yield the entries of a message, some at a time; each is a step of a millisecond or two.
+        """Yield the entries of a message, some at a time; each step takes a millisecond or two.
 
         Raises:
-            UnreadableError: it is not what this program can read.
+            UnreadableError: this program can't read the message.
         """
         if not data.endswith(b"\n"):
             data += b"\n"
         head_ends = data.find(b"\n") + 1
         announced = self._envelope(data[:head_ends]).count
-        # Before anything is decoded: a step in vain may be long.
+        # Counted before anything is decoded, which may take long.
         found = data.count(b"\n", head_ends)
         if found == announced:
             found = 0
@@ -182,9 +182,9 @@ class Codec(Generic[E]):
 
 
 def _parts(data: bytes, start: int) -> Iterator[memoryview]:
-    """Yield the lines from ``start`` on, as many at a time as are decoded in a step.
+    """Yield the lines from ``start`` on, in parts that are decoded in one step each.
 
-    They are not split one by one: that takes a tenth as long as decoding them.
+    To split them line by line would take a tenth as long as decoding them.
     """
     view = memoryview(data)
     while start < len(data):

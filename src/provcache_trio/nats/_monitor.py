@@ -1,4 +1,4 @@
-"""What a server's monitoring page says; the protocol itself does not say it to everybody."""
+"""Reads a server's monitoring page, for settings that the protocol shows only to administrators."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class _Page(msgspec.Struct, frozen=True):
 
 
 def read_monitor_url(url: str) -> SplitResult:
-    """Return the parts of a page's URL.
+    """Return the parts of the URL of a monitoring page.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it can't be such a URL.
     """
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
@@ -45,7 +45,7 @@ async def syncs_always(url: str) -> tuple[str, bool]:
     """Return a server's name and whether it syncs always; an asyncio function.
 
     Raises:
-        StoreUnavailableError: there is no such page.
+        StoreUnavailableError: the page can't be read.
     """
     parts = read_monitor_url(url)
     try:
@@ -63,7 +63,7 @@ async def _get(parts: SplitResult, path: str) -> bytes:
     port = parts.port or _PORTS[parts.scheme]
     reader, writer = await asyncio.open_connection(host, port, ssl=context)
     try:
-        # Of HTTP/1.0, so that the page ends where the connection does.
+        # HTTP/1.0, so that the page ends with the connection.
         writer.write(f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
         return await reader.read(-1)

@@ -1,7 +1,8 @@
-"""What arrives from the stream, and what is answered. This is asyncio's side of the bridge.
+"""Pulls messages from the stream and answers them, on asyncio's side of the bridge.
 
-It owns what arrived until ``get`` returns it; then the source owns it. At most one pull more is under
-way than what ``get`` has not returned yet, so two pulls bound what is here and there.
+A message belongs to the puller from its arrival until ``get`` returns it, and to the source after that.
+At most one pull is under way beside the messages that ``get`` has not returned yet, so memory is bounded by
+two pulls.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Message(NamedTuple):
 
     Attributes:
         number: its sequence in the stream.
-        reply: where it is answered.
-        data: what is in it.
+        reply: the subject to answer it on.
+        data: its payload.
     """
 
     number: int
@@ -57,13 +58,13 @@ class Message(NamedTuple):
 
 
 class _Exists(Answer, frozen=True, kw_only=True):
-    """The answer of STREAM.MSG.GET, of which only the error matters."""
+    """The answer to STREAM.MSG.GET, of which only the error matters."""
 
 
 def number_in(reply: str) -> int:
-    """Return the sequence of the message that is answered at ``reply``."""
+    """Return the sequence of the message whose answers go to ``reply``."""
     words = reply.split(".")
-    # $JS.ACK, in newer servers a domain and an account, stream, consumer, deliveries, sequence.
+    # $JS.ACK, then (from newer servers) domain and account, then stream, consumer, deliveries, sequence.
     return int(words[_SEQUENCE_AT if len(words) == _WORDS_OF_OLD else _SEQUENCE_AT + 2])
 
 
@@ -76,8 +77,8 @@ class Puller:
     """Pulls messages over a session of its own, and answers them.
 
     Attributes:
-        ack_wait_seconds: after so much silence of ours the servers give a message to others; 0.0
-            until it is known.
+        ack_wait_seconds: how long a message stays ours without a word from us; 0.0 until the
+            servers have said it.
     """
 
     def __init__(self, access: Access, names: Names) -> None:
@@ -94,7 +95,7 @@ class Puller:
         self._resting = False
 
     async def _begin(self, connection: Connection) -> None:
-        """Make a new connection ready to pull."""
+        """Prepare a new connection for pulling."""
         self._ack_wait_of(await consumer_of(connection, self._names))
         connection.on_trouble(self._note_trouble)
         self._subscription = None
@@ -111,10 +112,10 @@ class Puller:
     # Pulling
 
     async def get(self) -> list[Message]:
-        """Wait for messages, and return all that are here. To take them is the last step.
+        """Wait for messages, and return all that have arrived; the last step takes them.
 
         Raises:
-            StoreError: there are none to be had, for now.
+            StoreError: none can be had for now.
         """
         self._resting = False
         while True:
@@ -129,13 +130,13 @@ class Puller:
                 break
             await self._wait_for_news(connection)
             if self._resting:
-                await asyncio.Event().wait()  # whoever released what arrived cancels this
+                await asyncio.Event().wait()  # until whoever called ``release`` cancels us
         arrived = list(self._arrived.values())
         self._arrived.clear()
         return arrived
 
     async def _reason(self, failure: StoreError) -> StoreError:
-        """Return why nobody answers a pull: it may be that there is no consumer."""
+        """Return why nobody answers a pull: the consumer may be missing."""
         if isinstance(failure, NoRespondersError):
             try:
                 await self.check()
@@ -144,7 +145,7 @@ class Puller:
         return failure
 
     async def check(self) -> None:
-        """Return if there is a consumer that can be pulled from.
+        """Raise unless there is a consumer to pull from.
 
         Raises:
             StoreError: there is none.
@@ -157,7 +158,7 @@ class Puller:
             self._subscription = await connection.subscribe(self._inbox, self._arrive)
         request = {
             "batch": _MESSAGES_IN_PULL,
-            # So large that one message always fits.
+            # Large enough for any message.
             "max_bytes": max(_BYTES_IN_PULL, 2 * connection.most_bytes),
             "expires": _PULL_SECONDS * _NANOSECONDS,
             "idle_heartbeat": _HEARTBEAT_SECONDS * _NANOSECONDS,
@@ -190,16 +191,16 @@ class Puller:
                 await self._news.wait()
         except TimeoutError:
             if asyncio.get_running_loop().time() < self._heard_at + _SILENCE_SECONDS:
-                return  # a heartbeat came
-            # The pull may have died with a server, or ours stands still.
+                return  # a heartbeat came meanwhile
+            # The pull may have died with another server, or our server has stopped.
             self._left = 0
             await self.session.use(lambda _: connection.settle(_PATIENCE), "a ping")
 
     async def release(self) -> None:
-        """Pull no more until ``get`` is called anew, and give back what arrived.
+        """Stop pulling until ``get`` is called again, and give back what arrived.
 
         Raises:
-            StoreError: it could not; then it comes back by itself.
+            StoreError: that failed; the servers redeliver it after ``ack_wait_seconds``.
         """
         self._resting = True
         subscription, self._subscription = self._subscription, None
@@ -207,9 +208,10 @@ class Puller:
         if subscription is not None and (connection := self.session.current) is not None:
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    await subscription.drain()  # so what the server had sent is here
+                    # After this, everything that the server had sent has arrived.
+                    await subscription.drain()
                 raise_if_cancelled()
-            except Exception:  # noqa: BLE001  # then what is under way comes back by itself
+            except Exception:  # noqa: BLE001  # what is under way is redelivered then
                 await self.session.drop(connection)
         arrived = [message.reply for message in self._arrived.values()]
         self._arrived.clear()
@@ -219,7 +221,7 @@ class Puller:
         """Return whether a message is in the stream.
 
         Raises:
-            StoreError: nobody knows.
+            StoreError: no server answers.
         """
         try:
             await self.session.ask(
@@ -245,19 +247,19 @@ class Puller:
             )
 
     async def extend(self, replies: Iterable[str]) -> None:
-        """Say that we still work on these messages, and on all that arrived.
+        """Extend the time for these messages, and for all that arrived.
 
         Raises:
-            StoreError: nobody may have heard it.
+            StoreError: not all of it may have been sent.
         """
         arrived = [message.reply for message in self._arrived.values()]
         await self.answer(_IN_PROGRESS, [*replies, *arrived])
 
     async def finish(self, acknowledged: Sequence[str], given_back: Sequence[str]) -> None:
-        """Send the last answers, and wait until a server has them.
+        """Send the last answers, and wait until the server has them.
 
         Raises:
-            StoreError: it may not.
+            StoreError: the server may not have them.
         """
         await self.answer(ACKNOWLEDGED, acknowledged)
         await self.release()

@@ -1,4 +1,4 @@
-"""``open_relay``: what takes entries from a stream to a store."""
+"""``open_relay``: writes entries from a stream to a store."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def open_relay(
     tls: ssl.SSLContext | None = None,
     bridge: Literal["trio-asyncio", "thread"] = DEFAULT_KIND,
 ) -> AbstractAsyncContextManager[Relay[E]]:
-    """Open a relay: it takes entries from a stream to ``repository`` for as long as it is open.
+    """Open a relay: it writes entries from a stream to ``repository`` for as long as it is open.
 
     ::
 
@@ -57,25 +57,25 @@ def open_relay(
             async with open_relay("nats://n1,n2,n3", "decisions", repository) as relay:
                 await trio.sleep_forever()
 
-    It is a queue as ``open_write_behind_queue`` opens one, but entries come from the stream alone. A
-    message is acknowledged, and so leaves the stream, when each of its entries was persisted, or its
-    letter was kept (without ``dead_letters``: was logged by its key, and counted). Any number of relays
-    may share a stream. They do not keep the order of versions: the store keeps the newer one, by what is
-    in it.
+    It is a queue as ``open_write_behind_queue`` opens it, but its entries come from the stream only. A
+    message is acknowledged, and so leaves the stream, when each of its entries was persisted or its
+    letter was kept (without ``dead_letters``: was logged by key and counted). Any number of relays
+    may share a stream. They do not keep the order of versions; the store keeps the newer version, judged by
+    its content.
 
-    Leaving the block takes nothing more, writes what was taken for at most
+    Leaving the block stops taking, writes what was taken for at most
     ``options.drain_timeout_seconds``, and gives the rest back to the stream at once, so there is no
-    DrainTimeoutError. What is not known to be stored is in ``undelivered``, too, and comes again.
+    DrainTimeoutError. Entries that are not known to be stored are in ``undelivered``, and are redelivered.
 
-    A message that can't be read stops it, as misconfigured, until the message is gone: a newer relay may
-    know it, or ``provcache relay --skip`` takes it out.
+    A message that the relay can't read stops it, as misconfigured, until the message is gone: a newer relay may
+    read it, or ``provcache relay --skip`` takes it out.
 
     Args:
         servers: see ``open_stream_repository``.
         stream: see there.
-        repository: where entries go. Its ``table`` says what they are; without one they are
-            ``ProvcacheEntry``. Open it around the relay.
-        options: see ``WriteBehindOptions``. What comes from the stream is due at once.
+        repository: the store. Its ``table`` declares the entries; without one they are
+            ``ProvcacheEntry``. Open it outside of the relay.
+        options: see ``WriteBehindOptions``. Entries from the stream are due at once.
         name: labels logs and metrics.
         dead_letters: takes what the store refuses.
         telemetry: see ``open_write_behind_queue``.
@@ -163,11 +163,11 @@ class Relay(Generic[E]):
     def metrics(self) -> WriteBehindMetrics:
         """Return a consistent snapshot, O(1); from any thread, and after exit.
 
-        ``total_recovered`` counts what was taken from the stream; nothing is enqueued.
+        ``total_recovered`` counts entries from the stream; nothing is enqueued.
         """
         return self._queue.metrics()
 
     @property
     def undelivered(self) -> tuple[E, ...]:
-        """After exit: every entry that was taken and is not known to be stored; it comes again."""
+        """After exit: every entry that was taken and is not known to be stored; it is redelivered."""
         return self._queue.undelivered

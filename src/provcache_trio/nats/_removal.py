@@ -1,4 +1,4 @@
-"""How a person takes a message out of a stream that no relay can read."""
+"""Takes a message that no relay can read out of a stream, for ``provcache relay --skip``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Stored(msgspec.Struct, frozen=True):
 
 
 class _Got(Answer, frozen=True, kw_only=True):
-    """The answer of STREAM.MSG.GET."""
+    """The answer to STREAM.MSG.GET."""
 
     message: _Stored = _Stored()
 
@@ -35,11 +35,11 @@ class _Got(Answer, frozen=True, kw_only=True):
 async def take_out(
     servers: str | Sequence[str], stream: str, number: int, keep: Callable[[bytes], None]
 ) -> None:
-    """Remove the message of that sequence, once ``keep`` has what is in it.
+    """Remove the message with that sequence, after ``keep`` was called with its payload.
 
     Raises:
-        StoreError: there is no such message, or the stream can't be asked.
-        Exception: whatever ``keep`` raises; then it stays.
+        StoreError: there is no such message, or no server answers.
+        Exception: whatever ``keep`` raises; the message stays then.
     """
     session = Session(read_access(servers))
     await call_once(DEFAULT_KIND, partial(_take_out, session, names_of(stream), number, keep))

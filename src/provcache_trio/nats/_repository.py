@@ -86,23 +86,23 @@ def open_stream_repository(
     """Open a stream as a repository, for the length of an ``async with``.
 
     What a queue over it reports as persisted is **in the stream**: on the disks of a majority of
-    its servers. It reaches the store when a relay has taken it there; see ``open_relay``.
+    its servers. A relay writes it to the store later; see ``open_relay``.
 
-    Opening connects to nothing, and so always succeeds, but for OSError when the process has no
-    descriptors left. Call ``check`` to learn at once whether the stream can be used.
+    Opening does not connect, so it fails only with OSError, when the process has no
+    descriptors left. Call ``check`` to find out at once whether the stream can be used.
 
     Args:
         servers: URLs such as ``nats://n1:4222,n2,n3`` or ``tls://n1``, in one str or several. A user
             name and password, or a token, may stand before an ``@``, percent-encoded.
-        stream: the stream, which ``create_stream`` has made.
-        table: what the entries are, if they are no ``ProvcacheEntry``. As order is not kept between
-            relays, it needs ``newer``, and no field of it may be kept by ``"keep"``.
-        publish_timeout_seconds: for the answer to one message, above 0 and at most 3600.
+        stream: the name of a stream that ``create_stream`` has created.
+        table: the declared table of the entries, unless they are ``ProvcacheEntry``. Relays do not keep
+            the order of versions, so it needs ``newer`` and may have no field with ``"keep"``.
+        publish_timeout_seconds: how long to wait for the answer to one message, above 0 and at most 3600.
         user: the user's name, instead of in a URL.
         password: its password.
         token: a token instead of both.
         credentials: a credentials file instead of them; needs ``nats-py[nkeys]``.
-        tls: how to speak TLS; with ``tls://`` alone, as ``ssl.create_default_context()``. Then
+        tls: the context for TLS; ``tls://`` alone means ``ssl.create_default_context()``. With either,
             nothing is sent without TLS.
         bridge: where nats-py's event loop runs: "trio-asyncio", inside trio's, or "thread".
 
@@ -128,11 +128,11 @@ def open_stream_repository(
 
 
 def check_table(table: Table[Any] | None) -> None:
-    """Raise unless what a table keeps does not depend on the order in which versions arrive.
+    """Raise if what a table keeps depends on the order in which versions arrive.
 
     Raises:
-        TypeError: ``table`` is no ``Table``.
-        ValueError: it does depend.
+        TypeError: ``table`` is not a ``Table``.
+        ValueError: it depends on the order.
     """
     if table is None:
         return
@@ -167,7 +167,7 @@ class _Opening(Opening["StreamRepository[Any]"]):
 
 
 class _Published(Answer, frozen=True, kw_only=True):
-    """The answer to a message: it is in the stream."""
+    """The answer to a message that is in the stream."""
 
     seq: int = 0
 
@@ -176,13 +176,13 @@ class _Published(Answer, frozen=True, kw_only=True):
 class StreamRepository(Generic[E]):
     """Returned by ``open_stream_repository``; do not instantiate.
 
-    May be used by several tasks and queues at once. A call that is cancelled raises
-    ``trio.Cancelled``; what it sent may be in the stream or not.
+    May be used by several tasks and queues at once. A cancelled call raises ``trio.Cancelled``;
+    what it sent may or may not be in the stream.
 
     Besides what its own section says, every method raises:
         StoreUnavailableError: no server answers, or there is no majority of them, or the stream is
             full: nothing expires, so producers wait. What was sent may be in the stream.
-        StoreMisconfiguredError: a person is needed: there is no such stream, or access was refused.
+        StoreMisconfiguredError: a person must act: there is no such stream, or access was refused.
         trio.ClosedResourceError: the ``async with`` block was left.
 
     Attributes:
@@ -207,24 +207,24 @@ class StreamRepository(Generic[E]):
         self._calls = BridgeCalls(bridge, "the repository")
 
     async def upsert_many(self, entries: Sequence[E], /) -> int:
-        """Put every entry into the stream; see ``Repository.upsert_many``.
+        """Publish every entry to the stream; see ``Repository.upsert_many``.
 
-        They are one message, or as few as the servers allow. Where the stream fills in between,
-        some are in it although the call fails; they come twice then, which changes nothing.
+        They form one message, or as few as the servers allow. If the stream becomes full in between,
+        some are in it although the call fails; they are stored twice then, which changes nothing.
 
         Returns:
             How many entries there are, once a majority of the servers has them.
 
         Raises:
-            EntryRejectedError: an entry is of another type, or too large for a message, or would not
-                be read back as it is; ``index`` tells which.
+            EntryRejectedError: an entry has another type, is too large for a message, or would not
+                be read back unchanged; ``index`` says which one.
         """
         lines = entries.lines if isinstance(entries, _Prepared) else await self._encode(entries)
         await self._run(partial(self._publish, lines))
         return len(entries)
 
     async def prepare(self, entries: Sequence[E], /) -> Sequence[E]:
-        """Return ``entries`` with what is sent for them; see ``Repository``.
+        """Return ``entries`` together with their encoded form; see ``Repository``.
 
         Raises:
             EntryRejectedError: as ``upsert_many`` does for an entry that it can't send.
@@ -236,18 +236,18 @@ class StreamRepository(Generic[E]):
         return await self._codec.encode(tuple(entries))
 
     async def check(self, *, monitor_url: str | Sequence[str] | None = None) -> StreamReport:
-        """Return what is known of the stream, if it can be used now.
+        """Return a report on the stream; raise unless it can be used now.
 
         Args:
             monitor_url: the servers' monitoring pages, such as ``http://n1:8222``, one for each;
-                they alone say whether a server syncs always.
+                only they say whether a server syncs always.
 
         Raises:
             StoreUnavailableError: fewer than a majority of its servers have all of it, or a page can't
                 be read.
             StoreMisconfiguredError: it, or its consumer, has other settings than ``create_stream``
                 gives; or a server does not sync always.
-            ValueError: ``monitor_url`` is none.
+            ValueError: ``monitor_url`` can't be such a URL.
         """
         pages = [monitor_url] if isinstance(monitor_url, str) else list(monitor_url or ())
         for url in pages:
@@ -265,7 +265,7 @@ class StreamRepository(Generic[E]):
             raise
 
     async def _send(self, lines: Lines, connection: Connection) -> None:
-        # All of them, before anything is sent: one entry may be too large.
+        # All messages are made before one is sent, since an entry may be too large.
         messages = self._codec.messages(lines, connection.most_bytes)
         answers = await asyncio.gather(
             *(
@@ -279,7 +279,7 @@ class StreamRepository(Generic[E]):
                 raise answer
             answer_in(answer, _Published)
 
-    # How it is called
+    # Calling over the bridge
 
     async def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await self._calls.run(partial(self._calls.bridge.run, call))
@@ -290,7 +290,7 @@ class StreamRepository(Generic[E]):
 
 @final
 class _Prepared(tuple[Any, ...]):  # noqa: SLOT001  # a tuple can have none
-    """Entries, and what is sent for them."""
+    """Entries, and their encoded form."""
 
     lines: Lines
 

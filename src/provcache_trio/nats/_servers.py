@@ -1,4 +1,4 @@
-"""Which servers there are, and what they want to know of whoever comes."""
+"""Reads the arguments that name the servers and the credentials for them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _SCHEMES: Final = ("nats", "tls")
 
 
 class Server(NamedTuple):
-    """Where a server listens."""
+    """The address of a server."""
 
     host: str
     port: int
 
     @property
     def url(self) -> str:
-        """Return what nats-py takes."""
+        """The URL for nats-py."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"nats://{host}:{self.port}"
 
 
 class Access(NamedTuple):
-    """The servers of one cluster, and what opens their door.
+    """The servers of one cluster, and the credentials for them.
 
     Attributes:
-        servers: each of them, at least one.
-        user: with ``password``; or None.
-        token: instead of them; or None.
-        credentials: a file with a JWT and an NKEY; or None.
-        tls: how to speak TLS, without which nothing is sent then; None: only if a server asks.
+        servers: at least one.
+        user: the user name, with ``password``; or None.
+        token: a token instead of both; or None.
+        credentials: the path of a file with a JWT and an NKEY; or None.
+        tls: demands TLS, with this context; None: TLS only if a server asks for it.
     """
 
     servers: tuple[Server, ...]
@@ -55,11 +55,11 @@ def read_access(
     credentials: str | PathLike[str] | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Access:
-    """Return what these arguments of an opener say.
+    """Return what these arguments of an opener mean.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: a URL is malformed, or they contradict each other. No message quotes one.
+        ValueError: a URL is malformed, or arguments contradict each other. No message quotes a URL.
     """
     _check_secrets(user=user, password=password, token=token)
     if tls is not None and not isinstance(cast("object", tls), ssl.SSLContext):

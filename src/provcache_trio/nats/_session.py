@@ -1,6 +1,6 @@
-"""A connection that replaces itself, and the requests that are made over it.
+"""A connection that is replaced when it is lost, and the requests over it, on asyncio's side of the bridge.
 
-This is asyncio's side of the bridge. Any number of calls may be under way.
+Any number of calls may be under way.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ _API_SECONDS: Final = 5.0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What JetStream answers to any request.
+    """What every answer of JetStream has in common.
 
     Attributes:
-        error: why it was not done, or None.
+        error: why the request failed, or None.
     """
 
     error: ApiError | None = None
 
 
 class NoRespondersError(StoreUnavailableError):
-    """Nobody listens: no stream, or no leader of it."""
+    """Nobody answers: there is no such stream, or it has no leader."""
 
 
 @final
 class Session:
-    """A connection to one of several servers, made when it is needed.
+    """A connection to one of several servers, opened when it is needed.
 
     Args:
         access: the servers.
@@ -69,12 +69,12 @@ class Session:
 
     @property
     def current(self) -> Connection | None:
-        """The connection, if there is one that is not known to be lost."""
+        """The connection, unless there is none or it is known to be lost."""
         connection = self._connection
         return None if connection is None or connection.lost else connection
 
     async def connection(self) -> Connection:
-        """Return a connection, made now if need be.
+        """Return the connection; open one if necessary.
 
         Raises:
             StoreError: no server can be used.
@@ -91,7 +91,7 @@ class Session:
                 try:
                     return await self._connect_to_next()
                 except StoreError as error:
-                    # What needs a person should be known, whatever else is down.
+                    # An error that needs a person counts more than servers that are down.
                     if not isinstance(failure, StoreMisconfiguredError):
                         failure = error
             assert failure is not None  # noqa: S101  # there is a server
@@ -116,14 +116,14 @@ class Session:
         else:
             self._connection = connection
             return connection
-        raise failure  # not above: nats-py's error would be its context
+        raise failure  # outside of the handler, or nats-py's error would be its context
 
     async def use(self, work: Callable[[Connection], Awaitable[T]], doing: str) -> T:
-        """Return what ``work`` does with a connection.
+        """Return what ``work`` returns for a connection.
 
         Raises:
-            StoreError: it could not; what silence or a loss cut off may have been done.
-            ProvcacheError: whatever ``work`` raised of these.
+            StoreError: it failed; after silence or a lost connection it may have been done all the same.
+            ProvcacheError: ``work`` raised it.
         """
         connection = await self.connection()
         try:
@@ -133,8 +133,8 @@ class Session:
         except Exception as error:  # noqa: BLE001  # translated
             failure = meaning_of(error, doing)
             if isinstance(error, TimeoutError):
-                await self.drop(connection)  # it may be a server that stands still
-        raise failure  # not above: nats-py's error would be its context
+                await self.drop(connection)  # the server may have stopped
+        raise failure  # outside of the handler, or nats-py's error would be its context
 
     async def ask(
         self,
@@ -147,8 +147,8 @@ class Session:
         """Send a request, and return the answer.
 
         Raises:
-            NoRespondersError: nobody is there to answer.
-            StoreError: there was no answer, or an error.
+            NoRespondersError: nobody answers for that subject.
+            StoreError: there was no answer, or it is an error.
         """
 
         async def request(connection: Connection) -> A:
@@ -157,7 +157,7 @@ class Session:
         return await self.use(request, "a request")
 
     async def drop(self, connection: Connection) -> None:
-        """Have another connection made for the next call."""
+        """Close ``connection``; the next call opens another one."""
         if connection is self._connection:
             await self._close()
 
@@ -189,11 +189,11 @@ async def ask(
 
 
 def answer_in(message: Msg, kind: type[A]) -> A:
-    """Return what ``message`` answers.
+    """Return the answer in ``message``.
 
     Raises:
-        NoRespondersError: nobody was there to answer.
-        StoreError: it is an error, or no answer that we know.
+        NoRespondersError: nobody answers for that subject.
+        StoreError: it is an error, or can't be read.
     """
     if (message.headers or {}).get("Status") == _NO_RESPONDERS:
         raise NoRespondersError("nobody answers for the stream", error_class="NoResponders")

@@ -1,14 +1,14 @@
-"""What a relay holds of a stream, from its arrival until it is acknowledged: trio's side.
+"""The messages of a relay, from their arrival until they are acknowledged, on trio's side of the bridge.
 
-A message is held once, by its sequence. It is
+A message is known once, by its sequence. It is
 
-- *arrived*, as bytes;
-- *held*, once its entries are decoded, and then each of them is *ready*, or taken by the queue;
-- *done*, when the last of them is settled: persisted, or a letter that was kept. Then it is
+- *arrived*: still bytes;
+- *held*: its entries are decoded, and each is *ready* or was taken by the queue;
+- *done*: the last of them is settled, which means persisted, or a letter that was kept. Then it is
   acknowledged.
 
-Whatever is held is extended, again and again, so that nobody else gets it meanwhile. At the end, what
-is not done is given back.
+The time of arrived and held messages is extended again and again, so that no other relay gets them. At the end,
+what is not done is given back.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class StreamSource(Generic[E]):
         self._held: dict[int, _Held] = {}
         self._done: list[str] = []
         self._back: list[str] = []
-        self._unreadable: int | None = None  # the message that is in the way
+        self._unreadable: int | None = None  # the message at which we stopped
         self._stopped = False
         self._released = True  # nothing is being pulled
         self._bell = trio.Event()
@@ -82,7 +82,8 @@ class StreamSource(Generic[E]):
 
     async def take(self, most: int, /) -> Sequence[tuple[int, E]]:
         """See ``Source.take``."""
-        await trio.lowlevel.checkpoint()  # else several pages may be taken over in one step
+        # Otherwise the queue could take over several pages in one step.
+        await trio.lowlevel.checkpoint()
         while not self._ready:
             if self._stopped:
                 await trio.sleep_forever()
@@ -105,7 +106,7 @@ class StreamSource(Generic[E]):
             elif held is None:
                 self._arrived[message.number] = message
             else:
-                held.reply = message.reply  # it came again
+                held.reply = message.reply  # it was redelivered
 
     async def _decode(self) -> None:
         while self._arrived and len(self._ready) < _IN_A_STEP:
@@ -121,12 +122,12 @@ class StreamSource(Generic[E]):
                     self._stop_at(number, str(error))
                 return
             if self._arrived.pop(number, None) is None:
-                return  # it was given back meanwhile
+                return  # ``stop`` gave it back meanwhile
             self._held[number] = _Held(message.reply, len(entries))
             self._ready.extend(zip(repeat(number), entries))  # repeated without end
 
     def _stop_at(self, number: int, why: str) -> None:
-        """Take nothing until the message is gone: a newer relay may know it, or a person removes it.
+        """Take nothing until the message is gone: a newer relay may read it, or a person removes it.
 
         Raises:
             StoreMisconfiguredError: always.
@@ -198,7 +199,8 @@ class StreamSource(Generic[E]):
         some = tuple(replies)
         if some:
             await self._bridge.run(partial(self._puller.answer, answer, some))
-            del replies[: len(some)]  # not before: what was cut off is sent once more
+            # Only now: answers that were cut off are sent again.
+            del replies[: len(some)]
 
     async def _extend(self) -> None:
         while True:

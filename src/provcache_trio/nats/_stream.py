@@ -1,4 +1,4 @@
-"""The stream and its one consumer: how they are made, and whether they are as they should be."""
+"""Creates the stream and its one consumer, and checks their settings."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _is_name: Final = re.compile(r"[A-Za-z0-9_-]{1,200}").fullmatch
 
 
 class Names(NamedTuple):
-    """What a stream and its requests are called."""
+    """The names of a stream and of the requests about it."""
 
     stream: str
 
     @property
     def subject(self) -> str:
-        """Where messages are published."""
+        """The subject of its messages."""
         return f"provcache.{self.stream}"
 
     def api(self, verb: str, *, consumer: bool = False) -> str:
-        """Return the subject of a request."""
+        """Return the subject of a request about it."""
         of = f".{CONSUMER}" if consumer else ""
         return f"$JS.API.{verb}.{self.stream}{of}"
 
@@ -55,8 +55,8 @@ def names_of(stream: object) -> Names:
     """Return the names of that stream.
 
     Raises:
-        TypeError: ``stream`` is no str.
-        ValueError: no stream can be called so.
+        TypeError: ``stream`` is not a str.
+        ValueError: a stream can't have that name.
     """
     check_text("stream", stream)
     if not _is_name(cast("str", stream)):
@@ -64,7 +64,7 @@ def names_of(stream: object) -> Names:
     return Names(cast("str", stream))
 
 
-# What servers say of them
+# Answers of the servers
 
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,30 +82,30 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):
-    """A follower, as the leader sees it."""
+    """A follower as the leader sees it."""
 
     name: str
     current: bool = False
     offline: bool = False
-    active: int = 0  # nanoseconds since it was heard of
+    active: int = 0  # nanoseconds since it was last heard
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
-    """Who keeps the stream."""
+    """The servers that keep the stream."""
 
     leader: str = ""
     replicas: list[Replica] = []
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in it."""
+    """How much is in the stream."""
 
     messages: int = 0
     bytes: int = 0
 
 
 class StreamInfo(Answer, frozen=True, kw_only=True):
-    """The answer of STREAM.INFO and STREAM.CREATE."""
+    """The answer to STREAM.INFO and STREAM.CREATE."""
 
     config: StreamConfig = StreamConfig()
     cluster: Cluster | None = None
@@ -121,7 +121,7 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConsumerInfo(Answer, frozen=True, kw_only=True):
-    """The answer of CONSUMER.INFO and CONSUMER.CREATE."""
+    """The answer to CONSUMER.INFO and CONSUMER.CREATE."""
 
     config: ConsumerConfig = ConsumerConfig()
     num_ack_pending: int = 0
@@ -130,21 +130,21 @@ class ConsumerInfo(Answer, frozen=True, kw_only=True):
 
     @property
     def ack_wait_seconds(self) -> float:
-        """For how long a message is a relay's unless it says more."""
+        """How long a message belongs to a relay that does not extend it."""
         return self.config.ack_wait / _NANOSECONDS
 
 
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``check`` found of a stream that can be used.
+    """What ``check`` found out about a stream that can be used.
 
     Attributes:
-        messages: how many are in it; an entry waits in one of them until it is in the store.
-        bytes: how large they are together.
-        max_bytes: how large they may become; then producers wait.
-        replicas: how many servers are to keep it.
-        current: how many of them have everything.
-        sync_always: whether each of them has what it acknowledges on disk first; None if that is
-            not known.
+        messages: the number of messages; an entry is in one of them until it is in the store.
+        bytes: their size together.
+        max_bytes: the largest such size; above it producers wait.
+        replicas: the number of servers that are to keep it.
+        current: the number of those that have all of it.
+        sync_always: whether each of them syncs a message to disk before it acknowledges it; None if
+            that is not known.
     """
 
     messages: int
@@ -155,7 +155,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     sync_always: bool | None
 
 
-# Making them
+# Creating them
 
 
 async def create_stream(
@@ -172,19 +172,19 @@ async def create_stream(
     tls: ssl.SSLContext | None = None,
     bridge: Literal["trio-asyncio", "thread"] = DEFAULT_KIND,
 ) -> None:
-    """Make a stream, and the consumer that its relays share; nothing else does.
+    """Create a stream and the consumer that its relays share; nothing else does.
 
-    The stream is kept in files, by a number of servers of which a majority acknowledges each
-    message; a message goes when it was acknowledged by a relay, never by age; a full stream
-    refuses what is new. One that is there with the same settings stays as it is.
+    The stream is kept in files by several servers, a majority of which acknowledges each
+    message. A message leaves it when a relay has acknowledged it, never by age. A full stream
+    refuses new messages. A stream that exists with the same settings stays as it is.
 
     Args:
         servers: URLs such as ``nats://n1,n2,n3``, or ``tls://…``, in one str or several; see
             ``open_stream_repository``.
         stream: its name: 1 to 200 letters, digits, ``-`` and ``_``.
-        max_bytes: how large it may become. The servers reserve that much.
-        replicas: how many servers keep it, 1 to 5; with 3, one may be lost.
-        ack_wait_seconds: after so much silence of a relay, others get what it held; 1 to 3600.
+        max_bytes: its largest size, which the servers reserve.
+        replicas: the number of servers that keep it, 1 to 5; with 3, one may be lost.
+        ack_wait_seconds: after so much silence of a relay, others get its messages; 1 to 3600.
         user: see ``open_stream_repository``.
         password: see there.
         token: see there.
@@ -196,8 +196,8 @@ async def create_stream(
         TypeError: an argument has the wrong type.
         ValueError: an argument has a value that it can't have.
         StoreUnavailableError: no server answers, or there is no majority of them.
-        StoreMisconfiguredError: the stream is there with other settings; there are too few servers,
-            or is too little room on them; access was refused.
+        StoreMisconfiguredError: the stream exists with other settings; there are too few servers,
+            or they have too little room; access was refused.
     """
     access = read_access(
         servers, user=user, password=password, token=token, credentials=credentials, tls=tls
@@ -214,7 +214,7 @@ async def create_stream(
 
 
 def stream_settings(names: Names, max_bytes: int, replicas: int) -> dict[str, Any]:
-    """Return what STREAM.CREATE is sent."""
+    """Return the settings for STREAM.CREATE."""
     return {
         "name": names.stream,
         "subjects": [names.subject],
@@ -227,7 +227,7 @@ def stream_settings(names: Names, max_bytes: int, replicas: int) -> dict[str, An
 
 
 def consumer_settings(ack_wait: int) -> dict[str, Any]:
-    """Return what CONSUMER.CREATE is sent."""
+    """Return the settings for CONSUMER.CREATE."""
     return {
         "durable_name": CONSUMER,
         "name": CONSUMER,
@@ -259,14 +259,14 @@ async def _create(session: Session, names: Names, settings: dict[str, Any], wait
         await session.close()  # noqa: ASYNC102  # asyncio's, and bounded
 
 
-# Looking at them
+# Checking them
 
 
 async def consumer_of(connection: Connection, names: Names) -> ConsumerInfo:
-    """Return what the servers say of the consumer, if relays can use it.
+    """Return the servers' report on the consumer; raise unless relays can use it.
 
     Raises:
-        StoreError: it is not there, or is not as we make it, or there is no answer.
+        StoreError: it is missing, or would drop messages, or there is no answer.
         Exception: see ``Connection.request``.
     """
     found = await ask(connection, names.api("CONSUMER.INFO", consumer=True), b"", ConsumerInfo)
@@ -280,10 +280,10 @@ async def consumer_of(connection: Connection, names: Names) -> ConsumerInfo:
 
 
 async def report_of(session: Session, names: Names, monitors: Sequence[str]) -> StreamReport:
-    """Return what is known of the stream, if it can be used; see ``StreamRepository.check``.
+    """Return a report on the stream; see ``StreamRepository.check``.
 
     Raises:
-        StoreError: it can't.
+        StoreError: it can't be used.
     """
     info = await session.ask(names.api("STREAM.INFO"), b"", StreamInfo)
     _check_settings(info.config, names)
@@ -335,7 +335,7 @@ def _check_settings(config: StreamConfig, names: Names) -> None:
 
 
 async def _sync_always(monitors: Sequence[str], keepers: set[str]) -> bool | None:
-    """Return whether each of the servers syncs always, as far as these pages say."""
+    """Return whether each server syncs always, as far as these pages say."""
     said: Counter[bool] = Counter()
     known: set[str] = set()
     for url in monitors:
