@@ -2484,6 +2484,25 @@ STREAM = (
         ),
     ),
     mutant(
+        "an empty line of a message counts as an entry",
+        "stream/messages::an_empty_line_is_no_entry",
+        (
+            "nats/_messages.py",
+            "        if found != announced or not found:\n",
+            "        if not found:\n",
+        ),
+    ),
+    mutant(
+        "what is decoded may hold any hash",
+        "core/entries::a_hash_has_one_form",
+        ("_vocabulary/entries.py", '            and _are_two_hashes(f"{verdict},{proof}")\n', ""),
+    ),
+    mutant(
+        "what is decoded may hold an id of any type",
+        "core/entries::an_id_of_a_wrong_type_is_a_type_error_too",
+        ("_vocabulary/entries.py", 'if {*map(type, ids)} <= _ONLY_STR and "" not', 'if "" not'),
+    ),
+    mutant(
         "an entry is sent whatever comes of it",
         "stream/messages::a_time_that_json_does_not_bring_back_is_refused",
         ("nats/_messages.py", "        return same and all(", "        return True or all("),

@@ -38,6 +38,21 @@ async def test_what_is_sent_comes_as_it_was() -> None:
     messages = await sent(codec, entries)
     assert len(messages) == 1
     assert came(codec, messages) == entries
+    assert came(codec, [messages[0][:-1]]) == entries  # of a program that ends no last line
+
+
+async def test_a_large_message_is_decoded_in_steps_of_250_entries() -> None:
+    codec: Codec[ProvcacheEntry] = Codec(None)
+    (message,) = await sent(codec, [entry(number) for number in range(600)])
+    assert [len(some) for some in codec.decode(message)] == [250, 250, 100]
+
+
+async def test_an_empty_line_is_no_entry() -> None:
+    codec: Codec[ProvcacheEntry] = Codec(None)
+    (message,) = await sent(codec, [entry(1), entry(2)])
+    lines = message.splitlines()
+    with pytest.raises(UnreadableError, match="2 entries announced, 1 there"):
+        came(codec, [b"\n".join([lines[0], b"", lines[1], b""])])
 
 
 @given(some=everything())
