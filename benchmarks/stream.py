@@ -61,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FULL: Final = Plan(entries=60_000, rounds=7, faults=3)
-QUICK: Final = Plan(entries=10_000, rounds=1, faults=0)
+QUICK: Final = Plan(entries=6_000, rounds=1, faults=0)
 
 
 class Ran(msgspec.Struct, frozen=True):
