@@ -89,11 +89,12 @@ class Routes:
     def _connect(self, way: _Way, near: socket.socket) -> None:
         self._open[way].wait()
         with near, suppress(OSError):
-            if self._is_cut:
-                return
             with socket.create_connection(("127.0.0.1", self._ports[way.to])) as far:
                 link = near, far
                 self._links.add(link)
+                if self._is_cut:  # asked only now, so that no link escapes ``cut``
+                    self._links.discard(link)
+                    return
                 back = threading.Thread(target=self._pass_on, args=[way, far, near], daemon=True)
                 back.start()
                 self._pass_on(way, near, far)

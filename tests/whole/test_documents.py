@@ -111,7 +111,8 @@ def test_no_block_escapes(name: str) -> None:
 
 
 async def test_the_sql_for_postgres_is_what_a_service_needs() -> None:
-    grants, settings, select = blocks_of("docs/using/postgres.md", "sql")
+    # The last one is run by tests/stores/test_postgres_partitions.py.
+    grants, settings, select, _ = blocks_of("docs/using/postgres.md", "sql")
     dsn = postgres().create_database(str(uuid4()))
     service = dsn.replace("://postgres@", "://provcache_service@")
     async with open_postgres_repository(dsn, create=True) as owner:
@@ -143,6 +144,10 @@ def test_every_fault_has_its_row_and_every_test_that_is_named_is_there() -> None
     text = (ROOT / "docs" / "operating" / "faults.md").read_text("utf-8")
     rows = re.findall(r"^\| \[([^\]]+)\]\(../../tests/faults/catalogue.py\)", text, re.MULTILINE)
     assert sorted(row.replace(" ", "_") for row in rows) == sorted(FAULTS)
+    cluster = (ROOT / "tests/stream/test_cluster.py").read_text("utf-8")
+    (faults,) = re.findall(r"^FAULTS.*?= \((.*?)^\)", cluster, re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\| \[([^\]]+)\]\(../../tests/stream/test_cluster.py\)", text, re.MULTILINE)
+    assert sorted(row.replace(" ", "_") for row in rows) == sorted(re.findall(r"\w+", faults))
     for test, path in re.findall(r"\[`(test_\w+)`\]\(\.\./\.\./([^)]+)\)", text):
         assert f"def {test}(" in (ROOT / path).read_text("utf-8"), test
 
