@@ -88,18 +88,16 @@ class Routes:
 
     def _connect(self, way: _Way, near: socket.socket) -> None:
         self._open[way].wait()
-        with near, suppress(OSError):
-            with socket.create_connection(("127.0.0.1", self._ports[way.to])) as far:
-                link = near, far
-                self._links.add(link)
-                if self._is_cut:  # asked only now, so that no link escapes ``cut``
-                    self._links.discard(link)
-                    return
+        address = "127.0.0.1", self._ports[way.to]
+        with near, suppress(OSError), socket.create_connection(address) as far:
+            link = near, far
+            self._links.add(link)
+            if not self._is_cut:  # asked only now, so that no link escapes ``cut``
                 back = threading.Thread(target=self._pass_on, args=[way, far, near], daemon=True)
                 back.start()
                 self._pass_on(way, near, far)
                 back.join()
-                self._links.discard(link)
+            self._links.discard(link)
 
     def _pass_on(self, way: _Way, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
