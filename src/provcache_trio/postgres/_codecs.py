@@ -1,4 +1,4 @@
-"""How the values of a table's fields are sent to PostgreSQL, and read: by field and by column."""
+"""How field values are sent to PostgreSQL and read, by the field and its column."""
 
 from __future__ import annotations
 
@@ -29,23 +29,22 @@ _MICROSECOND_DIGITS: Final = 6
 # https://www.postgresql.org/docs/current/datatype-numeric.html
 _MOST_DIGITS_BEFORE_POINT: Final = 131072
 _MOST_DIGITS_AFTER_POINT: Final = 16383
-# jsonb writes 1e16 with all of its digits, which is an int for who reads it.
+# jsonb writes 1e16 with all of its digits, which reads back as an int.
 _LARGE_FLOAT: Final = re.compile(r"[0-9][eE]\+?[0-9]").search
 _NUL_IN_JSON: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000").search
 
 
 class ColumnCodec(NamedTuple):
-    """How the values of one column travel.
+    """How the values of one column are sent and read.
 
     Attributes:
-        codec: what is sent for one value, or many, and what one that was read means.
+        codec: converts values to what is sent, and back from what is read.
         rows: the function that yields rows of the argument ``{}``.
-        made: what the column is made of a row, which is ``{row}``.
-        pack: returns what is sent for some cells.
-        join: returns the argument for all that was packed.
-        read: how the column ``{}`` is read.
-        pack_values: returns what is sent for some values in less time, or None: some of them
-            may not fit.
+        made: the expression for the column, from a row ``{row}`` of these.
+        pack: packs some cells into a piece.
+        join: returns the argument made of all pieces.
+        read: the expression that reads the column ``{}``.
+        pack_values: packs some values in less time; returns None if one of them may not fit.
     """
 
     codec: Codec
@@ -57,7 +56,7 @@ class ColumnCodec(NamedTuple):
     pack_values: Callable[[Sequence[Any]], Any] | None = None
 
     def packed(self, many: Sequence[Any]) -> Any:  # noqa: ANN401  # of whatever is sent
-        """Return what is sent for some values; raises ``UnfitError``."""
+        """Pack some values into a piece; raise ``UnfitError`` if one does not fit."""
         if self.pack_values is not None:
             piece = self.pack_values(many)
             if piece is not None:
@@ -67,7 +66,7 @@ class ColumnCodec(NamedTuple):
 
 
 def codec_of(field: TableField, column: Column) -> ColumnCodec:
-    """Return how the values of ``field`` are stored in ``column``, which can hold them."""
+    """Return the codec for the values of ``field`` in ``column``, which can hold them."""
     if column.is_array:
         found = _of_array(field, column)
     elif field.kind == "JSON":
@@ -76,7 +75,8 @@ def codec_of(field: TableField, column: Column) -> ColumnCodec:
         found = _of_scalar(field, column)
     if not field.optional:
         return found
-    if column.refuses_null:  # so that None is found before it is sent
+    # Finds None before it is sent.
+    if column.refuses_null:
         return found._replace(pack_values=None)
     return found._replace(codec=values.or_null(found.codec))
 
@@ -87,18 +87,18 @@ def codec_of(field: TableField, column: Column) -> ColumnCodec:
 def listed(cells: Sequence[Any]) -> bytes:
     """Return ``cells`` as JSON, without its brackets.
 
-    JSON's way to write a number, a time or null is that of PostgreSQL's arrays, too.
+    PostgreSQL's arrays write numbers, times and null as JSON does.
     """
     return msgspec.json.encode(cells)[1:-1]
 
 
 def in_brackets(pieces: Sequence[bytes]) -> str:
-    """Return JSON's array of all that was listed."""
+    """Return a JSON array of all pieces that ``listed`` returned."""
     return (b"[%b]" % b",".join(pieces)).decode()
 
 
 def in_braces(pieces: Sequence[bytes]) -> str:
-    """Return PostgreSQL's array of all that was listed."""
+    """Return an array of PostgreSQL of all pieces that ``listed`` returned."""
     return (b"{%b}" % b",".join(pieces)).decode()
 
 
@@ -107,7 +107,7 @@ def _chained(pieces: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def _as_text(codec: Codec, cast: str = "") -> ColumnCodec:
-    """Return how texts are sent, and read as such."""
+    """Return the codec of a column that is sent and read as text."""
     return ColumnCodec(
         codec,
         "jsonb_array_elements_text({}::jsonb)",
@@ -119,13 +119,13 @@ def _as_text(codec: Codec, cast: str = "") -> ColumnCodec:
 
 
 def _as_array(codec: Codec, of: str) -> ColumnCodec:
-    """Return how values are sent whose JSON is PostgreSQL's text for them."""
+    """Return the codec of a column whose values PostgreSQL writes as JSON does."""
     rows = f"unnest({{}}::text::{of}[])"
     return ColumnCodec(codec, rows, "{row}", listed, in_braces, f"{{}}::{of}")
 
 
 def _as_asyncpg_does(codec: Codec, of: str) -> ColumnCodec:
-    """Return how values are sent that asyncpg encodes fast enough."""
+    """Return the codec of a column whose values asyncpg encodes fast enough."""
     rows = f"unnest({{}}::{of}[])"
     return ColumnCodec(codec, rows, "{row}", list, _chained, f"{{}}::{of}")
 
@@ -196,7 +196,7 @@ def _bools(_: Column) -> Codec:
 
 
 def _decimals(column: Column) -> Codec:
-    """Return the codec of numerics, whose assignment would round silently."""
+    """Return the codec of numerics, which PostgreSQL would round silently."""
     if column.precision is None:
         return Codec(_any_decimal, _read_decimal, _any_decimals)
     context = Context(prec=column.precision, traps=[])
@@ -205,7 +205,8 @@ def _decimals(column: Column) -> Codec:
 
     def encode(value: object) -> Decimal:
         number = values.decimal(value)
-        if context.quantize(number, unit) != number:  # NaN, where it has too many digits
+        # The result is NaN if the number has too many digits.
+        if context.quantize(number, unit) != number:
             raise UnfitError(f"{what}, as its column has")
         return number
 
@@ -280,7 +281,7 @@ def _durations(_: Column) -> Codec:
 
 
 def _read_uuid(cell: object) -> UUID:
-    # asyncpg has a class of its own, which is not what was stored.
+    # asyncpg has a UUID class of its own, which differs from what was stored.
     return UUID(int=values.uuid(cell).int)
 
 
@@ -298,7 +299,7 @@ _NATIVE: Final[Mapping[str, Codec]] = {
     "uuid": Codec(values.uuid, _read_uuid, values.all_of(UUID)),
 }
 
-# Whatever is a list, or JSON
+# Lists and JSON
 
 
 def _of_array(field: TableField, column: Column) -> ColumnCodec:
@@ -343,7 +344,8 @@ def _of_document(field: TableField, column: Column) -> ColumnCodec:
 def _or_no_null(codec: Codec) -> Codec:
     def encode(value: object) -> str:
         text: str = codec.encode(value)
-        if text == "null":  # that of a column that may be NULL comes before
+        # In a column that may be NULL, another codec handles None first.
+        if text == "null":
             raise UnfitError("must not be None, as its column is NOT NULL")
         return text
 
@@ -370,7 +372,7 @@ def _raw(codec: Codec) -> Codec:
 
 
 def _packer(field: TableField) -> Callable[[Sequence[Any]], bytes | None]:
-    """Return how many documents are packed at once, if nothing about them is unusual."""
+    """Return a function that packs many documents at once, or returns None if one is unusual."""
     many_of_it = GenericAlias(list, (field.annotation,))
     decoder: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(many_of_it)
 

@@ -1,4 +1,4 @@
-"""What there is to know of a column, and which types hold which values."""
+"""The description of a column, and which types hold which values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# By kind: the types of columns that hold its values unchanged; a new column has the first.
+# By kind: the types of columns that store its values unchanged; a new column gets the first.
 FITTING: Final[Mapping[str, tuple[str, ...]]] = {
     "str": ("text", "varchar"),
     "int": ("int8", "int4", "int2"),
@@ -25,20 +25,20 @@ FITTING: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 class Column(NamedTuple):
-    """A column, or the elements of one that is an array.
+    """A column, or the elements of an array column.
 
     Attributes:
-        name: as the catalogue has it.
-        declared: its type, as people write it.
-        type: name of its base type in pg_catalog, of the elements if it is an array; "" of others.
+        name: its name in the catalogue.
+        declared: its type as people write it.
+        type: the name of its base type, or of the elements' in an array; "" unless it is in pg_catalog.
         named: the same in its schema, quoted.
-        is_array: whether it is an array of these.
-        modifier: what the type's length, precision or scale is packed into; -1: has none.
-        refuses_null: whether it must have a value.
-        has_default: whether it needs none.
-        is_generated: whether the server alone fills it.
-        is_deterministic: whether texts that it takes for equal are the same.
-        labels: those of an enum; None: it is none.
+        is_array: whether it is an array.
+        modifier: the packed length, precision or scale of the type; -1: none.
+        refuses_null: whether it is NOT NULL.
+        has_default: whether it has a default.
+        is_generated: whether only the server fills it.
+        is_deterministic: whether its collation treats only identical texts as equal.
+        labels: the labels of an enum; None for other types.
     """
 
     name: str
@@ -57,20 +57,20 @@ class Column(NamedTuple):
 
     @property
     def length(self) -> int | None:
-        """How many characters it holds; None: any number."""
+        """The most characters that it holds; None: no limit."""
         return None if self.modifier == -1 else self.modifier - 4
 
     @property
     def precision(self) -> int | None:
-        """How many digits a numeric may have; None: as many as there are."""
+        """The most digits of a numeric; None: no limit."""
         return None if self.modifier == -1 else (self.modifier - 4) >> 16 & 0xFFFF
 
     @property
     def scale(self) -> int:
-        """How many of these come after the point; a negative number leaves out some before it."""
+        """How many of these are after the point; if negative, digits before the point are rounded off."""
         return (((self.modifier - 4) & 0x7FF) ^ 0x400) - 0x400
 
     @property
     def digits(self) -> int:
-        """How many digits of a second it keeps."""
+        """How many fractional digits of a second it keeps."""
         return 6 if self.modifier == -1 else self.modifier

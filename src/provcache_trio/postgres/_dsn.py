@@ -1,9 +1,9 @@
-"""What a ``postgresql://`` URL means, together with the environment and the files it refers to.
+"""What a ``postgresql://`` URL means, with the environment and the files that it refers to.
 
-asyncpg reads such URLs itself, but sends every parameter that it does not know to the server, which
+asyncpg reads such URLs, too, but sends every parameter that it does not know to the server, which
 then refuses the connection; it ignores ``PGSERVICE`` and escapes in the password file; and its
-errors quote what they can't read, which may be a password. So the URL is read here, and no message
-quotes any of it but hosts, ports, names of parameters and files, user and database.
+errors quote what they can't read, which may be a password. So the URL is read here, and messages
+quote only hosts, ports, names of parameters and files, user and database.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _set_by_options: Final = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.\-]*)\s*=").find
 
 
 class Server(NamedTuple):
-    """What to connect to, and as whom.
+    """Where to connect, and as whom.
 
     Attributes:
         hosts: each with its port; a host that begins with a slash is a directory of sockets.
-            None: asyncpg looks where servers usually are on this machine.
+            Empty: asyncpg looks where servers usually are on this machine.
         user: the role.
         database: its name.
-        password: the password, or None: there is none.
-        url: what asyncpg has to read besides, as a URL.
+        password: the password, or None if there is none.
+        url: the rest for asyncpg to read, as a URL.
         settings: run-time parameters that the URL sets.
         names: the names of all run-time parameters that are not ours to set.
         tls: the parameters of TLS.
-        passfile: where a password was looked for last, or None: one was given.
+        passfile: the last place where a password was looked for, or None if one was given.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -59,7 +59,7 @@ class Server(NamedTuple):
     passfile: str | None
 
     def why_no_password(self) -> str:
-        """Return where a password was looked for, if there is none; else nothing."""
+        """Return where a password was looked for in vain, or "" if there is one."""
         if self.password is not None:
             return ""
         where = f"the URL, PGPASSWORD or {self.passfile}"
@@ -75,14 +75,14 @@ class Server(NamedTuple):
 
 
 class Dsn:
-    """A URL that was looked at; what it leaves out is looked for at every ``server``.
+    """A checked URL; each call of ``server`` looks for what it leaves out.
 
     Attributes:
-        pgbouncer: whether it says that there is a PgBouncer.
-        connect_timeout_seconds: how long it allows for connecting, or None.
+        pgbouncer: whether its parameter ``pgbouncer`` is true.
+        connect_timeout_seconds: its parameter ``connect_timeout``, or None.
 
     Raises:
-        ValueError: it is malformed, or has a parameter that can't be heeded.
+        ValueError: it is malformed, or has a parameter that can't be used.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -92,19 +92,19 @@ class Dsn:
         self.connect_timeout_seconds: int | None = _timeout(self._query)
         self._service = self._query.pop("service", None)
         self._servicefile = self._query.pop("servicefile", None)
-        # What is wrong with it is wrong now; the environment may be another one later.
+        # Checks the URL alone now, as the environment may change later.
         self._read({}, {})
 
     @property
     def label(self) -> str:
-        """The URL without what may be secret: hosts and database."""
+        """The URL with nothing that may be secret: hosts and database."""
         return f"postgresql://{self._parts.netloc.rpartition('@')[2]}{self._parts.path}"
 
     def server(self) -> Server:
-        """Return what it means now.
+        """Return what the URL means now.
 
         Raises:
-            StoreMisconfiguredError: the environment, or a file, says what can't be heeded.
+            StoreMisconfiguredError: the environment or a file has a value that can't be used.
         """
         environment = os.environ
         service = self._service or environment.get("PGSERVICE")
@@ -151,7 +151,7 @@ class Dsn:
 def _left(
     tls: Mapping[str, str], hosts: tuple[tuple[str, int], ...], given: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return what asyncpg has to be told in a URL."""
+    """Return the parameters that asyncpg reads from a URL."""
     port = {} if hosts or "port" not in given else {"port": given["port"]}
     return {**tls, **port}
 
@@ -160,10 +160,10 @@ def _left(
 
 
 def _split(dsn: str) -> SplitResult:
-    """Split a URL, and raise ValueError if it may be another one than it seems.
+    """Split a URL; raise ValueError if it may mean something else than it seems to.
 
-    A host ends at the first of / ? #. If a password holds one, its rest is where a path is
-    looked for, and its beginning where a port is.
+    A host ends at the first of / ? #. If a password holds one of these, its rest would be read as
+    a path, and its beginning as a port.
     """
     if re.search(r"[\s\x00-\x1f\x7f]", dsn):
         raise ValueError(f"the URL holds white space, perhaps at its end; {_ENCODE}")
@@ -201,13 +201,13 @@ def _timeout(query: dict[str, str]) -> int | None:
 def _hosts(
     netloc: str, given: Mapping[str, str], environment: Mapping[str, str]
 ) -> tuple[tuple[str, int], ...]:
-    """Return every host with its port. The rules are asyncpg's."""
+    """Return every host with its port, by asyncpg's rules."""
     elsewhere = given.get("host") or environment.get("PGHOST")
     listed = netloc or elsewhere
     if not listed:
         return ()
     names = listed.split(",")
-    # They win over those of hosts that are not named in the URL's own place for them.
+    # They win over the ports of hosts that are not named in the URL's authority.
     for_all = None if netloc else given.get("port")
     ports = (for_all or environment.get("PGPORT") or "5432").split(",")
     if len(ports) == 1:
@@ -226,7 +226,7 @@ def _hosts(
 
 
 def _port(text: str) -> int:
-    # Never quoted: where a host is missing, it is the password.
+    # Never quoted: if a host is missing, this may be the password.
     if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= _HIGHEST_PORT:
         raise ValueError(f"a port must be a number, 1 to {_HIGHEST_PORT}; {_ENCODE}")
     return int(text)

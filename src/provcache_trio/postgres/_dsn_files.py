@@ -1,4 +1,4 @@
-"""What PostgreSQL's own programs read beside a URL: service, password and certificate files."""
+"""The files that PostgreSQL's programs read besides a URL: services, passwords, certificates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _ABSENT: Final = (FileNotFoundError, NotADirectoryError)
 
 
 def login_name() -> str | None:
-    with suppress(Exception):  # KeyError or OSError: this user has no name
+    # KeyError or OSError: this user has no name.
+    with suppress(Exception):
         return getpass.getuser()
     return None
 
@@ -71,7 +72,7 @@ def password_in(
     database: str | None,
     user: str | None,
 ) -> str | None:
-    """Return the password that a file in libpq's format has; a file that others can read has none."""
+    """Return the password in a file of libpq's format, unless others may read the file."""
     lines: list[str] = []
     with suppress(OSError, UnicodeDecodeError):
         status = os.stat(path or "")  # noqa: PTH116
@@ -105,8 +106,8 @@ def _raise_unreadable(what: str, error: OSError) -> NoReturn:
 def unreadable_tls_file(tls: Mapping[str, str], hosts: tuple[tuple[str, int], ...]) -> str | None:
     """Return the file of a certificate or key that asyncpg can't read, if there is one.
 
-    Those that are named have to be there. Those in the home directory need not be, but a
-    directory that can't be looked into is an error all the same.
+    Files that are named have to exist. Those in the home directory need not, but a directory that
+    can't be read is an error all the same.
     """
     mode = tls.get("sslmode") or os.environ.get("PGSSLMODE")
     on_network = any(not host.startswith("/") for host, _ in hosts) or not hosts

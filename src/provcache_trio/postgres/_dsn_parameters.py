@@ -1,4 +1,4 @@
-"""The parameters of a ``postgresql://`` URL or a service: which there are, and which can't be used."""
+"""The parameters of a ``postgresql://`` URL or a service, and which of them can be used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 _NOT_BY_ASYNCPG: Final = "asyncpg, which connects here, can't do that"
 _NOT_OF_LIBPQ: Final = "it is no parameter of PostgreSQL's but of another library"
 
-# What values a parameter may have; others are refused by its name.
+# The values that a parameter may have; others are refused, with its name in the message.
 _VALUES: Final[Mapping[str, frozenset[str]]] = {
     "sslmode": frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}),
     "sslnegotiation": frozenset({"postgres", "direct"}),
@@ -24,7 +24,7 @@ _VALUES: Final[Mapping[str, frozenset[str]]] = {
     "sslcompression": frozenset({"0"}),
     "client_encoding": frozenset({"UTF8", "utf8", "utf-8", "UTF-8", "auto"}),
 }
-# Taken, and not passed on. The time limits of calls find a dead line sooner than keepalives would.
+# Accepted, and not passed on. The time limits of calls find a dead line sooner than keepalives do.
 _WITHOUT_EFFECT: Final = frozenset(
     {
         "channel_binding",
@@ -78,7 +78,7 @@ _REFUSED: Final[Mapping[str, str]] = {
     "command_timeout": "give command_timeout_seconds= to open_postgres_repository",
     "statement_cache_size": "behind a pooler open with pgbouncer=True",
 }
-# What asyncpg takes from a URL and we do not read ourselves.
+# Parameters that asyncpg reads from a URL, and we do not.
 OF_ASYNCPG: Final = frozenset(
     {
         "gsslib",
@@ -99,7 +99,7 @@ OF_SERVER: Final = frozenset({"dbname", "host", "passfile", "password", "port", 
 
 
 def checked(given: dict[str, str]) -> dict[str, str]:
-    """Return parameters as we and asyncpg know them.
+    """Return the parameters under the names that we and asyncpg know.
 
     Raises:
         ValueError: one has no effect here, or a wrong value.
@@ -116,7 +116,8 @@ def checked(given: dict[str, str]) -> dict[str, str]:
         for name, value in given.items()
         if name not in _WITHOUT_EFFECT
     }
-    if kept.pop("ssl", None):  # as libpq has it, for JDBC's sake
+    # As in libpq, for the sake of JDBC.
+    if kept.pop("ssl", None):
         kept.setdefault("sslmode", "require")
     if fallback := kept.pop("fallback_application_name", None):
         kept.setdefault("application_name", fallback)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.errors import EntryRejectedError, StoreError
 
 _ROOT_CERTIFICATE: Final = "root certificate file"
-# Functions of the server whose messages name tables, columns, roles and the like, and no values.
+# Functions of the server whose messages name tables, columns, roles and the like, but no values.
 _NAMES_ONLY: Final = frozenset(
     {
         "ClientAuthentication",  # no pg_hba.conf entry for host, user, database
@@ -54,51 +54,55 @@ def meaning_of_error(error: Exception, *, connected: bool, pgbouncer: bool = Fal
     """Return what ``error`` means.
 
     Args:
-        error: what asyncpg, or asyncio below it, raised.
+        error: the exception that asyncpg, or asyncio below it, raised.
         connected: whether there was a connection; without one, nothing can have been stored.
-        pgbouncer: there is a PgBouncer in between.
+        pgbouncer: whether there is a PgBouncer in between.
     """
     if isinstance(error, PostgresError):
         if pgbouncer and error.sqlstate == "08P01":
-            return AWAY  # how it tells that the server is away
+            # This is how PgBouncer reports that the server is away.
+            return AWAY
         meaning = _meaning_of_server(error)
-        # Before there is a connection, it is the schema that was refused, not an entry.
+        # Before there is a connection, the schema was refused, not an entry.
         return meaning if connected or meaning is not REFUSED else PERSON
     if isinstance(error, TargetServerAttributeNotMatched):
-        return AWAY  # in a failover, there is no primary for a moment
-    # The last is a time beyond the year 9999 that somebody else has stored.
+        # In a failover there is no primary for a moment.
+        return AWAY
+    # OverflowError: a time beyond the year 9999 that another program stored.
     if isinstance(error, (ssl.CertificateError, ClientConfigurationError, OverflowError)):
         return PERSON
-    # A file that is no certificate, the key of another, versions of TLS that do not meet.
+    # A file that is not a certificate, a wrong key, or no common version of TLS.
     of_tls = isinstance(error, ssl.SSLError) and not isinstance(error, _CUT_OFF)
-    # OSError and TimeoutError. And asyncpg's own: on a connection that the server ended it
-    # may raise InternalClientError or InterfaceError, whatever the call was.
+    # OSError and TimeoutError; and asyncpg's own errors: on a connection that the server ended, any
+    # call may raise InternalClientError or InterfaceError.
     away = connected or (isinstance(error, OSError) and not of_tls and not _is_without_tls(error))
     return AWAY if away else PERSON
 
 
 def _meaning_of_server(error: PostgresError) -> Meaning:
-    if type(error).__name__ == "InvalidCachedStatementError":  # 0A000, like much else
-        return ROLLED_BACK  # the table was altered; asyncpg has dropped the plan
+    # Its SQLSTATE is 0A000, as of many errors.
+    if type(error).__name__ == "InvalidCachedStatementError":
+        # The table was altered, and asyncpg has dropped the plan.
+        return ROLLED_BACK
     function: object = error.server_source_function
     return meaning_of(error.sqlstate or "", _name(function))
 
 
 def timed_out(error: Exception) -> bool:
-    """Return whether time ran out for a statement on our side, not for the network below it."""
+    """Return whether our own time limit of a statement passed, not one of the network."""
     return isinstance(error, TimeoutError) and error.errno is None
 
 
 def translated(
     error: Exception, meaning: Meaning, *, too_slow: bool = False, hint: str = ""
 ) -> StoreError | EntryRejectedError:
-    """Return the error to raise, which holds names only: no row, no connection string.
+    """Return the error to raise, which holds names only, never a row or a connection string.
 
     Args:
-        error: what was raised.
+        error: the exception that was raised.
         meaning: what it means.
-        too_slow: the server was at work when the time that we give it ran out.
-        hint: what else is known of its cause.
+        too_slow: whether the server was at work when our time limit passed.
+        hint: what else is known of the cause.
     """
     name = type(error).__name__
     if too_slow:
@@ -110,7 +114,7 @@ def translated(
         )
     if not isinstance(error, PostgresError):
         reason = _joined(f"asyncpg reported {name}", _reason_of(error), hint)
-        # SSLCertVerificationError has the code of OpenSSL; none of these has an SQLSTATE.
+        # SSLCertVerificationError has OpenSSL's code there; none of these has an SQLSTATE.
         return meaning.error(reason, error_class=name)
     state = error.sqlstate
     reason = f"PostgreSQL reported {state} ({name})"
@@ -129,7 +133,7 @@ def _joined(*parts: str) -> str:
 
 
 def _reason_of(error: Exception) -> str:
-    """Return in plain words why there is no connection; nothing that asyncpg quotes."""
+    """Return in plain words why there is no connection, without anything that asyncpg quotes."""
     reason = ""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = f"the server's certificate is not accepted, {error.verify_message}"
@@ -151,9 +155,9 @@ def _is_without_tls(error: Exception) -> bool:
 
 
 def _own_words_of_server(error: PostgresError) -> str:
-    """Return the server's message if it is about names alone, else nothing.
+    """Return the server's message if it holds names only, else "".
 
-    What a trigger raises, or a constraint reports, may quote a row.
+    The message of a trigger or a constraint may quote a row.
     """
     if _name(error.server_source_function) not in _NAMES_ONLY:
         return ""

@@ -19,7 +19,7 @@ from ._tables import TableInDatabase
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    # Only checkers see the default (Python's own TypeVar has it from 3.13 on).
+    # Only type checkers see the default, which Python's own TypeVar has from 3.13 on.
     from typing_extensions import TypeVar
 
     from provcache_trio._asyncio.bridge import Bridge
@@ -86,37 +86,38 @@ def open_postgres_repository(
 ) -> AbstractAsyncContextManager[PostgresRepository[Any]]:
     """Open a repository in PostgreSQL 12 or later, for the length of an ``async with``.
 
-    Opening connects to nothing, and so always succeeds, but for OSError when the process has
-    no descriptors left: connections are made when they are needed, and again when they are
-    lost. Call ``check`` to learn at once whether that works.
+    Opening does not connect, and so always succeeds, except for OSError when the process has no
+    descriptors left. Connections are made when they are needed, and again when they are lost. Call
+    ``check`` to find out at once whether that works.
 
-    Leaving the block cancels the calls that other tasks have under way, and closes the
-    connections. That is shielded from cancellation, and takes some two seconds at most, also
-    when the network is silent.
+    Leaving the block cancels the calls of other tasks that are under way, and closes the
+    connections. That is shielded from cancellation, and takes about two seconds at most, even when
+    the network is silent.
 
-    **With a table**, the database may hold anything else, too. Each connection reads what
-    PostgreSQL says of the table, and reads it again when a statement fails as it would after a
+    **With a table**, the database may hold anything else, too. Each connection reads the table's
+    definition from the catalogue, and reads it again when a statement fails as it would after a
     migration. A column may be text, varchar, an enum, bigint, integer, smallint, double
     precision, boolean, bytea, uuid, numeric, timestamptz, date, time, interval, jsonb or json, a
-    domain over one of these, or an array of one. It must hold the values of its field
-    unchanged; ``check`` names one that does not. Privileges on the columns of the table are
-    enough, ``SELECT``, ``INSERT`` and ``UPDATE``.
+    domain over one of these, or an array of one. It must store the values of its field unchanged; ``check``
+    names a column that does not. The privileges ``SELECT``, ``INSERT`` and ``UPDATE`` on the columns
+    of the table are enough.
 
     Args:
-        dsn: a ``postgresql://`` URL, as asyncpg takes it; what it leaves out comes from the
+        dsn: a ``postgresql://`` URL as for asyncpg; what it leaves out comes from the
             environment (``PGHOST``, ``PGPASSWORD`` and so on) and the password file.
-        table: what is stored, and where; by default ``ProvcacheEntry``, in a schema of its own.
-        schema: the schema of the tables, if there is no ``table``, which names its own; 1 to 63
+        table: the type of the entries and their table; by default ``ProvcacheEntry``, in a schema
+            of its own.
+        schema: the schema of the tables, only without ``table``, which names its own; 1 to 63
             bytes of UTF-8; by default "provcache".
-        create: make the schema if it is not there, and bring an older one up to date; or make
-            the table if it is not there; one that is there is never changed. At the first
-            connection; several programs may do so at once.
+        create: at the first connection, create a missing schema, or bring an older one up to date;
+            with ``table``, create a missing table, but never change an existing one. Several
+            programs may do so at once.
         password: the password, which wins over that of ``dsn``; or an async function that
-            returns it, such as a token that expires. It is called, in a task of trio's, each time
-            that a connection is made, and has ``connect_timeout_seconds``; while it raises
-            exceptions, the store is unavailable.
-        write_connections: most connections that write at a time; one is made when the others
-            are busy. A queue needs as many as it has ``writers``. One more is made to read.
+            returns it, such as a token that expires. The function is called in a trio task for
+            each new connection, and has ``connect_timeout_seconds``; while it raises exceptions,
+            the store is unavailable.
+        write_connections: most connections for writing; another one is made when the others are
+            busy. A queue needs as many as it has ``writers``. One more is made for reading.
         connect_timeout_seconds: for making one connection.
         command_timeout_seconds: for one statement. The server ends it a tenth earlier, and
             waits half as long for a lock.
@@ -126,16 +127,16 @@ def open_postgres_repository(
             ``client_connection_check_interval``, ``tcp_keepalives_idle``, ``_interval`` and
             ``_count``, ``default_transaction_isolation``, ``array_nulls``,
             ``enable_seqscan``, ``jit``, ``plan_cache_mode``.
-        pgbouncer: there is a PgBouncer, or a pooler like it, in between: send only the
-            ``server_settings`` given here, and prepare no statements. In any mode; but in
-            that of statements, ``create`` can't make the schema.
+        pgbouncer: give True behind PgBouncer or a similar pooler: then only the
+            ``server_settings`` given here are sent, and no statements are prepared. Every pool
+            mode works; but in statement mode, ``create`` can't create the schema.
         bridge: where asyncpg's event loop runs: "trio-asyncio", inside trio's, or "thread".
 
     Raises:
         TypeError: an argument has the wrong type, or both ``table`` and ``schema`` are given.
-        ValueError: an argument has a value that it can't have.
-        ImportError: ``bridge`` is "trio-asyncio", and that is not installed, or can't be
-            imported by this Python.
+        ValueError: an argument has an invalid value.
+        ImportError: ``bridge`` is "trio-asyncio", which is not installed, or can't be imported by
+            this Python.
     """
     check_text("dsn", dsn)
     if not dsn.startswith(("postgresql://", "postgres://")):
@@ -189,7 +190,7 @@ class _Opening(Opening["PostgresRepository[E]"], Generic[E]):
         await self._repository._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the only one who may
 
 
-# Annotated as object: callers may give what their annotations do not allow.
+# Annotated as object, since callers may pass values that the annotations do not allow.
 
 
 def _checked_settings(settings: object) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The password, if the application gives it: once, or at each connect."""
+"""The password that an application gives: once, or for each connection."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 
 @final
 class Password:
-    """What the application gives as ``password``.
+    """The argument ``password`` of an application.
 
     Args:
-        source: the password; or an async function that returns it, such as a token that soon
-            expires; or None.
-        timeout_seconds: bound on one call of that function.
+        source: the password; or an async function that returns it, such as a token that expires; or
+            None.
+        timeout_seconds: the time limit of one call of that function.
 
     Raises:
         TypeError: ``source`` is none of these.
 
     Attributes:
-        value: the password as it was last known; None: the URL or the environment has it.
+        value: the last known password; None: it is in the URL or the environment.
     """
 
     def __init__(self, source: PasswordSource, timeout_seconds: float) -> None:
-        given: object = source  # callers may give what its annotation does not allow
+        # Callers may pass values that the annotation does not allow.
+        given: object = source
         if not (given is None or isinstance(given, str) or callable(given)):
             kind = type(given).__name__
             raise TypeError(f"password must be a str or an async function, not {kind}")
@@ -41,12 +42,12 @@ class Password:
         self._timeout_seconds = timeout_seconds
 
     async def refresh(self) -> None:
-        """Ask for the password anew; called by trio's side before each connect.
+        """Ask for the password again; called on trio's side before each connection is made.
 
         Raises:
-            StoreUnavailableError: the function raised an exception, which is named by its class,
-                or took too long.
-            StoreMisconfiguredError: it is not async, or returned no str.
+            StoreUnavailableError: the function raised an exception, whose class the message names, or
+                took too long.
+            StoreMisconfiguredError: it is not async, or did not return a str.
         """
         if self._ask is None:
             return
@@ -63,7 +64,8 @@ class Password:
             raise StoreUnavailableError(
                 f"password() did not return within {self._timeout_seconds:g} s"
             )
-        if failure is not None:  # its message may quote a secret
+        # Raised here, as the message of the exception may quote a secret.
+        if failure is not None:
             raise StoreUnavailableError(f"password() raised {failure}", error_class=failure)
         if not isinstance(answer, str):
             kind = type(answer).__name__

@@ -1,4 +1,4 @@
-"""How entries of one type go into one table: its statements, and what they are called with."""
+"""How entries of one type are stored in one table: its statements and their arguments."""
 
 from __future__ import annotations
 
@@ -34,21 +34,23 @@ if TYPE_CHECKING:
     from ._statements import ColumnRule, Statements
 
 E = TypeVar("E")
-Slice: TypeAlias = tuple[Any, ...]  # what is sent of some entries, for each argument
+# A part of each argument, for some entries.
+Slice: TypeAlias = tuple[Any, ...]
 
 _C_ORDER: Final = ' COLLATE "C"'
 _MOST_DELETED_AT_ONCE: Final = 2000  # so that others may write in between
-_MOST_QUOTED_BYTES: Final = 64  # of a value, in a message of the server
+# The most bytes of a value that a message of the server quotes.
+_MOST_QUOTED_BYTES: Final = 64
 _ABOUT_COLUMNS: Final = re.compile(r"\([^()]*\)=\(").search
 
 
 class Comparison(NamedTuple):
-    """How a field is compared with a value.
+    """Compares a field with a value.
 
     Attributes:
         column: its column, quoted.
-        order: the collation, as a clause; "" for all but text.
-        sent: how the value is sent.
+        order: the collation as a clause; "" except for text.
+        sent: the argument by which the value is sent.
         checked: returns the value as ``sent`` packs it; raises TypeError or ValueError.
     """
 
@@ -60,25 +62,25 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan(Generic[E]):
-    """Statements, and how their arguments and rows are made.
+    """The statements for a table, and the functions that convert arguments and rows.
 
     Attributes:
         target: the table's name, quoted, in its schema.
-        columns: all that are stored.
-        sent: what is sent of entries, for each argument.
-        sent_keys: what is sent of keys, likewise.
-        statements: what is sent to the server.
+        columns: all stored columns.
+        sent: the arguments for entries.
+        sent_keys: the arguments for keys.
+        statements: the statements.
         key: returns the key of an entry.
-        merge: returns what is kept of two versions of one key.
-        refusal: returns why an entry can't be sent; None: it can.
+        merge: merges two versions of one key.
+        refusal: returns the error for an entry that can't be sent, or None.
         split: returns the values of entries, for each of ``sent``; raises AttributeError.
         split_keys: returns the values of keys, for each of ``sent_keys``; raises TypeError or
             ValueError.
         entry_of: returns the entry of a row; raises StoreMisconfiguredError.
-        index_of: returns which entry an error of the server is about, if it can tell.
-        fields_by_column: names of fields.
-        comparison: returns how a field is compared, by its name; raises TypeError or ValueError.
-        newer: name of the field that says which version is newer, if one does.
+        index_of: returns the index of the entry that an error of the server is about, or None.
+        fields_by_column: the names of fields, by column.
+        comparison: returns the comparison for a field's name; raises TypeError or ValueError.
+        newer: the name of the field that decides which version is newer, or None.
     """
 
     target: str
@@ -98,7 +100,7 @@ class Plan(Generic[E]):
     newer: str | None
 
     def once_each(self, entries: Sequence[E]) -> Sequence[E]:
-        """Return ``entries`` with the versions of a key merged: a statement takes a key once."""
+        """Return ``entries`` with the versions of each key merged, as a statement takes a key once."""
         if len({*map(self.key, entries)}) == len(entries):
             return entries
         merged: dict[Hashable, E] = {}
@@ -108,11 +110,11 @@ class Plan(Generic[E]):
         return tuple(merged.values())
 
     def pack(self, entries: Sequence[E]) -> Slice:
-        """Return what is sent for ``entries``, to be given to ``arguments_of``.
+        """Pack ``entries`` into a slice for ``arguments_of``.
 
         Raises:
-            AttributeError, TypeError, UnfitError, ValueError: one of them can't be sent. Not
-                every fault is found here; the server refuses the others.
+            AttributeError, TypeError, UnfitError, ValueError: an entry can't be sent. Not every
+                fault is found here; the server finds the others.
         """
         split = self.split(entries)
         return tuple(one.pack(values) for one, values in zip(self.sent, split, strict=True))
@@ -166,7 +168,8 @@ class Plan(Generic[E]):
         if before is not None and self.newer is not None:
             how = self.comparison(self.newer)
             older = f"{how.column}{how.order} < {value_of(how, how.checked(before))}"
-            conditions.append(f"({how.column} IS NULL OR {older})")  # None is older than all
+            # None is older than every other value.
+            conditions.append(f"({how.column} IS NULL OR {older})")
         statement = delete_some(self.target, self.columns, conditions, _MOST_DELETED_AT_ONCE)
         return statement, tuple(arguments)
 
@@ -175,7 +178,7 @@ class Plan(Generic[E]):
 
 
 def plan_of(table: Table[E], catalogue: Catalogue) -> Plan[E]:
-    """Return how the entries of ``table`` are stored in what the catalogue describes."""
+    """Return the plan for ``table`` in the table that the catalogue describes."""
     columns = {field.name: catalogue.columns[field.column] for field in table.fields}
     codecs = {field.name: codec_of(field, columns[field.name]) for field in table.fields}
     plain = {name: one.codec for name, one in codecs.items()}
@@ -215,7 +218,8 @@ def _refuser(
     table: Table[E], codecs: Mapping[str, Codec]
 ) -> Callable[[E], EntryRejectedError | None]:
     def refused(entry: E) -> EntryRejectedError | None:
-        if type(entry) is not table.entry_type:  # of a subclass, fields would be lost
+        # A subclass would lose fields.
+        if type(entry) is not table.entry_type:
             return wrong_type(table, entry)
         return refusal(table, codecs, entry)
 
@@ -282,7 +286,7 @@ def _stored(
         name=quoted(field.column),
         rule=rule,
         order=_C_ORDER if is_text else "",
-        # A collation may take different texts for equal.
+        # A collation may treat different texts as equal.
         told_apart="{}" + _C_ORDER if is_text else told_apart,
         may_be_null=not column.refuses_null,
         read=codec.read,
@@ -304,11 +308,11 @@ def _argument(field: TableField, codec: ColumnCodec) -> Argument:
 def _index_finder(
     table: Table[E], catalogue: Catalogue
 ) -> Callable[[PostgresError, Sequence[E]], int | None]:
-    """Return a function that looks for the key in the detail of an error.
+    """Return a function that finds the key in the detail of an error.
 
-    The server quotes the row, "Failing row contains (…, …)", in its own language; what comes
-    first there is the table's first column. The queue takes the index for a hint, so one that
-    is wrong, because the detail is about somebody else's table, does no harm.
+    The server quotes the row, "Failing row contains (…, …)", in its own language, beginning with the
+    table's first column. The queue treats the index as a hint, so a wrong one, from a detail about
+    another table, does no harm.
     """
     leading = [*catalogue.columns][: len(table.key_fields)]
     ours = f"({', '.join(leading)})=("
@@ -320,7 +324,8 @@ def _index_finder(
     def index_of(error: PostgresError, entries: Sequence[E]) -> int | None:
         detail = error.detail if error.table_name else None
         if not isinstance(detail, str) or (_ABOUT_COLUMNS(detail) and ours not in detail):
-            return None  # what it quotes of other columns may be the key of another entry
+            # Other columns that it quotes may be the key of another entry.
+            return None
         for index, entry in enumerate(entries):
             texts = [_quoted_by_server(getattr(entry, name)) for name in ordered]
             beginning = f"({', '.join(texts)}"
@@ -332,8 +337,9 @@ def _index_finder(
 
 
 def _quoted_by_server(value: object) -> str:
-    """Return how the server quotes a part of a key, but for what depends on its settings."""
-    plain: object = getattr(value, "value", value)  # of an Enum
+    """Return a part of a key as the server quotes it, as far as its settings do not matter."""
+    # The value of an Enum.
+    plain: object = getattr(value, "value", value)
     text = str(plain)
     if isinstance(plain, bool):
         text = "t" if plain else "f"

@@ -1,4 +1,4 @@
-"""Who waits for a session gets the next one that is free."""
+"""A pool of sessions: a waiting call gets the next one that is free."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class SessionPool(Generic[E]):
     """Sessions of one kind.
 
     Args:
-        sessions: all of them.
-        password: asked anew before one of them connects.
+        sessions: all sessions.
+        password: refreshed before a session connects.
 
     Attributes:
-        idle: those that are free; the last one was used last.
+        idle: the free sessions; the last one was used last.
     """
 
     def __init__(self, sessions: list[Session[E]], password: Password) -> None:
@@ -38,8 +38,8 @@ class SessionPool(Generic[E]):
     async def run(self, bridge: Bridge, statement: Statement[E, T]) -> T:
         """Run ``statement`` in a session that is free."""
         try:
-            # Not `async with`, which lets every other task run before a batch is sent, and so
-            # the server wait for them.
+            # Not `async with`, which would let every other task run before a batch is sent, while the
+            # server waits.
             self._free.acquire_nowait()
         except trio.WouldBlock:
             await self._free.acquire()
@@ -54,7 +54,8 @@ class SessionPool(Generic[E]):
 
 
 async def close_all(sessions: list[Session[Any]]) -> None:
-    """Close their connections, all at once; an asyncio function."""
+    """Close the connections of ``sessions``, all at once; an asyncio function."""
     closing = [session.close() for session in sessions if session.connected]
-    if closing:  # of nothing, gather asks which loop runs: the host's, in trio's guest mode
+    # Without arguments, gather asks which loop runs: in trio's guest mode the host's.
+    if closing:
         await asyncio.gather(*closing)

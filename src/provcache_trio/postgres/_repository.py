@@ -1,4 +1,4 @@
-"""What may be done with what ``open_postgres_repository`` opens."""
+"""The repository that ``open_postgres_repository`` opens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    # Only checkers see the default (Python's own TypeVar has it from 3.13 on).
+    # Only type checkers see the default, which Python's own TypeVar has from 3.13 on.
     from typing_extensions import TypeVar
 
     from provcache_trio._asyncio.bridge import Bridge
@@ -50,42 +50,47 @@ else:
     E = TypeVar("E")
 
 T = TypeVar("T")
-_ROWS_BETWEEN_CHECKPOINTS: Final = 200  # to read
-_ROWS_IN_SLICE: Final = 250  # to write; they take half a millisecond
+# After so many rows that were read.
+_ROWS_BETWEEN_CHECKPOINTS: Final = 200
+# So many rows to write are packed in half a millisecond.
+_ROWS_IN_SLICE: Final = 250
 _ROUNDS_TO_SEND: Final = 2
-_MANY: Final = 0.1  # of the rows of a call; to look costs more than to lock fewer
-_LATE_SECONDS: Final = 600  # far more than a server goes on with what was cut off
+# With a smaller share of repeated rows in a call, looking for them costs more than locking them.
+_MANY: Final = 0.1
+# A server stops working on a call that was cut off long before.
+_LATE_SECONDS: Final = 600
 
 
 @final
 class PostgresRepository(Generic[E]):
     """Returned by ``open_postgres_repository``; do not instantiate.
 
-    May be used by several tasks and queues at once. A call that is cancelled before it is
-    sent has no effect. One that is cancelled later tells the server, which takes a second at
-    most, and raises ``trio.Cancelled``; what it wrote may be stored, or not, or a moment
-    later. Whatever comes late, no row goes back to an older version, by ``created_at`` or by
-    what the table names as ``newer``.
+    May be used by several tasks and queues at once. A call that is cancelled before it is sent
+    has no effect. One that is cancelled later asks the server to stop, within a second, and raises
+    ``trio.Cancelled``; its entries may be stored, now or a moment later, or not. Even then no row
+    goes back to an older version, by ``created_at`` or by the ``newer`` field of the table.
 
-    Besides what its own section tells, every method raises:
-        StoreUnavailableError: the server can't be reached, does not answer in time, is full
-            or shutting down or a read-only standby, or somebody holds a lock. What was
-            written may be stored.
+    Besides the errors in its own section, every method raises:
+        StoreUnavailableError: the server can't be reached, does not answer in time, is full,
+            shutting down or a read-only standby, or another session holds a lock. The entries
+            may be stored all the same.
         StoreMisconfiguredError: a person is needed: the password, the certificate, the
             database, the schema, its version, the table, one of its columns or a grant is
             wrong or missing.
-        TransientStoreError: the server rolled back: deadlock, or serialization failure.
-        StoreError: itself, neither of these: the server reported what should not happen.
+        TransientStoreError: the server rolled back, after a deadlock or a serialization failure.
+        StoreError: itself, none of its subclasses: the server reported an unknown error.
         trio.ClosedResourceError: the ``async with`` block was left.
 
     Their ``error_class`` is asyncpg's name for the error, and ``sqlstate`` is set if the
     server reported it. After any error, the next call may succeed.
 
     Attributes:
-        table: what is stored, or None: ``ProvcacheEntry``.
+        table: the table given to ``open_postgres_repository``; None: entries are
+            ``ProvcacheEntry``.
     """
 
-    db_system_name: Final = "postgresql"  # in the semantic conventions of OpenTelemetry
+    # As the semantic conventions of OpenTelemetry name it.
+    db_system_name: Final = "postgresql"
 
     def __init__(
         self,
@@ -96,22 +101,23 @@ class PostgresRepository(Generic[E]):
     ) -> None:
         self.table: Table[E] | None = table
         self._place = connector.place
-        # A plan that was made while the table was small is kept while it grows. And to compile
-        # the statement takes longer than to run it.
+        # The server keeps a plan that it made while the table was small. And compiling the statement
+        # takes longer than running it.
         writing = {"enable_seqscan": "off", "jit": "off"}
         writers = [Session(connector, writing) for _ in range(write_connections)]
         self._writers = SessionPool(writers, connector.password)
         reading = {"plan_cache_mode": "force_custom_plan"}
         self._reader = SessionPool([Session(connector, reading)], connector.password)
         self._calls = BridgeCalls(bridge, "the repository")
-        self._in_doubt_since = math.inf  # it is not
-        # So rows that would stay as they are, are looked for. At first, since a journal may bring
-        # what is stored; after an error, since a batch that is tried again may; and after many.
+        # Infinity: nothing is in doubt.
+        self._in_doubt_since = math.inf
+        # If so, rows that would not change are looked for: at first, as a journal may replay stored
+        # entries; after an error, as a retry may; and after a call with many such rows.
         self._expects_repeats = True
 
     @property
     def entry_type(self) -> type:
-        """What entries are."""
+        """The class of the entries."""
         return ProvcacheEntry if self.table is None else self.table.entry_type
 
     async def upsert_many(self, entries: Sequence[E], /) -> int:
@@ -124,10 +130,9 @@ class PostgresRepository(Generic[E]):
             How many rows were added or changed.
 
         Raises:
-            EntryRejectedError: an entry is no ``ProvcacheEntry``, or none of the table's; a
-                field has a value that the table can't hold unchanged; or a constraint or a
-                trigger refused it. ``index`` tells which entry, ``field`` which field, if it is
-                known.
+            EntryRejectedError: an entry is not of the type ``entry_type``; a field has a value that
+                the table can't hold unchanged; or a constraint or a trigger refused it. ``index``
+                is the entry's position, and ``field`` the name of its field, if known.
         """
         while True:
             packed = await self._packed(entries)
@@ -136,7 +141,7 @@ class PostgresRepository(Generic[E]):
                 return changed
 
     async def _upsert(self, packed: Prepared[E]) -> int | None:
-        """Return how many rows changed; None: the table did, so that all is to be packed anew."""
+        """Return how many rows changed; None if the table did, so that all must be packed again."""
         began = trio.current_time()
         in_doubt = self._in_doubt_since < math.inf
         statements = packed.plan.statements
@@ -147,8 +152,8 @@ class PostgresRepository(Generic[E]):
                 return None
             changed = await packed.send(connection, statement)
             if in_doubt and not changed:
-                # Perhaps an earlier call stored the rows, and was cut off while it waited for
-                # a standby to have them. A commit that writes nothing would not wait for it.
+                # An earlier call may have stored the rows, and been cut off while it waited for a
+                # standby. A commit that writes nothing would not wait for that standby.
                 return await commit_in_log(connection, packed)
             return changed
 
@@ -159,7 +164,7 @@ class PostgresRepository(Generic[E]):
             error.field = packed.plan.fields_by_column.get(error.column or "")
             raise
         except BaseException:
-            # However late it is tried again: only what is in the log behind it settles that.
+            # However late the retry comes, only a later record in the log settles the doubt.
             self._in_doubt_since = trio.current_time()
             self._expects_repeats = True
             raise
@@ -171,20 +176,20 @@ class PostgresRepository(Generic[E]):
         return changed
 
     async def prepare(self, entries: Sequence[E], /) -> Sequence[E]:
-        """Return ``entries`` with what is sent for them; see ``Repository``.
+        """Return ``entries`` in packed form; see ``Repository``.
 
         Raises:
             EntryRejectedError: as ``upsert_many`` does for an entry that it can't send.
         """
-        # A call that was made a moment ago is sent two rounds of trio's scheduler later. The
-        # server should have its work first.
+        # A call that began a moment ago is sent two rounds of trio's scheduler later. Let the server
+        # have that work first.
         for _ in range(_ROUNDS_TO_SEND):
             await trio.lowlevel.checkpoint()
         plan = self._place.plan
         return entries if plan is None else await self._pack(tuple(entries), plan)
 
     async def _packed(self, entries: Sequence[E]) -> Prepared[E]:
-        """Return ``entries`` as they are sent to the table as we know it."""
+        """Return ``entries``, packed for the table as it was last seen."""
         plan = await self._plan(self._writers)
         if isinstance(entries, Prepared) and entries.plan is plan:
             return entries
@@ -212,7 +217,7 @@ class PostgresRepository(Generic[E]):
         All are read at one instant.
 
         Args:
-            keys: VeriKeys; with a table, values of its key field, or tuples of several.
+            keys: VeriKeys; with a table, values of its key field, or tuples of them if it has several.
 
         Raises:
             TypeError: ``keys`` is not an iterable of keys.
@@ -233,7 +238,7 @@ class PostgresRepository(Generic[E]):
         return found
 
     async def count(self) -> int:
-        """Return how many entries are stored. PostgreSQL counts them, which takes time."""
+        """Return how many entries are stored; slow, as PostgreSQL counts every row."""
         number: int = await self._run(
             self._reader, lambda connection, plan: connection.fetchval(plan.statements.count)
         )
@@ -295,7 +300,7 @@ class PostgresRepository(Generic[E]):
     async def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete entries whose ``expires_at`` has come, those that expired first first.
 
-        Those that are being written at this moment are left for the next call.
+        Entries that are being written at this moment are left for the next call.
 
         Args:
             now: aware; an entry that expires at this very instant has expired.
@@ -323,11 +328,11 @@ class PostgresRepository(Generic[E]):
         )
 
     async def check(self) -> None:
-        """Return if entries could be written now."""
+        """Raise unless entries could be written now."""
         await self._run(self._reader, check)
 
     async def _plan(self, pool: SessionPool[E]) -> Plan[E]:
-        """Return how entries are stored as far as we know; connect, if nobody has looked yet."""
+        """Return the last known plan; connect to get one if there is none yet."""
         plan = self._place.plan
         return await self._run(pool, plan_of_connection) if plan is None else plan
 
@@ -337,12 +342,12 @@ class PostgresRepository(Generic[E]):
         asked: Callable[[Plan[E]], Request],
         answered: Callable[[asyncpg.Connection, str, tuple[object, ...]], Awaitable[T]],
     ) -> tuple[Plan[E], T]:
-        """Send a statement and return the answer, and how the table was then.
+        """Send a statement; return the plan of the table then, and the answer.
 
         Args:
-            pool: the sessions of which one sends it.
-            asked: returns the statement and its arguments; what it raises, this raises.
-            answered: sends them; an asyncio function.
+            pool: one of its sessions sends the statement.
+            asked: returns the statement and its arguments; its exceptions are passed on.
+            answered: an asyncio function that sends them.
         """
         while True:
             plan = await self._plan(pool)

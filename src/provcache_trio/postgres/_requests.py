@@ -1,4 +1,4 @@
-"""What is sent to the server in one call; this is asyncio's side of the bridge."""
+"""The requests of one call to the server. This is asyncio's side of the bridge."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Request: TypeAlias = tuple[str, tuple[object, ...]]  # a statement and its argum
 
 @final
 class Prepared(tuple[E, ...], Generic[E]):  # noqa: SLOT001  # a tuple can have none
-    """Entries, and what is sent for them.
+    """Entries and their packed form.
 
     Attributes:
-        plan: how the table is that it is sent to.
-        arguments: those of the statement that stores them.
-        rows: how many rows they are.
-        refused: which of them the server refused when it was sent last, if it told.
+        plan: the plan that they were packed for.
+        arguments: the arguments of the statement that stores them.
+        rows: the number of rows.
+        refused: the index of the entry that the server refused at the last try, if it is known.
     """
 
     plan: Plan[E]
@@ -48,7 +48,7 @@ class Prepared(tuple[E, ...], Generic[E]):  # noqa: SLOT001  # a tuple can have 
         return self
 
     async def send(self, connection: asyncpg.Connection, statement: str) -> int:
-        """Return how many rows were added or changed."""
+        """Send the statement; return how many rows were added or changed."""
         self.refused = None
         try:
             return await affected(connection, statement, self.arguments)
@@ -58,7 +58,7 @@ class Prepared(tuple[E, ...], Generic[E]):  # noqa: SLOT001  # a tuple can have 
 
 
 async def plan_of_connection(_: asyncpg.Connection, plan: Plan[E]) -> Plan[E]:  # noqa: ASYNC124  # as all that a session runs
-    """Return how entries are stored, as the connection saw it."""
+    """Return the plan of the table as the connection saw it."""
     return plan
 
 
@@ -69,7 +69,7 @@ async def send(
     connection: asyncpg.Connection,
     plan: Plan[E],
 ) -> tuple[T] | None:
-    """Return the answer; None: the table is no longer as it was known when it was asked."""
+    """Return the answer; None if the table is not as ``plan`` describes it any more."""
     return None if plan is not known else (await answered(connection, *request),)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ._statements import ColumnRule
 
-# A row is quoted with at most 64 characters of each value, of which "\\x" is two.
+# The server quotes at most 64 characters of each value of a row, of which "\\x" is two.
 _FIRST_VALUE: Final = re.compile(r"\(\\x([0-9a-f]{62})(?:\.\.\.|[0-9a-f]{2})[,)]").search
 _OTHER_COLUMN: Final = re.compile(r"\((?!veri_key\))[^()]*\)=\(").search
 
@@ -45,7 +45,8 @@ def _column(name: str) -> StoredColumn:
 
 
 def _texts(values: Sequence[str]) -> bytes:
-    "".join(values)  # raises TypeError if one is no str, of which JSON would make one
+    # Raises TypeError unless all are str; JSON would convert other types.
+    "".join(values)
     return listed(values)
 
 
@@ -55,7 +56,7 @@ def _hash_of(number: int) -> str:
 
 
 def _blob(values: Sequence[str]) -> bytes:
-    """Return the bytes of hashes: five for each entry."""
+    """Return the bytes of the hashes, five for each entry."""
     blob = bytes.fromhex("".join(values))
     if len(blob) != len(values) * _HASH_BYTES:
         raise ValueError("a hash must have 64 digits")
@@ -95,7 +96,7 @@ _KEYS: Final = (Argument((("veri_key", "{row}"),), "unnest({}::bytea[])", list, 
 
 
 def entries_plan(target: str) -> Plan[ProvcacheEntry]:
-    """Return how entries are stored in the table ``target``, whose name is quoted."""
+    """Return the plan for the table ``target``, whose name is quoted."""
     columns = tuple(map(_column, COLUMNS))
     return Plan(
         target=target,
@@ -117,7 +118,8 @@ def entries_plan(target: str) -> Plan[ProvcacheEntry]:
 
 
 def _split(entries: Sequence[ProvcacheEntry]) -> Sequence[Sequence[Any]]:
-    if {*map(type, entries)} - {ProvcacheEntry}:  # of a subclass, fields would be lost
+    # A subclass would lose fields.
+    if {*map(type, entries)} - {ProvcacheEntry}:
         raise TypeError("there is an entry of another type")
     decisions = [entry.decision for entry in entries]
     hashes = [""] * (len(entries) * len(HASHES))
@@ -144,7 +146,7 @@ def _as_it_is(moment: datetime) -> datetime:
 
 
 def _refusal(entry: ProvcacheEntry) -> EntryRejectedError | None:
-    """Return why ``entry`` can't be sent, if it can't."""
+    """Return the error for an entry that can't be sent, or None."""
     if type(entry) is not ProvcacheEntry:
         return EntryRejectedError(f"an entry must be a ProvcacheEntry, not {type(entry).__name__}")
     try:
@@ -158,18 +160,19 @@ def _refusal(entry: ProvcacheEntry) -> EntryRejectedError | None:
 
 
 def _refused_index(error: PostgresError, entries: Sequence[ProvcacheEntry]) -> int | None:
-    """Return which of ``entries`` was refused, if that can be told.
+    """Return the index of the refused entry, if the error names it.
 
-    Its detail tells, if it is about our table or a partition of it, which may have any name:
-    it quotes the row ("Failing row contains (...)") or the key ("Key (veri_key)=(...)"), in the
-    server's language. The queue takes the index for a hint, so one that is wrong, because the
-    detail is about somebody else's table, does no harm.
+    The detail of an error about our table, or a partition of it with any name, quotes the row
+    ("Failing row contains (...)") or the key ("Key (veri_key)=(...)"), in the server's language. The
+    queue treats the index as a hint, so a wrong one, from a detail about another table, does no harm.
     """
     detail = error.detail if error.table_name else None
     if isinstance(detail, str) and _OTHER_COLUMN(detail):
-        return None  # its value may be the key of another entry
+        # The value may be the key of another entry.
+        return None
     named = _FIRST_VALUE(detail) if isinstance(detail, str) else None
-    if named is None:  # the server could not read what was sent
+    # The server could not read an argument.
+    if named is None:
         return next((index for index, one in enumerate(entries) if _refusal(one)), None)
     key = f"sha256:{named[1]}"
     refused = (index for index, one in enumerate(entries) if one.veri_key.startswith(key))

@@ -1,6 +1,6 @@
-"""The schema: what each version of it added, and which version is there.
+"""The schema: what each version of it added, and which version the database has.
 
-Statements name ``{schema}``, which stands for the quoted name of the schema.
+In statements, ``{schema}`` stands for the quoted name of the schema.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from ._plan import Plan
 
-_MOST_NAME_BYTES: Final = 63  # a longer one would be cut, silently
-# Others can't hold every text. SQL_ASCII takes what it is given.
+# PostgreSQL cuts a longer name silently.
+_MOST_NAME_BYTES: Final = 63
+# Other encodings can't hold every text. SQL_ASCII stores any bytes.
 _ENCODINGS: Final = frozenset({"UTF8", "SQL_ASCII"})
 
 _HASH: Final = "bytea NOT NULL CHECK (octet_length({0}) = 32)"
@@ -58,7 +59,7 @@ CREATE VIEW {{schema}}.entries_readable AS SELECT
 FROM {{schema}}.entries
 """  # noqa: S608  # made of names from here
 
-# What turns version 0, nothing, into 1; 1 into 2; and so on. Only ever added to.
+# The statements that turn version 0, an empty schema, into 1; 1 into 2; and so on. Only append.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE {schema}.schema_version (version int NOT NULL)",
@@ -72,12 +73,13 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 _VERSION: Final = "SELECT coalesce(max(version), 0) FROM {schema}.schema_version"
 _SET_VERSION: Final = "UPDATE {schema}.schema_version SET version = $1"
 _SCHEMA_EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)"
-# Two keys of 32 bits, so that no lock of an application that uses one of 64 is meant.
-_LOCK: Final = "SELECT pg_advisory_xact_lock(x'70766373'::int, hashtext($1))"  # "pvcs"
+# Two keys of 32 bits, so that it is none of an application's locks with one key of 64.
+# The first key is "pvcs".
+_LOCK: Final = "SELECT pg_advisory_xact_lock(x'70766373'::int, hashtext($1))"
 
 
 def check_length(argument: str, name: str) -> None:
-    """Raise unless PostgreSQL would keep all of ``name``."""
+    """Raise if PostgreSQL would cut ``name``."""
     if len(name.encode()) > _MOST_NAME_BYTES:
         raise ValueError(f"{argument} must be 1 to {_MOST_NAME_BYTES} bytes long")
 
@@ -91,13 +93,13 @@ def check_encoding(connection: Connection) -> None:
 
 @asynccontextmanager
 async def making(connection: Connection, schema: str | None) -> AsyncGenerator[None]:
-    """Begin a transaction in which ``schema`` is there, and what it holds can be made.
+    """Begin a transaction in which ``schema`` exists, and its contents can be created.
 
-    Programs that open it at once take turns; the second sees what the first made.
+    Programs that do so at once take turns; the second one sees what the first created.
     """
     async with connection.transaction(isolation="read_committed"):
         await connection.execute(_LOCK, schema or "")
-        # Not CREATE SCHEMA IF NOT EXISTS, which demands the right to make it even if it exists.
+        # Not CREATE SCHEMA IF NOT EXISTS, which needs the right to create it even if it exists.
         if schema is not None and not await connection.fetchval(_SCHEMA_EXISTS, schema):
             await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
         yield
@@ -107,16 +109,16 @@ class Schema:
     """A schema of the database, by name, with the table of ``ProvcacheEntry``.
 
     Args:
-        name: the name, as it is; it is quoted here.
-        create: make it if it is not there, and bring an older one up to date.
+        name: the name, unquoted.
+        create: create it if it is missing, and bring an older one up to date.
 
     Raises:
         TypeError: ``name`` is not a str.
         ValueError: it is empty, longer than 63 bytes of UTF-8, holds NUL or a lone surrogate,
-            or begins with ``pg_``, which PostgreSQL keeps for itself.
+            or begins with ``pg_``, which PostgreSQL reserves.
 
     Attributes:
-        plan: how entries are stored there.
+        plan: the plan of its table.
     """
 
     def __init__(self, name: str, *, create: bool) -> None:
@@ -130,18 +132,18 @@ class Schema:
         self.plan: Plan[ProvcacheEntry] = entries_plan(f"{self._quoted}.entries")
 
     def fill_in(self, statement: str) -> str:
-        """Return ``statement`` with the name where it says ``{schema}``."""
+        """Return ``statement`` with the name in place of ``{schema}``."""
         return statement.replace("{schema}", self._quoted)
 
     async def look(self, connection: Connection) -> Plan[ProvcacheEntry]:
-        """Return how entries are stored, if the schema is there in the version that we know.
+        """Return the plan, if the schema exists in the version that we know.
 
         Args:
             connection: outside of a transaction.
 
         Raises:
-            StoreMisconfiguredError: it is not there, or another version.
-            asyncpg.PostgresError: it can't be looked at, or made.
+            StoreMisconfiguredError: it does not exist, or has another version.
+            asyncpg.PostgresError: it can't be read or created.
         """
         check_encoding(connection)
         version = await self._version(connection)
@@ -165,7 +167,7 @@ class Schema:
         return max(version, len(MIGRATIONS))
 
     async def _version(self, connection: Connection) -> int:
-        # Asked first: a failed statement would end the transaction.
+        # Asked first, as a failed statement would end the transaction.
         table = self.fill_in("{schema}.schema_version")
         if await connection.fetchval("SELECT to_regclass($1) IS NULL", table):
             return 0

@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL, made when it is needed. This is asyncio's side of the bridge."""
+"""A connection to PostgreSQL, made when it is needed. This is asyncio's side of the bridge."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 T = TypeVar("T")
-# What is done with a connection to a place where entries are stored in this way.
+# A function that uses a connection to a table with this plan.
 Statement: TypeAlias = "Callable[[asyncpg.Connection, Plan[E]], Awaitable[T]]"
 
 _CLOSE_TIMEOUT_SECONDS: Final = 1
-_OF_COMMAND_TIMEOUT: Final = 0.9  # the server's share
-_NEARLY: Final = 0.98  # of that time: clocks and rounding differ
+# The server's share of our time limit.
+_OF_COMMAND_TIMEOUT: Final = 0.9
+# A fraction of that time, as clocks and rounding differ.
+_NEARLY: Final = 0.98
 _HAS_CHECK_INTERVAL: Final = (14,)
 _UNREADABLE: Final = (
     FileNotFoundError,
@@ -46,8 +48,8 @@ _UNREADABLE: Final = (
     NotADirectoryError,
     PermissionError,
 )
-# What a statement may be refused for if the table is no longer what it was. The server means the
-# entry by some of these, and by some that the statement is wrong; to look again tells.
+# The reasons for which a statement may fail after the table was altered. By some of these the server
+# means the entry, and by some the statement; reading the table again shows which.
 _OF_ALTERED_TABLES: Final = frozenset(
     {
         "0A000",  # its result has another type
@@ -76,27 +78,27 @@ _KEEPALIVES: Final = {
 
 
 class Place(Protocol[E]):
-    """Where in the database entries are stored."""
+    """The place in the database where entries are stored."""
 
     @property
     def plan(self) -> Plan[E] | None:
-        """How they are stored there; None: nobody has looked yet."""
+        """The plan for that place; None until it was read."""
         ...
 
     async def look(self, connection: asyncpg.Connection, /) -> Plan[E]:
-        """Return how entries are stored there, making it first if need be."""
+        """Read the place and return its plan, after creating it if need be."""
         ...
 
 
 @final
 class Connector(Generic[E]):
-    """Makes connections; what it is given is described at ``open_postgres_repository``.
+    """Makes connections; see ``open_postgres_repository`` for the arguments.
 
     Attributes:
         place: where entries are stored.
-        password: what the application gives as such.
+        password: the password that the application gives.
         pgbouncer: whether there is a PgBouncer in between.
-        statement_timeout_seconds: after so long the server gives up.
+        statement_timeout_seconds: the server's time limit of a statement.
     """
 
     def __init__(
@@ -111,27 +113,30 @@ class Connector(Generic[E]):
         password: PasswordSource = None,
     ) -> None:
         self._dsn = Dsn(dsn)
-        self._turn = 0  # which of its hosts is the first, next time
-        self._server: Server | None = None  # where the last connection was to go
+        # The index of the host to try first, next time.
+        self._turn = 0
+        # The server of the last connection.
+        self._server: Server | None = None
         self.place = place
         self._connect_timeout = self._dsn.connect_timeout_seconds or connect_timeout_seconds
         self.password: Password = Password(password, self._connect_timeout)
         self._command_timeout = command_timeout_seconds
         self._wanted = dict(server_settings)
         self.pgbouncer: bool = pgbouncer or self._dsn.pgbouncer
-        # The server gives up before we do: what we gave up may be done later all the same.
+        # The server gives up before we do, as a call that we gave up may still be carried out.
         self.statement_timeout_seconds: float = command_timeout_seconds * _OF_COMMAND_TIMEOUT
 
     async def connect(self, *, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
-        """Return a connection to a place that was looked at."""
+        """Return a connection whose place has been read."""
         turn = self._turn
-        self._server = None  # in case that raises
+        # In case the next line raises.
+        self._server = None
         self._server = server = self._dsn.server()
         try:
             return await self._connect(server, turn, planner_settings)
         except Exception as error:
-            # All of the time may have gone to the first host, if that machine is dead. And
-            # asyncpg tries the next one itself only where there was no answer.
+            # The first host may have used up all of the time, if that machine is dead. And asyncpg
+            # itself tries the next host only if there was no answer.
             self._turn = turn + 1
             if isinstance(error, _UNREADABLE) and (
                 file := unreadable_tls_file(server.tls, server.hosts)
@@ -140,7 +145,8 @@ class Connector(Generic[E]):
                 raise StoreMisconfiguredError(
                     f"a file of TLS, {file}, can't be read ({name})", error_class=name
                 ) from None
-            raise  # it may be the socket of a server that is down
+            # It may be the socket of a server that is down.
+            raise
 
     async def _connect(
         self, server: Server, turn: int, planner_settings: Mapping[str, str]
@@ -158,9 +164,9 @@ class Connector(Generic[E]):
                 timeout=self._connect_timeout,
                 command_timeout=self._command_timeout,
                 server_settings=self._settings(server, planner_settings),
-                # A pooler lends another server connection next time, without our statements.
+                # A pooler gives us another server connection next time, without our statements.
                 statement_cache_size=0 if self.pgbouncer else 100,
-                # Otherwise each connection leaves timers in the loop, for five minutes.
+                # Otherwise each connection leaves timers in the loop for five minutes.
                 max_cached_statement_lifetime=0,
             )
             try:
@@ -177,7 +183,7 @@ class Connector(Generic[E]):
         except Exception as error:
             if isinstance(error, (asyncpg.PostgresError, OSError, ProvcacheError)):
                 raise
-            # asyncpg's own, on a connection that the server ended: no call for a person.
+            # asyncpg's own error on a connection that the server ended, which needs no person.
             name = type(error).__name__
             raise StoreUnavailableError(f"asyncpg reported {name}", error_class=name) from None
 
@@ -190,19 +196,20 @@ class Connector(Generic[E]):
             "application_name": "provcache_trio",
             "statement_timeout": str(max(1, round(self.statement_timeout_seconds * 1000))),
             "lock_timeout": str(max(1, round(milliseconds * 0.5))),
-            # When the network is gone the server does not hear that we are. It would keep the
-            # lock of a migration for good, and by Linux's default the connection for two hours.
+            # If the network fails, the server does not notice that we have ended. It would keep the
+            # lock of a migration for good, and the connection for two hours by Linux's default.
             "idle_in_transaction_session_timeout": str(max(1, round(milliseconds))),
             **_KEEPALIVES,
             "default_transaction_isolation": "read committed",
-            "array_nulls": "on",  # a row may have no time, which is sent in an array
+            # A row may have no time, which is sent as a null in an array.
+            "array_nulls": "on",
             **planner_settings,
         }
         names = self._names_of_settings(server)
         return {name: ours[name] for name in ours if name not in names} | theirs
 
     def _names_of_settings(self, server: Server) -> set[str]:
-        """Return the names of run-time parameters that are not for us to set, in lower case."""
+        """Return the names, in lower case, of run-time parameters that the user sets."""
         return {*server.names, *map(str.lower, self._wanted)}
 
     def server_named(self) -> str:
@@ -210,18 +217,19 @@ class Connector(Generic[E]):
         return "" if self._server is None else f"{self._server}: "
 
     def hint(self, error: Exception) -> str:
-        """Return what may be wrong with how we connect, as that was refused; or nothing."""
+        """Return what may be wrong with our connection parameters, as the server refused us; or ""."""
         server = self._server
         if server is not None and isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
             return server.why_no_password()
         return "" if server is None else wrong_parameters(error, self._names_of_settings(server))
 
     async def _guard(self, connection: asyncpg.Connection, server: Server) -> None:
-        """Let the server notice soon when we are gone, so that our locks go too."""
+        """Make the server notice soon when we have ended, so that it releases our locks."""
         name = "client_connection_check_interval"
         has_it = connection.get_server_version() >= _HAS_CHECK_INTERVAL
         if has_it and not self.pgbouncer and name not in self._names_of_settings(server):
-            with suppress(asyncpg.PostgresError):  # some systems can't
+            # Some systems do not support this.
+            with suppress(asyncpg.PostgresError):
                 await connection.execute(f"SET {name} = '2s'")
 
 
@@ -238,17 +246,18 @@ class Session(Generic[E]):
         self._connector = connector
         self._planner_settings = planner_settings
         self._connection: asyncpg.Connection | None = None
-        self._plan: Plan[E] | None = None  # as the place was when this connection looked
+        # The plan as this connection read it.
+        self._plan: Plan[E] | None = None
 
     async def run(self, statement: Statement[E, T]) -> T:
         """Return what ``statement`` returns, connecting first if need be.
 
-        It is called again if it failed because the table was altered meanwhile.
+        ``statement`` is called again if it failed because the table was altered meanwhile.
 
-        When it is cancelled, the server is told; that takes a second at most.
+        When it is cancelled, the server is asked to stop, which takes a second at most.
 
         Raises:
-            StoreError: or one below it, or EntryRejectedError, as ``_errors`` has it.
+            StoreError or a subclass, EntryRejectedError: see ``_errors``.
         """
         keep = False
         began = math.inf
@@ -271,7 +280,7 @@ class Session(Generic[E]):
         finally:
             if not keep:
                 await self.close()
-        # Not above: asyncpg's error, which quotes rows, would be its context.
+        # Not raised above, where asyncpg's error, which quotes rows, would be its context.
         raise reworded(failure, f"{self._connector.server_named()}{failure}")
 
     async def _translate(
@@ -286,7 +295,7 @@ class Session(Generic[E]):
         keep = meaning.keep
         too_slow = self._ended_by_our_limit(error, waited)
         if self.connected and timed_out(error):
-            # Either the server is at work, or the network is silent: ask.
+            # Either the server is at work, or the network is silent; a fresh connection shows which.
             await self.close()
             keep = too_slow = await self._answers()
         return translated(error, meaning, too_slow=too_slow, hint=hint), keep
@@ -299,7 +308,7 @@ class Session(Generic[E]):
         return connection
 
     async def _look(self, connection: asyncpg.Connection) -> Plan[E]:
-        """Return the plan, and look again if another connection saw something new."""
+        """Return the plan; read the place again if another connection found a change."""
         if self._plan is None or self._plan is not self._connector.place.plan:
             self._plan = await self._connector.place.look(connection)
         return self._plan
@@ -313,48 +322,50 @@ class Session(Generic[E]):
             if error.sqlstate not in _OF_ALTERED_TABLES:
                 raise
             failure = error
-        # Not above: the error, which quotes rows, would be the context of another one.
+        # Not raised above, where the error, which quotes rows, would be the context of another one.
         try:
             self._plan = await self._connector.place.look(connection)
             if self._plan is plan:
                 raise failure
         finally:
-            del failure  # or this frame would hold itself
+            # Otherwise this frame would hold itself alive.
+            del failure
         return await statement(connection, self._plan)
 
     async def _answers(self) -> bool:
-        """Return whether a fresh connection is answered; it is kept for the next call."""
+        """Return whether the server answers on a fresh connection, which is kept for the next call."""
         try:
             await self._connect()
-        except Exception:  # noqa: BLE001  # whatever it is, the next call will learn it
+        except Exception:  # noqa: BLE001  # the next call will see the same error
             return False
         return True
 
     async def _may_only_read(self, error: Exception) -> bool:
-        """Return whether somebody has set this role, or the database, to be only read.
+        """Return whether this role or the database was set to read only.
 
-        Set for the whole server, it may be a failover or maintenance, which passes.
+        If it was set for the whole server, it may be a failover or maintenance, which passes.
         """
         connection = self._connection
         if not isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection is None:
             return False
         source: object = None
-        with suppress(Exception):  # then that is what the next call will find out
+        # The next call will find out in that case.
+        with suppress(Exception):
             source = await connection.fetchval(_WHO_SAID_READ_ONLY, timeout=_ASK_SECONDS)
         return source in _SET_BY_A_PERSON
 
     def _ended_by_our_limit(self, error: Exception, waited: float) -> bool:
-        """Return whether the server ended the statement when the time that we give was up.
+        """Return whether the server ended the statement at our time limit.
 
-        57014 is also what an administrator's cancellation is reported as. A lock that is
-        waited for ends a statement earlier, and with another SQLSTATE.
+        An administrator's cancellation is reported as 57014, too. Waiting for a lock ends a statement
+        earlier, and with another SQLSTATE.
         """
         of_server = isinstance(error, asyncpg.QueryCanceledError)
         return of_server and waited >= _NEARLY * self._connector.statement_timeout_seconds
 
     @property
     def will_connect(self) -> bool:
-        """Whether the next call has to connect first, as far as one can see."""
+        """Whether the next call has to connect first, as far as is known."""
         return self._connection is None or self._connection.is_closed()
 
     @property
@@ -371,5 +382,6 @@ class Session(Generic[E]):
 
 async def close(connection: asyncpg.Connection) -> None:
     """Close ``connection``, which first ends what it is doing, in a second at most."""
-    with suppress(Exception):  # then it is dropped
+    # In that case it is dropped.
+    with suppress(Exception):
         await connection.close(timeout=_CLOSE_TIMEOUT_SECONDS)

@@ -1,6 +1,6 @@
-"""The statements that store entries in a table, made of its columns.
+"""The statements that store entries in a table, generated from its columns.
 
-One generator for every table: that of ``ProvcacheEntry`` and those of users.
+There is one generator for all tables: that of ``ProvcacheEntry`` and those of users.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ColumnRule: TypeAlias = Literal["key", "newer", "newest", "keep", "greatest", "least"]
 
-# Written to the log, so that COMMIT waits for standbys, if it waits for any.
+# This writes to the log, so that COMMIT waits for standbys, if it waits for any.
 COMMIT_IN_LOG: Final = "SELECT pg_logical_emit_message(true, 'provcache_trio', '')"
 # Whether COMMIT waits for standbys, and somebody has taken the right to do that away.
 MAY_NOT_COMMIT_IN_LOG: Final = """
@@ -29,12 +29,12 @@ class StoredColumn(NamedTuple):
     """A column of the table.
 
     Attributes:
-        name: quoted where it has to be.
-        rule: what becomes of it when two versions of one key meet.
-        order: the collation by which its values are ordered, as a clause; "" for all but text.
-        told_apart: how two values are compared that may be equal; ``{}`` is the column.
-        may_be_null: whether a row may have none.
-        read: how it is read; ``{}`` is the column.
+        name: its name, quoted where necessary.
+        rule: how two versions of one key are merged in it.
+        order: the collation that orders its values, as a clause; "" except for text.
+        told_apart: the expression that distinguishes two values; ``{}`` is the column.
+        may_be_null: whether it may be NULL.
+        read: the expression that reads it; ``{}`` is the column.
     """
 
     name: str
@@ -46,20 +46,20 @@ class StoredColumn(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """One argument of a statement: what is sent of many entries for a column, or several.
+    """One argument of a statement: the values of many entries for one or several columns.
 
-    asyncpg encodes an array in half a microsecond an element, and all of them in one step: six
-    milliseconds for 500 entries, in which the host's tasks stand still and the server waits. So
-    most arrays are packed here into few values, in a tenth of that. The server unpacks them in
-    no more time than it takes to read arrays.
+    asyncpg encodes an array in half a microsecond per element, and all arrays in one step: six
+    milliseconds for 500 entries, in which no other task runs and the server waits. So most arrays
+    are packed here into few values, in a tenth of that time. The server unpacks them as fast as it
+    reads arrays.
 
     Attributes:
-        columns: the names, and how each is made of a row of it, which is ``{row}``.
-        rows: the function that yields its rows, of the argument ``{}``; None: the columns are
-            made of the argument itself, ``{}``, and of ``place``, which counts rows from 1.
-        pack: returns what is sent for the values of some entries; may raise UnfitError,
-            TypeError or ValueError.
-        join: returns the argument for all that was packed.
+        columns: the names, and for each the expression that makes it from a row ``{row}``.
+        rows: the function that yields rows from the argument ``{}``; None: the columns are made
+            from the argument ``{}`` itself and ``place``, which counts rows from 1.
+        pack: packs the values of some entries into a piece; may raise UnfitError, TypeError or
+            ValueError.
+        join: returns the argument made of all pieces.
     """
 
     columns: tuple[tuple[str, str], ...]
@@ -70,14 +70,14 @@ class Argument(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Statements:
-    """What is sent to the server.
+    """The statements that are sent to the server.
 
     Attributes:
         upsert: stores rows; its arguments are those of the columns.
-        upsert_changes: the same, which does not lock rows that would stay as they are.
+        upsert_changes: the same, without locking rows that would not change.
         select: reads rows by key; its arguments are those of the key's columns.
         count: counts rows.
-        delete: deletes rows by key, likewise.
+        delete: deletes rows by key, with the same arguments.
         delete_expired: deletes rows that expired by a moment, in microseconds since 1970: so
             many; None: none ever expires.
         upsert_locks: whether ``upsert`` locks rows that stay as they are, which is written to
@@ -104,26 +104,25 @@ def statements_of(
 
     Args:
         target: its name, quoted, in its schema.
-        columns: all that are stored, in the order in which they are read.
-        arguments: of what is stored.
-        key_arguments: of keys.
-        expires: name of the column by which rows expire.
+        columns: all stored columns, in the order in which they are read.
+        arguments: the arguments for entries.
+        key_arguments: the arguments for keys.
+        expires: the name of the column by which rows expire.
     """
     keys = [column.name for column in columns if column.rule == "key"]
     rows = _Rows(target, columns, keys)
     among = rows.among(f"SELECT {_list(keys)} FROM ({sent(key_arguments)}) AS sent")
     return Statements(
         upsert=rows.upsert(arguments, ""),
-        # Rows that would stay as they are, are left out first, since ON CONFLICT would lock
-        # them, and even that is written to the log. To look for them takes a fifth of the
-        # time of new ones.
+        # Rows that would not change are left out first, as ON CONFLICT would lock them, and even
+        # that is written to the log. Looking for them costs a fifth of the time of new rows.
         upsert_changes=rows.upsert(arguments, rows.only_changes()),
         select=f"SELECT {_list(column.read.format(column.name) for column in columns)}"
         f" FROM {target} WHERE {among}",
         count=f"SELECT count(*) FROM {target}",
         delete=rows.delete(f"WHERE {among} ORDER BY {rows.key_order()} FOR UPDATE"),
-        # Rows that are being written are left for the next time: to wait for them while
-        # holding others, which are in the order of their expiry, could end in a deadlock.
+        # Rows that are being written are left for the next time: waiting for them while holding
+        # others, in the order of their expiry, could end in a deadlock.
         delete_expired=None
         if expires is None
         else rows.delete(
@@ -153,7 +152,7 @@ def delete_some(
 
 
 def sent(arguments: Sequence[Argument], first: int = 1) -> str:
-    """Return the query whose rows are what ``arguments`` were packed of."""
+    """Return the query that yields the rows packed in ``arguments``."""
     functions: list[str] = []
     columns: list[str] = []
     for number, argument in enumerate(arguments, first):
@@ -176,7 +175,7 @@ def sent(arguments: Sequence[Argument], first: int = 1) -> str:
 
 
 class _Rows:
-    """The rows of a table, and what is said of them in several statements."""
+    """The clauses about the rows of a table that several statements share."""
 
     def __init__(self, target: str, columns: Sequence[StoredColumn], keys: Sequence[str]) -> None:
         self._target = target
@@ -189,19 +188,19 @@ class _Rows:
     def key_order(self, prefix: str = "") -> str:
         """Return the order in which keys are locked.
 
-        By every writer: none waits for another that waits for it.
+        Every writer uses it, so that no two wait for each other.
         """
         return _list(f"{prefix}{one.name}{one.order}" for one in self._columns if one.rule == "key")
 
     def among(self, query: str) -> str:
         """Return the condition that a row's key is one of those that ``query`` returns."""
-        # An array, not a join: a plan that was made for a small table is kept while it grows.
+        # An array, not a join, as the plan for a join on a small table would be kept while it grows.
         if len(self._keys) == 1:
             return f"{self._keys[0]} = ANY(ARRAY({query}))"
         return f"({_list(self._keys)}) IN ({query})"
 
     def delete(self, doomed: str) -> str:
-        """Return the statement that deletes the rows that ``doomed``, a clause, locks."""
+        """Return the statement that deletes the rows selected and locked by the clause ``doomed``."""
         keys = _list(self._keys)
         found = f"SELECT {keys} FROM doomed"
         return (
@@ -210,7 +209,7 @@ class _Rows:
         )
 
     def upsert(self, arguments: Sequence[Argument], arriving: str) -> str:
-        """Return the statement whose rule is that of the entries' ``merge``."""
+        """Return the upsert that merges as ``merge`` of the entries does."""
         names = [column.name for column in self._columns]
         assignments = self._assignments()
         update = "NOTHING"
@@ -226,11 +225,12 @@ class _Rows:
         )
 
     def only_changes(self) -> str:
-        """Return the clause that leaves out rows that would stay as they are."""
+        """Return the clause that leaves out rows that would not change."""
         is_it = " AND ".join(f"e.{key} = a.{key}" for key in self._keys)
         new = f"t.{self._keys[0]} IS NULL"
         conditions = f"{new} OR {self._changes('a')}" if self._assignments() else new
-        names = _list(column.name for column in self._columns)  # a role may see no others
+        # Named, as the role may not see other columns.
+        names = _list(column.name for column in self._columns)
         return (
             f"LEFT JOIN LATERAL (\n"
             f"    SELECT {names} FROM {self._target} AS e WHERE {is_it} OFFSET 0\n"
@@ -238,7 +238,7 @@ class _Rows:
         )
 
     def _wins(self, new: str) -> str | None:
-        """Return the condition that ``new`` is the newer version; None: it always is."""
+        """Return the condition under which ``new`` is newer; None: it always is."""
         if self._newer is None:
             return None
         name, order = self._newer.name, self._newer.order
@@ -259,7 +259,7 @@ class _Rows:
         ]
 
     def _changes(self, new: str) -> str:
-        """Return the condition that ``new``, merged with row ``t``, is not ``t``."""
+        """Return the condition under which ``new``, merged with row ``t``, differs from ``t``."""
         conditions: list[str] = []
         if self._payload:
             mine = _list(one.told_apart.format(f"t.{one.name}") for one in self._payload)

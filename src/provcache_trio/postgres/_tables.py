@@ -1,4 +1,4 @@
-"""A table of the user's own: found, or made, and looked at again when it was altered."""
+"""A user's table: found or created, and read again after it was altered."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _C_COLLATION: Final = ' COLLATE "C"'
 
 
 class TableInDatabase(Generic[E]):
-    """A table of the database.
+    """A user's table in the database.
 
     Args:
         table: its declaration.
-        create: make it if it is not there.
+        create: create it if it is missing.
 
     Raises:
-        ValueError: one of its names is longer than PostgreSQL keeps.
+        ValueError: one of its names is longer than PostgreSQL allows.
 
     Attributes:
-        plan: how entries are stored there, once that is known.
+        plan: the plan of the table, once it was read.
     """
 
     def __init__(self, table: Table[E], *, create: bool) -> None:
@@ -49,19 +49,19 @@ class TableInDatabase(Generic[E]):
         self.plan: Plan[E] | None = None
 
     async def look(self, connection: Connection) -> Plan[E]:
-        """Return how entries are stored; the same object as before, if nothing was altered.
+        """Return the plan; the same object as before if nothing was altered.
 
         Args:
             connection: outside of a transaction.
 
         Raises:
-            StoreMisconfiguredError: it is not there, or does not fit.
-            asyncpg.PostgresError: it can't be looked at, or made.
+            StoreMisconfiguredError: it does not exist, or does not fit.
+            asyncpg.PostgresError: it can't be read or created.
         """
         check_encoding(connection)
         document = await self._read(connection)
         if document is None and self._create and self.plan is None:
-            # Not later, when somebody may just be about to put another one in its place.
+            # Only now, and not later, when somebody may be replacing the table by another one.
             document = await self._made(connection)
         if self.plan is None or document != self._document:
             self.plan = plan_of(self._table, read_catalogue(self._table, document))
@@ -76,14 +76,15 @@ class TableInDatabase(Generic[E]):
 
     async def _made(self, connection: Connection) -> str | None:
         async with making(connection, self._table.schema):
-            if await self._read(connection) is None:  # nobody was faster
+            # Nobody else has created it meanwhile.
+            if await self._read(connection) is None:
                 for statement in statements_for(self._table):
                     await connection.execute(statement)
             return await self._read(connection)
 
 
 def statements_for(table: Table[Any]) -> Iterable[str]:
-    """Yield those that make ``table``."""
+    """Yield the statements that create ``table``."""
     target = quoted(table.name)
     if table.schema is not None:
         target = f"{quoted(table.schema)}.{target}"
