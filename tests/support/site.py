@@ -9,11 +9,18 @@ from tests.support.programs import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SITE: Final[str] = re.findall(
     r"^site_url: (https://\S+/)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE
 )[0]
 POINTING: Final = ("README.md", "pyproject.toml", "ops/*.yml", "src/**/*.py", "examples/*.py")
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return what a link to a heading of the page may end in."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
 
 
 def find_addresses() -> Iterator[tuple[str, str]]:

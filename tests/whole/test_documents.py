@@ -29,6 +29,7 @@ from tests.faults.catalogue import ALL as FAULTS
 from tests.support.items import Item
 from tests.support.programs import ROOT
 from tests.support.servers import postgres, query, run_sql
+from tests.support.site import anchors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,11 +151,6 @@ def test_every_fault_has_its_row_and_every_test_that_is_named_is_there() -> None
     assert sorted(row.replace(" ", "_") for row in rows) == sorted(re.findall(r"\w+", faults))
     for test, path in re.findall(r"\[`(test_\w+)`\]\(\.\./\.\./([^)]+)\)", text):
         assert f"def {test}(" in (ROOT / path).read_text("utf-8"), test
-
-
-def anchors_of(path: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
 
 
 def test_the_guide_tells_every_option_and_its_default() -> None:

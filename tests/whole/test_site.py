@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+import provcache_trio
+
 from tests.site import Site
 from tests.support.programs import ROOT
-from tests.support.site import SITE, find_addresses
-from tests.whole.test_documents import anchors_of
-from tests.whole.test_exports import MODULES, NAMES
+from tests.support.site import SITE, anchors_of, find_addresses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,8 +45,16 @@ def test_the_reference_has_an_entry_for_every_public_name_and_for_no_other() -> 
         for page in sorted((ROOT / "docs" / "reference").glob("*.md"))
         for name in re.findall(r"^::: (\S+)$", page.read_text("utf-8"), re.MULTILINE)
     ]
-    public = {f"provcache_trio.{name}" for name in NAMES}
-    public |= {f"provcache_trio.{module}.{name}" for module in MODULES for name in MODULES[module]}
+    modules = [
+        importlib.import_module(f"provcache_trio.{module.name}")
+        for module in pkgutil.iter_modules(provcache_trio.__path__)
+        if not module.name.startswith("_")
+    ]
+    public = [
+        f"{module.__name__}.{name}"
+        for module in (provcache_trio, *modules)
+        for name in module.__all__
+    ]
     assert sorted(listed) == sorted(public)
 
 
