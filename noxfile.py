@@ -221,7 +221,7 @@ def benchmark(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site, strictly, and check where each of its links leads."""
-    session.install("-c", "constraints.txt", *nox.project.dependency_groups(PROJECT, "docs"))
+    install(session, "docs")
     site = "build/site"
     session.run("mkdocs", "build", "--quiet", "--site-dir", site, env={"NO_MKDOCS_2_WARNING": "1"})
     session.run("python", "-m", "tests.site", site)
@@ -230,8 +230,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[:1])
 def package(session: nox.Session) -> None:
     """Build what users get, twice, and follow the quickstart with it in an empty environment."""
-    install(session, "test", extras=EVERYTHING)
-    session.install("-c", "constraints.txt", "hatchling")
+    install(session, "package", "test", extras=EVERYTHING)
     session.run("python", "-m", "tests.packaged", *session.posargs)
 
 

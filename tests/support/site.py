@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 SITE: Final[str] = re.findall(
     r"^site_url: (https://\S+/)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE
 )[0]
-POINTING: Final = ("README.md", "pyproject.toml", "ops/*.yml", "src/**/*.py", "examples/*.py")
+POINTING: Final = (
+    "README.md",
+    "pyproject.toml",
+    "ops/*.yml",
+    "ops/*.json",
+    "src/**/*.py",
+    "examples/*.py",
+)
 
 
 def anchors_of(page: Path) -> set[str]:
