@@ -99,6 +99,6 @@ __all__ = [
     "store_error_of",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _show_public_names(globals())
