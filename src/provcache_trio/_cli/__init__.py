@@ -1,26 +1,26 @@
 """The command ``provcache``, of the extra ``cli``.
 
-Here live the commands: their options, what they show, and their exit statuses. It stands on top
-of everything: it may import any other folder, whose words it turns into a user's, and nothing
-imports it. It must never touch a queue's or a store's inside where a public call does, print what
-may hold a secret, or wait for whoever reads its output without heeding signals.
+The commands live here: their options, their output, and their exit statuses. They may import every
+other folder, and no folder imports them. They must never use the inside of a queue or a store where a
+public call does, print what may hold a secret, or wait for the reader of their output without
+reacting to signals.
 
 ::
 
-    app         the command line, and the commands that are no folder
-    arguments, urls     what arguments mean, and which store a URL names
-    entries     what entries are: ProvcacheEntry, or those of the table in --table
-    misuse      the error of a command that was called wrongly
-    running     an attempt: work under signals, its progress, its end, and the exit status
+    app         the command line, and the commands without a folder
+    arguments, urls     the meaning of arguments, and the store that a URL names
+    entries     the type of the entries: ProvcacheEntry, or that of the table in --table
+    misuse      the error for a wrong command line
+    running     work under signals, its progress, its end, and the exit status
     progress    one line that changes on a terminal, plain lines elsewhere
-    terminal    what rich draws
+    terminal    drawing with rich
     output      lines for standard output and standard error
     help, text, accounting      how help is printed; numbers, names and entries in words
 
-    stores, postgres, stream    where entries go and come from
+    stores, postgres, stream    the stores that entries go to and come from
     outage      a store that stays away
-    relay       what `provcache relay` does until it is stopped
-    sending     what a file keeps, on its way to a store
+    relay       the job of `provcache relay`
+    sending     sends the entries that a file keeps to a store
     reading     `provcache get` and `provcache stats`
     expiring    `provcache expire`
     input       a file or a pipe, chunk by chunk, and its lines
@@ -39,21 +39,22 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_FAILED: Final = 3  # Status.FAILED, which can't be imported yet
+# ``Status.FAILED``, which can't be imported yet.
+_FAILED: Final = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    While there is nothing to clean up, SIGINT is best left to the system, as the program's entry
-    does: Python's handler could raise while trio starts or ends, and print a traceback.
+    Leave SIGINT to the system while there is nothing to clean up, as the program's entry does:
+    Python's handler could raise while trio starts or ends, and print a traceback.
 
     Args:
-        arguments: by default those that the program was started with.
+        arguments: by default those of the program.
 
     Returns:
-        0, 1: something in it needs a look, 2: it was called wrongly, 3: it could not be done,
-        128 + n: it was ended by signal n.
+        0: done, 1: done, but something needs a look, 2: wrong command line, 3: failed, 128 + n: ended
+        by signal n.
     """
     _open_closed_streams()
     try:
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _open_closed_streams() -> None:
     """Open the standard descriptors that are closed, so that no file of ours becomes one.
 
-    They can't be used, as before: nothing is to be read from the one, nor written to others.
+    They stay unusable: nothing can be read from standard input, nor written to the others.
     """
     for descriptor in range(3):
         try:
@@ -81,6 +82,7 @@ def _open_closed_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDONLY if descriptor else os.O_WRONLY)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:  # what Python makes of a closed one
+        # Python sets the stream of a closed descriptor to None.
+        if getattr(sys, name) is None:
             stream = open(descriptor, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # for good
             setattr(sys, name, stream)

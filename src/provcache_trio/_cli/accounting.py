@@ -1,4 +1,4 @@
-"""Where a queue's entries are, in words."""
+"""Describes where a queue's entries are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def places_of(metrics: WriteBehindMetrics) -> list[tuple[int, str]]:
-    """Return where accepted entries are, each of them in one place: how many, and where."""
+    """Return the number of accepted entries in each place; each entry is in exactly one."""
     batches = counted(metrics.total_batches, "batch", "batches")
     return [
         (metrics.total_persisted, f"persisted in {batches}, {metrics.total_unchanged:,} unchanged"),
@@ -26,7 +26,7 @@ def places_of(metrics: WriteBehindMetrics) -> list[tuple[int, str]]:
 
 
 def in_words(metrics: WriteBehindMetrics) -> list[str]:
-    """Return how a queue is doing, for a line of progress."""
+    """Describe the state of a queue, for a line of progress."""
     state = metrics.state
     return [
         f"in line {metrics.current_queue_depth:,}",
@@ -37,5 +37,5 @@ def in_words(metrics: WriteBehindMetrics) -> list[str]:
 
 
 def last_error(metrics: WriteBehindMetrics) -> str:
-    """Return what the store raised last, in a word; empty if it never did."""
+    """Name the last error of the store, or return "" if there was none."""
     return "" if metrics.last_error is None else metrics.last_error.error_class

@@ -1,4 +1,4 @@
-"""The command line: commands, their options, and what they end with."""
+"""The command line: commands, their options, and their exit statuses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def run(arguments: Sequence[str]) -> int:
     except (CycloptsError, MisuseError) as error:
         complain(f"{error} (see provcache --help)", quotes=isinstance(error, CycloptsError))
         return Status.MISUSED
-    except (OutputError, OSError) as error:  # the latter of --install-completion
+    # OSError comes from --install-completion.
+    except (OutputError, OSError) as error:
         complain(str(error))
         return Status.FAILED
     return status or Status.DONE
@@ -79,18 +80,18 @@ async def demo(
     to: str = "sqlite:provcache-demo.db",
     paths: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
 ) -> int:
-    """Check every installed file and write the verdicts behind, into a database.
+    """Check every installed file, and write the verdicts to a database by a write-behind queue.
 
-    Each file of each installed Python distribution is held against its RECORD, by hash. Every
-    verdict becomes an entry under its VeriKey. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what
-    was accepted, report how much that was, and end with status 130, 143 or 129.
+    Each file of each installed Python distribution is compared with its RECORD, by hash. Every
+    verdict becomes an entry under its VeriKey. On SIGINT (Ctrl-C), SIGTERM or SIGHUP it writes the
+    accepted entries, reports their number, and ends with status 130, 143 or 129.
 
     Args:
-        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
-            it is not there; entries that it has stay. Or postgres: a server of the demo's own,
-            which is gone with it.
-        paths: Directories with installed distributions, such as site-packages; by default
-            where this Python looks.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is created if it
+            does not exist, and keeps the entries that it has. Or postgres: a server that is started
+            for the demo and removed afterwards.
+        paths: Directories with installed distributions, such as site-packages; by default those of
+            this Python.
     """
     places = as_paths(sys.path if paths is None else paths)
     for path in paths or ():
@@ -101,7 +102,7 @@ async def demo(
     if to != "postgres":
         return await carry_out(Demo(places, target_of(to)))
     try:
-        # Blocks for a second: nothing else has begun.
+        # Blocks for a second, while nothing else runs.
         with run_postgres_server() as server:
             major, minor = server.version
             target = postgres_target(server.dsn, f"a PostgreSQL {major}.{minor} of its own")
@@ -122,26 +123,27 @@ async def ingest(
     all_errors: Annotated[bool, Parameter(negative="")] = False,
     give_up_after: float = 600,
 ) -> int:
-    """Read entries, one in JSON per line, and write them behind, into a store.
+    """Read entries, one JSON object per line, and write them to a store.
 
-    A line that is no entry is reported on standard error, by its number and what is wrong with
-    it, and skipped; so is one longer than 1 MiB. After twenty, they are only counted. Blank
-    lines are skipped. Input that is compressed, an array, or in UTF-16 is refused with what to do.
-    Times are kept to the microsecond. The status is 0 if every line went in, 1 if some were bad or refused, 3
-    if it had to stop. SIGINT (Ctrl-C), SIGTERM and SIGHUP write what was accepted, report how
-    much that was, and end with status 130, 143 or 129, also while the input is a silent pipe.
+    A bad line, such as one longer than 1 MiB, is skipped, and reported on standard error by its
+    number and what is wrong with it; after twenty, bad lines are only counted. Blank lines are
+    skipped. Input that is compressed, an array, or in UTF-16 is refused with a hint what to do.
+    Times are kept to the microsecond. The status is 0 if every line was stored, 1 if some were bad
+    or refused, and 3 if it had to stop. On SIGINT (Ctrl-C), SIGTERM or SIGHUP it writes the
+    accepted entries, reports their number, and ends with status 130, 143 or 129, even while the
+    input is a silent pipe.
 
     Args:
         file: The file, or - for standard input.
-        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when
-            it is not there; an entry that it has is merged with the one that comes. Or a stream,
-            which has to be there: nats://HOST,HOST,HOST/STREAM.
-        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
-            A table of yours has to be there.
-        strict: Read no further than the first bad line; what came before is written. A line
-            with a field that entries do not have is bad, too.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is created if it
+            does not exist; an entry that it has is merged with the new one. Or a stream, which has
+            to exist: nats://HOST,HOST,HOST/STREAM.
+        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry. The table
+            has to exist in the store.
+        strict: Stop at the first bad line, after writing the entries before it. A line with an
+            unknown field is bad, too.
         all_errors: Report every bad line, however many there are.
-        give_up_after: End when the store has been away, or has needed a person, for so many
+        give_up_after: Stop after the store has been away, or has needed a person, for this many
             seconds; inf waits for ever.
     """
     check_give_up_after(give_up_after)
@@ -162,13 +164,13 @@ async def get(
 ) -> int:
     """Print the entry of a key in one line of JSON.
 
-    The status is 1 if there is none, and 3 if the store can't be read.
+    The status is 1 if there is no such entry, and 3 if the store can't be read.
 
     Args:
-        key: The VeriKey: sha256: and 64 hex digits. With --table the value of its key field; of
-            several fields their values, one by one or as one JSON array.
-        from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
-        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
+        key: The VeriKey: sha256: and 64 hex digits. With --table the value of the key field, or the
+            values of several key fields, as separate arguments or as one JSON array.
+        from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
+        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
     """
     entries = entries_of(table)
     wanted = entries.read_key(key)
@@ -187,14 +189,14 @@ async def get(
 async def init(
     *, to: str, table: str | None = None, max_bytes: str | None = None, replicas: int = 3
 ) -> int:
-    """Make a store; one that is there already stays as it is.
+    """Create a store; an existing one is not changed.
 
     Args:
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE, or a stream:
             nats://HOST,HOST,HOST/STREAM.
-        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
-        max_bytes: How large a stream may become, such as 10GB; a stream needs it.
-        replicas: How many servers keep a stream, 1 to 5.
+        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
+        max_bytes: The size limit of a stream, such as 10GB; needed for a stream.
+        replicas: The number of servers that keep a stream, 1 to 5.
     """
     target = target_of(to, entries_of(table))
     make = making_of(target, max_bytes, replicas)
@@ -225,22 +227,23 @@ async def relay(
     skip: int | None = None,
     into: Path | None = None,
 ) -> int:
-    """Take entries from a stream to a store, until a signal comes.
+    """Move entries from a stream to a store until a signal comes.
 
-    SIGINT (Ctrl-C), SIGTERM and SIGHUP write what was taken, give the rest back to the stream at once,
-    report how much was written, and end with status 130, 143 or 129. Any number of relays may share a
-    stream. A message that can't be read stops every relay that can't read it; --skip takes it out.
+    On SIGINT (Ctrl-C), SIGTERM or SIGHUP it writes the entries that it has taken, returns the rest
+    to the stream at once, reports how much was written, and ends with status 130, 143 or 129. Any
+    number of relays may share a stream. A message stops every relay that can't read it; --skip
+    removes it.
 
     Args:
         from_: The stream, such as nats://HOST,HOST,HOST/STREAM.
-        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is made when it is
-            not there; a table of yours has to be.
-        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
-        dead_letters: A file for what the store refuses; without it such an entry is logged by its
-            key, and gone.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is created if it does not
+            exist; the table of --table has to exist.
+        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
+        dead_letters: A file for entries that the store refuses; without it, they are logged by key
+            and lost.
         status: Serve the status page at HOST:PORT.
-        skip: Do not relay, but move the message with this sequence out of the stream...
-        into: ...into this file, which must not be there yet.
+        skip: Do not relay, but move the message with this sequence number out of the stream...
+        into: ...into this file, which must not exist yet.
     """
     entries = entries_of(table)
     source = stream_target(from_, entries)
@@ -269,12 +272,12 @@ async def stats(
 ) -> int:
     """Print how many entries a store holds, its size, and the version of its schema.
 
-    The size is that of the whole SQLite file, or of the table in PostgreSQL with its indexes. Only
+    The size is that of the whole SQLite file, or of the PostgreSQL table with its indexes. Only
     ProvcacheEntry has a schema of its own. The status is 3 if the store can't be read.
 
     Args:
-        from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
-        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
+        from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
+        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
         as_json: Print one line of JSON.
     """
     target = target_of(from_, entries_of(table))
@@ -297,17 +300,18 @@ async def expire(
     limit: int = 1000,
     now: str | None = None,
 ) -> int:
-    """Delete the entries that have expired, and print how many there were.
+    """Delete the entries that have expired, and print their number.
 
-    It goes on until nothing has expired, in slices, so that others can write in between. SIGINT
-    (Ctrl-C), SIGTERM and SIGHUP end it after the slice under way, with status 130, 143 or 129. The
-    status is 3 if the store can't be used.
+    It deletes in slices, so that others can write in between, until no expired entry is left. On
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP it ends after the current slice with status 130, 143 or 129.
+    The status is 3 if the store can't be used.
 
     Args:
-        in_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
-        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
-        limit: Most entries in one slice.
-        now: What has expired by then: a time, in UTC, or how long ago, such as 1h.
+        in_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
+        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
+        limit: The most entries in one slice.
+        now: Delete entries that had expired by this time: a time in UTC, or how long ago, such as
+            1h.
     """
     entries = entries_of(table)
     check_expires(entries, limit)
@@ -325,17 +329,16 @@ async def top(
     once: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Show the write-behind queues of a running program, live, from its status page.
+    """Show the write-behind queues of a running program, live from its status page.
 
-    On a terminal it is a table, until SIGINT (Ctrl-C), SIGTERM or SIGHUP ends it with status 130,
-    143 or 129. In a pipe, or where NO_COLOR is set, it prints a line for each queue, again and
-    again.
+    On a terminal it shows a table until SIGINT (Ctrl-C), SIGTERM or SIGHUP ends it with status 130,
+    143 or 129. In a pipe, or with NO_COLOR set, it keeps printing a line for each queue.
 
     Args:
         url: The page, such as http://127.0.0.1:9464 or https://USER:PASSWORD@HOST/PREFIX/.
-        interval: Seconds between two looks, 0.1 to 3600.
+        interval: Seconds between updates, 0.1 to 3600.
         once: Print a line for each queue and end. The status is 0 if there are queues and all are
-            ready for work, 1 if not, 3 if there is no answer.
+            ready, 1 if not, and 3 if there is no answer.
         as_json: With --once, print the page's status.json.
     """
     return await watch_queues(url, sys.stdout, interval=interval, once=once, as_json=as_json)

@@ -1,4 +1,4 @@
-"""What arguments mean, where that is not plain."""
+"""The meaning of arguments that need more than a type."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 
 
 def settle_hyphens(arguments: Sequence[str]) -> list[str]:
-    """Return ``arguments`` with a file that comes after ``--`` named so that it is no option.
+    """Return ``arguments`` with a file name after ``--`` changed so that it is not an option.
 
-    ``input_file`` gets to see option and file alike, but not that there was a ``--``.
+    ``input_file`` gets options and file names alike, but does not see a ``--``.
     """
     settled = list(arguments)
     if settled[:1] == ["ingest"] and "--" in settled:
@@ -38,22 +38,23 @@ def settle_hyphens(arguments: Sequence[str]) -> list[str]:
 
 
 def input_file(_: object, tokens: Sequence[Token]) -> Path:
-    """Return the file that a token names; ``-``, and nothing else, becomes ``Path("-")``.
+    """Return the file that a token names; only ``-`` becomes ``Path("-")``.
 
     Raises:
-        MisuseError: it is meant as an option.
+        MisuseError: the token is an option.
     """
     name = tokens[0].value
     if name.startswith("-") and name != "-":
         raise MisuseError(f"Unknown option: {without_secrets(name)}")
     path = Path(name)
-    # A path drops the ./ that tells a file named - from standard input.
+    # A path drops the ./ that distinguishes a file named - from standard input.
     return Path.cwd() / path if str(path).startswith("-") and name != "-" else path
 
 
 def check_give_up_after(seconds: float) -> None:
-    """Raise MisuseError unless ``seconds`` is above 0; inf is."""
-    if not seconds > 0:  # nan is not, either
+    """Raise MisuseError unless ``seconds`` is above 0, as inf is."""
+    # Written so that nan is refused, too.
+    if not seconds > 0:
         raise MisuseError("--give-up-after is a number of seconds above 0, or inf")
 
 
@@ -61,13 +62,13 @@ def read_moment(option: str, text: str, now: datetime) -> datetime:
     """Return the moment that ``text`` means: a date, a date and time, or how long ago.
 
     Args:
-        option: what it was given to.
+        option: the option that it was given to.
         text: such as ``2026-11-25``, ``2026-11-25T12:00``, with an offset or else in UTC; or
             ``90s``, ``30m``, ``1h``, ``2d``, ``1w``.
-        now: what a duration is counted from.
+        now: the moment from which a duration counts back.
 
     Raises:
-        MisuseError: it is none of them.
+        MisuseError: it is none of these.
     """
     try:
         if found := _is_duration(text):
@@ -84,7 +85,7 @@ def address_of(address: str | None) -> tuple[str, int] | None:
     """Return host and port of ``HOST:PORT``.
 
     Raises:
-        MisuseError: it is no such address.
+        MisuseError: ``address`` does not have that form.
     """
     if address is None:
         return None
@@ -97,7 +98,7 @@ def address_of(address: str | None) -> tuple[str, int] | None:
 def making_of(
     target: Target, max_bytes: str | None, replicas: int
 ) -> Callable[[], Awaitable[None]]:
-    """Return what makes ``target``, as far as opening it does not.
+    """Return a function that creates ``target`` as far as opening it does not.
 
     Raises:
         MisuseError: ``max_bytes`` is wrong, or missing, or not for this kind of store.
@@ -119,13 +120,14 @@ def making_of(
 
 
 def as_paths(names: Iterable[Path | str]) -> list[Path]:
-    """Return those of ``names`` that are directories, each once, in their order."""
+    """Return the directories among ``names``, each once, in order."""
     return list(dict.fromkeys(path for path in map(Path, names) if is_directory(path)))
 
 
 def is_directory(path: Path) -> bool:
-    """Return whether ``path`` is a directory; one that can't even be asked is none."""
+    """Return whether ``path`` is a directory, and False if that can't be found out."""
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # its name is too long, or holds NUL
+    # Its name is too long, or holds NUL.
+    except (OSError, ValueError):
         return False

@@ -1,4 +1,4 @@
-"""What the entries of a command are: ``ProvcacheEntry``, or those of the table in ``--table``."""
+"""The type of a command's entries: ``ProvcacheEntry``, or that of the table in ``--table``."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _OURS: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH1
 
 
 class Entries:
-    """What entries are, and what that means to every command: ``ProvcacheEntry``.
+    """The type of the entries, and what commands do by it: here ``ProvcacheEntry``.
 
-    A store's ``Target`` carries it. ``TableEntries`` is the other one.
+    A store's ``Target`` has one. ``TableEntries`` is for other types.
 
     Attributes:
-        table: what the repositories get as ``table``.
-        entry_type: what journals and dead letters get as ``entry_type``.
-        any_type: the same, where entries of any type will do unless a table is named.
-        no_such_key: that an entry was not found.
+        table: the argument ``table`` of repositories.
+        entry_type: the argument ``entry_type`` of journals and dead letters.
+        any_type: the same, where any type is accepted unless a table is named.
+        no_such_key: the message for an entry that was not found.
     """
 
     table: Table[Any] | None = None
@@ -54,26 +54,26 @@ class Entries:
 
     @property
     def name(self) -> str:
-        """What an entry is called in messages."""
+        """The name of an entry in messages."""
         return class_of(self.entry_type).__name__
 
     @property
     def type_name(self) -> str:
-        """What the type is called in journals."""
+        """The name of the type in journals."""
         return name_of(class_of(self.entry_type))
 
     def read_key(self, words: Sequence[str]) -> object:
         """Return the key that a command line names.
 
         Raises:
-            MisuseError: it is none.
+            MisuseError: ``words`` are not a key.
         """
         if len(words) != 1 or not _is_veri_key(words[0]):
             raise MisuseError("a VeriKey is 'sha256:' and 64 lower-case hex digits")
         return words[0]
 
     def letter_key(self, word: str) -> str:
-        """Return a key as dead letters have it: as text."""
+        """Return a key as text, as dead letters have it."""
         return word
 
     def label_of(self, entry: Any) -> str:  # noqa: ANN401  # of that type
@@ -83,7 +83,7 @@ class Entries:
 
 
 class TableEntries(Entries):
-    """The entries of a table of the user's own."""
+    """The entries of a user's table."""
 
     no_such_key = "no entry has this key"
 
@@ -92,10 +92,10 @@ class TableEntries(Entries):
         self._declared = table
 
     def read_key(self, words: Sequence[str]) -> object:
-        """Return the key: its values one by one, or all of several as a JSON array.
+        """Return the key from its values, one by one or as a JSON array.
 
         Raises:
-            MisuseError: it is none; names the field.
+            MisuseError: ``words`` are not a key; the message names the field.
         """
         fields = self._declared.key_fields
         values: Sequence[object] = words
@@ -123,13 +123,13 @@ def entries_of(named: str | None) -> Entries:
     The module is imported as ``python -m`` would find it: from the current directory, too.
 
     Raises:
-        MisuseError: it names no table.
+        MisuseError: it does not name a table.
     """
     if named is None:
         return PROVCACHE
     module_name, colon, attribute = named.partition(":")
     if not (colon and _are_names(module_name) and _are_names(attribute)):
-        # Perhaps a URL with a password, so it is not quoted.
+        # Not quoted, as it may be a URL with a password.
         raise MisuseError("--table is MODULE:NAME, such as shop.tables:ORDERS")
     module = _imported(module_name)
     found: object = module
@@ -163,19 +163,19 @@ def _imported(name: str) -> ModuleType:
             too = f" (looked in {here}, too)" if here in sys.path else ""
             raise MisuseError(f"--table: there is no module {name!r}{part}{too}") from None
         raise _failed_import(name, error) from None
-    # Whatever somebody's module raises, sys.exit() in it included.
+    # Whatever the user's module raises, including sys.exit().
     except (Exception, SystemExit) as error:  # noqa: BLE001
         raise _failed_import(name, error) from None
 
 
 def _failed_import(name: str, error: BaseException) -> MisuseError:
-    """Return the error that names its class, and where it is from."""
+    """Return an error that names the class of ``error`` and its place."""
     what = type(error).__name__
     if isinstance(error, SyntaxError):
         where = f"{error.filename}:{error.lineno}"
     else:
         where, is_ours = place_of(error.__traceback__)
-        # Our own checks name fields, and Python modules; others may quote what is secret.
+        # Our own checks name fields, and Python names modules; other messages may quote a secret.
         if isinstance(error, ImportError) or (
             is_ours and isinstance(error, (TypeError, ValueError))
         ):
@@ -184,7 +184,7 @@ def _failed_import(name: str, error: BaseException) -> MisuseError:
 
 
 def place_of(traceback: TracebackType | None) -> tuple[str, bool]:
-    """Return the innermost line that is not of this package, and whether it called into that."""
+    """Return the innermost line outside this package, and whether it called this package."""
     place, is_ours = "", False
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename
@@ -226,7 +226,7 @@ def _array_in(text: str) -> Sequence[object]:
 
 
 def _key_value(field: TableField, value: object) -> object:
-    """Return the value of a field that ``value``, text or out of JSON, stands for."""
+    """Return the value of a field for ``value``, which is text or from JSON."""
     with suppress(msgspec.ValidationError):
         found: object = msgspec.convert(value, field.annotation, strict=not isinstance(value, str))
         if not isinstance(found, datetime) or found.tzinfo is not None:

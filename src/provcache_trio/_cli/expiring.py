@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 _NO_QUEUE: Final = WriteBehindOptions(
     drain_timeout_seconds=0
-)  # so that a signal announces no drain
+    # A signal then announces no drain.
+)
 _MOST: Final = 2**63 - 1
 
 
 def check_expires(entries: Entries, limit: int) -> None:
-    """Raise MisuseError unless such entries expire, and ``limit`` is a number of them."""
+    """Raise MisuseError unless such entries can expire, and ``limit`` is a valid number."""
     if not 1 <= limit <= _MOST:
         raise MisuseError("--limit is a number of entries, 1 or more")
     if entries.table is not None and entries.table.expires_field is None:
@@ -40,15 +41,15 @@ def check_expires(entries: Entries, limit: int) -> None:
 
 
 class Expire(Job):
-    """Deletes what has expired, slice by slice.
+    """Deletes expired entries, slice by slice.
 
     Args:
-        target: where.
-        now: what has expired by then.
-        limit: most entries in one slice.
+        target: the store.
+        now: the moment by which entries have expired.
+        limit: the most entries in one slice.
 
     Attributes:
-        deleted: how many there were.
+        deleted: the number of deleted entries.
     """
 
     def __init__(self, target: Target, now: datetime, limit: int) -> None:
@@ -59,20 +60,21 @@ class Expire(Job):
         self._started = False
 
     async def run(self, progress: Progress) -> None:
-        """Do the whole job; cancelled, it ends after the slice under way.
+        """Do the whole job; if cancelled, end after the current slice.
 
         Raises:
             StoreError: the store can't be used.
         """
         async with self.target.open_existing() as store:
-            # Without a check, which would want the rights to write entries.
+            # Without a check, which would need the right to write entries.
             some = True
             while some:
                 some = await patiently(partial(self._delete_some, store), progress.notice)
 
     async def _delete_some(self, store: Store) -> bool:
         before = self.deleted
-        # Whole, so that the number is true. A repository bounds its calls; the limit, SQLite's.
+        # Not cut off, so that the number is right. A repository bounds its calls, and the limit bounds
+        # SQLite's.
         with trio.CancelScope(shield=True):
             self.deleted += await store.delete_expired(self._now, self._limit)
             self._started = True
@@ -84,7 +86,7 @@ class Expire(Job):
         return f"{counted(self.deleted, 'entry', 'entries')} deleted"
 
     def summary(self, stopped_by: signal.Signals | None) -> list[str]:
-        """Return how many entries there were; nothing if the store could not be used at all."""
+        """Report the number of deleted entries; nothing if the store could not be used at all."""
         if not self._started:
             return []
         deleted = counted(self.deleted, "expired entry", "expired entries")
@@ -93,5 +95,5 @@ class Expire(Job):
 
     @property
     def status(self) -> Status:
-        """It has done what it was asked for."""
+        """Always DONE, unless a failure or a signal decides."""
         return Status.DONE

@@ -12,7 +12,7 @@ from .output import put
 
 
 class _StandardOutput(io.TextIOBase):
-    """What rich writes to, so that no error ends the program in a way of rich's own."""
+    """A file for rich, so that rich does not end the program after an error."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # typeshed has a variable
@@ -27,5 +27,5 @@ class _StandardOutput(io.TextIOBase):
 
 
 def help_console() -> Console:
-    """Return what draws for standard output; an ``OutputError`` comes out of it."""
+    """Return a console for standard output, which raises ``OutputError``."""
     return Console(file=cast("TextIO", _StandardOutput()))

@@ -1,4 +1,4 @@
-"""Lines out of a file or a pipe that may have no end, in constant memory."""
+"""Reads lines from a file or a pipe, which may be endless, in constant memory."""
 
 from __future__ import annotations
 
@@ -14,52 +14,55 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CHUNK: Final = 64 * 1024  # bytes; what a pipe of Linux holds
-LONGEST_LINE: Final = 1024 * 1024  # bytes; the longest entry takes less than half, all escaped
+# In bytes; the capacity of a pipe in Linux.
+_CHUNK: Final = 64 * 1024
+# In bytes; the longest entry takes less than half, with everything escaped.
+LONGEST_LINE: Final = 1024 * 1024
 
 
 class InputError(Exception):
-    """The input can't be opened or read; the message names it and tells why."""
+    """The input can't be opened or read; the message names it and the reason."""
 
 
 class Input:
-    """The bytes of a file or, named ``-``, of standard input.
+    """The bytes of a file, or of standard input if the name is ``-``.
 
-    It is opened and read in a worker thread, because either may wait without end for the
-    other side of a pipe. Nothing interrupts such a wait, so a cancelled call leaves its
-    thread behind. That thread takes what still comes, once, and closes the file; it keeps no
-    program from ending.
+    It is opened and read in a worker thread, since either may wait without end for the other side
+    of a pipe. Nothing interrupts such a wait, so a cancelled call leaves its thread behind. That
+    thread finishes its one call and closes the file; it does not keep the program from ending.
     """
 
     def __init__(self, name: str) -> None:
         self.label = "standard input" if name == "-" else name
         self._name = name
         self._file: io.FileIO | None = None
-        self._turn = threading.Lock()  # over the next two; held for no wait
+        # Guards the next two; never held while waiting.
+        self._turn = threading.Lock()
         self._in_use = False
         self._closed = False
 
     async def open(self) -> None:
-        """Open it; needed before ``read``.
+        """Open the input; call it before ``read``.
 
         Raises:
-            InputError: it can't be opened.
+            InputError: the input can't be opened.
         """
         await self._in_thread(self._open)
 
     async def read(self) -> bytes:
-        """Return what there is next, at most 64 KiB; nothing at the end.
+        """Return the next bytes, at most 64 KiB, and none at the end.
 
         Raises:
-            InputError: it can't be read.
+            InputError: the input can't be read.
         """
         chunk = await self._in_thread(self._read)
-        if chunk is None:  # nothing to read now; to take that for the end would lose the rest
+        # Nothing to read now; treating that as the end would lose the rest.
+        if chunk is None:
             raise InputError(f"{self.label}: it is in non-blocking mode")
         return chunk
 
     def close(self) -> None:
-        """Close it, or let the thread that was left behind do so when it is done."""
+        """Close the input, or leave that to the thread that was left behind."""
         with self._turn:
             self._closed = True
             if not self._in_use:
@@ -68,7 +71,8 @@ class Input:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         def use() -> T:
             with self._turn:
-                if self._closed:  # left before this thread began
+                # The call was cancelled before this thread began.
+                if self._closed:
                     raise OSError(0, "it is closed")
                 self._in_use = True
             try:
@@ -94,10 +98,11 @@ class Input:
     def _open(self) -> None:
         if self._name != "-":
             self._file = io.FileIO(self._name)
-        elif sys.stdin is None:  # what Python makes of `<&-`
+        # Python sets stdin to None for `<&-`.
+        elif sys.stdin is None:
             raise OSError(0, "it is closed")
         else:
-            # No buffer: a thread that is left behind would hold its lock at the program's end.
+            # Without a buffer, whose lock a thread that was left behind would hold at the program's end.
             self._file = io.FileIO(sys.stdin.fileno(), closefd=False)
 
     def _read(self) -> bytes | None:
@@ -107,7 +112,7 @@ class Input:
 
 
 class LineSplitter:
-    """Makes lines of chunks; holds one line at most, and no line that is too long."""
+    """Splits chunks into lines; holds one line at most, and none that is too long."""
 
     def __init__(self, longest: int = LONGEST_LINE) -> None:
         self._longest = longest
@@ -115,9 +120,9 @@ class LineSplitter:
         self._length = 0
 
     def feed(self, chunk: bytes) -> Iterator[bytes | None]:
-        """Yield the lines that end in ``chunk``, without line feed; None is one too long.
+        """Yield the lines that end in ``chunk``, without line feeds, and None for each too long one.
 
-        Every line has to be taken before the next call.
+        Take every line before the next call.
         """
         *ends, beginning = chunk.split(b"\n")
         for end in ends:

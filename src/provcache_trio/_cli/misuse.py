@@ -1,7 +1,7 @@
-"""A command that was called wrongly."""
+"""The error for a wrong command line."""
 
 from __future__ import annotations
 
 
 class MisuseError(Exception):
-    """A command was called wrongly; the message is for the user."""
+    """The command line is wrong; the message is for the user."""

@@ -1,4 +1,4 @@
-"""A store that stays away."""
+"""Ends a job whose store stays away."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Outage:
     """Ends a job whose store has been away, or has needed a person, for too long.
 
     Args:
-        give_up_after: seconds of that; may be inf.
+        give_up_after: so many seconds; may be inf.
 
     Attributes:
-        scope: what the job runs in.
-        queue: the job's, once it is open; until then no store is away.
-        why: why the job was ended; empty if it was not.
+        scope: the cancel scope that the job runs in.
+        queue: the job's queue, once it is open; until then no store counts as away.
+        why: why the job was ended, or "".
     """
 
     def __init__(self, give_up_after: float) -> None:
@@ -39,7 +39,7 @@ class Outage:
         return None if self.queue is None else self.queue.metrics()
 
     async def watch(self) -> None:
-        """Runs beside the job; cancels its scope when it is time."""
+        """Run beside the job, and cancel its scope when the time is up."""
         last_well = trio.current_time()
         while not self.why:
             await trio.sleep(min(1, self._give_up_after / 10))
@@ -52,6 +52,6 @@ class Outage:
                 self.scope.cancel()
 
     def check(self, detail: str = "") -> None:
-        """Raise StoreUnavailableError if the job was ended; ``detail`` ends its message."""
+        """Raise StoreUnavailableError if the job was ended; ``detail`` is added to the message."""
         if self.why:
             raise StoreUnavailableError(f"{self.why}{detail}")

@@ -1,4 +1,4 @@
-"""Text for standard output and standard error, whose reader may be slow, or gone."""
+"""Text for standard output and standard error, whose reader may be slow or closed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import trio
 from .text import printable
 from .urls import without_secrets
 
-_ROOM: Final = 100  # texts that wait
+# So many texts may wait.
+_ROOM: Final = 100
 
 
 class OutputError(Exception):
-    """Standard output does not take what a command has found; the message gives the reason."""
+    """Standard output can't be written; the message gives the reason."""
 
     def __init__(self, error: OSError) -> None:
         reason = "it is closed" if error.errno == errno.EBADF else error.strerror
@@ -35,12 +36,12 @@ def say(text: str, file: TextIO) -> None:
 
 
 def put(text: str, file: TextIO) -> None:
-    """Print ``text`` at once, whatever the encoding is, and go on when nobody reads it.
+    """Print ``text`` at once in any encoding, and continue if its reader has closed.
 
-    Blocks while the reader takes nothing.
+    Blocks while the reader reads nothing.
 
     Raises:
-        OutputError: ``file`` is standard output, and fails. Nothing else is worth ending for.
+        OutputError: ``file`` is standard output, and fails. Other errors are ignored.
     """
     try:
         _write(text, file)
@@ -51,11 +52,11 @@ def put(text: str, file: TextIO) -> None:
 
 
 def complaint(text: str, label: str = "", *, quotes: bool = True) -> str:
-    """Return a line that reports what is wrong.
+    """Return the line that reports a problem.
 
     Args:
-        text: what is wrong.
-        label: what it is about, if that holds no secret, such as a target's.
+        text: the problem.
+        label: what it is about, without any secret, such as a target's label.
         quotes: whether ``text`` may quote arguments, which may hold a password.
     """
     about = f"{label}: " if label else ""
@@ -63,22 +64,22 @@ def complaint(text: str, label: str = "", *, quotes: bool = True) -> str:
 
 
 def complain(text: str, label: str = "", *, quotes: bool = True) -> None:
-    """Report at once, on standard error, what is wrong; see ``complaint``."""
+    """Report a problem on standard error at once; see ``complaint``."""
     say(complaint(text, label, quotes=quotes), sys.stderr)
 
 
-# In its turn
+# In order
 
 
 class Stream:
-    """Writes in a thread, in the order in which things were added.
+    """Writes texts in a thread, in the order in which they were added.
 
-    A pipe that nobody reads, or a terminal after Ctrl-S, takes nothing; whoever waits for it
-    may be cancelled, which leaves the thread behind. That thread keeps no program from ending.
-    Once the stream has failed, all that is added vanishes.
+    A pipe that nobody reads, or a terminal after Ctrl-S, blocks. A task that waits for it may be
+    cancelled, which leaves the thread behind; that does not keep the program from ending. Once the
+    stream has failed, added texts are dropped.
 
     Args:
-        file: where to write; nothing else should meanwhile.
+        file: the file to write to; nothing else should write to it meanwhile.
 
     Attributes:
         trouble: the first error, or None.
@@ -88,41 +89,42 @@ class Stream:
         self.trouble: OSError | None = None
         self._file = file
         self._waiting: deque[str] = deque()
-        self._turn = threading.Lock()  # what a cancelled call began is still written first
+        # Texts that a cancelled call began are still written first.
+        self._turn = threading.Lock()
         self._added = trio.Event()
         self._written = trio.Event()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no text waits."""
         return not self._waiting
 
     @property
     def has_room(self) -> bool:
-        """Whether it is worth adding what may as well be left out."""
+        """Whether there is room for texts that may be left out."""
         return len(self._waiting) < _ROOM
 
     def add(self, text: str) -> None:
-        """Have ``text`` written in its turn, whether there is room or not."""
+        """Add ``text``, whether there is room or not."""
         self._waiting.append(text)
         self._added.set()
 
     async def room(self) -> None:
-        """Wait until there is room, which ``run`` has to make."""
+        """Wait until ``run`` has made room."""
         await trio.lowlevel.checkpoint()
         while not self.has_room:
             self._written = trio.Event()
             await self._written.wait()
 
     async def run(self) -> None:
-        """Write what is added, until cancelled; what waits then is left for ``flush``."""
+        """Write added texts until cancelled; those that wait then are left for ``flush``."""
         while True:
             await self._added.wait()
             self._added = trio.Event()
             await self.flush()
 
     async def flush(self) -> None:
-        """Wait until everything was written, or has failed to be."""
+        """Wait until everything was written, or the stream has failed."""
         while True:
             try:
                 if _descriptor_of(self._file) is None:
@@ -138,7 +140,7 @@ class Stream:
                 return
 
     def check(self) -> None:
-        """Raise OutputError unless everything was written, or its reader left."""
+        """Raise OutputError unless all output was written or its reader left."""
         if self.trouble is not None and self.trouble.errno != errno.EPIPE:
             raise OutputError(self.trouble)
 
@@ -151,10 +153,10 @@ class Stream:
 
 
 def _write(text: str, file: TextIO) -> None:
-    """Write ``text``, with an escape for what the encoding has not. Blocks.
+    """Write ``text``, with escapes for characters that the encoding lacks. Blocks.
 
-    What has a descriptor is written to without a buffer: a thread that waits in there would
-    hold a lock that Python wants at the program's end.
+    A file with a descriptor is written to without its buffer, as a thread that waits in there would
+    hold a lock that Python needs at the program's end.
     """
     encoding = file.encoding or "utf-8"
     data = text.encode(encoding, "backslashreplace")
@@ -166,12 +168,13 @@ def _write(text: str, file: TextIO) -> None:
     while data:
         try:
             data = data[os.write(descriptor, data) :]
-        except BlockingIOError:  # another process that shares it has made it non-blocking
+        # Another process that shares it has made it non-blocking.
+        except BlockingIOError:
             select.select((), (descriptor,), ())
 
 
 def _descriptor_of(file: TextIO) -> int | None:
-    """Return the descriptor of ``file``, or None: it is in memory."""
+    """Return the descriptor of ``file``, or None if it is in memory."""
     try:
         return file.fileno()
     except OSError:
@@ -179,7 +182,7 @@ def _descriptor_of(file: TextIO) -> int | None:
 
 
 def _silence(file: TextIO) -> None:
-    """Let whatever is still written to ``file`` vanish, as after ``| head``."""
+    """Drop everything that is still written to ``file``, as after ``| head``."""
     descriptor = _descriptor_of(file)
     if descriptor is not None:
         nowhere = os.open(os.devnull, os.O_WRONLY)

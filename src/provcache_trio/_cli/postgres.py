@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 class PostgresTarget:
-    """A PostgreSQL database; its schema ``provcache`` is made when it is not there, a table is not.
+    """A PostgreSQL database; a missing schema ``provcache`` is created, a missing table is not.
 
     Args:
         dsn: its URL.
-        label: what to call it; by default the URL without what may be secret.
-        entries: what it stores.
+        label: its name in messages; by default the URL without anything that may be secret.
+        entries: the type of its entries.
 
     Raises:
-        ValueError: ``dsn`` is malformed, or may be, or has a parameter that can't be used; or a
-            name of the table or of a column is too long.
+        ValueError: ``dsn`` may be malformed, or has a parameter that can't be used; or a name of
+            the table or of a column is too long.
     """
 
     def __init__(self, dsn: str, label: str = "", entries: Entries = PROVCACHE) -> None:
@@ -46,7 +46,7 @@ class PostgresTarget:
 
     @asynccontextmanager
     async def open(self, *, create: bool = False) -> AsyncGenerator[Store]:
-        """Open the database; ``wait_until_ready`` raises what is wrong with it.
+        """Open the database; ``wait_until_ready`` raises its errors.
 
         Args:
             create: see ``Target``.
@@ -60,7 +60,7 @@ class PostgresTarget:
 
     @asynccontextmanager
     async def open_existing(self) -> AsyncGenerator[Store]:
-        """Open the database to read from it; the first call raises what is wrong with it."""
+        """Open the database for reading; the first call raises its errors."""
         with for_users():
             async with open_postgres_repository(self._dsn, table=self._table) as repository:
                 yield repository

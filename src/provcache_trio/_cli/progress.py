@@ -1,4 +1,4 @@
-"""Where a job is, on standard error."""
+"""Shows the progress of a job on standard error."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from .terminal import terminal_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_FIRST_PAUSE: Final = 1.0  # seconds
+# In seconds.
+_FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 _BLINK: Final = 0.1
 
 
 class Progress:
-    """One line that changes, on a terminal that can show it; else plain lines.
+    """One changing line on a terminal that can show it; elsewhere plain lines.
 
-    Plain lines come after a second, and then less and less often: a log is read later.
+    Plain lines come after a second, and then less and less often, as logs are read later.
 
     Args:
         where: returns where the job is, in one line.
-        file: where to show it.
+        file: the file to show it on.
     """
 
     def __init__(self, where: Callable[[], str], file: TextIO) -> None:
@@ -41,12 +42,12 @@ class Progress:
             await self._terminal.show(self._draw, pause=_BLINK)
 
     def notice(self, text: str) -> None:
-        """Print a line, unless nobody seems to read it."""
+        """Print a line, unless its reader seems to be blocked."""
         if self._stream.has_room:
             self.tell(text)
 
     def tell(self, text: str) -> None:
-        """Print a line, whether anybody reads it or not."""
+        """Print a line, even if its reader seems to be blocked."""
         if self._terminal is None:
             self._stream.add(f"{complaint(text, quotes=False)}\n")
         else:

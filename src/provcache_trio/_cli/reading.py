@@ -1,4 +1,4 @@
-"""``provcache get`` and ``provcache stats``: what a store holds."""
+"""``provcache get`` and ``provcache stats``: reading from a store."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 async def entry_as_json(target: Target, key: object) -> str | None:
-    """Return the entry of ``key`` in one line of JSON, or None: there is none.
+    """Return the entry of ``key`` in one line of JSON, or None if there is none.
 
-    The line is ASCII: other characters are escaped, so that no terminal obeys one and no
-    encoding lacks one.
+    The line is ASCII with escapes, so that it holds no control sequences, and every encoding can
+    write it.
 
     Raises:
-        StoreError: the store can't be read, or there is none.
+        StoreError: the store can't be read, or does not exist.
     """
     async with target.open_existing() as store:
         found = await store.get_many([key])
@@ -27,16 +27,16 @@ async def entry_as_json(target: Target, key: object) -> str | None:
 
 
 def plain(entry: object) -> object:
-    """Return what the JSON of an entry, of any type, decodes to."""
+    """Return an entry of any type as plain values, as its JSON decodes."""
     return msgspec.json.decode(msgspec.json.encode(entry))
 
 
 async def store_facts(target: Target) -> dict[str, int]:
-    """Return how many entries a store holds, and what else is cheaply known.
+    """Return the number of entries in a store, and other facts that are cheap to read.
 
     Raises:
-        StoreError: the store can't be read, or there is none.
-        OSError: it went away.
+        StoreError: the store can't be read, or does not exist.
+        OSError: the store was removed meanwhile.
     """
     async with target.open_existing() as store:
         entries = await store.count()

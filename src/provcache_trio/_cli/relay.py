@@ -31,8 +31,8 @@ class RelayJob(Job):
 
     Args:
         source: the stream.
-        target: where entries go.
-        dead_letters: the file for what the store refuses, or None.
+        target: the store.
+        dead_letters: the file for entries that the store refuses, or None.
         status: host and port of the status page, or None.
     """
 
@@ -49,7 +49,7 @@ class RelayJob(Job):
         self._status = status
 
     async def run(self, progress: Progress) -> None:
-        """Take entries from the stream until this is cancelled; then drain, and give back the rest.
+        """Move entries from the stream until cancelled; then drain, and return the rest.
 
         Raises:
             StoreError: the store can't be used.
@@ -78,14 +78,14 @@ class RelayJob(Job):
             await trio.sleep_forever()
 
     def where(self) -> str:
-        """Return what was done so far."""
+        """Describe what was done so far."""
         metrics = self.outage.metrics
         if metrics is None:
             return "waiting for the store"
         return ", ".join([f"taken {metrics.total_recovered:,}", *in_words(metrics)])
 
     def summary(self, stopped_by: signal.Signals | None) -> list[str]:
-        """Return what became of every entry that was taken."""
+        """Describe what happened to every entry that was taken."""
         metrics = self.outage.metrics
         if metrics is None:
             return []
@@ -99,5 +99,5 @@ class RelayJob(Job):
 
     @property
     def status(self) -> Status:
-        """Never asked for: it ends by a signal or a failure."""
+        """Never used, as the job ends by a signal or a failure."""
         return Status.DONE

@@ -1,4 +1,4 @@
-"""The work of a command: under signals, in sight of the user, and what it came to."""
+"""Runs the work of a command under signals, shows its progress, and gives the exit status."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PATIENCE: Final = 2.0  # seconds that whoever reads the last words gets, after a signal
-_HEAD_START: Final = 0.5  # seconds of them that go to what is shown meanwhile
+# After a signal, the reader of the last lines gets so many seconds.
+_PATIENCE: Final = 2.0
+# So many of these seconds are for progress that is still being shown.
+_HEAD_START: Final = 0.5
 
 
 class Status(enum.IntEnum):
-    """The exit statuses of every command; 128 + n: it was ended by signal n.
+    """The exit statuses of all commands; 128 + n: ended by signal n.
 
     Attributes:
-        DONE: it did what it was asked for.
-        NOT_ALL: it did, but there is something to look at: no such entry, bad lines,
-            entries that the store refused.
-        MISUSED: it was called wrongly.
-        FAILED: it could not, or not to the end, because of the store, the input or the
-            output.
+        DONE: the command did what it was asked for.
+        NOT_ALL: the same, but something needs a look: no such entry, bad lines, or entries that
+            the store refused.
+        MISUSED: the command line was wrong.
+        FAILED: it did not, or not completely, because of the store, the input or the output.
     """
 
     DONE = 0
@@ -55,15 +56,14 @@ class Status(enum.IntEnum):
 class Attempt:
     """Work that the first signal cancels; later ones change nothing.
 
-    A queue that the work has open drains while the cancellation passes through it, and that
-    ends by itself, so a second signal has nothing to hurry. A signal that this process was
-    started to ignore, as by ``nohup`` or, in the background, by a shell without job control,
-    is ignored.
+    An open queue of the work drains when it is cancelled, which ends by itself, so a second signal
+    has no effect. A signal that this process was started to ignore stays ignored, as under
+    ``nohup``, or in the background of a shell without job control.
 
     Attributes:
-        failure: what went wrong; empty if nothing did.
-        names_its_place: whether ``failure`` names the file or the server that it is about.
-        stopped_by: the first signal, if it ended the work, or what is written about it.
+        failure: what went wrong, or "".
+        names_its_place: whether ``failure`` names the file or server that it is about.
+        stopped_by: the first signal that ended the work or its report, or None.
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -77,10 +77,10 @@ class Attempt:
         self._working, self._last = trio.CancelScope(), trio.CancelScope()
 
     async def run(self) -> None:
-        """Do the work, and then conclude.
+        """Do the work, and then report.
 
         Raises:
-            OutputError: by the work.
+            OutputError: if the work raised it.
         """
         heeded = [each for each in _ENDING if signal.getsignal(each) is not signal.SIG_IGN]
         with trio.open_signal_receiver(*heeded) if heeded else nullcontext() as signals:
@@ -105,7 +105,7 @@ class Attempt:
 
     @property
     def status(self) -> int:
-        """The exit status, as far as failure and signals decide it; else 0."""
+        """The exit status, if a failure or a signal decides it; else 0."""
         if self.failure:
             return Status.FAILED
         return Status.DONE if self.stopped_by is None else 128 + self.stopped_by
@@ -113,14 +113,14 @@ class Attempt:
     # What a job adds
 
     async def _watch(self) -> None:
-        """Runs beside the work, and is cancelled when that has ended."""
+        """Run beside the work; cancelled when that has ended."""
         await trio.lowlevel.checkpoint()
 
     def _heed(self, received: signal.Signals) -> None:
-        """Called with every signal that comes before ``_conclude``."""
+        """React to a signal that comes before ``_conclude``."""
 
     async def _conclude(self) -> None:
-        """Runs last. Since or from a signal on it has two seconds."""
+        """Report the end; with a signal, before or meanwhile, within two seconds."""
         await trio.lowlevel.checkpoint()
 
     # How it goes
@@ -134,7 +134,8 @@ class Attempt:
         except (ProvcacheError, OSError) as error:
             self.failure = str(error)
             self.names_its_place = _names_its_place(error)
-        except OutputError as error:  # on its way out it would get into a group
+        # Caught here, as it would leave the nursery in a group.
+        except OutputError as error:
             self._unwritten = error
 
     async def _listen(self, signals: AsyncIterator[int]) -> None:
@@ -152,26 +153,26 @@ class Attempt:
 
 
 def _names_its_place(error: Exception) -> bool:
-    """Return whether the message of ``error`` names the file or the server that it is about."""
+    """Return whether the message of ``error`` names the file or server that it is about."""
     return isinstance(error, JournalError) or getattr(error, "reason", None) is not None
 
 
 async def attempt(
     work: Callable[[], Awaitable[T]], label: str, *, quotes: bool = True
 ) -> tuple[int, T | None]:
-    """Do work that is over soon, and report what failed.
+    """Do short work, and report its failure.
 
     Args:
-        work: what to do.
+        work: the work.
         label: what a failure is about.
         quotes: see ``complaint``.
 
     Returns:
-        The exit status, as far as failure and signals decide it, else 0; and what the work
-        returned, or None.
+        The exit status, if a failure or a signal decides it, else 0; and the result of the work, or
+        None.
 
     Raises:
-        OutputError: by the work.
+        OutputError: if the work raised it.
     """
     result: T | None = None
 
@@ -190,17 +191,16 @@ async def attempt(
 
 
 class Job(ABC):
-    """Work that takes a while. It knows neither terminal nor signals.
+    """Work that takes a while, independent of terminal and signals.
 
     Args:
-        target: where entries go.
+        target: the store.
         options: the options of its queue.
-        give_up_after: seconds for which the store may be away, or need a person; then the job
-            ends.
+        give_up_after: the seconds that the store may be away, or need a person, before the job ends.
 
     Attributes:
-        place: what is in use, to report where a failure is from.
-        outage: ends the job when its store has been away for too long; holds its queue.
+        place: what is in use now, to report where a failure comes from.
+        outage: ends the job when its store has been away too long; knows its queue.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class Job(ABC):
 
     @abstractmethod
     async def run(self, progress: Progress) -> None:
-        """Do the whole job, and show on ``progress`` what comes up. It may be cancelled."""
+        """Do the whole job, and report events to ``progress``; may be cancelled."""
 
     @abstractmethod
     def where(self) -> str:
@@ -221,24 +221,24 @@ class Job(ABC):
 
     @abstractmethod
     def summary(self, stopped_by: signal.Signals | None) -> list[str]:
-        """Return the lines that a finished or stopped job ends with."""
+        """Return the last lines of a finished or stopped job."""
 
     def complaints(self) -> list[str]:
-        """Return what is wrong, in the end, beside a failure."""
+        """Return the problems at the end, except a failure."""
         return []
 
     @property
     @abstractmethod
     def status(self) -> Status:
-        """The exit status, unless failure or signals decide it."""
+        """The exit status, unless a failure or a signal decides it."""
 
 
 async def carry_out(job: Job, progress: Progress | None = None) -> int:
-    """Do a job in sight of the user, print its summary, and return the exit status.
+    """Do a job with its progress shown, print its summary, and return the exit status.
 
     Args:
-        job: what to do.
-        progress: what shows it meanwhile; by default standard error.
+        job: the job.
+        progress: shows the progress; by default on standard error.
 
     Raises:
         OutputError: the summary could not be written.
@@ -271,7 +271,7 @@ class _JobAttempt(Attempt):
             self._again = "still "
 
     async def _conclude(self) -> None:
-        """Show progress to its end, then results, then complaints."""
+        """Finish the progress, then print results, then complaints."""
         for line in self._job.summary(self.stopped_by):
             self.results.add(f"{line}\n")
         complaints = [complaint(text) for text in self._job.complaints()]
@@ -280,7 +280,8 @@ class _JobAttempt(Attempt):
             complaints.append(complaint(self.failure, place))
         if self.stopped_by is None:
             await self._progress.finish()
-        else:  # then there is not much time, and the summary matters more
+        # Little time is left, and the summary matters more.
+        else:
             with trio.move_on_after(_HEAD_START):
                 await self._progress.finish()
         await self.results.flush()
@@ -292,9 +293,9 @@ class _JobAttempt(Attempt):
 
 @contextmanager
 def warnings_shown_by(notice: Callable[[str], None]) -> Generator[None]:
-    """Have ``notice`` called, in trio's thread, with what the library warns of.
+    """Pass the library's warnings to ``notice``, in trio's thread.
 
-    Otherwise logging would write it to standard error, and wait there for its reader.
+    Otherwise logging would write them to standard error, and wait there for its reader.
     """
     token = trio.lowlevel.current_trio_token()
 

@@ -1,4 +1,4 @@
-"""Writing behind to a store that may stay away, or refuse some of it for good."""
+"""Sends entries that a file keeps to a store, which may stay away or refuse some for good."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     # Removes entries from the file, by their numbers.
     Remove: TypeAlias = Callable[[Sequence[int]], Awaitable[object]]
 
-# A queue that sees twenty refusals in a row takes them for the store's fault and waits. Here
-# each is an entry's own: it stays where it is. So no queue sees twenty.
+# A queue that sees twenty refusals in a row blames the store and waits. Here a refused entry stays in
+# its file, so each queue gets fewer than twenty.
 AT_ONCE: Final = 19
 _REMOVAL_SECONDS: float = 10
 
@@ -36,9 +36,9 @@ class Kept(msgspec.Struct, frozen=True):
     """An entry that a file keeps.
 
     Attributes:
-        number: its number there.
-        label: what to call it in messages.
-        entry: itself.
+        number: its number in the file.
+        label: its name in messages.
+        entry: the entry itself.
     """
 
     number: int
@@ -47,24 +47,24 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Resending(Job):
-    """A job that sends what a file keeps through a queue, and removes what was stored.
+    """A job that sends the entries of a file through a queue, and removes those that were stored.
 
-    In between, an entry is in both places, never in none; one that is sent twice, because a
-    crash came before its removal, changes nothing in the store the second time. What the store
-    refuses stays in the file.
+    In between, an entry is in both places, never in none. One that is sent twice, after a crash
+    before its removal, changes nothing in the store the second time. Entries that the store
+    refuses stay in the file.
 
     Args:
-        path: the file, which this owns meanwhile.
-        target: where entries go. It has to be there: they are not to vanish into a store that a
-            misspelt name made.
+        path: the file, which the job owns meanwhile.
+        target: the store. It has to exist, so that entries do not go to a new store with a misspelt
+            name.
         options: the queues' options.
         give_up_after: see ``Job``.
 
     Attributes:
-        name: the queues' name.
-        started: whether both could be used.
-        stored: how many entries the store has.
-        refused: how many it refused.
+        name: the name of the queues.
+        started: whether file and store could be used.
+        stored: the number of entries that the store has.
+        refused: the number of entries that it refused.
     """
 
     name: ClassVar[str]
@@ -81,7 +81,7 @@ class Resending(Job):
 
     @asynccontextmanager
     async def open_store(self, progress: Progress) -> AsyncGenerator[Store]:
-        """Open the store, once it is ready."""
+        """Open the store, and wait until it is ready."""
         self.place = self.target.label
         async with self.target.open_existing() as store:
             await wait_until_ready(store, progress.notice)
@@ -92,9 +92,9 @@ class Resending(Job):
     async def send(
         self, store: Store, kept: Sequence[Kept], remove: Remove, progress: Progress
     ) -> None:
-        """Send some, at most ``AT_ONCE``, and wait for their fates.
+        """Send at most ``AT_ONCE`` entries, and wait for their fates.
 
-        However it ends, what was stored is removed, and what was refused is shown.
+        However it ends, stored entries are removed, and refused ones are reported.
         """
         self.place = self.target.label
         sink = _Refused()
@@ -106,12 +106,13 @@ class Resending(Job):
             ) as queue:
                 self.outage.queue = queue
                 for one in kept:
-                    queue.enqueue_nowait(one.entry)  # there is room for all
+                    # There is room for all.
+                    queue.enqueue_nowait(one.entry)
                     sent.append(one)
                 await queue.flush()
         finally:
-            # Every entry that was sent is now in one of three places; by identity, as several
-            # may have one key, or be equal.
+            # Every sent entry is now in one of three places; compared by identity, as several may have one
+            # key, or be equal.
             open_fates = () if queue is None else queue.undelivered
             refusals = {id(letter.entry): _reason_of(letter) for letter in sink.letters}
             left = {*refusals, *map(id, open_fates)}
@@ -124,7 +125,7 @@ class Resending(Job):
                 await self.settle(stored, remove)
 
     async def settle(self, stored: Sequence[int], remove: Remove) -> None:
-        """Count what was stored, and remove it."""
+        """Count and remove the stored entries."""
         if not stored:
             return
         self.stored += len(stored)
@@ -134,7 +135,7 @@ class Resending(Job):
 
 
 class _Refused:
-    """A sink that remembers what was refused."""
+    """A sink that remembers the refused entries."""
 
     def __init__(self) -> None:
         self.letters: list[DeadLetter[Any]] = []
@@ -152,7 +153,7 @@ def _reason_of(letter: DeadLetter[Any]) -> str:
 
 @contextmanager
 def _without_dead_letter_lines(queue: str) -> Generator[None]:
-    """Keep the queue of that name from logging dead letters, which the command reports itself."""
+    """Keep the queue of that name from logging dead letters, which the command reports."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return getattr(record, "queue", "") != queue or not hasattr(record, "key")

@@ -1,4 +1,4 @@
-"""The store of a command: how to open it, and what is known of it."""
+"""The store of a command: how to open it, and facts about it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PATIENCE: Final = 10.0  # seconds that a store gets to answer at first
+# At first, a store gets so many seconds to answer.
+_PATIENCE: Final = 10.0
 _PAUSE: Final = 0.25
-# How repositories say to programmers that something is not there.
+# How messages of repositories, which are for programmers, end when something is missing.
 _MADE_BY_CREATE: Final = (
     "with create=True it is made",
     "make it, or open the repository with create=True",
@@ -46,7 +47,7 @@ _MADE_BY_CREATE: Final = (
 
 
 class Store(Protocol):
-    """What the commands ask of a repository; the built-in ones have it."""
+    """What the commands need of a repository; the built-in ones have it."""
 
     async def upsert_many(self, entries: Sequence[Any], /) -> int:
         """Store every entry, or none; see ``Repository.upsert_many``."""
@@ -61,7 +62,7 @@ class Store(Protocol):
         ...
 
     async def delete_expired(self, now: datetime, limit: int, /) -> int:
-        """Delete so many entries that have expired; return how many there were."""
+        """Delete at most ``limit`` expired entries; return how many there were."""
         ...
 
     async def check(self) -> None:
@@ -70,11 +71,11 @@ class Store(Protocol):
 
 
 class Target(Protocol):
-    """Where entries go, or come from.
+    """The store that entries go to or come from.
 
     Attributes:
-        label: what to call it in messages.
-        entries: what they are.
+        label: its name in messages.
+        entries: the type of its entries.
     """
 
     label: str
@@ -83,53 +84,52 @@ class Target(Protocol):
     def open(self, *, create: bool = False) -> AbstractAsyncContextManager[Store]:
         """Open the store.
 
-        That of ``ProvcacheEntry`` is always made when it is not there.
+        A missing store of ``ProvcacheEntry`` is always created.
 
         Args:
-            create: make a table of the user's own, too.
+            create: create a user's table, too.
 
         Raises:
-            StoreError: at entry, it can't be used.
+            StoreError: at entry: it can't be used.
         """
         ...
 
     def open_existing(self) -> AbstractAsyncContextManager[Store]:
-        """Open the store to read from it; it is not made.
+        """Open the store for reading, without creating it.
 
         Raises:
-            StoreError: at entry or from the first call, it can't be used.
+            StoreError: at entry or from the first call: it can't be used.
         """
         ...
 
     async def facts(self) -> dict[str, int]:
-        """Return what is cheaply known of the store, by name.
+        """Return facts about the store that are cheap to read, by name.
 
         Raises:
-            StoreError: it can't be asked.
-            OSError: it can't be looked at.
+            StoreError, OSError: the store can't be read.
         """
         ...
 
 
 async def wait_until_ready(store: Store, notice: Callable[[str], None]) -> None:
-    """Wait until the store answers; it may be locked, or just being started.
+    """Wait until the store answers; it may be locked, or starting.
 
     Args:
-        store: what to wait for.
+        store: the store.
         notice: called if it does not answer at once.
 
     Raises:
-        StoreError: it does not answer for ten seconds, or needs a person.
+        StoreError: it does not answer within ten seconds, or needs a person.
     """
     await patiently(store.check, notice)
 
 
 async def patiently(call: Callable[[], Awaitable[T]], notice: Callable[[str], None]) -> T:
-    """Return what a call of a store returns, which may be away, for ten seconds at most.
+    """Return what a call of a store returns; retry for up to ten seconds while the store is away.
 
     Args:
-        call: what to do, again and again.
-        notice: called if that does not work at once.
+        call: the call.
+        notice: called if the call does not succeed at once.
 
     Raises:
         StoreError: it stays away, or needs a person.
@@ -151,7 +151,7 @@ async def patiently(call: Callable[[], Awaitable[T]], notice: Callable[[str], No
 
 @contextmanager
 def for_users() -> Generator[None]:
-    """Have errors say to users, not to programmers, what makes a store."""
+    """Change errors to name the command that creates a store, not the argument."""
     try:
         yield
     except StoreMisconfiguredError as error:
@@ -162,11 +162,11 @@ def for_users() -> Generator[None]:
 
 
 class SqliteTarget:
-    """An SQLite file, which is made when it is not there.
+    """A SQLite file, which is created if it is missing.
 
     Args:
         path: the file.
-        entries: what it stores.
+        entries: the type of its entries.
     """
 
     def __init__(self, path: Path, entries: Entries = PROVCACHE) -> None:
@@ -177,13 +177,13 @@ class SqliteTarget:
 
     @asynccontextmanager
     async def open(self, *, create: bool = False) -> AsyncGenerator[Store]:
-        """Open the file; ``wait_until_ready`` raises what else is wrong with it.
+        """Open the file; ``wait_until_ready`` raises its other errors.
 
         Args:
             create: see ``Target``.
 
         Raises:
-            StoreMisconfiguredError: there can be no such file.
+            StoreMisconfiguredError: the file can't exist.
         """
         directory = self.path.parent
         self._check_kind()
@@ -200,12 +200,12 @@ class SqliteTarget:
 
     @asynccontextmanager
     async def open_existing(self) -> AsyncGenerator[Store]:
-        """Open the file to read from it, while others write to it too.
+        """Open the file for reading, while others may write to it.
 
-        The first call raises what else is wrong with it.
+        The first call raises its other errors.
 
         Raises:
-            StoreMisconfiguredError: there can be no such file.
+            StoreMisconfiguredError: the file can't exist.
         """
         self._check_kind()
         with for_users():
@@ -227,10 +227,10 @@ class SqliteTarget:
             raise StoreMisconfiguredError("it is no regular file")
 
     async def facts(self) -> dict[str, int]:
-        """Return the size of the file with what is still in its log, and a schema's version.
+        """Return the size of the file including its log, and the version of the schema.
 
         Raises:
-            OSError: the file is gone.
+            OSError: the file was removed.
         """
         await trio.lowlevel.checkpoint()
         size = self.path.stat().st_size

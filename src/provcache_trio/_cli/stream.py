@@ -31,10 +31,10 @@ _size: Final = re.compile(r"(\d+)\s*(|KB|MB|GB|TB)", re.IGNORECASE).fullmatch
 
 
 def bytes_in(size: str) -> int:
-    """Return how many bytes ``size`` is, such as 10GB.
+    """Return the bytes of a size such as 10GB.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: ``size`` is not a size.
     """
     found = _size(size.strip())
     if found is None:
@@ -43,11 +43,11 @@ def bytes_in(size: str) -> int:
 
 
 class StreamTarget:
-    """A stream, which is not made unless that is asked for.
+    """A stream, which only ``create`` creates.
 
     Args:
         url: its servers' URL, with its name as the path.
-        entries: what goes through it.
+        entries: the type of its entries.
 
     Raises:
         ValueError: ``url`` is malformed.
@@ -68,33 +68,34 @@ class StreamTarget:
 
     @asynccontextmanager
     async def open(self, *, create: bool = False) -> AsyncGenerator[Store]:  # noqa: ARG002  # see ``create``
-        """Open the stream to write to it; ``wait_until_ready`` raises what is wrong with it."""
+        """Open the stream for writing; ``wait_until_ready`` raises its errors."""
         table: Any = self.entries.table
         async with open_stream_repository(self.servers, self.stream, table=table) as repository:
-            yield cast("Store", repository)  # of which these commands only write and check
+            # These commands only write to it and check it.
+            yield cast("Store", repository)
 
     def open_existing(self) -> AbstractAsyncContextManager[Store]:
-        """Raise StoreMisconfiguredError: nothing can be read by key."""
+        """Raise StoreMisconfiguredError, as a stream can't be read by key."""
         self._refuse()
 
     async def facts(self) -> dict[str, int]:
-        """Raise StoreMisconfiguredError: see ``open_existing``."""
+        """Raise StoreMisconfiguredError; see ``open_existing``."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:
         raise StoreMisconfiguredError("a stream holds no rows; a relay takes entries to a store")
 
     async def create(self, max_bytes: int, replicas: int) -> None:
-        """Make the stream."""
+        """Create the stream."""
         await create_stream(self.servers, self.stream, max_bytes=max_bytes, replicas=replicas)
 
     async def take_out(self, number: int, file: Path) -> None:
-        """Move one message into a file that is not there yet."""
+        """Move one message into a new file."""
         await take_out(self.servers, self.stream, number, partial(_keep, file))
 
 
 def _keep(file: Path, data: bytes) -> None:
-    """Have ``data`` on disk, in a new file that is its owner's alone."""
+    """Write and sync ``data`` to a new file that only its owner may read."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as new:  # noqa: PTH123  # a descriptor
         new.write(data)

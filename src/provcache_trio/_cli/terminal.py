@@ -1,4 +1,4 @@
-"""What rich draws, on a terminal that may take nothing for as long as it likes."""
+"""Draws with rich on a terminal, which may block for any time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-_NARROWEST: Final = 20  # columns
+# In columns.
+_NARROWEST: Final = 20
 
 
 def terminal_for(file: TextIO) -> Terminal | None:
-    """Return what draws on the terminal that ``file`` is, or None: it is none, or too simple."""
+    """Return a drawer for the terminal ``file``, or None if it is not one, or too simple."""
     console = Console(file=file)
     can_draw = (
-        file.isatty()  # rich believes FORCE_COLOR, in a pipe too
+        # Asked, as rich obeys FORCE_COLOR even in a pipe.
+        file.isatty()
         and not console.is_dumb_terminal
         and not console.no_color
         and console.encoding.startswith("utf")
@@ -33,11 +35,11 @@ def terminal_for(file: TextIO) -> Terminal | None:
 
 
 class Terminal:
-    """Draws into memory, and writes that to a terminal.
+    """Draws in memory, and writes the result to a terminal.
 
     Attributes:
-        console: rich's, whose file is that memory.
-        stream: what is drawn, on its way to the terminal.
+        console: rich's console, which writes to memory.
+        stream: writes the result to the terminal.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -48,10 +50,10 @@ class Terminal:
     async def show(self, draw: Callable[[], RenderableType], *, pause: float) -> None:
         """Show what ``draw`` returns, until cancelled; then remove it.
 
-        While the terminal takes nothing, nothing is drawn.
+        While the terminal blocks, nothing is drawn.
 
         Args:
-            draw: called each time.
+            draw: called for each picture.
             pause: seconds between two pictures.
         """
         live = Live(
@@ -74,7 +76,7 @@ class Terminal:
                 self._send()
 
     def print(self, renderable: RenderableType) -> None:
-        """Print above what is shown, or after it."""
+        """Print above what is shown now, or after what was shown."""
         self.console.print(renderable, soft_wrap=True)
         self._send()
 

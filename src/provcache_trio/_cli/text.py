@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with an escape for everything that a terminal might obey.
+    """Return ``text`` with control characters escaped.
 
-    File names come from RECORD files, that is, from strangers.
+    File names come from RECORD files, and so from strangers.
     """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text

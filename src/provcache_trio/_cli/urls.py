@@ -1,4 +1,4 @@
-"""Where a URL points. A URL may hold a password, so no message quotes one."""
+"""Finds the store that a URL names. No message quotes a URL, which may hold a password."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def target_of(url: str, entries: Entries = PROVCACHE) -> Target:
     """Return the store that ``url`` names.
 
     Args:
-        url: ``sqlite:PATH``; what comes after the colon is taken as it stands. Or
-            ``postgresql://...``, as asyncpg takes it. Or a stream: ``nats://HOST,HOST/STREAM``.
-        entries: what it stores.
+        url: ``sqlite:PATH``, where the text after the colon is the path; or ``postgresql://...`` as
+            for asyncpg; or a stream: ``nats://HOST,HOST/STREAM``.
+        entries: the type of its entries.
 
     Raises:
-        MisuseError: it names none that is known, or one that needs an extra, or can't store these.
+        MisuseError: the kind of store is unknown, needs an extra, or can't store these entries.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite" and rest:
@@ -39,7 +39,7 @@ def target_of(url: str, entries: Entries = PROVCACHE) -> Target:
 
 def _sqlite(path: str, entries: Entries) -> Target:
     if path.startswith("//"):
-        # Elsewhere, sqlite:///name is a file in this directory; to us it would be one in /.
+        # For other programs, sqlite:///name is in this directory; for us it would be in /.
         raise MisuseError("sqlite: is followed by the path alone, as in sqlite:cache.db")
     check_is_no_url(path)
     if path == ":memory:" or "\0" in path:
@@ -48,7 +48,7 @@ def _sqlite(path: str, entries: Entries) -> Target:
 
 
 def check_is_no_url(name: str) -> None:
-    """Raise MisuseError if ``name``, of a file, is by mistake a store's: it may hold a password."""
+    """Raise MisuseError if a file name is by mistake a URL, which may hold a password."""
     if re.match(r"(postgres(ql)?|nats|tls):", name):
         raise MisuseError("the name of a file is wanted there, not a URL")
 
@@ -67,7 +67,8 @@ def postgres_target(dsn: str, label: str = "", entries: Entries = PROVCACHE) -> 
         ) from None
     try:
         return PostgresTarget(dsn, label, entries)
-    except ValueError as error:  # quotes no part of it that may be secret
+    # The message quotes no part of the URL that may be secret.
+    except ValueError as error:
         raise MisuseError(str(error)) from None
 
 
@@ -75,7 +76,7 @@ def stream_target(url: str, entries: Entries = PROVCACHE) -> StreamTarget:
     """Return the stream that ``url`` names; see ``StreamTarget``.
 
     Raises:
-        MisuseError: the URL is malformed, or names none, or the extra is not installed.
+        MisuseError: the URL is malformed or names no stream, or the extra is not installed.
     """
     try:
         from .stream import StreamTarget  # noqa: PLC0415  # needs an extra
@@ -93,7 +94,7 @@ def stream_target(url: str, entries: Entries = PROVCACHE) -> StreamTarget:
     return target
 
 
-# A URL, which may have gone through a Path; and what stands before an @, with a colon in it.
+# A URL, perhaps changed by a Path; and text with a colon before an @.
 _hide: Final = re.compile(r"(?is)(:/|password=).*|\S*:(?!\s).*@.*").sub
 
 

@@ -1,8 +1,8 @@
-"""``provcache dead-letters``: what a store refused.
+"""``provcache dead-letters``: entries that a store refused.
 
 ::
 
-    commands    their options, and what they end with
-    letters     looking, and throwing away
-    retry       sending again
+    commands    the commands, their options, and their exit statuses
+    letters     reading and removing letters
+    retry       sending letters again
 """

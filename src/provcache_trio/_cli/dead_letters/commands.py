@@ -1,4 +1,4 @@
-"""``provcache dead-letters``: its commands, their options, and what they end with."""
+"""``provcache dead-letters``: its commands, their options, and their exit statuses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Yes: TypeAlias = Annotated[bool, Parameter(negative="")]
 
 app = App(
     name="dead-letters",
-    help="Look at what a store refused, send it again, or throw it away.",
+    help="List entries that a store refused, send them again, or delete them.",
 )
 
 
@@ -52,13 +52,13 @@ async def list_(
 ) -> int:
     """Print the letters, one per line, without their entries.
 
-    A service may own the file meanwhile. The status is 1 if a letter can't be read, and 3 if
-    the file can't be.
+    A service may have the file open. The status is 1 if a letter can't be read, and 3 if the
+    file can't be read.
 
     Args:
         in_: The file of dead letters.
         key: Only letters with this key.
-        since: Only letters that failed then or later: a time, in UTC, or a duration, such as 1h.
+        since: Only letters that failed at this time or later: a time in UTC, or how long ago, such as 1h.
         table: What entries are: a Table of yours, as MODULE:NAME; by default anything.
         json_: Print one JSON object per line.
     """
@@ -94,10 +94,10 @@ async def list_(
 async def show(
     number: int, /, *, in_: LettersFile, table: str | None = None, json_: AsJson = False
 ) -> int:
-    """Print everything about one letter, its entry included.
+    """Print everything about one letter, including its entry.
 
-    A service may own the file meanwhile. The status is 1 if there is no such letter, or it
-    can't be read, and 3 if the file can't be.
+    A service may have the file open. The status is 1 if there is no such letter, or it can't be
+    read, and 3 if the file can't be read.
 
     Args:
         number: The letter's number, as list prints it.
@@ -134,21 +134,21 @@ async def retry(
     give_up_after: float = 600,
     json_: AsJson = False,
 ) -> int:
-    """Send letters through a queue again, into a store, and remove those that were persisted.
+    """Send letters through a queue to a store again, and remove those that were stored.
 
-    No service may own the file meanwhile. A letter that is refused again stays as it is.
-    Where the store has a newer version of an entry, that stays. The status is 0 if no letter
-    stays, 1 if some were refused again or can't be read, 3 if it had to stop. SIGINT (Ctrl-C),
-    SIGTERM and SIGHUP write what was sent, remove what was persisted, and end with status 130,
-    143 or 129.
+    No service may have the file open. A letter that is refused again stays in the file.
+    A newer version of an entry in the store is kept. The status is 0 if no letter is left, 1 if
+    some were refused again or can't be read, and 3 if it had to stop. On SIGINT (Ctrl-C), SIGTERM or
+    SIGHUP it finishes the letters already sent, removes those that were stored, and ends with status
+    130, 143 or 129.
 
     Args:
         in_: The file of dead letters.
-        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
         key: Only letters with this key.
-        since: Only letters that failed then or later: a time, in UTC, or a duration, such as 1h.
+        since: Only letters that failed at this time or later: a time in UTC, or how long ago, such as 1h.
         table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
-        give_up_after: End when the store has been away, or has needed a person, for so many
+        give_up_after: Stop after the store has been away, or has needed a person, for this many
             seconds; inf waits for ever.
         json_: Print the summary as one line of JSON.
     """
@@ -170,18 +170,18 @@ async def purge(
     yes: Yes = False,
     json_: AsJson = False,
 ) -> int:
-    """Throw letters away, for good.
+    """Delete letters for good.
 
-    No service may own the file meanwhile. On a terminal it asks first. The status is 1 if the
+    No service may have the file open. On a terminal it asks first. The status is 1 if the
     answer is no, and 3 if the file can't be used.
 
     Args:
         in_: The file of dead letters.
         key: Only letters with this key.
-        since: Only letters that failed then or later: a time, in UTC, or a duration, such as 1h.
-        table: The Table of yours that --key is a key of, as MODULE:NAME.
-        yes: Do not ask. Needed to purge every letter, and where there is no terminal.
-        json_: Print how many were purged as one line of JSON.
+        since: Only letters that failed at this time or later: a time in UTC, or how long ago, such as 1h.
+        table: The Table whose key --key is, as MODULE:NAME.
+        yes: Do not ask. Needed to delete every letter, and without a terminal.
+        json_: Print the number of deleted letters as one line of JSON.
     """
     check_is_no_url(str(in_))
     only = _only(key, since, entries_of(table))
@@ -213,7 +213,7 @@ def _check_that_it_may_ask(only: Only) -> None:
 
 
 async def _agreed(question: str) -> bool:
-    """Ask on the terminal; a signal ends the wait, and no answer means no."""
+    """Ask on the terminal; a signal ends the question, and no answer means no."""
     put(f"{question} [y/N] ", sys.stderr)
     terminal = Input("-")
     try:

@@ -1,4 +1,4 @@
-"""``provcache dead-letters``: looking at letters, and throwing them away."""
+"""``provcache dead-letters``: reading and removing letters."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _COUNTING_SECONDS: Final = 5.0
 
 
 class Only(msgspec.Struct, frozen=True):
-    """Which letters are meant.
+    """Selects letters.
 
     Attributes:
-        key: those with this key; None: with any.
-        since: those that failed then or later; None: at any time.
-        entry_type: what their entries are read as.
+        key: letters with this key; None: with any key.
+        since: letters that failed then or later; None: at any time.
+        entry_type: the type that their entries are read as.
     """
 
     key: str | None = None
@@ -40,11 +40,11 @@ class Only(msgspec.Struct, frozen=True):
 
     @property
     def means_all(self) -> bool:
-        """Whether every letter is meant."""
+        """Whether every letter is selected."""
         return self.key is None and self.since is None
 
 
-# Looking
+# Reading
 
 
 async def visit(
@@ -70,7 +70,7 @@ HEADING: Final = f"{'id':>6}  {'failed at':<20}  {'attempts':>8}  key and error"
 
 
 def as_row(stored: StoredLetter[Any]) -> str:
-    """Return a line of the table: why a letter is there, and nothing of its entry."""
+    """Return a line of the table: why a letter is there, without its entry."""
     letter = stored.letter
     error = " ".join(filter(None, (letter.error_class, letter.sqlstate, letter.constraint)))
     failed_at = f"{letter.failed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -79,12 +79,12 @@ def as_row(stored: StoredLetter[Any]) -> str:
 
 
 def facts_as_json(stored: StoredLetter[Any]) -> str:
-    """Return the same, and more, in one line of JSON."""
+    """Return what is known of a letter, except its entry, in one line of JSON."""
     return json.dumps(letter_facts(stored), separators=(",", ":"))
 
 
 def letter_facts(stored: StoredLetter[Any]) -> dict[str, object]:
-    """Return what is known of a letter, but for its entry."""
+    """Return what is known of a letter, except its entry."""
     letter = stored.letter
     return {
         "id": stored.id,
@@ -111,14 +111,14 @@ async def read_letter(
 def as_json(stored: StoredLetter[Any]) -> str:
     """Return everything about a letter in one line of JSON.
 
-    It is ASCII, so that no terminal obeys a character and no encoding lacks one.
+    The line is ASCII, so that it holds no control sequences, and every encoding can write it.
     """
     whole = {**letter_facts(stored), "entry": plain(stored.letter.entry)}
     return json.dumps(whole, separators=(",", ":"))
 
 
 def as_text(stored: StoredLetter[Any]) -> list[str]:
-    """Return everything about a letter, for people; the entry is JSON, in ASCII."""
+    """Return everything about a letter for people; the entry is JSON in ASCII."""
     facts = [
         f"{name:<12} {value}" for name, value in letter_facts(stored).items() if value is not None
     ]
@@ -126,11 +126,11 @@ def as_text(stored: StoredLetter[Any]) -> list[str]:
     return [*map(printable, facts), "entry", *entry.splitlines()]
 
 
-# Throwing away
+# Removing
 
 
 async def count_letters(path: Path, only: Only) -> int:
-    """Return how many letters are meant, while another process may own the file.
+    """Return how many letters are selected, while another process may own the file.
 
     Raises:
         StoreError: the file can't be read.
@@ -143,7 +143,7 @@ class Purge:
     """Removes letters.
 
     Attributes:
-        removed: how many it has removed.
+        removed: the number of letters that were removed.
     """
 
     def __init__(self, path: Path, only: Only) -> None:
@@ -152,14 +152,14 @@ class Purge:
         self.removed = 0
 
     async def run(self, expected: int | None) -> None:
-        """Remove the letters that are meant; cancelled, it has removed some of them.
+        """Remove the selected letters; if cancelled, some of them.
 
         Args:
-            expected: how many there should be; nothing is removed if there are others. None:
-                however many there are.
+            expected: the number of letters that there should be; nothing is removed if there is
+                another number. None: any number.
 
         Raises:
-            StoreError: the file can't be used, or holds another number of them.
+            StoreError: the file can't be used, or the number is another.
         """
         async with open_dead_letters(self._path, entry_type=msgspec.Raw, create=False) as letters:
             found = await self._count(letters)

@@ -29,20 +29,20 @@ _OTHER_TYPE: Final = "for the program that has their type, or --table"
 class Retry(Resending):
     """Sends letters through a queue again, and removes those that were stored.
 
-    A letter that is refused again stays as it is, with the reason of its first refusal.
+    A letter that is refused again stays unchanged, with the reason of its first refusal.
 
     Args:
         path: the file of dead letters.
-        target: where entries go.
-        only: which letters are meant.
+        target: the store.
+        only: selects the letters.
         as_json: whether the summary is a line of JSON.
         give_up_after: see ``Job``.
         options: the queues' options.
 
     Attributes:
-        matched: how many letters are meant.
-        removed: how many are gone from the file.
-        unreadable: how many hold no entry of the target's.
+        matched: the number of selected letters.
+        removed: the number of letters removed from the file.
+        unreadable: the number of letters without an entry of the target's type.
     """
 
     name = "retry"
@@ -67,7 +67,7 @@ class Retry(Resending):
     async def run(self, progress: Progress) -> None:
         """Do the whole job; ``progress`` gets the number of each letter that stays, and why.
 
-        Cancelled, it writes what was enqueued, and removes what was stored.
+        If cancelled, it writes what was enqueued, and removes what was stored.
 
         Raises:
             StoreError: the letters or the store can't be used, or the store was given up.
@@ -109,7 +109,7 @@ class Retry(Resending):
     async def _remove(self, letters: DeadLetters[Any], numbers: Sequence[int]) -> None:
         self.removed += await letters.remove(numbers)
 
-    # What is seen of it
+    # What the user sees
 
     def where(self) -> str:
         """Return where the job is."""
@@ -119,7 +119,7 @@ class Retry(Resending):
         return f"{persisted}, {self.refused:,} refused again{state}"
 
     def summary(self, stopped_by: signal.Signals | None) -> list[str]:
-        """Return what became of the letters; as text, nothing if the job never began."""
+        """Describe what happened to the letters; as text, nothing if the job never began."""
         if self._as_json:
             facts = {
                 "matched": self.matched,
@@ -148,5 +148,5 @@ class Retry(Resending):
 
     @property
     def status(self) -> Status:
-        """Whether no letter that was meant is left."""
+        """DONE if no selected letter is left."""
         return Status.DONE if self.matched == self.removed else Status.NOT_ALL

@@ -1,9 +1,9 @@
-"""``provcache demo``: every installed file, held against its RECORD, as something to store.
+"""``provcache demo``: compares every installed file with its RECORD, to have something to store.
 
 ::
 
     job         verifies, enqueues, reads back
-    wheels      what is installed, and files held against RECORD
-    decisions   what was found becomes an entry
-    account     what became of every file and entry
+    wheels      installed distributions, and files compared with RECORD
+    decisions   makes entries of what was found
+    account     what happened to every file and entry
 """

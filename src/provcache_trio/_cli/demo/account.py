@@ -1,4 +1,4 @@
-"""What ``provcache demo`` found, and what became of every file and entry."""
+"""What ``provcache demo`` found, and what happened to every file and entry."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Account:
     """The account of a demo.
 
     Attributes:
-        distributions: what was found; empty until then.
+        distributions: the distributions that were found; empty until then.
         skipped: what was not verified.
-        outcomes: how many files came out how; their sum is how many were enqueued.
+        outcomes: the number of files by outcome; their sum is the number of enqueued entries.
         problems: the first files that do not match.
-        sample: files chosen at random, every one with the same chance.
-        seconds: how long it took until everything was verified and written.
-        read_back: what was read from the store, beside what was enqueued.
-        stored: how many entries the store held at the end.
+        sample: files chosen at random, each with the same chance.
+        seconds: the time until everything was verified and written.
+        read_back: entries read from the store, with those that were enqueued.
+        stored: the number of entries in the store at the end.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Account:
 
     @property
     def to_read_back(self) -> list[Decision]:
-        """Decisions that are worth a look into the store."""
+        """The decisions to compare with the store."""
         return (self.problems[:2] + self.sample)[:_READ_BACK]
 
     def note(self, decision: Decision) -> None:
@@ -83,11 +83,11 @@ class Account:
             self.sample[place] = decision
 
     def holds(self, metrics: WriteBehindMetrics) -> bool:
-        """Return whether every entry is accounted for and those read back are as enqueued."""
+        """Return whether every entry is accounted for, and those read back equal the enqueued ones."""
         return self._is_balanced(metrics) and self._same == len(self.read_back)
 
     def lines(self, metrics: WriteBehindMetrics, store: str) -> list[str]:
-        """Return the account in words."""
+        """Return the account as lines of text."""
         lines = ["Verified", *self._verified(), *self._accounted(metrics)]
         if self.read_back:
             same = f"{self._same} of {len(self.read_back)} read are as enqueued"
@@ -142,7 +142,7 @@ class Account:
 
 
 def _first(lines: list[str], total: int) -> list[str]:
-    """Return the first of ``lines`` and, if ``total`` is more, how many are left out."""
+    """Return the first of ``lines``, and how many of ``total`` are left out, if any."""
     shown = [f"  {line}" for line in lines[:_MOST_SHOWN]]
     return [*shown, f"  and {total - len(shown):,} more"] if total > len(shown) else shown
 

@@ -1,4 +1,4 @@
-"""From a finding to a ``ProvcacheEntry`` under its VeriKey."""
+"""Makes a ``ProvcacheEntry`` under its VeriKey of a finding."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from .wheels import Distribution, Finding, Outcome
 
 
 def _sha256(text: str) -> str:
-    # surrogateescape: the very bytes of a file name that is not UTF-8.
+    # surrogateescape keeps the bytes of a file name that is not UTF-8.
     return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
 _POLICY_HASH: Final = _sha256("provcache demo policy v1: every file must match its RECORD")
-_NO_SIGNERS: Final = _sha256("")  # RECORD is not signed
+# RECORD is not signed.
+_NO_SIGNERS: Final = _sha256("")
 _TRUST: Final = {Outcome.MATCH: 100, Outcome.UNLISTED: 50}
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What was enqueued, and what it was made from."""
+    """An entry, and what it was made from."""
 
     distribution: Distribution
     finding: Finding
@@ -36,7 +37,7 @@ class Week(msgspec.Struct, frozen=True):
     """The time window of a run: an ISO week in UTC.
 
     Attributes:
-        name: such as ``2026-W48``.
+        name: its name, such as ``2026-W48``.
         begin: its first instant.
         end: the first instant of the next one.
     """
@@ -54,17 +55,17 @@ def week_of(now: datetime) -> Week:
 
 
 def make_entry(distribution: Distribution, finding: Finding, week: Week) -> ProvcacheEntry:
-    """Return the entry for ``finding``, made from nothing but its arguments.
+    """Return the entry for ``finding``, made only from the arguments.
 
-    It is dated by its time window, not by the clock: the same decision, made twice in one
-    week, is the same entry, and the store has nothing to change.
+    It is dated by its time window, not by the clock, so the same decision made twice in one week
+    is the same entry, and the store has nothing to change.
     """
     content = finding.content_hash or finding.outcome
     label = distribution.label.encode(errors="replace").decode()
     record_hash = f"sha256:{distribution.record_hash}"
-    # Path and listed hash are inputs of the decision too. Were the content alone the source,
-    # two files with the same bytes would share a key, though one of them may be listed with
-    # another hash; and the later of the two verdicts would hide the other.
+    # Path and listed hash are inputs of the decision, too. If the source were the content alone,
+    # two files with the same bytes would share a key, though one may be listed with another hash,
+    # and the later verdict would hide the other.
     source_hash = _sha256(f"{finding.line.path}\n{finding.line.listed}\n{content}\n")
     return ProvcacheEntry(
         veri_key=build_veri_key(

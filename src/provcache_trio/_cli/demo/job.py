@@ -33,20 +33,21 @@ if TYPE_CHECKING:
     from .decisions import Week
     from .wheels import Distribution, RecordLine
 
-_FILES_PER_HOP: Final = 32  # a hop to a thread costs as much as hashing a small file
+# A hop to a thread costs as much as hashing a small file.
+_FILES_PER_HOP: Final = 32
 
 
 class Demo(Job):
-    """Verifies every installed file and writes each verdict behind.
+    """Verifies every installed file, and writes each verdict by a queue.
 
     Args:
         places: directories such as ``site-packages``.
-        target: where entries go.
+        target: the store.
         options: the queue's options.
 
     Attributes:
-        phase: what it is at.
-        account: what it found, and what became of it.
+        phase: what the job is doing.
+        account: what it found, and what happened to that.
     """
 
     def __init__(
@@ -63,9 +64,9 @@ class Demo(Job):
         self._week: Week = week_of(datetime.now(UTC))
 
     async def run(self, progress: Progress) -> None:
-        """Do the whole job; without any distribution there is nothing to do.
+        """Do the whole job; without a distribution there is nothing to do.
 
-        Cancelled, it writes what it has enqueued and ends, within the queue's drain timeout.
+        If cancelled, it writes what it has enqueued, and ends within the queue's drain timeout.
 
         Raises:
             StoreError: the store can't be used.
@@ -108,14 +109,14 @@ class Demo(Job):
         chunks: Iterator[tuple[Distribution, Sequence[RecordLine]]],
         queue: WriteBehindQueue[ProvcacheEntry],
     ) -> None:
-        """Take chunks, which are shared among tasks, until there are no more."""
+        """Take chunks, which tasks share, until there are no more."""
         for distribution, lines in chunks:
             decide = partial(_decide, distribution, lines, self._week)
             for decision in await trio.to_thread.run_sync(decide):
                 await queue.enqueue(decision.entry)
                 self.account.note(decision)
 
-    # What is seen of it
+    # What the user sees
 
     def where(self) -> str:
         """Return where the job is."""
@@ -125,7 +126,7 @@ class Demo(Job):
         return ", ".join(words)
 
     def summary(self, stopped_by: signal.Signals | None) -> list[str]:
-        """Return what became of every file and entry."""
+        """Describe what happened to every file and entry."""
         metrics = self.outage.metrics
         lines = [] if metrics is None else self.account.lines(metrics, self.target.label)
         if stopped_by is not None:
@@ -135,12 +136,12 @@ class Demo(Job):
         return lines
 
     def complaints(self) -> list[str]:
-        """Return whether there was anything to do."""
+        """Report if there was nothing to do."""
         return ["no installed distribution has a RECORD there"] if self._nothing_there else []
 
     @property
     def status(self) -> Status:
-        """Whether every entry is accounted for and those read back are as enqueued."""
+        """DONE if every entry is accounted for, and those read back equal the enqueued ones."""
         metrics = self.outage.metrics
         well = metrics is not None and self.account.holds(metrics)
         return Status.DONE if well else Status.NOT_ALL

@@ -1,8 +1,7 @@
-"""Installed distributions, and their files held against their RECORD.
+"""Installed distributions, and their files compared with their RECORD.
 
-``importlib.metadata`` does not serve here: from Python 3.12 on ``Distribution.files`` leaves
-out the very files that are missing, and ``read_text`` changes the line ends of the RECORD, so
-that its hash would be that of no file.
+``importlib.metadata`` can't be used: from Python 3.12 on ``Distribution.files`` leaves out missing
+files, and ``read_text`` changes the line ends of the RECORD, and so its hash.
 """
 
 from __future__ import annotations
@@ -21,19 +20,20 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-_BLOCK: Final = 1 << 20  # bytes; a stop waits for one of them
+# In bytes; a stop waits for one block.
+_BLOCK: Final = 1 << 20
 
 
 class Outcome(enum.StrEnum):
-    """What became of one line of a RECORD.
+    """The result for one line of a RECORD.
 
     Attributes:
         MATCH: the file has the hash that is listed.
         MISMATCH: it has another one.
         MISSING: there is no such file.
-        UNLISTED: the file is there and RECORD lists no hash for it, as for itself.
-        UNREADABLE: there is something, but it can't be read, or is no regular file.
-        UNSUPPORTED: the listed hash is of no kind that this Python can compute.
+        UNLISTED: the file exists, and RECORD lists no hash for it, as for itself.
+        UNREADABLE: it exists, but can't be read, or is not a regular file.
+        UNSUPPORTED: this Python can't compute the kind of hash that is listed.
     """
 
     MATCH = "match"
@@ -51,8 +51,8 @@ class RecordLine(msgspec.Struct, frozen=True):
     """A line of a RECORD.
 
     Attributes:
-        path: as it is written there: relative to ``Distribution.base``, or absolute.
-        listed: the hash that is listed, such as ``sha256=`` and base64, or None.
+        path: the path as written there: relative to ``Distribution.base``, or absolute.
+        listed: the listed hash, such as ``sha256=`` and base64, or None.
     """
 
     path: str
@@ -67,8 +67,8 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
         version: its version.
         base: the directory that paths in RECORD are relative to.
         record_hash: SHA-256 of the RECORD file, in hex.
-        lines: what can be read of the RECORD.
-        bad_lines: how many of its lines can't be.
+        lines: the lines of the RECORD that can be read.
+        bad_lines: the number of lines that can't be read.
     """
 
     name: str
@@ -85,22 +85,22 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """What was not verified: a distribution or a part of one, and why."""
+    """A distribution, or a part of one, that was not verified, and why."""
 
     what: str
     reason: str
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a RECORD, held against the file.
+    """One line of a RECORD, compared with the file.
 
     Attributes:
         line: the line.
         outcome: see ``Outcome``.
-        found: the file's hash, in the form and of the kind that RECORD lists; None if there
-            is none to compare with.
-        content_hash: SHA-256 of the file's content in hex, or None: it could not be read.
-        size: bytes read.
+        found: the file's hash, in the form and of the kind that RECORD lists; None if there is
+            nothing to compare.
+        content_hash: SHA-256 of the file's content in hex, or None if it could not be read.
+        size: the number of bytes read.
     """
 
     line: RecordLine
@@ -111,9 +111,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_distributions(places: Iterable[Path]) -> tuple[list[Distribution], list[Skipped]]:
-    """Find what is installed in directories such as ``site-packages``.
+    """Find the distributions in directories such as ``site-packages``.
 
-    Blocks: it reads directories and RECORD files.
+    Blocks, as it reads directories and RECORD files.
 
     Args:
         places: directories; one that can't be listed counts as empty.
@@ -137,7 +137,7 @@ def find_distributions(places: Iterable[Path]) -> tuple[list[Distribution], list
 
 
 def _read(metadata: Path) -> tuple[bytes | None, str]:
-    """Return the RECORD of a distribution, or None and why there is none."""
+    """Return the RECORD of a distribution, or None with the reason."""
     if metadata.suffix != ".dist-info":
         return None, f"{metadata.suffix[1:]} has no RECORD with hashes"
     try:
@@ -175,13 +175,13 @@ def read_record(record: bytes) -> tuple[list[RecordLine], int]:
     """Read the lines of a RECORD file.
 
     Returns:
-        The lines, and how many lines are none: not three columns, or no path.
+        The lines, and the number of bad lines: those without three columns, or without a path.
     """
-    # surrogateescape: a file name that is not UTF-8 still leads to its file.
+    # surrogateescape: a file name that is not UTF-8 still finds its file.
     text = record.decode("utf-8-sig", "surrogateescape")
     lines: list[RecordLine] = []
     bad_lines = 0
-    # Each line on its own, so that a quotation mark too many spoils one line only.
+    # Each line on its own, so that a stray quotation mark spoils one line only.
     for line in io.StringIO(text, newline=None):
         if not line.strip():
             continue
@@ -197,24 +197,26 @@ def read_record(record: bytes) -> tuple[list[RecordLine], int]:
 
 
 def verify(base: Path, line: RecordLine, may_go_on: Callable[[], object]) -> Finding:
-    """Hold one file against its line of the RECORD.
+    """Compare one file with its line of the RECORD.
 
-    Blocks: it reads the file. Whatever a RECORD says and a file is, there is a verdict.
+    Blocks, as it reads the file. Returns a verdict whatever the RECORD says and the file is.
 
     Args:
         base: see ``Distribution``.
         line: the line.
-        may_go_on: called before each block of the file; what it raises ends the reading.
+        may_go_on: called before each block of the file; its exception ends the reading.
     """
     path = base / line.path
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for a writer
+        # Reading a pipe would wait for a writer.
+        if not stat.S_ISREG(path.stat().st_mode):
             return Finding(line=line, outcome=Outcome.UNREADABLE)
         with path.open("rb", buffering=0) as file:
             return _compare(file, line, may_go_on)
     except (FileNotFoundError, NotADirectoryError):
         return Finding(line=line, outcome=Outcome.MISSING)
-    except (OSError, ValueError):  # ValueError: it can't be the name of a file
+    # ValueError: it can't be the name of a file.
+    except (OSError, ValueError):
         return Finding(line=line, outcome=Outcome.UNREADABLE)
 
 
@@ -251,6 +253,8 @@ def _compare(file: io.FileIO, line: RecordLine, may_go_on: Callable[[], object])
 
 def _can_compute(algorithm: str) -> bool:
     try:
-        return hashlib.new(algorithm, usedforsecurity=False).digest_size > 0  # SHAKE has none
-    except ValueError:  # unknown, or switched off
+        # SHAKE has no size.
+        return hashlib.new(algorithm, usedforsecurity=False).digest_size > 0
+    # The algorithm is unknown, or switched off.
+    except ValueError:
         return False

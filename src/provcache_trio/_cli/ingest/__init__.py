@@ -1,7 +1,7 @@
-"""``provcache ingest``: entries out of lines of JSON, into a store.
+"""``provcache ingest``: writes entries from lines of JSON to a store.
 
 ::
 
     job         reads, enqueues, and accounts for every line
-    lines       a line becomes an entry
+    lines       makes an entry of a line
 """

@@ -1,4 +1,4 @@
-"""``provcache ingest``: the job itself, which knows no terminal."""
+"""``provcache ingest``: the job itself, independent of a terminal."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ if TYPE_CHECKING:
     from provcache_trio._cli.progress import Progress
     from provcache_trio._cli.stores import Target
 
-# The queue bounds how many entries wait, this how large they are together.
-_MOST_UNWRITTEN: Final = 16 * 1024 * 1024  # bytes of input
+# The queue bounds the number of waiting entries, and this their total size.
+_MOST_UNWRITTEN: Final = 16 * 1024 * 1024
 
-_MOST_REPORTED: Final = 20  # bad lines
-_ALWAYS: Final = ("persisted", "coalesced", "dead-lettered")  # in the summary, though there be none
+# At most so many bad lines are reported.
+_MOST_REPORTED: Final = 20
+# These are in the summary even if there are none.
+_ALWAYS: Final = ("persisted", "coalesced", "dead-lettered")
 
 
 class Ingest(Job):
-    """Reads entries, one in JSON per line, and writes them behind.
+    """Reads entries, one JSON object per line, and writes them by a queue.
 
-    ``run`` does the work; everything else may be read while it runs, by other tasks. Memory
-    is bounded, however long the input or a line of it is.
+    ``run`` does the work; other tasks may read everything else meanwhile. Memory is bounded,
+    however long the input or a line of it is.
 
     Args:
-        source: where lines come from.
-        target: where entries go.
-        strict: whether the first bad line is the last one to be read, and a field that entries
-            do not have makes a line a bad one.
-        give_up_after: seconds for which a store may be away, or need a person; then the job
-            ends.
+        source: the input.
+        target: the store.
+        strict: whether to stop at the first bad line, and to treat a line with an unknown field as bad.
+        give_up_after: the seconds that a store may be away, or need a person, before the job ends.
         all_errors: whether to report every bad line, not only the first twenty.
         options: the queue's options.
 
     Attributes:
-        lines: how many lines were read.
-        blank: how many of them hold nothing.
-        bad: how many of them are no entry.
-        unreported: how many of those were only counted.
-        trouble: why the input could not be read to its end; empty if it could.
+        lines: the number of lines read.
+        blank: the number of blank lines.
+        bad: the number of bad lines.
+        unreported: the number of bad lines that were only counted.
+        trouble: why the input could not be read to its end, or "".
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class Ingest(Job):
 
     @property
     def stopped_early(self) -> bool:
-        """Whether a bad line has ended the reading."""
+        """Whether a bad line has ended the job."""
         return self.strict and self.bad > 0
 
     async def run(self, progress: Progress) -> None:
-        """Do the whole job; ``progress`` gets each bad line, by its number.
+        """Do the whole job; report each bad line to ``progress`` by its number.
 
-        Cancelled, it writes what it has enqueued and ends, within the queue's drain timeout.
+        If cancelled, it writes what it has enqueued, and ends within the queue's drain timeout.
 
         Raises:
             StoreError: the store can't be used, or was given up.
@@ -111,7 +111,8 @@ class Ingest(Job):
         self.outage.check(left)
 
     async def _run(self, progress: Progress) -> None:
-        await self.source.open()  # first: without any input no store is made
+        # First, so that without input no store is created.
+        await self.source.open()
         async with self.target.open() as store:
             await wait_until_ready(store, progress.notice)
             async with open_write_behind_queue(store, self.options, name="ingest") as queue:
@@ -153,12 +154,13 @@ class Ingest(Job):
                 return
 
     def _entries(self, lines: Iterable[bytes | None]) -> Iterator[Any]:
-        """Yield entries up to the end or to a bad line that is to be reported."""
+        """Yield entries up to the end, or to a bad line to report."""
         for line in lines:
             self.lines += 1
             content = line
             if content is not None:
-                content = content.removeprefix(codecs.BOM_UTF8)  # files that were put together
+                # Concatenated files may have it anywhere.
+                content = content.removeprefix(codecs.BOM_UTF8)
                 if not content.strip():
                     self.blank += 1
                     continue
@@ -173,7 +175,7 @@ class Ingest(Job):
                 return
             yield entry
 
-    # What is seen of it
+    # What the user sees
 
     def where(self) -> str:
         """Return where the job is."""
@@ -184,7 +186,7 @@ class Ingest(Job):
         return ", ".join(words)
 
     def summary(self, stopped_by: signal.Signals | None) -> list[str]:
-        """Return what became of every line; nothing if the job never began."""
+        """Describe what happened to every line; nothing if the job never began."""
         metrics = self.outage.metrics
         if metrics is None:
             return []
@@ -211,13 +213,13 @@ class Ingest(Job):
         return lines
 
     def complaints(self) -> list[str]:
-        """Return what is wrong with the input."""
+        """Describe what is wrong with the input."""
         more = f"{counted(self.unreported, 'more bad line')}; --all-errors tells each"
         return list(filter(None, (more if self.unreported else "", self.trouble)))
 
     @property
     def status(self) -> Status:
-        """Whether the whole input was read, every line was good, and the store took it."""
+        """DONE if the whole input was read, every line was good, and the store accepted it."""
         metrics = self.outage.metrics
         if self.trouble:
             return Status.FAILED

@@ -1,4 +1,4 @@
-"""An entry out of a line of JSON."""
+"""Reads an entry from a line of JSON."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class BadLineError(Exception):
-    """A line is no entry; the message tells why, without any of its content."""
+    """A line is not an entry; the message says why, without any of its content."""
 
 
 def _shape_of(struct: type[msgspec.Struct], **nested: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """Return what has the fields of ``struct``, with anything in them, and no others."""
+    """Return a struct with the fields of ``struct`` only, which may have any values."""
     fields = [(name, nested.get(name, Any), None) for name in struct.__struct_fields__]
     return msgspec.defstruct(struct.__name__, fields, forbid_unknown_fields=True)
 
@@ -33,13 +33,13 @@ def _shape_of(struct: type[msgspec.Struct], **nested: type[msgspec.Struct]) -> t
 _seed: Final = _shape_of(ReplaySeed)
 _digest: Final = _shape_of(DecisionDigest, replay_seed=_seed)
 _check_shape: Final = msgspec.json.Decoder(_shape_of(ProvcacheEntry, decision=_digest)).decode
-# The name of an unknown field is content, which may even look like a place.
+# The name of an unknown field is content, and may even look like a place.
 _nameless: Final = re.compile(
     r"(?s)unknown field `.*?`( - at `\$\.decision(?:\.replay_seed)?`)?$"
 ).sub
 _LEAP_SECOND: Final = "; a leap second, :60, can't be stored: write :59"
 _has_leap_second: Final = re.compile(rb":60(\.\d+)?([Zz+-])").search
-# How what is no lines of JSON in UTF-8 begins: what it is, and what makes lines of it.
+# The first bytes of other inputs than lines of JSON in UTF-8, with their name and a remedy.
 _OTHER_FORMS: Final = (
     (b"\x1f\x8b", "compressed by gzip", "zcat"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "zstdcat"),
@@ -58,17 +58,18 @@ _FIELDS: Final = frozenset(
     for struct in (ProvcacheEntry, DecisionDigest, ReplaySeed)
     for name in struct.__struct_fields__
 )
-_NO_VALUE: Final = ("Invalid enum value", "Invalid value")  # what msgspec puts before a value
+# How msgspec begins a message about a value.
+_NO_VALUE: Final = ("Invalid enum value", "Invalid value")
 _fields_in: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def reader_of(entries: Entries) -> LineReader:
-    """Return what reads such entries."""
+    """Return a reader of such entries."""
     return LineReader() if entries.table is None else TableLineReader(entries.table)
 
 
 class LineReader:
-    """Reads lines that hold a ``ProvcacheEntry`` each; ``TableLineReader`` is for other types."""
+    """Reads lines with a ``ProvcacheEntry`` each; ``TableLineReader`` is for other types."""
 
     fields: frozenset[str] = _FIELDS
 
@@ -76,14 +77,14 @@ class LineReader:
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(entry_type).decode
 
     def read(self, line: bytes | None, *, strict: bool = False) -> Any:  # noqa: ANN401  # of that type
-        """Return the entry that ``line`` holds.
+        """Return the entry in ``line``.
 
         Args:
-            line: JSON in UTF-8, or None: it was too long to be held.
-            strict: whether it must not have a field that entries have not.
+            line: JSON in UTF-8, or None if the line was too long.
+            strict: whether unknown fields are refused.
 
         Raises:
-            BadLineError: it is no entry.
+            BadLineError: it is not an entry.
         """
         if line is None:
             raise BadLineError(f"longer than {LONGEST_LINE:,} bytes")
@@ -102,15 +103,15 @@ class LineReader:
         return entry
 
     def check_shape(self, line: bytes) -> None:
-        """Raise DecodeError or BadLineError if there is a field that entries have not."""
+        """Raise DecodeError or BadLineError if there is an unknown field."""
         _check_shape(line)
 
     def reason_of(self, error: msgspec.DecodeError) -> str:
-        """Return what is wrong; field and kind are named, as the structs' own checks do."""
+        """Describe what is wrong, naming field and kind as the structs' own checks do."""
         return _nameless(r"an unknown field\1", str(error))
 
     def _once_each(self, pairs: Sequence[tuple[str, object]]) -> None:
-        """Raise if an object has a field twice: readers differ in which one they take."""
+        """Raise if an object has a field twice, as readers differ in which one they use."""
         names = [name for name, _ in pairs]
         for name in names:
             if names.count(name) > 1:
@@ -119,7 +120,7 @@ class LineReader:
 
 
 class TableLineReader(LineReader):
-    """Reads lines that hold an entry of a table each."""
+    """Reads lines with an entry of a table each."""
 
     def __init__(self, table: Table[Any]) -> None:
         super().__init__(table.entry_type)
@@ -132,24 +133,24 @@ class TableLineReader(LineReader):
             return super().read(line, strict=strict)
         except BadLineError:
             raise
-        # msgspec lets pass what is neither a TypeError nor a ValueError of a class's own check.
+        # msgspec passes on other exceptions than TypeError and ValueError of a class's own checks.
         except Exception as error:  # noqa: BLE001
             raise BadLineError(_refused_by_type(error)) from None
 
     def check_shape(self, line: bytes) -> None:
-        """Raise BadLineError if the object itself has another field; nested ones are not checked."""
+        """Raise BadLineError if the object has an unknown field; nested ones are not checked."""
         if _fields_in(line).keys() - self.fields:
             raise BadLineError("Object contains an unknown field")
 
     def reason_of(self, error: msgspec.DecodeError) -> str:
-        """Return what is wrong; values, which msgspec and other checks may quote, are left out."""
+        """Describe what is wrong, without values, which msgspec and other checks may quote."""
         if error.__cause__ is not None:
             return _refused_by_type(error.__cause__)
         text = str(error)
         if text.startswith("Object contains unknown field"):
             return "Object contains an unknown field"
         if text.startswith(_NO_VALUE):
-            # Where a value is one of several that are allowed, so in a field.
+            # The value of a field must be one of several.
             return f"Invalid value - at {text.rpartition(' - at ')[2]}"
         return text
 
@@ -160,11 +161,11 @@ def _refused_by_type(error: BaseException) -> str:
 
 
 def why_not_lines(beginning: bytes, label: str) -> str:
-    """Return what an input is instead of lines of JSON, and what to do; empty if it may be those.
+    """Return what an input is instead of lines of JSON, and what to do, or "".
 
     Args:
         beginning: its first bytes.
-        label: what to call it.
+        label: its name in the message.
     """
     text = beginning.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")
     for start, what, command in _OTHER_FORMS:

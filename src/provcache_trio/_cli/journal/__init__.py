@@ -1,8 +1,8 @@
-"""``provcache journal``: what a dead process left.
+"""``provcache journal``: entries that a dead process left.
 
 ::
 
-    commands     their options, and what they end with
-    inspection   what a journal holds
-    replay       writing it into a store
+    commands     the commands, their options, and their exit statuses
+    inspection   the contents of a journal
+    replay       writing them to a store
 """

@@ -1,4 +1,4 @@
-"""``provcache journal``: its commands, their options, and what they end with."""
+"""``provcache journal``: its commands, their options, and their exit statuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from provcache_trio.journal import Restored, restore_set_aside
 from .inspection import as_text, as_words, check_type, inspect_journal
 from .replay import Replay
 
-app = App(name="journal", help="Look at the journal of a dead process, and write what it left.")
+app = App(
+    name="journal", help="Inspect the journal of a dead process, and write its entries to a store."
+)
 
 
 @app.command
@@ -32,14 +34,14 @@ def status(
     table: str | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Print what a journal holds, and what is wrong with it. Nothing is changed.
+    """Print what a journal holds and what is wrong with it; change nothing.
 
-    A service may own it meanwhile. The status is 1 if records are missing or damaged, or entries
-    were set aside, and 3 if it can't be read.
+    A service may have it open. The status is 1 if records are missing or damaged, or entries were
+    set aside, and 3 if it can't be read.
 
     Args:
         path: The journal.
-        table: Fail unless its entries are those of a Table of yours, given as MODULE:NAME.
+        table: Fail unless its entries are of this Table, given as MODULE:NAME.
         json_: Print one line of JSON.
     """
     check_is_no_url(str(path))
@@ -48,7 +50,8 @@ def status(
         found = inspect_journal(path)
         if table is not None:
             check_type(path, found, entries)
-    except JournalError as error:  # names the file
+    # The message names the file.
+    except JournalError as error:
         complain(str(error))
         return Status.FAILED
     for line in [msgspec.json.encode(found).decode()] if json_ else as_text(found):
@@ -64,17 +67,17 @@ async def restore(
     alias: Annotated[list[str] | None, Parameter(negative="")] = None,
     table: str | None = None,
 ) -> int:
-    """Put entries that were set aside back into their journal, as they are.
+    """Put entries that were set aside back into their journal, unchanged.
 
-    The next program that opens the journal replays them. What it can't read, even with upgrade=,
-    is set aside once more. The store has to keep the newer version of an entry, which it may
-    have by then. What stays set aside is in PATH.set-aside. The status is 1 if entries stay,
-    and 3 if the journal can't be used.
+    The next program that opens the journal replays them. Entries that it can't read, even with
+    upgrade=, are set aside again. By then the store may have a newer version of an entry, which it
+    has to keep. What stays set aside is in PATH.set-aside. The status is 1 if entries stay set
+    aside, and 3 if the journal can't be used.
 
     Args:
         path: The journal, of any type. No process may have it open.
-        alias: A former name of the journal's type, as status prints it; may be given repeatedly.
-        table: What entries are: a Table of yours, as MODULE:NAME. What can't be read as that stays set
+        alias: A former name of the journal's type, as status prints it; may be repeated.
+        table: The entries' Table, as MODULE:NAME; entries that can't be read as its type stay set
             aside. By default they are put back unread.
     """
     check_is_no_url(str(path))
@@ -97,17 +100,17 @@ async def restore(
 async def replay(
     path: Path, /, *, to: str, table: str | None = None, give_up_after: float = 600
 ) -> int:
-    """Write the entries of a journal that a dead process left into a store.
+    """Write the entries of a journal that a dead process left to a store.
 
-    What is written leaves the journal. What the store refuses stays in it, and the status is
-    then 1; it is 3 if the journal or the store can't be used. SIGINT (Ctrl-C), SIGTERM and SIGHUP
-    end it with status 130, 143 or 129; the rest stays in the journal.
+    Written entries are removed from the journal. Entries that the store refuses stay in it; then the
+    status is 1. It is 3 if the journal or the store can't be used. SIGINT (Ctrl-C), SIGTERM and
+    SIGHUP end it with status 130, 143 or 129; the rest stays in the journal.
 
     Args:
         path: The journal. No process may have it open.
-        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to be there.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
         table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
-        give_up_after: End when the store has been away, or has needed a person, for so many
+        give_up_after: Stop after the store has been away, or has needed a person, for this many
             seconds; inf waits for ever.
     """
     check_give_up_after(give_up_after)

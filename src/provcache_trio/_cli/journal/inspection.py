@@ -22,17 +22,17 @@ _NOTHING: Final = SetAside(entries=0, entry_types=(), damaged_bytes=0)
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a journal.
+    """The contents and the state of a journal.
 
     Attributes:
-        entries: how many would be replayed.
-        bytes: size of the file.
-        entry_type: what they are.
+        entries: the number of entries to replay.
+        bytes: the size of the file.
+        entry_type: the type of the entries.
         in_use: whether a process has it open.
-        missing: numbers, first and last, of records that are gone.
-        damaged_bytes: bytes that are no record.
-        unfinished_bytes: those of them at the end, where a crash cuts a record off.
-        set_aside: what is kept beside it, as no program could use it.
+        missing: the missing records, as ranges of first and last number.
+        damaged_bytes: the number of bytes that are not records.
+        unfinished_bytes: those at the end, where a crash cuts a record off.
+        set_aside: what is kept beside it because no program could use it.
     """
 
     entries: int
@@ -46,16 +46,16 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong but what a crash does to the last record."""
+        """Whether nothing is wrong except a last record that a crash cut off."""
         damaged = self.damaged_bytes != self.unfinished_bytes
         return not (self.missing or damaged or self.set_aside.entries)
 
 
 def inspect_journal(path: Path) -> Inspection:
-    """Look at a journal, which another process may own meanwhile; change nothing.
+    """Inspect a journal, which another process may own; change nothing.
 
     Raises:
-        JournalError: it can't be read; names the file.
+        JournalError: it can't be read; the message names the file.
     """
     where = str(path.absolute())
     file = JournalFile(where, entry_type=None, disk=Disk(), read_only=True)
@@ -94,7 +94,7 @@ def _is_in_use(path: str) -> bool:
 
 
 def as_text(found: Inspection) -> list[str]:
-    """Return what was found, for people."""
+    """Return what was found as lines for people."""
     lines = [
         f"entries   {found.entries:>15,}  of type {printable(found.entry_type)}",
         f"bytes     {found.bytes:>15,}",
@@ -113,7 +113,7 @@ def as_text(found: Inspection) -> list[str]:
 
 
 def as_words(aside: SetAside) -> str:
-    """Return what was set aside, but for the number of entries."""
+    """Describe what was set aside, except the number of entries."""
     noun = "entry" if aside.entries == 1 else "entries"
     types = f" of type {' and '.join(map(printable, aside.entry_types))}" if aside.entries else ""
     return f"{noun}{types}, and {counted(aside.damaged_bytes, 'damaged byte')}"

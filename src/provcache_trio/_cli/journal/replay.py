@@ -33,16 +33,16 @@ _OPTIONS: Final = WriteBehindOptions(
 
 
 class Replay(Resending):
-    """Writes what a dead process left in a journal.
+    """Writes the entries that a dead process left in a journal.
 
     Args:
         path: the journal.
-        target: where entries go.
+        target: the store.
         give_up_after: see ``Job``.
 
     Attributes:
-        replayed: how many entries were tried.
-        left: how many stay in the journal.
+        replayed: the number of entries that were tried.
+        left: the number of entries that stay in the journal.
     """
 
     name = "replay"
@@ -53,13 +53,14 @@ class Replay(Resending):
         self.left = 0
 
     async def run(self, progress: Progress) -> None:
-        """Do the whole job; cancelled, what is not written stays in the journal.
+        """Do the whole job; if cancelled, the rest stays in the journal.
 
         Raises:
             JournalError: the journal can't be used.
-            StoreError: the store can't be, or was given up.
+            StoreError: the store can't be used, or was given up.
         """
-        found = inspect_journal(self.path)  # a journal that is not there is not to be made
+        # A missing journal must not be created.
+        found = inspect_journal(self.path)
         entries = self.target.entries
         check_type(self.path, found, entries)
         try:
@@ -81,7 +82,8 @@ class Replay(Resending):
                 self.replayed += len(page)
                 try:
                     await store.upsert_many([entry for _, entry in page])
-                except ProvcacheError:  # some of it is refused, or the store is away
+                # Some entries are refused, or the store is away.
+                except ProvcacheError:
                     kept = [Kept(number, label_of(entry), entry) for number, entry in page]
                     for start in range(0, len(kept), AT_ONCE):
                         await self.send(store, kept[start : start + AT_ONCE], remove, progress)
@@ -90,14 +92,14 @@ class Replay(Resending):
             if self.stored == self.replayed:
                 await journal.rewrite(())
 
-    # What is seen of it
+    # What the user sees
 
     def where(self) -> str:
         """Return where the job is."""
         return f"{counted(self.replayed, 'entry', 'entries')} replayed, {self.stored:,} written"
 
     def summary(self, stopped_by: signal.Signals | None) -> list[str]:  # noqa: ARG002  # a job's
-        """Return what became of the entries; nothing if the job never began."""
+        """Describe what happened to the entries; nothing if the job never began."""
         if not self.started:
             return []
         tried = f"replayed {counted(self.replayed, 'entry', 'entries')}"
@@ -105,5 +107,5 @@ class Replay(Resending):
 
     @property
     def status(self) -> Status:
-        """Whether nothing stays in the journal."""
+        """DONE if nothing stays in the journal."""
         return Status.NOT_ALL if self.left else Status.DONE
