@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# At most so many threads wait for a name server.
+# The most threads that wait for a name server.
 _MOST_LOOKUPS: Final = 8
 
 

@@ -203,7 +203,7 @@ def _member(module: ModuleType, of: object, name: str, named: str) -> object:
         raise MisuseError(
             f"--table: {where} has no attribute {name!r}{_tables_in(module)}"
         ) from None
-    except Exception as error:  # noqa: BLE001  # whatever somebody's __getattr__ raises
+    except Exception as error:  # noqa: BLE001  # whatever a user's __getattr__ raises
         what = type(error).__name__
         raise MisuseError(f"--table: attribute {name!r} of {where} raised {what}") from None
     return found

@@ -19,7 +19,7 @@ class Outage:
     """Ends a job whose store has been away, or has needed a person, for too long.
 
     Args:
-        give_up_after: so many seconds; may be inf.
+        give_up_after: the limit in seconds; may be inf.
 
     Attributes:
         scope: the cancel scope that the job runs in.

@@ -15,7 +15,7 @@ import trio
 from .text import printable
 from .urls import without_secrets
 
-# So many texts may wait.
+# The number of texts that may wait.
 _ROOM: Final = 100
 
 

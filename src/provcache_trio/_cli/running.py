@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# After a signal, the reader of the last lines gets so many seconds.
+# The seconds that the reader of the last lines gets after a signal.
 _PATIENCE: Final = 2.0
-# So many of these seconds are for progress that is still being shown.
+# The part of these seconds for progress that is still being shown.
 _HEAD_START: Final = 0.5
 
 

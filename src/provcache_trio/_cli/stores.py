@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# At first, a store gets so many seconds to answer.
+# The seconds that a store gets to answer at first.
 _PATIENCE: Final = 10.0
 _PAUSE: Final = 0.25
 # How messages of repositories, which are for programmers, end when something is missing.

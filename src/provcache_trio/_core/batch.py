@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .progress import Part, Refusal
 
-# A span of OpenTelemetry keeps so many links by default.
+# The number of links that a span of OpenTelemetry keeps by default.
 _MOST_PRODUCERS: Final = 128
 
 

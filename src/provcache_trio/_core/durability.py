@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .lifetime import Lifetime
 
 _LONGEST_WRITE_SECONDS: Final = 5.0
-# A busy loop may delay the recorder by so much.
+# The delay of the recorder that a busy loop may cause.
 _LATE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _MOST_DOUBLINGS: Final = 20

@@ -141,7 +141,7 @@ class Lifetime:
         """Return the wall clock's time in UTC, or the system's if the given clock fails."""
         try:
             return self.wall_clock().astimezone(UTC)
-        except Exception:  # noqa: BLE001  # whatever somebody's clock raised
+        except Exception:  # noqa: BLE001  # whatever a user's clock raised
             return datetime.now(UTC)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-# After so many slow calls in a row, fewer entries are sent.
+# The number of slow calls in a row after which fewer entries are sent.
 _ROW: Final = 3
 
 

@@ -66,7 +66,7 @@ class Part:
         self.tries: int = tries
         # Retries for transient errors, of ``max_retries``.
         self.retries: int = 0
-        # True once it failed, as it is, for an unknown reason.
+        # True once this very part failed for an unknown reason.
         self.failed_unknown: bool = False
         # True if a part was halved for an unknown error, so its halves are not retried.
         self.was_halved: bool = was_halved

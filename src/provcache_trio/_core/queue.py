@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # The default key of an entry.
 by_veri_key: Final = attrgetter("veri_key")
-# ``enqueue_many`` accepts so many entries in one step, which Ctrl-C does not interrupt.
+# The most entries that ``enqueue_many`` accepts in one step, which Ctrl-C does not interrupt.
 _SLICE: Final = 250
 
 

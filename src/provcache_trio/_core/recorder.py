@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .waiting_room import Producer, WaitingRoom
 
 _MOST_IN_A_GROUP: Final = 250
-# One step collects or notes at most so many entries.
+# The most entries that one step collects or notes.
 _MOST_AT_ONCE: Final = 250
 
 

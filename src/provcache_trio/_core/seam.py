@@ -94,6 +94,6 @@ class Seam(Generic[E]):
             return False
         if self._lanes.of(key).holder(key) is not None:
             return True
-        # With a journal of durability "always" everybody waits, but for the disk.
+        # With a journal of durability "always", all wait for the disk, not for room.
         in_line = self._lifetime.ledger.depth + len(self._room.producers)
         return in_line < self._lifetime.options.queue_capacity

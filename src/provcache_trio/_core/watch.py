@@ -53,7 +53,7 @@ class StoreWatch:
     Lanes are known by their backoff.
 
     Attributes:
-        suspecting: whether so many refusals came in a row that the store is to blame.
+        suspecting: whether the store is blamed, after twenty refusals in a row.
         epoch: rises with each change of ``suspecting``.
         last_error: the last error of the store or the sink.
         run: the calls of the refusals in a row.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .watch import StoreWatch
 
 
-# While draining, so many calls in a row that find the store closed end the drain.
+# The number of calls in a row, while draining, that find the store closed and so end the drain.
 _CLOSED_FOR_GOOD: Final = 2
 _NO_TELEMETRY: Final = nullcontext()
 

@@ -56,7 +56,7 @@ def reader_of(
     """
     try:
         decode = msgspec.json.Decoder(kind).decode
-    except Exception as error:  # noqa: BLE001  # whatever looking at somebody's type raises
+    except Exception as error:  # noqa: BLE001  # looking at a user's type may raise anything
         why = _why_not_decoded(about if about is not None else kind, error)
         raise TypeError(f"entry_type must be a type that msgspec can decode: {why}") from None
     if upgrade is None:
@@ -65,7 +65,7 @@ def reader_of(
     def read(document: bytes) -> T:
         try:
             return decode(document)
-        except Exception:  # noqa: BLE001  # some of it is the check of somebody's type
+        except Exception:  # noqa: BLE001  # some of it is the check of a user's type
             found = msgspec.json.decode(document)
             if inside is None:
                 found = upgrade(found)

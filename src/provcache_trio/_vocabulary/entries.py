@@ -322,7 +322,7 @@ def _put_in_utc(entry: ProvcacheEntry, field: str, value: datetime) -> None:
         return
     try:
         offset = value.utcoffset()
-    except Exception:  # noqa: BLE001  # whatever somebody's tzinfo raised
+    except Exception:  # noqa: BLE001  # whatever a user's tzinfo raised
         raise ValueError(f"{field} must have a tzinfo that tells its UTC offset") from None
     if offset is None:
         raise ValueError(f"{field} must be an aware datetime, not a naive one")

@@ -68,7 +68,7 @@ def fields_of(
     called = entry_type.__name__
     try:
         looked_at = inspect.type_info(entry_type)
-    except Exception:  # noqa: BLE001  # whatever looking at somebody's type raises
+    except Exception:  # noqa: BLE001  # looking at a user's type may raise anything
         raise TypeError(f"entry_type: msgspec can't decode {called}") from None
     if not isinstance(looked_at, (inspect.StructType, inspect.DataclassType)):
         raise TypeError(

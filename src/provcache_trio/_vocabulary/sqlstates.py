@@ -67,7 +67,7 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     "42": PERSON,  # syntax and access: no such table or column, no grant
     "44000": REFUSED,  # WITH CHECK OPTION
     "53": AWAY,  # disk full, out of memory, too many connections
-    "54000": REFUSED,  # program limit: a value too long for somebody's index
+    "54000": REFUSED,  # program limit: a value too long for a user's index
     "55": PERSON,  # not in the right state, such as a publication without replica identity
     "55006": _BUSY,  # object in use
     "55P03": _BUSY,  # lock_timeout: somebody holds a row or the table
@@ -76,13 +76,13 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     "57P04": PERSON,  # the database was dropped
     "58": AWAY,  # I/O error
     "72": ROLLED_BACK,  # snapshot too old
-    "P0": REFUSED,  # RAISE and the like, in somebody's trigger
+    "P0": REFUSED,  # RAISE and the like, in a user's trigger
     "XX001": PERSON,  # data corrupted
     "XX002": PERSON,  # index corrupted
 }
 # By SQLSTATE and the function of the server that reports it, where that makes a difference.
 _BY_FUNCTION: Final[Mapping[tuple[str, str], Meaning]] = {
-    # There is no partition for the row, so that somebody has to attach one.
+    # There is no partition for the row, so a person has to attach one.
     ("23514", "ExecFindPartition"): Meaning(StoreMisconfiguredError, keep=True),
     # The table is itself a partition, and the row belongs into another.
     ("23514", "ExecPartitionCheckEmitError"): Meaning(StoreMisconfiguredError, keep=True),

@@ -140,7 +140,7 @@ def moment(value: object) -> datetime:
             return value.replace(tzinfo=UTC) - offset
     except OverflowError:
         raise UnfitError("must be from year 1 to 9999 in UTC") from None
-    except Exception:  # noqa: BLE001  # whatever somebody's tzinfo raised
+    except Exception:  # noqa: BLE001  # whatever a user's tzinfo raised
         raise UnfitError("must have a tzinfo that gives its UTC offset") from None
     raise UnfitError("must be an aware datetime, not a naive one")
 
@@ -296,7 +296,7 @@ def document(annotation: object) -> Codec:
             same = back == value
             if not same and type(value).__eq__ is object.__eq__:
                 same = encoder.encode(back) == written
-        except Exception:  # noqa: BLE001  # some of it is somebody's type
+        except Exception:  # noqa: BLE001  # a user's type may raise anything
             same, written = False, b""
         if not same:
             raise UnfitError("must be written as JSON and read back as it is")
@@ -306,7 +306,7 @@ def document(annotation: object) -> Codec:
         written = cell(str, found)
         try:
             return decoder.decode(written)
-        except Exception:  # noqa: BLE001  # some of it is somebody's type
+        except Exception:  # noqa: BLE001  # a user's type may raise anything
             raise UnfitError("holds JSON that says no such value") from None
 
     return Codec(encode, decode)
@@ -409,7 +409,7 @@ def entry_maker(table: Table[E], codecs: Mapping[str, Codec]) -> Callable[[Seque
             ) from None
         try:
             return table.make(values)
-        except Exception as error:  # noqa: BLE001  # of somebody's class
+        except Exception as error:  # noqa: BLE001  # of a user's class
             raise StoreMisconfiguredError(
                 f"table {table.name!r} has a row that is no {what}: {what} raised "
                 f"{type(error).__name__}",

@@ -122,8 +122,8 @@ def open_dead_letters(
         path: the file; a relative path is resolved against the current directory now.
         entry_type: the type of the entries: any type that msgspec writes as JSON and reads back, or
             their ``Table``. By default ``ProvcacheEntry``.
-        max_letters: most letters that it holds. Give at least the queue's ``batch_size``: so many may
-            come in one call, which otherwise never fits.
+        max_letters: most letters that it holds. Give at least the queue's ``batch_size``, as one
+            call may have that many letters, and has to fit.
         max_bytes: most bytes of letters, as JSON; the file is somewhat larger.
         create: create the file if it is missing, and set up an empty one.
         read_only: read the file, which may have another owner. Nothing is created or changed. It can

@@ -84,11 +84,11 @@ DELETE FROM provcache_dead_letters WHERE id IN (SELECT id {_MATCHING} ORDER BY i
 _LAST_NUMBER: Final = "SELECT total(seq) FROM sqlite_sequence"
 _GO_ON_FROM: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES ('provcache_dead_letters', ?)"
 
-# So many letters are removed in one transaction.
+# The letters that are removed in one transaction.
 _AT_ONCE: Final = 100
 # In pages; about a megabyte.
 _WORTH_VACUUMING: Final = 256
-# Removing ``_AT_ONCE`` letters takes at most so much in the -wal file.
+# The room that removing ``_AT_ONCE`` letters takes at most in the -wal file.
 _ROOM: Final = "about 2 MiB"
 
 

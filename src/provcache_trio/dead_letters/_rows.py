@@ -67,7 +67,7 @@ class LetterRows(Generic[E]):
         for index, letter in enumerate(letters):
             try:
                 yield self._row_of(letter)
-            except Exception as error:  # noqa: BLE001  # some of it is somebody's entry and key
+            except Exception as error:  # noqa: BLE001  # some of it is a user's entry and key
                 name = type(error).__name__
                 raise EntryRejectedError(
                     "a letter can't be stored as JSON", index=index, error_class=name
@@ -114,7 +114,7 @@ class LetterRows(Generic[E]):
             # Compare documents, too: an entry may not define equality, or may hold an int in a float field.
             if back == letter or _encode(back) == document:
                 return document
-        except Exception:  # noqa: BLE001, S110  # some of it is somebody's type; it is tried below
+        except Exception:  # noqa: BLE001, S110  # a user's type may raise anything; it is tried below
             pass
         kept: object = text_of(repr(letter.entry))
         with suppress(Exception):  # likewise
@@ -136,7 +136,7 @@ class LetterRows(Generic[E]):
             raise UnreadableLetterError
         try:
             return self._read(cast("bytes", row[2]))
-        except Exception:  # noqa: BLE001  # some of it is the check of somebody's type
+        except Exception:  # noqa: BLE001  # some of it is the check of a user's type
             raise UnreadableLetterError from None
 
 

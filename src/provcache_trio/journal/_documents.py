@@ -48,7 +48,7 @@ class Documents(Generic[E]):
                 # Compare documents, too: an entry may not define equality.
                 if back != entry and self._encode(back) != document:
                     return None
-        except Exception:  # noqa: BLE001  # some of it is somebody's type
+        except Exception:  # noqa: BLE001  # a user's type may raise anything
             return None
         return document if len(document) < MOST_PAYLOAD_BYTES // 2 else None
 

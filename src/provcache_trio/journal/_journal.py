@@ -216,7 +216,7 @@ class FileJournal(Generic[E]):
         for number, document in page:
             try:
                 found.append((number, self._documents.entry_of(document)))
-            except Exception as error:  # noqa: BLE001  # some of it is somebody's type
+            except Exception as error:  # noqa: BLE001  # a user's type may raise anything
                 # The class only, as the message may quote the entry.
                 unread[number] = type(error).__name__
         if unread:

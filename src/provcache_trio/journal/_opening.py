@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 E = TypeVar("E")
 
 _POLL_SECONDS: Final = 0.05
-# A reader that looks for the owner holds the lock for so long at most.
+# The longest time for which a process that looks for the owner holds the lock.
 _MOMENT_SECONDS: Final = 0.2
 
 

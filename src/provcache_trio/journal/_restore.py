@@ -167,7 +167,7 @@ class _Restoring(Generic[E]):
     def _take(self, document: bytes) -> bool:
         try:
             again = self._documents.document_of(self._documents.entry_of(document))
-        except Exception:  # noqa: BLE001  # some of it is somebody's type
+        except Exception:  # noqa: BLE001  # a user's type may raise anything
             return False
         if again is None:
             return False

@@ -382,7 +382,7 @@ def _packer(field: TableField) -> Callable[[Sequence[Any]], bytes | None]:
             text = document.decode()
             if "\\u0000" in text or _LARGE_FLOAT(text) or decoder.decode(text) != [*many]:
                 return None
-        except Exception:  # noqa: BLE001  # some of it is somebody's type
+        except Exception:  # noqa: BLE001  # a user's type may raise anything
             return None
         return document[1:-1]
 

@@ -58,7 +58,7 @@ class Password:
                 answer = await _awaitable(self._ask())
             except StoreMisconfiguredError:
                 raise
-            except Exception as error:  # noqa: BLE001  # whatever somebody's function raises
+            except Exception as error:  # noqa: BLE001  # whatever a user's function raises
                 failure = type(error).__name__
         if scope.cancelled_caught:
             raise StoreUnavailableError(

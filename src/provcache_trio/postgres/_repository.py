@@ -50,9 +50,9 @@ else:
     E = TypeVar("E")
 
 T = TypeVar("T")
-# After so many rows that were read.
+# After this many rows that were read, other tasks run.
 _ROWS_BETWEEN_CHECKPOINTS: Final = 200
-# So many rows to write are packed in half a millisecond.
+# Rows to write that are packed at once, in half a millisecond.
 _ROWS_IN_SLICE: Final = 250
 _ROUNDS_TO_SEND: Final = 2
 # With a smaller share of repeated rows in a call, looking for them costs more than locking them.
@@ -78,7 +78,7 @@ class PostgresRepository(Generic[E]):
             database, the schema, its version, the table, one of its columns or a grant is
             wrong or missing.
         TransientStoreError: the server rolled back, after a deadlock or a serialization failure.
-        StoreError: itself, none of its subclasses: the server reported an unknown error.
+        StoreError: none of the subclasses above: the server reported an unknown error.
         trio.ClosedResourceError: the ``async with`` block was left.
 
     Their ``error_class`` is asyncpg's name for the error, and ``sqlstate`` is set if the

@@ -126,7 +126,7 @@ def _time(value: object) -> str:
     try:
         text = clock.isoformat()
         same = time.fromisoformat(text) == clock
-    except Exception:  # noqa: BLE001  # whatever somebody's tzinfo raised
+    except Exception:  # noqa: BLE001  # whatever a user's tzinfo raised
         text, same = "", False
     if not same:
         raise UnfitError("must be a time that its ISO text says wholly")

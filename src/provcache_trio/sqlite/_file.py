@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 
-# On a full disk, so many entries are deleted at once.
+# The entries that are deleted at once on a full disk.
 _SMALL_STEP: Final = 64
-# Otherwise so many, so that others may write in between.
+# The same otherwise, so that others may write in between.
 _STEP: Final = 10_000
-# A small step takes at most so much in the -wal file and its index.
+# The room that a small step takes at most in the -wal file and its index.
 _ROOM: Final = "about 1 MiB"
 
 

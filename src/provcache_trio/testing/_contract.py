@@ -22,7 +22,7 @@ E_repository = TypeVar("E_repository")
 # Entries in one call.
 _SEVERAL: Final = 20
 _MANY: Final = 500
-# A cancelled call has to return within so many seconds.
+# The seconds within which a cancelled call has to return.
 _PROMPT_SECONDS: Final = 5.0
 _CUTS_SECONDS: Final = (0.0, 0.001, 0.01, 0.1)
 

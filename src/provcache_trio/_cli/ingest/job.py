@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # The queue bounds the number of waiting entries, and this their total size.
 _MOST_UNWRITTEN: Final = 16 * 1024 * 1024
 
-# At most so many bad lines are reported.
+# The most bad lines that are reported.
 _MOST_REPORTED: Final = 20
 # These are in the summary even if there are none.
 _ALWAYS: Final = ("persisted", "coalesced", "dead-lettered")
