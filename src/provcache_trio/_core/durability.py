@@ -72,7 +72,7 @@ class Durability(Generic[E]):
         """Note that a call failed."""
         if self.error is None:
             self._lifetime.log(
-                logging.ERROR, "what is accepted would not survive a crash now: %s", error
+                logging.ERROR, "accepted entries would not survive a crash now: %s", error
             )
         self.error = error
         doublings = min(self._failures, _MOST_DOUBLINGS)

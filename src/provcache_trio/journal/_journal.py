@@ -166,7 +166,7 @@ class FileJournal(Generic[E]):
             wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**self._tidy_failures)
             self._tidy_at = trio.current_time() + wait
             if not self._tidy_failures:
-                log(logging.WARNING, "what is settled stays in the journal for now: %s", error)
+                log(logging.WARNING, "settled entries stay in the journal for now: %s", error)
             self._tidy_failures = min(self._tidy_failures + 1, _MOST_DOUBLINGS)
         else:
             self._tidy_failures = 0

@@ -197,7 +197,7 @@ def _report(path: str, findings: Findings) -> None:
         log(
             logging.ERROR,
             "journal %s: records %d to %d are missing: lost, or cut off by a power cut before "
-            "anybody was told that they are safe",
+            "they were reported as safe",
             path,
             first,
             last,
