@@ -24,7 +24,7 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: most entries in one ``upsert_many``; at least 1.
         flush_interval_seconds: oldest age at which a batch that is not full is written;
             0 writes as soon as the writer is free.
-        max_retries: retries of a batch, or a part of it, that failed for a transient reason;
+        max_retries: most retries of a batch, or a part of it, that failed for a transient reason;
             then it is halved, and a single entry is dead-lettered. Also retries of an entry that
             is the only one to fail alone for an unknown reason (about 40 s with the other
             defaults). None retries without end. An unreachable store uses up no retry.
@@ -35,8 +35,7 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
             orchestrators grant. With 0, whatever is not written ends in ``undelivered`` at once.
         coalesce: a newer version of a waiting key takes its place. False writes every
             version, in order.
-        writers: lanes, each with a writer of its own, so that many batches are written at once;
-            1 to 100. The hash of an entry's key chooses its lane, so the versions of one key
+        writers: how many lanes there are, each of which writes one batch at a time; 1 to 100. The hash of an entry's key chooses its lane, so the versions of one key
             keep their order; entries of different keys may not.
     """
 

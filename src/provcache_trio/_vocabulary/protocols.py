@@ -53,8 +53,8 @@ class Repository(Protocol[E_contra]):
                 With ``too_slow=True`` the store was at work when time ran out: after three in a row
                 fewer entries are sent at once. A bare ``TimeoutError``, ``trio.TooSlowError``,
                 ``MemoryError``, and ``trio.WouldBlock`` of a full queue or channel mean that.
-            StoreMisconfiguredError: the same as unavailable, but a person is needed; so does
-                ``trio.ClosedResourceError``.
+            StoreMisconfiguredError: the same as unavailable, but a person is needed.
+                ``trio.ClosedResourceError`` means the same.
             TransientStoreError: the call was rolled back. The batch is retried up to
                 ``max_retries`` times, then halved. An entry whose own retries are used up is
                 dead-lettered.

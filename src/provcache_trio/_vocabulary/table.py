@@ -46,7 +46,7 @@ class Table(Generic[E]):
     Args:
         entry_type: a ``msgspec.Struct``, dataclass or attrs class.
         name: the table's name, exactly as the database has it.
-        schema: the schema of PostgreSQL that holds it, exactly as well; None: the first in the
+        schema: the exact name of the PostgreSQL schema that holds it; None: the first in the
             search path that has such a table. SQLite ignores it.
         key: the field that identifies an entry, or a tuple of fields: a str, int, bool, bytes,
             UUID, date, aware datetime or Enum, never None.
@@ -58,7 +58,7 @@ class Table(Generic[E]):
             the value of the version that arrived first, even if it is None; or the
             ``"greatest"`` or ``"least"`` of both, None left out. str are compared by code point.
         columns: the names of columns that differ from their fields.
-        expires: the field that says when a row may be deleted, an aware datetime or None.
+        expires: the field with the moment when a row may be deleted, an aware datetime or None.
 
     Raises:
         TypeError: an argument has the wrong type, or a field's type does not allow its use; the
