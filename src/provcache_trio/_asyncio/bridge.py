@@ -38,8 +38,8 @@ class Bridge(Protocol):
     async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what ``call``, an asyncio function, returns; raise what it raises.
 
-        Cancelling cancels the asyncio task, once, and waits for it; if that returns a result all the
-        same, so does this. The task has a copy of the caller's context variables.
+        Cancelling cancels the asyncio task, once, and waits for it; if that returns a result all
+        the same, so does this. The task has a copy of the caller's context variables.
         """
         ...
 

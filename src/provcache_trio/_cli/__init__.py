@@ -1,8 +1,8 @@
 """The command ``provcache``, of the extra ``cli``.
 
 The commands live here: their options, their output, and their exit statuses. They may import every
-other folder, and no folder imports them. They must never use the inside of a queue or a store where a
-public call does, print what may hold a secret, or wait for the reader of their output without
+other folder, and no folder imports them. They must never use the inside of a queue or a store where
+a public call does, print what may hold a secret, or wait for the reader of their output without
 reacting to signals.
 
 ::
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: by default those of the program.
 
     Returns:
-        0: done, 1: done, but something needs a look, 2: wrong command line, 3: failed, 128 + n: ended
-        by signal n.
+        0: done, 1: done, but something needs a look, 2: wrong command line, 3: failed, 128 + n:
+        ended by signal n.
     """
     _open_closed_streams()
     try:

@@ -236,8 +236,8 @@ async def relay(
 
     Args:
         from_: The stream, such as nats://HOST,HOST,HOST/STREAM.
-        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is created if it does not
-            exist; the table of --table has to exist.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is created if it
+            does not exist; the table of --table has to exist.
         table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
         dead_letters: A file for entries that the store refuses; without it, they are logged by key
             and lost.

@@ -196,7 +196,8 @@ class Job(ABC):
     Args:
         target: the store.
         options: the options of its queue.
-        give_up_after: the seconds that the store may be away, or need a person, before the job ends.
+        give_up_after: the seconds that the store may be away, or need a person, before the job
+            ends.
 
     Attributes:
         place: what is in use now, to report where a failure comes from.

@@ -119,9 +119,10 @@ def open_write_behind_queue(
         async with open_write_behind_queue(repository) as queue:
             await queue.enqueue(entry)
 
-    Leaving the block closes the intake and writes everything that was accepted, in order,
-    shielded from cancellation, for at most ``options.drain_timeout_seconds``. The exception that the block raised goes on as the very same object. KeyboardInterrupt is held back until the
-    drain is over; a second one ends the drain.
+    Leaving the block closes the intake and writes everything that was accepted, in order, shielded
+    from cancellation, for at most ``options.drain_timeout_seconds``. The exception that the block
+    raised goes on as the very same object. KeyboardInterrupt is held back until the drain is over;
+    a second one ends the drain.
 
     Args:
         repository: where entries go. Open it around the queue, so that it closes last.

@@ -176,8 +176,9 @@ class WriteBehindQueue(Generic[E]):
         """Accept every entry of ``entries``, waiting for room as ``enqueue`` does.
 
         Takes one item at a time and holds none back: when the call is cancelled, or ``entries``
-        raises, every item taken before was accepted, except one that waited for room. A checkpoint at the start and at least every ``batch_size`` entries. With a
-        journal of durability "always" each entry waits for the disk; several tasks are faster.
+        raises, every item taken before was accepted, except one that waited for room. A checkpoint
+        at the start and at least every ``batch_size`` entries. With a journal of durability
+        "always" each entry waits for the disk; several tasks are faster.
 
         Returns:
             How many entries were accepted.

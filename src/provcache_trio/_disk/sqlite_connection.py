@@ -228,8 +228,8 @@ class SQLiteConnection:
     def _take_away_log(self, connection: sqlite3.Connection) -> None:
         """Remove the -wal file that a removed or replaced file has left behind.
 
-        SQLite does not do that. It would apply the -wal file to the file that has the name now, and so
-        destroy it.
+        SQLite does not do that. It would apply the -wal file to the file that has the name now, and
+        so destroy it.
         """
         if identity_of(self._real_path) == self._opened_as:
             return

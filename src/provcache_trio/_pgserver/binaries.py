@@ -138,8 +138,9 @@ def _look_into(directory: Path) -> PostgresInstallation | None:
 def choose_account(installation: PostgresInstallation, place: Path) -> Account:
     """Return an account that may run the server with its data in ``place``.
 
-    For root, that is another user in a user namespace, which keeps root's access to directories that
-    are closed to others; where the machine forbids that, it is ``nobody``, who then owns ``place``.
+    For root, that is another user in a user namespace, which keeps root's access to directories
+    that are closed to others; where the machine forbids that, it is ``nobody``, who then owns
+    ``place``.
 
     Raises:
         PostgresServerError: we are root, and neither is possible.

@@ -1,8 +1,8 @@
 """A throw-away Postgres server, for the demo and the benchmarks; the tests extend it.
 
-A real server on a free port of the loopback interface, with its own data directory, which is removed
-with it. It ends with the program that runs it, even if that is killed (``guard``). Everything blocks;
-no driver is needed. For POSIX systems only.
+A real server on a free port of the loopback interface, with its own data directory, which is
+removed with it. It ends with the program that runs it, even if that is killed (``guard``).
+Everything blocks; no driver is needed. For POSIX systems only.
 """
 
 from __future__ import annotations

@@ -35,8 +35,9 @@ class WriteBehindOptions(msgspec.Struct, frozen=True, kw_only=True):
             orchestrators grant. With 0, whatever is not written ends in ``undelivered`` at once.
         coalesce: a newer version of a waiting key takes its place. False writes every
             version, in order.
-        writers: how many lanes there are, each of which writes one batch at a time; 1 to 100. The hash of an entry's key chooses its lane, so the versions of one key
-            keep their order; entries of different keys may not.
+        writers: how many lanes there are, each of which writes one batch at a time; 1 to 100. The
+            hash of an entry's key chooses its lane, so the versions of one key keep their order;
+            entries of different keys may not.
     """
 
     queue_capacity: int = 10_000

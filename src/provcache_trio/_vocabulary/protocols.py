@@ -47,10 +47,10 @@ class Repository(Protocol[E_contra]):
             How many rows the call changed (0 to ``len(entries)``).
 
         Raises:
-            StoreUnavailableError: the store can't be reached, is locked, or the outcome is
-                unknown: the queue keeps the batch and tries again without end. ``OSError``, ``EOFError``,
-                ``trio.BrokenResourceError`` and ``trio.BusyResourceError`` mean the same.
-                With ``too_slow=True`` the store was at work when time ran out: after three in a row
+            StoreUnavailableError: the store can't be reached, is locked, or the outcome is unknown:
+                the queue keeps the batch and tries again without end. ``OSError``, ``EOFError``,
+                ``trio.BrokenResourceError`` and ``trio.BusyResourceError`` mean the same. With
+                ``too_slow=True`` the store was at work when time ran out: after three in a row
                 fewer entries are sent at once. A bare ``TimeoutError``, ``trio.TooSlowError``,
                 ``MemoryError``, and ``trio.WouldBlock`` of a full queue or channel mean that.
             StoreMisconfiguredError: the same as unavailable, but a person is needed.

@@ -51,9 +51,9 @@ class Table(Generic[E]):
         key: the field that identifies an entry, or a tuple of fields: a str, int, bool, bytes,
             UUID, date, aware datetime or Enum, never None.
         newer: the field that decides which of two versions is newer: the one with the larger value,
-            or the later arrival if both are equal. An int, date, aware
-            datetime, Decimal or str; None is smaller than every other value. Without ``newer`` the later
-            arrival is the newer one.
+            or the later arrival if both are equal. An int, date, aware datetime, Decimal or str;
+            None is smaller than every other value. Without ``newer`` the later arrival is the newer
+            one.
         merge: for fields that are not taken from the newer version (``"newest"``): ``"keep"``
             the value of the version that arrived first, even if it is None; or the
             ``"greatest"`` or ``"least"`` of both, None left out. str are compared by code point.

@@ -14,9 +14,9 @@ disk. It has **one owner at a time**, the one that has it open for writing; a cr
 nothing to clean up. Others may read meanwhile, as ``provcache dead-letters list`` and ``show`` do.
 It must not be on a network file system.
 
-The command ``provcache dead-letters retry`` sends letters through a queue again. An old version does
-not overwrite a newer one, as stores keep the newer ``created_at`` of a ``ProvcacheEntry``. A store
-of your own needs a similar rule.
+The command ``provcache dead-letters retry`` sends letters through a queue again. An old version
+does not overwrite a newer one, as stores keep the newer ``created_at`` of a ``ProvcacheEntry``. A
+store of your own needs a similar rule.
 
 For POSIX systems. Calls run in a worker thread, one at a time; a cancelled call is interrupted and
 then waited for.

@@ -126,8 +126,8 @@ def open_dead_letters(
             call may have that many letters, and has to fit.
         max_bytes: most bytes of letters, as JSON; the file is somewhat larger.
         create: create the file if it is missing, and set up an empty one.
-        read_only: read the file, which may have another owner. Nothing is created or changed. It can
-            be read even where no file can be created beside it, unless a crash left its last
+        read_only: read the file, which may have another owner. Nothing is created or changed. It
+            can be read even where no file can be created beside it, unless a crash left its last
             changes beside it.
         upgrade: called with the decoded JSON of an entry that can't be read as ``entry_type``, such
             as one that an older program wrote; returns JSON that can be.
@@ -186,9 +186,9 @@ class _Opening(Opening["DeadLetters[E]"], Generic[E]):
 class DeadLetters(Generic[E]):
     """Returned by ``open_dead_letters``; do not instantiate.
 
-    A ``DeadLetterSink`` for ``open_write_behind_queue(dead_letters=)``. May be used by several tasks
-    and queues at once; calls run one at a time. A cancelled call either has no effect and raises
-    ``trio.Cancelled``, or succeeds and returns.
+    A ``DeadLetterSink`` for ``open_write_behind_queue(dead_letters=)``. May be used by several
+    tasks and queues at once; calls run one at a time. A cancelled call either has no effect and
+    raises ``trio.Cancelled``, or succeeds and returns.
 
     Besides the errors in its own section, every method raises:
         StoreUnavailableError: the file has another owner now, or is locked; the disk is full

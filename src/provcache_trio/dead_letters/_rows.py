@@ -62,7 +62,8 @@ class LetterRows(Generic[E]):
         """Yield the row of every letter.
 
         Raises:
-            EntryRejectedError: one is not a letter, or its key has no text; ``index`` is its position.
+            EntryRejectedError: one is not a letter, or its key has no text; ``index`` is its
+                position.
         """
         for index, letter in enumerate(letters):
             try:

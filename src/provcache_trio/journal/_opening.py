@@ -84,15 +84,15 @@ def open_journal(
 
     Entering fails at once if the journal can't be used. A missing file is created with mode 0600,
     and a missing directory with mode 0700; an empty file is an empty journal. These files are
-    beside it: ``PATH.lock``, which the owner locks and never removes; ``PATH.last``, with the number
-    of the last record; ``PATH.set-aside``, which keeps, once, damaged bytes and entries that can't
-    be read (see ``count_set_aside`` and ``restore_set_aside``); and ``PATH.new`` while the journal is
-    rewritten. Symbolic links are refused. A file that is not a journal is not changed, and nothing
-    is created beside it.
+    beside it: ``PATH.lock``, which the owner locks and never removes; ``PATH.last``, with the
+    number of the last record; ``PATH.set-aside``, which keeps, once, damaged bytes and entries that
+    can't be read (see ``count_set_aside`` and ``restore_set_aside``); and ``PATH.new`` while the
+    journal is rewritten. Symbolic links are refused. A file that is not a journal is not changed,
+    and nothing is created beside it.
 
-    After opening, a failing journal does not stop the queue. With ``"interval"``, an error is logged
-    and ``metrics().durable`` is False until the journal works again; it is retried less and less
-    often, but at least once a second. With ``"always"``, ``enqueue`` raises ``JournalError``
+    After opening, a failing journal does not stop the queue. With ``"interval"``, an error is
+    logged and ``metrics().durable`` is False until the journal works again; it is retried less and
+    less often, but at least once a second. With ``"always"``, ``enqueue`` raises ``JournalError``
     meanwhile. While the entries of a dead process can't be read, nothing new is accepted.
 
     **A full disk** is such a failure, and no more: the file keeps its contents, an attempt that does

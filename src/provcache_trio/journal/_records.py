@@ -40,7 +40,8 @@ class RecordKind(enum.IntEnum):
     """The kind of a record.
 
     Attributes:
-        BEGINNING: the format and the type of entries. Comes first, twice, with number 0 and no salt.
+        BEGINNING: the format and the type of entries. Comes first, twice, with number 0 and no
+            salt.
         ENTRY: an entry.
         NEWER: an entry that replaces the records named before it.
         SETTLED: which entries are settled. Always written twice, so that a flipped bit does not

@@ -96,9 +96,9 @@ async def restore_set_aside(
 ) -> Restored:
     """Put entries that can be read again back into the journal, whose next queue replays them.
 
-    Call it while no program has the journal open. An entry may come back after the store has a newer
-    version of its key, so the store has to keep the newer one. If the call is cut off, some entries
-    are there twice, which does no harm either.
+    Call it while no program has the journal open. An entry may come back after the store has a
+    newer version of its key, so the store has to keep the newer one. If the call is cut off, some
+    entries are there twice, which does no harm either.
 
     Args:
         path: the journal.

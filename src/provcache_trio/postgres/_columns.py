@@ -30,7 +30,8 @@ class Column(NamedTuple):
     Attributes:
         name: its name in the catalogue.
         declared: its type as people write it.
-        type: the name of its base type, or of the elements' in an array; "" unless it is in pg_catalog.
+        type: the name of its base type, or of the elements' in an array; "" unless it is in
+            pg_catalog.
         named: the same in its schema, quoted.
         is_array: whether it is an array.
         modifier: the packed length, precision or scale of the type; -1: none.

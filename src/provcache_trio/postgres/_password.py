@@ -45,8 +45,8 @@ class Password:
         """Ask for the password again; called on trio's side before each connection is made.
 
         Raises:
-            StoreUnavailableError: the function raised an exception, whose class the message names, or
-                took too long.
+            StoreUnavailableError: the function raised an exception, whose class the message names,
+                or took too long.
             StoreMisconfiguredError: it is not async, or did not return a str.
         """
         if self._ask is None:

@@ -310,9 +310,9 @@ def _index_finder(
 ) -> Callable[[PostgresError, Sequence[E]], int | None]:
     """Return a function that finds the key in the detail of an error.
 
-    The server quotes the row, "Failing row contains (…, …)", in its own language, beginning with the
-    table's first column. The queue treats the index as a hint, so a wrong one, from a detail about
-    another table, does no harm.
+    The server quotes the row, "Failing row contains (…, …)", in its own language, beginning with
+    the table's first column. The queue treats the index as a hint, so a wrong one, from a detail
+    about another table, does no harm.
     """
     leading = [*catalogue.columns][: len(table.key_fields)]
     ours = f"({', '.join(leading)})=("

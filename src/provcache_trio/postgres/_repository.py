@@ -217,7 +217,8 @@ class PostgresRepository(Generic[E]):
         All are read at one instant.
 
         Args:
-            keys: VeriKeys; with a table, values of its key field, or tuples of them if it has several.
+            keys: VeriKeys; with a table, values of its key field, or tuples of them if it has
+                several.
 
         Raises:
             TypeError: ``keys`` is not an iterable of keys.

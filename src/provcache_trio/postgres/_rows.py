@@ -163,8 +163,9 @@ def _refused_index(error: PostgresError, entries: Sequence[ProvcacheEntry]) -> i
     """Return the index of the refused entry, if the error names it.
 
     The detail of an error about our table, or a partition of it with any name, quotes the row
-    ("Failing row contains (...)") or the key ("Key (veri_key)=(...)"), in the server's language. The
-    queue treats the index as a hint, so a wrong one, from a detail about another table, does no harm.
+    ("Failing row contains (...)") or the key ("Key (veri_key)=(...)"), in the server's language.
+    The queue treats the index as a hint, so a wrong one, from a detail about another table, does no
+    harm.
     """
     detail = error.detail if error.table_name else None
     if isinstance(detail, str) and _OTHER_COLUMN(detail):

@@ -357,8 +357,8 @@ class Session(Generic[E]):
     def _ended_by_our_limit(self, error: Exception, waited: float) -> bool:
         """Return whether the server ended the statement at our time limit.
 
-        An administrator's cancellation is reported as 57014, too. Waiting for a lock ends a statement
-        earlier, and with another SQLSTATE.
+        An administrator's cancellation is reported as 57014, too. Waiting for a lock ends a
+        statement earlier, and with another SQLSTATE.
         """
         of_server = isinstance(error, asyncpg.QueryCanceledError)
         return of_server and waited >= _NEARLY * self._connector.statement_timeout_seconds

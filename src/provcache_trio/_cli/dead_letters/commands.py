@@ -58,7 +58,8 @@ async def list_(
     Args:
         in_: The file of dead letters.
         key: Only letters with this key.
-        since: Only letters that failed at this time or later: a time in UTC, or how long ago, such as 1h.
+        since: Only letters that failed at this time or later: a time in UTC, or how long ago, such
+            as 1h.
         table: What entries are: a Table of yours, as MODULE:NAME; by default anything.
         json_: Print one JSON object per line.
     """
@@ -136,17 +137,18 @@ async def retry(
 ) -> int:
     """Send letters through a queue to a store again, and remove those that were stored.
 
-    No service may have the file open. A letter that is refused again stays in the file.
-    A newer version of an entry in the store is kept. The status is 0 if no letter is left, 1 if
-    some were refused again or can't be read, and 3 if it had to stop. On SIGINT (Ctrl-C), SIGTERM or
-    SIGHUP it finishes the letters already sent, removes those that were stored, and ends with status
-    130, 143 or 129.
+    No service may have the file open. A letter that is refused again stays in the file. A newer
+    version of an entry in the store is kept. The status is 0 if no letter is left, 1 if some were
+    refused again or can't be read, and 3 if it had to stop. On SIGINT (Ctrl-C), SIGTERM or SIGHUP
+    it finishes the letters already sent, removes those that were stored, and ends with status 130,
+    143 or 129.
 
     Args:
         in_: The file of dead letters.
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
         key: Only letters with this key.
-        since: Only letters that failed at this time or later: a time in UTC, or how long ago, such as 1h.
+        since: Only letters that failed at this time or later: a time in UTC, or how long ago, such
+            as 1h.
         table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
         give_up_after: Stop after the store has been away, or has needed a person, for this many
             seconds; inf waits for ever.
@@ -178,7 +180,8 @@ async def purge(
     Args:
         in_: The file of dead letters.
         key: Only letters with this key.
-        since: Only letters that failed at this time or later: a time in UTC, or how long ago, such as 1h.
+        since: Only letters that failed at this time or later: a time in UTC, or how long ago, such
+            as 1h.
         table: The Table whose key --key is, as MODULE:NAME.
         yes: Do not ask. Needed to delete every letter, and without a terminal.
         json_: Print the number of deleted letters as one line of JSON.

@@ -46,7 +46,8 @@ class Ingest(Job):
     Args:
         source: the input.
         target: the store.
-        strict: whether to stop at the first bad line, and to treat a line with an unknown field as bad.
+        strict: whether to stop at the first bad line, and to treat a line with an unknown field as
+            bad.
         give_up_after: the seconds that a store may be away, or need a person, before the job ends.
         all_errors: whether to report every bad line, not only the first twenty.
         options: the queue's options.
