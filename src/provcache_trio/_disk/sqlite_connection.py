@@ -292,7 +292,7 @@ class SQLiteConnection:
             check_same_thread=False,
         )
         try:
-            # SQLite forgets an interrupt that comes just before a statement starts; the handler does not.
+            # SQLite forgets an interrupt just before a statement starts; the handler does not.
             connection.set_progress_handler(lambda: self.stopped, _INSTRUCTIONS_BETWEEN_LOOKS)
             connection.execute(f"PRAGMA journal_size_limit = {_MOST_LOG_BYTES}")
             if alone:

@@ -45,7 +45,7 @@ class LastNote:
         self._write(pack(RecordKind.LAST, number, identity.encode()))
 
     def wipe(self) -> None:
-        """Note on disk that nothing is known, or the old note would report removed records as missing."""
+        """Note on disk that nothing is known, so that removed records are not reported as missing."""
         self._write(bytes(_BYTES))
         if self._descriptor != _NONE:
             with suppress(OSError):

@@ -95,11 +95,11 @@ def open_journal(
     less often, but at least once a second. With ``"always"``, ``enqueue`` raises ``JournalError``
     meanwhile. While the entries of a dead process can't be read, nothing new is accepted.
 
-    **A full disk** is such a failure, and no more: the file keeps its contents, an attempt that does
-    not fit is undone, and the journal continues as soon as there is room. Once all its entries are
-    settled, it is emptied, which needs no room. To shrink while some are open it needs room for a
-    second file, so give the volume twice the size of all entries that may wait; a warning is logged
-    before room gets short.
+    **A full disk** is such a failure, and no more: the file keeps its contents, an attempt that
+    does not fit is undone, and the journal continues as soon as there is room. Once all its entries
+    are settled, it is emptied, which needs no room. To shrink while some are open it needs room for
+    a second file, so give the volume twice the size of all entries that may wait; a warning is
+    logged before room gets short.
 
     Args:
         path: the file; a relative path is resolved against the current directory now.

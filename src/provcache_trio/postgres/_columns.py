@@ -68,7 +68,7 @@ class Column(NamedTuple):
 
     @property
     def scale(self) -> int:
-        """How many of these are after the point; if negative, digits before the point are rounded off."""
+        """How many of these are after the point; if negative, digits before it are rounded off."""
         return (((self.modifier - 4) & 0x7FF) ^ 0x400) - 0x400
 
     @property

@@ -96,11 +96,11 @@ def open_postgres_repository(
 
     **With a table**, the database may hold anything else, too. Each connection reads the table's
     definition from the catalogue, and reads it again when a statement fails as it would after a
-    migration. A column may be text, varchar, an enum, bigint, integer, smallint, double
-    precision, boolean, bytea, uuid, numeric, timestamptz, date, time, interval, jsonb or json, a
-    domain over one of these, or an array of one. It must store the values of its field unchanged; ``check``
-    names a column that does not. The privileges ``SELECT``, ``INSERT`` and ``UPDATE`` on the columns
-    of the table are enough.
+    migration. A column may be text, varchar, an enum, bigint, integer, smallint, double precision,
+    boolean, bytea, uuid, numeric, timestamptz, date, time, interval, jsonb or json, a domain over
+    one of these, or an array of one. It must store the values of its field unchanged; ``check``
+    names a column that does not. The privileges ``SELECT``, ``INSERT`` and ``UPDATE`` on the
+    columns of the table are enough.
 
     Args:
         dsn: a ``postgresql://`` URL as for asyncpg; what it leaves out comes from the

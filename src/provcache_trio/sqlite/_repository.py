@@ -61,8 +61,9 @@ def open_sqlite_repository(
 
     **With a table**, the file may hold anything else, too. The first call reads the table's
     definition from SQLite, as does each later call after a table was changed. str, dates, times,
-    UUIDs, decimals and JSON are stored as TEXT; bool, int and timedelta (microseconds) as INTEGER. A datetime is stored as TEXT of one width, such as
-    ``2026-11-30T08:00:00.000000+00:00``, or as microseconds since 1970 if its column is an INTEGER.
+    UUIDs, decimals and JSON are stored as TEXT; bool, int and timedelta (microseconds) as INTEGER.
+    A datetime is stored as TEXT of one width, such as ``2026-11-30T08:00:00.000000+00:00``, or as
+    microseconds since 1970 if its column is an INTEGER.
 
     Args:
         path: the file; a relative path is resolved against the current directory now. For a
