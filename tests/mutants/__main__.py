@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
-from tests.mutants.forked import run_pytest
+from tests.mutants.forked import end, run_pytest
 from tests.mutants.table import MUTANTS, Mutant
 
 LONGEST_SECONDS = 600  # only a hang that no test ends takes longer, on the busiest machine
@@ -105,6 +105,7 @@ def main() -> int:
             alive += verdict != "killed"
             took.append((seconds, mutant.name))
             print(f"{mutant.name:60} {verdict}", flush=True)  # noqa: T201  # the table
+    end()
     print("the slowest:")  # noqa: T201
     for seconds, name in sorted(took, reverse=True)[:SLOWEST]:
         print(f"{seconds:6.1f} s  {name}")  # noqa: T201
