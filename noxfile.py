@@ -140,6 +140,7 @@ def tests(session: nox.Session) -> None:
     examples: here it draws them in full, and runs those few. With arguments, it is any of them.
     """
     install(session, "test", extras=EVERYTHING)
+    chosen: tuple[str, ...]
     if session.posargs:
         chosen = (QUICK,)
     elif session.python == PYTHONS[0]:
