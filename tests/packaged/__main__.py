@@ -83,12 +83,12 @@ def follow_the_pages(scratch: Path, wheels: Path) -> None:
     folder = scratch / "newcomer"
     folder.mkdir()
     environment = {
+        **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
         "HOME": str(folder),
         "PATH": os.environ["PATH"],
         "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_FIND_LINKS": str(wheels),
-        **{name: os.environ[name] for name in os.environ if name.startswith("PIP_")},
+        "PIP_FIND_LINKS": f"{wheels} {os.environ.get('PIP_FIND_LINKS', '')}",
     }
     # The other one runs all tests, this one among them.
     [demo] = [command for command in README_COMMANDS if not command.endswith("/nox")]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -26,7 +27,6 @@ from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
 OPS: Final = ROOT / "ops"
 DOCKERFILE: Final = (OPS / "Dockerfile").read_text("utf-8")
@@ -205,9 +205,10 @@ async def test_the_service_answers_its_probes_and_ends_in_order_on_the_stop_sign
     async with started(tmp_path, dsn) as (process, port, status_port):
         assert await status_of(status_port, "/livez") == 200
         await until(lambda: ready(status_port))
-        assert await send(port, view("ann"), "?", view("bob")) == [
+        assert await send(port, view("ann"), "?", view("eve").replace("Z", ""), view("bob")) == [
             "ok",
             "error: JSON is malformed: invalid character (byte 0)",
+            "error: Expected `datetime` with a timezone component - at `$.seen_at`",
             "ok",
         ]
         process.send_signal(getattr(signal, of_dockerfile("STOPSIGNAL")))
@@ -234,11 +235,25 @@ async def test_what_the_service_accepted_without_a_database_outlives_sigkill(
         await until(lambda: recorded(tmp_path))
         process.kill()
         await process.wait()
+    # Whoever is on call can look at it with the command, by the name that the page gives.
+    assert provcache("journal", "status", tmp_path / "journal") == [
+        "entries                 1  of type page_views.PageView"
+    ]
     async with started(tmp_path, dsn) as (process, _, status_port):
         await until(lambda: ready(status_port))
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
     assert [row[0] for row in await query(dsn, "SELECT visitor FROM page_view")] == ["ann"]
+
+
+def provcache(*arguments: str | Path) -> list[str]:
+    """Run the command beside the program, and return the lines that it printed about entries."""
+    program = Path(sys.executable).with_name("provcache")
+    command = [program, *arguments]
+    done = subprocess.run(
+        command, cwd=PROGRAM.parent, check=True, capture_output=True, text=True, timeout=60
+    )
+    return [line for line in done.stdout.splitlines() if line.startswith("entries")]
 
 
 async def not_ready(status_port: int) -> bool:
