@@ -26,6 +26,7 @@ from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.testing import MemoryRepository
 
 from tests.faults.catalogue import ALL as FAULTS
+from tests.mutants.table import MUTANTS
 from tests.support.items import Item
 from tests.support.programs import ROOT
 from tests.support.servers import postgres, query, run_sql
@@ -167,6 +168,21 @@ def test_the_guide_tells_every_option_and_its_default() -> None:
         name: f"{getattr(WriteBehindOptions(), name)}".removesuffix(".0")
         for name in WriteBehindOptions.__struct_fields__
     }
+
+
+def test_the_figures_of_readme_are_those_of_the_tests_and_of_the_benchmarks() -> None:
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    benchmarks = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    [ways] = re.findall(r"broken in \[(\d+) ways\]", readme)
+    assert int(ways) == len(FAULTS)
+    [bugs] = re.findall(r"Over (\d+) known bugs", readme)
+    assert int(bugs) <= len(MUTANTS) < int(bugs) + 100
+    [(by_hand, by_entry)] = re.findall(r"\[([\d.]+) times as fast\].* and (\d+) times", readme)
+    for told, beside in ((by_hand, "loop written by hand"), (by_entry, "one upsert per entry")):
+        [measured] = re.findall(
+            rf"^\| whole queue \| (\S+) \| x \| of {beside} ", benchmarks, re.MULTILINE
+        )
+        assert float(told) == pytest.approx(float(measured), rel=0.1), beside
 
 
 @pytest.mark.one_lane
