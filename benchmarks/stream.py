@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from provcache_trio import open_write_behind_queue
+from provcache_trio import StoreMisconfiguredError, StoreUnavailableError, open_write_behind_queue
 from provcache_trio._pgserver.binaries import PostgresNotFoundError, find_installations
 from provcache_trio.nats import create_stream, open_relay, open_stream_repository
 from provcache_trio.postgres import open_postgres_repository
@@ -139,8 +139,21 @@ def _compare(bench: Bench, cluster: Cluster, plan: Plan, findings: Findings) -> 
 
 
 def make_stream(url: str, stream: str) -> None:
-    """Make a stream on three servers."""
-    trio.run(partial(create_stream, url, stream, max_bytes=GIGABYTE))
+    """Make a stream on three servers, once each of them is known to be there."""
+
+    async def make() -> None:
+        with trio.fail_after(60):
+            while True:
+                try:
+                    await create_stream(url, stream, max_bytes=GIGABYTE)
+                except StoreMisconfiguredError:
+                    raise
+                except StoreUnavailableError:
+                    await trio.sleep(0.2)
+                else:
+                    return
+
+    trio.run(make)
 
 
 def fill(url: str, stream: str, load: Load) -> Ran:

@@ -1326,6 +1326,15 @@ POSTGRES = (
         ),
     ),
     mutant(
+        "a primary that acknowledges nothing is asked again and again",
+        "stores/postgres_servers::a_primary_that_acknowledges_nothing_does_not_keep_the_others_from_being_tried",
+        (
+            "postgres/_session.py",
+            "            self._connector.begin_with_the_next_host()\n",
+            "",
+        ),
+    ),
+    mutant(
         "a silent network is a slow store",
         "stores/postgres::a_client_s_timeout_counts_only_once_a_fresh_connection_is_answered",
         (

@@ -147,6 +147,26 @@ def synchronous() -> Generator[PostgresServer]:
         yield server
 
 
+async def test_a_primary_that_acknowledges_nothing_does_not_keep_the_others_from_being_tried(
+    synchronous: PostgresServer, schema: str
+) -> None:
+    servers = (synchronous, postgres())
+    async with Client(synchronous.dsn) as admin:
+        await wait_for(admin, "")
+        for server in servers:
+            async with open_postgres_repository(server.dsn, schema=schema, create=True) as store:
+                await store.check()
+        await wait_for(admin, "nobody")  # as if it were cut off from its standbys
+    places = ",".join(f"{server.host}:{server.port}" for server in servers)
+    dsn = f"postgresql://postgres@{places}/postgres?target_session_attrs=read-write"
+    async with open_postgres_repository(dsn, schema=schema, command_timeout_seconds=0.5) as store:
+        with raises(StoreUnavailableError, sqlstate=None):
+            await store.upsert_many([row(0)])
+        assert await store.upsert_many([row(0)]) == 1
+    async with open_postgres_repository(servers[1].dsn, schema=schema) as store:
+        assert await store.count() == 1
+
+
 GUEST = {"role": "guest"}
 # What a hardened database may do: with the right gone, so is the mark in the log.
 REVOKED = """

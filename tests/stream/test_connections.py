@@ -19,6 +19,7 @@ from provcache_trio import (
 )
 from provcache_trio.nats import _puller as puller_module, open_stream_repository
 from provcache_trio.nats._connection import Connection
+from provcache_trio.nats._errors import ApiError
 from provcache_trio.nats._messages import Codec
 from provcache_trio.nats._puller import Message, Puller
 from provcache_trio.nats._servers import read_access
@@ -222,6 +223,19 @@ async def test_a_relay_that_cannot_be_opened_leaves_nothing_behind(stream: Strea
     with pytest.raises(RuntimeError, match="entered once"):
         await opening.__aenter__()
     assert threads_left() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("no suitable peers for placement, peer offline", StoreUnavailableError),
+        ("no suitable peers for placement, insufficient storage", StoreMisconfiguredError),
+    ],
+)
+def test_a_server_that_is_offline_needs_no_person_where_too_few_servers_do(
+    said: str, kind: type[StoreUnavailableError]
+) -> None:
+    assert type(ApiError(code=400, err_code=10005, description=said).meaning()) is kind
 
 
 def test_a_majority_of_the_replicas_has_to_have_everything() -> None:

@@ -151,7 +151,7 @@ class Cluster:
     def _is_complete(self, server: NatsServer) -> bool:
         """Return whether ``server`` leads the others, and has heard of each lately."""
         with suppress(OSError):
-            meta = server.page("jsz").get("meta_cluster", {})
+            meta = server.page("jsz", LOOK_SECONDS).get("meta_cluster", {})
             others = meta.get("replicas", ())
             return len(others) == len(self.servers) - 1 and not any(
                 one.get("offline") or not one.get("current") for one in others

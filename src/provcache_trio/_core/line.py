@@ -189,10 +189,10 @@ class Line(Generic[E]):
         return self._newest_holder(key) if self._coalesce else None
 
     def _newest_holder(self, key: Hashable) -> Batch[E] | None:
-        holder = self.holders.get(key)
-        if holder is None and self.holders_before:
-            holder = self._holder_before(key)
-        return holder
+        newest = self.holders.get(key)
+        if newest is None and self.holders_before:
+            newest = self._holder_before(key)
+        return newest
 
     def _holder_before(self, key: Hashable) -> Batch[E] | None:
         for holders in reversed(self.holders_before or ()):

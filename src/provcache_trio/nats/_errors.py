@@ -8,6 +8,7 @@ no answer in time, connection refused or lost          unavailable
 10077: the stream is full, and discards what is new    unavailable
 authorization, permissions, TLS                        misconfigured
 10059, 10014: no such stream, no such consumer         misconfigured
+10005: enough servers, but one of them is offline      unavailable
 10005, 10047, 10074: too few servers, or little room   misconfigured
 10058, 10148: there, with other settings               misconfigured
 anything else that a server says                       misconfigured
@@ -39,12 +40,14 @@ NO_CONSUMER: Final = 10014
 NO_MESSAGE: Final = 10037
 _SERVICE_UNAVAILABLE: Final = 503
 _NO_ROOM: Final = 10047
+_NO_PEERS: Final = 10005
+_OFFLINE: Final = "peer offline"
 _WORDS: Final[Mapping[int, str]] = {
     FULL: "the stream is full",
     NO_STREAM: "there is no such stream; create_stream, or provcache init --to, makes it",
     NO_CONSUMER: "the stream has no consumer; create_stream makes it",
     _NO_ROOM: "the servers have too little room for a stream of that size",
-    10005: "too few servers, or too little room on them, for that many replicas",
+    _NO_PEERS: "too few servers, or too little room on them, for that many replicas",
     10074: "a single server can't hold several replicas",
     10058: "the stream is there, with other settings",
     10148: "the stream's consumer is there, with other settings",
@@ -67,11 +70,14 @@ class ApiError(msgspec.Struct, frozen=True):
 
     def meaning(self) -> StoreError:
         """Return the error to raise."""
+        name = f"JetStream {self.err_code}"
+        if self.err_code == _NO_PEERS and _OFFLINE in self.description:
+            return StoreUnavailableError("a server that has to keep it is away", error_class=name)
         is_away = self.code == _SERVICE_UNAVAILABLE and self.err_code != _NO_ROOM
         away = is_away or self.err_code == FULL
         kind = StoreUnavailableError if away else StoreMisconfiguredError
         words = _WORDS.get(self.err_code, f"NATS reported: {self.description}")
-        return kind(words, error_class=f"JetStream {self.err_code}")
+        return kind(words, error_class=name)
 
 
 class DeniedError(Exception):

@@ -126,6 +126,15 @@ class Connector(Generic[E]):
         # The server gives up before we do, as a call that we gave up may still be carried out.
         self.statement_timeout_seconds: float = command_timeout_seconds * _OF_COMMAND_TIMEOUT
 
+    def begin_with_the_next_host(self) -> None:
+        """Make the next try begin with another host."""
+        self._turn += 1
+
+    @property
+    def hosts_to_ask(self) -> int:
+        """How many tries, each beginning with another host, must fail before the network counts as silent."""
+        return 1 if self._server is None else min(2, max(1, len(self._server.hosts)))
+
     async def connect(self, *, planner_settings: Mapping[str, str]) -> asyncpg.Connection:
         """Return a connection whose place has been read."""
         turn = self._turn
@@ -295,8 +304,10 @@ class Session(Generic[E]):
         keep = meaning.keep
         too_slow = self._ended_by_our_limit(error, waited)
         if self.connected and timed_out(error):
-            # Either the server is at work, or the network is silent; a fresh connection shows which.
+            # Either the server is at work, or the network is silent; a fresh connection shows which. Or this
+            # is a primary that was cut off from its standbys, and another host has taken over.
             await self.close()
+            self._connector.begin_with_the_next_host()
             keep = too_slow = await self._answers()
         return translated(error, meaning, too_slow=too_slow, hint=hint), keep
 
@@ -333,12 +344,14 @@ class Session(Generic[E]):
         return await statement(connection, self._plan)
 
     async def _answers(self) -> bool:
-        """Return whether the server answers on a fresh connection, which is kept for the next call."""
-        try:
-            await self._connect()
-        except Exception:  # noqa: BLE001  # the next call will see the same error
-            return False
-        return True
+        """Return whether a server answers on a fresh connection, which is kept for the next call."""
+        # The next host may be dead, which says nothing about the one after it.
+        for _ in range(self._connector.hosts_to_ask):
+            # The next call will see the same error.
+            with suppress(Exception):
+                await self._connect()
+                return True
+        return False
 
     async def _may_only_read(self, error: Exception) -> bool:
         """Return whether this role or the database was set to read only.
