@@ -63,6 +63,21 @@ pytestmark = [pytest.mark.heavy, pytest.mark.stops_processes]
 BEFORE: Final = 200  # acknowledged before the fault, and again after it
 
 
+async def create(cluster: Cluster, stream: str, **settings: Any) -> None:  # noqa: ANN401  # of ``create_stream``
+    """Make a stream, once the servers know that those which a test restarted are back."""
+
+    async def is_made() -> bool:
+        try:
+            await create_stream(cluster.url, stream, **settings)
+        except StoreMisconfiguredError:
+            raise
+        except StoreUnavailableError:
+            return False
+        return True
+
+    await until(is_made)
+
+
 class Site:
     """A cluster, a stream, a store, producers and relays."""
 
@@ -88,19 +103,7 @@ class Site:
         trio.run(self._prepare, max_bytes)
 
     async def _prepare(self, max_bytes: int) -> None:
-        async def is_made() -> bool:
-            try:
-                await create_stream(
-                    self.cluster.url, self.stream, max_bytes=max_bytes, ack_wait_seconds=5
-                )
-            except StoreMisconfiguredError:
-                raise
-            except StoreUnavailableError:
-                return False
-            return True
-
-        # A server that was restarted by a test before may not be known to be back.
-        await until(is_made)
+        await create(self.cluster, self.stream, max_bytes=max_bytes, ack_wait_seconds=5)
         async with (
             open_sqlite_repository(self.store)
             if self.postgres is None
@@ -449,7 +452,7 @@ async def is_short_of_a_server(cluster: Cluster) -> bool:
 async def test_a_minority_acknowledges_nothing_and_check_says_so() -> None:
     cluster = nats_cluster()
     stream = unused_stream()
-    await create_stream(cluster.url, stream, max_bytes=MEGABYTE)
+    await create(cluster, stream, max_bytes=MEGABYTE)
     last = cluster.servers[2]
     async with open_stream_repository(last.url, stream) as repository:
         report = await repository.check(monitor_url=[one.monitor_url for one in cluster.servers])
@@ -513,7 +516,7 @@ async def test_a_cluster_that_has_forgotten_all_needs_a_person_and_then_goes_on(
                 raise AssertionError("there is no stream")
 
             await until(needs_a_person)
-            await create_stream(cluster.url, "mine", max_bytes=MEGABYTE)
+            await create(cluster, "mine", max_bytes=MEGABYTE)
             await repository.upsert_many([entry(2)])
             await until(lambda: len(store.rows) == 2)
         assert store.rows == by_key([entry(1), entry(2)])
