@@ -23,7 +23,7 @@ from provcache_trio import StoreUnavailableError
 from provcache_trio._cli import main
 from provcache_trio._cli.ingest.job import Ingest
 from provcache_trio._cli.input import Input
-from provcache_trio._cli.output import OutputError, Stream, say
+from provcache_trio._cli.output import OutputError, Stream, put_line
 from provcache_trio._cli.progress import Progress
 from provcache_trio._cli.running import attempt, carry_out
 from provcache_trio._cli.terminal import Terminal, terminal_for
@@ -311,7 +311,7 @@ def test_a_descriptor_that_does_not_block_is_waited_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(select, "select", note_and_wait)
     with full_pipe() as (reader, file):
         os.set_blocking(file.fileno(), False)
-        speaking = threading.Thread(target=say, args=("heard", file))
+        speaking = threading.Thread(target=put_line, args=("heard", file))
         speaking.start()
         assert waits.wait(HANG_SECONDS)
         assert drained(reader, b"heard\n") == b"heard\n"
@@ -326,10 +326,10 @@ class Broken(io.StringIO):
 
 
 def test_only_standard_output_is_worth_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    say("lost", Broken())
+    put_line("lost", Broken())
     monkeypatch.setattr(sys, "stdout", Broken())
     with pytest.raises(OutputError, match=FULL):
-        say("lost", sys.stdout)
+        put_line("lost", sys.stdout)
     assert main(["--help"]) == 3
 
 
@@ -387,7 +387,7 @@ async def test_what_may_be_left_out_is_left_out_while_nobody_reads_and_the_rest_
             await progress.report("a bad line")
         assert scope.cancelled_caught
         assert len(progress._stream._waiting) == 100
-        progress.tell("what must not be left out")
+        progress.add_line("what must not be left out")
         assert len(progress._stream._waiting) == 101
 
 

@@ -357,9 +357,9 @@ BATCHING = (
         "core/batching_model::what_is_written_when_is_what_the_model_says",
         (
             "_core/line.py",
-            "        holder = self.holders.get(key)",
+            "        holder = self.holders.get(key)\n        ledger",
             "        holder = self.holders.get(key)\n        if holder is not self.open:\n"
-            "            holder = None",
+            "            holder = None\n        ledger",
         ),
         (
             "_core/queue.py",
@@ -1699,8 +1699,8 @@ JOURNAL = (
         "journal/journal::a_dead_letter_stays_until_the_sink_has_it",
         (
             "_core/outbox.py",
-            "                self.places.append(self._notes.hand_over(batch, key))\n",
-            "                self.places.append(self._notes.hand_over(batch, key))\n"
+            "                self.places.append(self._notes.take_out(batch, key))\n",
+            "                self.places.append(self._notes.take_out(batch, key))\n"
             "                self._notes.settle(self.places[-1:])\n",
         ),
     ),
@@ -2455,8 +2455,8 @@ STREAM = (
         "stream/relays::a_refused_entry_is_acknowledged_only_when_its_letter_is_kept",
         (
             "_core/outbox.py",
-            "                self.places.append(self._notes.hand_over(batch, key))\n",
-            "                self.places.append(self._notes.hand_over(batch, key))\n"
+            "                self.places.append(self._notes.take_out(batch, key))\n",
+            "                self.places.append(self._notes.take_out(batch, key))\n"
             "                self._notes.settle(self.places[-1:])\n"
             "                self.places[-1].numbers = []\n",
         ),

@@ -33,7 +33,7 @@ from .ingest.job import Ingest
 from .input import Input
 from .journal.commands import app as journal
 from .misuse import MisuseError
-from .output import OutputError, Stream, complain, say
+from .output import OutputError, Stream, complain, put_line
 from .reading import entry_as_json, store_facts
 from .running import Status, attempt, carry_out
 from .stores import wait_until_ready
@@ -181,7 +181,7 @@ async def get(
     if line is None:
         complain(entries.no_such_key, target.label)
         return Status.NOT_ALL
-    say(line, sys.stdout)
+    put_line(line, sys.stdout)
     return Status.DONE
 
 
@@ -285,10 +285,10 @@ async def stats(
     if status or facts is None:
         return status
     if as_json:
-        say(json.dumps(facts), sys.stdout)
+        put_line(json.dumps(facts), sys.stdout)
         return Status.DONE
     for name, value in facts.items():
-        say(f"{name:<7} {value:>15,}", sys.stdout)
+        put_line(f"{name:<7} {value:>15,}", sys.stdout)
     return Status.DONE
 
 

@@ -30,7 +30,7 @@ class OutputError(Exception):
 # At once
 
 
-def say(text: str, file: TextIO) -> None:
+def put_line(text: str, file: TextIO) -> None:
     """Print a line at once; see ``put``."""
     put(f"{text}\n", file)
 
@@ -65,7 +65,7 @@ def complaint(text: str, label: str = "", *, quotes: bool = True) -> str:
 
 def complain(text: str, label: str = "", *, quotes: bool = True) -> None:
     """Report a problem on standard error at once; see ``complaint``."""
-    say(complaint(text, label, quotes=quotes), sys.stderr)
+    put_line(complaint(text, label, quotes=quotes), sys.stderr)
 
 
 # In order

@@ -44,9 +44,9 @@ class Progress:
     def notice(self, text: str) -> None:
         """Print a line, unless its reader seems to be blocked."""
         if self._stream.has_room:
-            self.tell(text)
+            self.add_line(text)
 
-    def tell(self, text: str) -> None:
+    def add_line(self, text: str) -> None:
         """Print a line, even if its reader seems to be blocked."""
         if self._terminal is None:
             self._stream.add(f"{complaint(text, quotes=False)}\n")
@@ -56,7 +56,7 @@ class Progress:
     async def report(self, text: str) -> None:
         """Print a line as soon as there is room."""
         await self._stream.room()
-        self.tell(text)
+        self.add_line(text)
 
     async def finish(self) -> None:
         """Wait until every line is written."""

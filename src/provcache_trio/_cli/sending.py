@@ -119,7 +119,7 @@ class Resending(Job):
             for one in sent:
                 if reason := refusals.get(id(one.entry)):
                     self.refused += 1
-                    progress.tell(f"{one.label} was refused, and stays: {reason}")
+                    progress.add_line(f"{one.label} was refused, and stays: {reason}")
             stored = [one.number for one in sent if id(one.entry) not in left]
             with trio.move_on_after(_REMOVAL_SECONDS, shield=True):
                 await self.settle(stored, remove)

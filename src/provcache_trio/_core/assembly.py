@@ -132,7 +132,7 @@ class Assembly(Generic[E]):
         self.lifetime.scope.cancel()
         self.calls.cancelled()
 
-    def hand_back(self) -> None:
+    def abandon_rest(self) -> None:
         """Settle what is left as abandoned, so that every entry has its fate."""
         lifetime = self.lifetime
         if lifetime.forked:

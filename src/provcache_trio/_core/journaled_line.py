@@ -111,7 +111,7 @@ class Notes(Generic[E]):
             self.settle([places.pop(key) for key in keys if key in places])
 
     @staticmethod
-    def hand_over(batch: Batch[E], key: Hashable) -> Place:
+    def take_out(batch: Batch[E], key: Hashable) -> Place:
         """Return the place of an entry that leaves ``batch`` without being settled."""
         unsafe = batch.journaled.unsafe
         place = batch.journaled.places.pop(key, None) or Place()

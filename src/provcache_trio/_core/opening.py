@@ -317,7 +317,7 @@ class _Life(Generic[E]):
         if parts.supervisor.last_straw is not None:
             await self._finish_journal()
             # At once, so that nobody waits for a fate until the body has ended.
-            parts.hand_back()
+            parts.abandon_rest()
 
     def _give_up(self) -> None:
         self._parts.close_intake()
@@ -336,7 +336,7 @@ class _Life(Generic[E]):
             interrupt = await self._stop_tasks() or interrupt  # noqa: ASYNC102  # ends them first
             await self._finish_journal()  # noqa: ASYNC102  # is shielded
         finally:
-            parts.hand_back()
+            parts.abandon_rest()
             parts.note_closed()
         self._report(error, None if interrupted else interrupt)
 

@@ -142,7 +142,7 @@ class Outbox(Generic[E]):
                 )
             )
             if self._notes is not None:
-                self.places.append(self._notes.hand_over(batch, key))
+                self.places.append(self._notes.take_out(batch, key))
             for receipt in batch.receipts.get(key, ()):
                 receipt.error = failure.rejection()
             if self.observer is not None:

@@ -16,7 +16,7 @@ from provcache_trio._cli.dead_letters import letters
 from provcache_trio._cli.entries import entries_of
 from provcache_trio._cli.input import Input, InputError
 from provcache_trio._cli.misuse import MisuseError
-from provcache_trio._cli.output import Stream, complain, put, say
+from provcache_trio._cli.output import Stream, complain, put, put_line
 from provcache_trio._cli.running import Status, attempt, carry_out
 from provcache_trio._cli.text import counted
 from provcache_trio._cli.urls import check_is_no_url, target_of
@@ -87,7 +87,7 @@ async def list_(
     if status:
         return status
     if not readable and not unreadable and not json_:
-        say("no letters", sys.stdout)
+        put_line("no letters", sys.stdout)
     return Status.NOT_ALL if unreadable else Status.DONE
 
 
@@ -120,7 +120,7 @@ async def show(
         complain(f"letter {number} can't be read (key {found.key})", str(in_))
         return Status.NOT_ALL
     for line in [letters.as_json(found)] if json_ else letters.as_text(found):
-        say(line, sys.stdout)
+        put_line(line, sys.stdout)
     return Status.DONE
 
 
@@ -204,7 +204,7 @@ async def purge(
     status, agreed = await attempt(work, str(in_))
     if job.removed or status != Status.FAILED:
         purged = counted(job.removed, "letter")
-        say(json.dumps({"purged": job.removed}) if json_ else f"{purged} purged", sys.stdout)
+        put_line(json.dumps({"purged": job.removed}) if json_ else f"{purged} purged", sys.stdout)
     return status or (Status.DONE if agreed else Status.NOT_ALL)
 
 

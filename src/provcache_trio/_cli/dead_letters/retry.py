@@ -103,7 +103,7 @@ class Retry(Resending):
                         readable.append(Kept(each.id, f"letter {each.id}", each.letter.entry))
                     else:
                         self.unreadable += 1
-                        progress.tell(f"letter {each.id} is no {name}, and stays")
+                        progress.add_line(f"letter {each.id} is no {name}, and stays")
                 await self.send(store, readable, partial(self._remove, letters), progress)
 
     async def _remove(self, letters: DeadLetters[Any], numbers: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from provcache_trio import JournalError
 from provcache_trio._cli.arguments import check_give_up_after
 from provcache_trio._cli.entries import entries_of
-from provcache_trio._cli.output import complain, say
+from provcache_trio._cli.output import complain, put_line
 from provcache_trio._cli.running import Status, attempt, carry_out, warnings_shown_by
 from provcache_trio._cli.text import counted
 from provcache_trio._cli.urls import check_is_no_url, target_of
@@ -55,7 +55,7 @@ def status(
         complain(str(error))
         return Status.FAILED
     for line in [msgspec.json.encode(found).decode()] if json_ else as_text(found):
-        say(line, sys.stdout)
+        put_line(line, sys.stdout)
     return Status.DONE if found.sound else Status.NOT_ALL
 
 
@@ -92,7 +92,7 @@ async def restore(
         return status
     restored = counted(found.entries, "entry", "entries")
     left = f"{found.left.entries:,} {as_words(found.left)}"
-    say(f"{restored} restored; {left} stay set aside", sys.stdout)
+    put_line(f"{restored} restored; {left} stay set aside", sys.stdout)
     return status or (Status.NOT_ALL if found.left.entries else Status.DONE)
 
 
