@@ -120,8 +120,8 @@ class _Loop(asyncio.SelectorEventLoop):
         found: asyncio.Future[list[Any]] = self.create_future()
 
         def settle(result: list[Any] | Exception) -> None:
-            # The lookup was cancelled.
             if found.done():
+                # The lookup was cancelled.
                 return
             if isinstance(result, Exception):
                 found.set_exception(result)
@@ -134,7 +134,7 @@ class _Loop(asyncio.SelectorEventLoop):
                 result = socket.getaddrinfo(host, port, **options)
             except Exception as error:  # noqa: BLE001  # passed on
                 result = error
-            # The loop was closed in the meantime.
+            # It fails if the loop was closed in the meantime.
             with suppress(RuntimeError):
                 self.call_soon_threadsafe(settle, result)
 

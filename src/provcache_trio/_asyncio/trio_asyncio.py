@@ -80,8 +80,8 @@ class TrioAsyncioBridge:
             # Waits for the task even if a surrounding scope is cancelled.
             await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            # The loop lets nothing else out.
             if group.split(KeyboardInterrupt)[1] is not None:
+                # The loop lets nothing else out.
                 raise AssertionError("unreachable") from group
             raise KeyboardInterrupt from None
 

@@ -67,8 +67,8 @@ def run(arguments: Sequence[str]) -> int:
     except (CycloptsError, MisuseError) as error:
         complain(f"{error} (see provcache --help)", quotes=isinstance(error, CycloptsError))
         return Status.MISUSED
-    # OSError comes from --install-completion.
     except (OutputError, OSError) as error:
+        # OSError comes from --install-completion.
         complain(str(error))
         return Status.FAILED
     return status or Status.DONE

@@ -128,6 +128,6 @@ def is_directory(path: Path) -> bool:
     """Return whether ``path`` is a directory, and False if that can't be found out."""
     try:
         return path.is_dir()
-    # Its name is too long, or holds NUL.
     except (OSError, ValueError):
+        # Its name is too long, or holds NUL.
         return False

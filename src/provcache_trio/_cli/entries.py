@@ -163,8 +163,8 @@ def _imported(name: str) -> ModuleType:
             too = f" (looked in {here}, too)" if here in sys.path else ""
             raise MisuseError(f"--table: there is no module {name!r}{part}{too}") from None
         raise _failed_import(name, error) from None
-    # Whatever the user's module raises, including sys.exit().
     except (Exception, SystemExit) as error:  # noqa: BLE001
+        # Whatever the user's module raises, including sys.exit().
         raise _failed_import(name, error) from None
 
 

@@ -56,8 +56,8 @@ class Input:
             InputError: the input can't be read.
         """
         chunk = await self._in_thread(self._read)
-        # Nothing to read now; treating that as the end would lose the rest.
         if chunk is None:
+            # Nothing to read now; treating that as the end would lose the rest.
             raise InputError(f"{self.label}: it is in non-blocking mode")
         return chunk
 
@@ -71,8 +71,8 @@ class Input:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         def use() -> T:
             with self._turn:
-                # The call was cancelled before this thread began.
                 if self._closed:
+                    # The call was cancelled before this thread began.
                     raise OSError(0, "it is closed")
                 self._in_use = True
             try:
@@ -98,8 +98,8 @@ class Input:
     def _open(self) -> None:
         if self._name != "-":
             self._file = io.FileIO(self._name)
-        # Python sets stdin to None for `<&-`.
         elif sys.stdin is None:
+            # Python sets stdin to None for `<&-`.
             raise OSError(0, "it is closed")
         else:
             # Without a buffer, whose lock a thread that was left behind would hold at the program's end.

@@ -168,8 +168,8 @@ def _write(text: str, file: TextIO) -> None:
     while data:
         try:
             data = data[os.write(descriptor, data) :]
-        # Another process that shares it has made it non-blocking.
         except BlockingIOError:
+            # Another process that shares it has made it non-blocking.
             select.select((), (descriptor,), ())
 
 

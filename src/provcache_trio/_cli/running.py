@@ -134,8 +134,8 @@ class Attempt:
         except (ProvcacheError, OSError) as error:
             self.failure = str(error)
             self.names_its_place = _names_its_place(error)
-        # Caught here, as it would leave the nursery in a group.
         except OutputError as error:
+            # Caught here, as it would leave the nursery in a group.
             self._unwritten = error
 
     async def _listen(self, signals: AsyncIterator[int]) -> None:
@@ -281,8 +281,8 @@ class _JobAttempt(Attempt):
             complaints.append(complaint(self.failure, place))
         if self.stopped_by is None:
             await self._progress.finish()
-        # Little time is left, and the summary matters more.
         else:
+            # Little time is left, and the summary matters more.
             with trio.move_on_after(_HEAD_START):
                 await self._progress.finish()
         await self.results.flush()

@@ -67,8 +67,8 @@ def postgres_target(dsn: str, label: str = "", entries: Entries = PROVCACHE) -> 
         ) from None
     try:
         return PostgresTarget(dsn, label, entries)
-    # The message quotes no part of the URL that may be secret.
     except ValueError as error:
+        # The message quotes no part of the URL that may be secret.
         raise MisuseError(str(error)) from None
 
 

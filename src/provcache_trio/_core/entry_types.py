@@ -40,7 +40,7 @@ def _stated_by(part: object) -> type | None:
 
 
 def _agree(one: type, other: type) -> bool:
-    # Some classes, such as protocols, cannot be asked.
+    # Some classes, such as protocols, can't be asked.
     with suppress(TypeError):
         return issubclass(one, other) or issubclass(other, one)
     return True

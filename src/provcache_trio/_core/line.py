@@ -240,9 +240,8 @@ class Line(Generic[E]):
         before = self.holders_before
         # The oldest batch is in the oldest holders.
         holders = before[0] if before else self.holders
-        # No other batch in line holds a key of this one.
         if self._coalesce:
-            # A loop that runs in C.
+            # No other batch in line holds a key of this one. The loop runs in C.
             deque(map(holders.pop, batch.entries), maxlen=0)
         else:
             for key in batch.entries:

@@ -370,8 +370,8 @@ class _Life(Generic[E]):
             await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             interrupts, others = group.split(KeyboardInterrupt)
-            # Our tasks let nothing else out.
             if interrupts is None or others is not None:
+                # Our tasks let nothing else out.
                 raise AssertionError("unreachable") from group
             return KeyboardInterrupt()
         return None
@@ -400,8 +400,8 @@ class _Life(Generic[E]):
                 metrics=parts.queue.metrics(),
             )
             crashed.__cause__ = last_straw
-            # Whoever pressed the key wants the program to end.
             if interrupt is not None:
+                # Whoever pressed the key wants the program to end.
                 raise interrupt from crashed
             raise crashed
         if not left or kept:

@@ -120,8 +120,8 @@ class Outbox(Generic[E]):
         now = lifetime.now()
         try:
             opened_at = now - timedelta(seconds=lifetime.clock() - batch.opened_at)
-        # The user's wall clock is at the beginning of time.
         except OverflowError:
+            # The user's wall clock is at the beginning of time.
             opened_at = now
         room = lifetime.options.batch_size - len(self.letters)
         posted: list[DeadLetter[E]] = []

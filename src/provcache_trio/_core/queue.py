@@ -209,8 +209,8 @@ class WriteBehindQueue(Generic[E]):
                 if accepted - checkpointed_at >= size:
                     checkpointed_at = accepted
                     await trio.lowlevel.checkpoint()
-        # Also raised by ``entries``, if they call the queue.
         except QueueClosedError as error:
+            # Also raised by ``entries``, if they call the queue.
             error.accepted = accepted
             raise
         return accepted

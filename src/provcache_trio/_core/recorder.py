@@ -87,8 +87,8 @@ class Recorder(Generic[E]):
 
     async def run(self) -> None:
         """Keep the journal for as long as the queue lives."""
-        # This task crashed during a call.
         if self._calling:
+            # This task crashed during a call.
             self._note_cut_off()
         for producer in self._group:
             self._room.dismiss(producer, JournalError("the queue's journal task crashed"))
@@ -342,8 +342,8 @@ class Recorder(Generic[E]):
     def _note_anew(self, place: Place, number: int | None) -> None:
         if number is not None:
             self._note(place, cast("E", place.entry), number)
-        # It was written before, and somebody has changed it since.
         else:
+            # It was written before, and somebody has changed it since.
             place.numbers = []
             self._notes.unwritable[place] = None
 
@@ -392,8 +392,8 @@ class Recorder(Generic[E]):
         if self._written:
             try:
                 await self._journal.rewrite([])
-            # What is settled will be written to the store once more.
             except JournalError as error:
+                # What is settled will be written to the store once more.
                 self._lifetime.log(logging.WARNING, "the journal could not be emptied: %s", error)
             else:
                 self._anew = False

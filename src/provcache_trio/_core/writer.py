@@ -195,8 +195,8 @@ class Writer(Generic[E]):
             progress.stored = True
             self._last_stored = call
             self._watch.proved(self.backoff, call)
-        # Nothing had to be written, which proves nothing about writing.
         else:
+            # Nothing had to be written, which proves nothing about writing.
             self._watch.answered(self.backoff)
         self._failures = self._closed = 0
         if part.failed_unknown:

@@ -76,7 +76,7 @@ class SQLiteCalls:
             try:
                 async with self._turn:
                     await end_in_thread(self._file.end)
-            # The interrupt ended only the wait for the turn, which is still needed.
             except KeyboardInterrupt:
+                # The interrupt ended only the wait for the turn, which is still needed.
                 await self.close()  # noqa: ASYNC120  # shielded
                 raise

@@ -149,7 +149,7 @@ class SQLiteConnection:
             # moving the contents of the -wal file into the file.
             connection.execute("SELECT 1")
             connection.rollback()
-            # A reader that blocks this has the file open, too.
+            # It fails while a reader blocks it, which has the file open, too.
             with suppress(StoreUnavailableError):
                 self._take_away_log(connection)
         connection.close()
@@ -166,13 +166,13 @@ class SQLiteConnection:
         self.stopped = True
         connection = self._connection
         if connection is not None:
-            # The connection was closed a moment ago.
+            # It fails if the connection was closed a moment ago.
             with suppress(sqlite3.ProgrammingError):
                 connection.interrupt()
 
     def _raise_if_stopped(self) -> None:
-        # SQLite forgets an interrupt that comes between two statements.
         if self.stopped:
+            # SQLite forgets an interrupt that comes between two statements.
             raise StoreUnavailableError("the call was interrupted")
 
     @contextmanager
@@ -197,7 +197,7 @@ class SQLiteConnection:
         """Return what an error of SQLite means and what to do about it, or "" if that is unknown."""
         directory = os.path.dirname(self._path)  # noqa: PTH120
         if name.startswith("SQLITE_CANTOPEN"):
-            # Without permission it is not known whether the directory exists.
+            # Without permission it is unknown whether the directory exists.
             with suppress(PermissionError):
                 if not stat.S_ISDIR(_mode_of(directory)):
                     return f"there is no directory {directory}"
@@ -311,7 +311,7 @@ class SQLiteConnection:
         """Create the file if it is missing and may be created, and remember its identity."""
         self._real_path = os.path.realpath(self._path)
         if self._create:
-            # SQLite reports in a moment what is wrong.
+            # If it fails, SQLite reports in a moment what is wrong.
             with suppress(OSError):
                 create_file(self._real_path)
         # Before connecting, so that a file put there in between is noticed.
@@ -335,8 +335,8 @@ class SQLiteConnection:
             for statement in application.before:
                 connection.execute(statement)
             connection.execute("BEGIN IMMEDIATE")
-            # Nobody else has filled it meanwhile.
             if not is_ours(connection, application):
+                # Nobody else has filled it meanwhile.
                 for statement in application.schema:
                     connection.execute(statement)
             connection.execute("COMMIT")
@@ -444,8 +444,8 @@ def _application_in_log(path: str) -> int | None:
         while len(frame := log.read(_FRAME_HEAD.size)) == _FRAME_HEAD.size:
             page, of = _FRAME_HEAD.unpack(frame)
             content = log.read(page_bytes)
-            # The frame is left over from before.
             if of != salt:
+                # The frame is left over from before.
                 break
             if page == 1:
                 found = int.from_bytes(content[_APPLICATION_AT], "big")

@@ -39,8 +39,8 @@ async def in_thread(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
 
     try:
         trio.lowlevel.start_thread_soon(work, deliver)
-    # The system has no thread left, which may pass.
     except RuntimeError:
+        # The system has no thread left, which may pass.
         raise StoreUnavailableError("no thread can be started") from None
     result: T = await trio.lowlevel.wait_task_rescheduled(abort)
     return result

@@ -272,8 +272,8 @@ def of_members(field: TableField) -> Codec:
     def encode(value: object) -> str | int:
         try:
             return cells[type(value), value]
-        # TypeError: the value can't be hashed.
         except (KeyError, TypeError):
+            # TypeError: the value can't be hashed.
             raise UnfitError(f"must be {what}") from None
 
     def decode(found: object) -> object:

@@ -304,7 +304,7 @@ class DeadLettersFile(SQLiteConnection):
         # A part of what an earlier call freed may be in the -wal file only.
         too_large = os.stat(self._path).st_size // page_bytes - pages  # noqa: PTH116
         if too_large >= _WORTH_VACUUMING or (too_large > 0 and not letters):
-            # Without room, or while somebody reads, the next call does it.
+            # It fails without room, or while somebody reads; then the next call does it.
             with suppress(sqlite3.Error):
                 # As a script, as ``execute`` ends after the first of many steps.
                 connection.executescript("PRAGMA incremental_vacuum")

@@ -87,7 +87,7 @@ class Disk:
         """Give a new file to the owner of an open one, who has to use it later."""
         owner, ours = os.fstat(like), os.fstat(descriptor)
         if (owner.st_uid, owner.st_gid) != (ours.st_uid, ours.st_gid):
-            # Only root may do that.
+            # Only root may do that; others keep the file as it is.
             with suppress(PermissionError):
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
 

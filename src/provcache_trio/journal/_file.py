@@ -323,8 +323,8 @@ class JournalFile:
             number += 2
         with self.reported("can't be written"):
             self._file.extend(b"".join(data))
-        # The call only had to find out whether the journal works.
         if not data:
+            # The call only had to find out whether the journal works.
             return first
         self._bare = False
         self.last = number - 1

@@ -38,8 +38,8 @@ async def on_disk(path: str, work: Callable[[], T]) -> T:
     """Return what ``work``, on the journal at ``path``, returns in a worker thread."""
     try:
         return await in_thread(work, _nothing)
-    # No thread can be started.
     except StoreUnavailableError as error:
+        # No thread can be started.
         raise JournalError(f"journal {path} can't be used for now: {error}") from None
 
 
@@ -199,8 +199,8 @@ class FileJournal(Generic[E]):
     def _replay(self, after: int, most: int) -> list[tuple[int, E]]:
         replay = self._replay_from
         returned, read = self._served
-        # Entries that could not be read are not read again.
         if after == returned:
+            # Entries that could not be read are not read again.
             after = read
         found: list[tuple[int, E]] = []
         with self._file.reported("can't be read"):

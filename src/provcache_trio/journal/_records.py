@@ -221,8 +221,8 @@ def pieces(read: Callable[[int], bytes], at: int, salt: int = 0) -> Iterator[Pie
             step = window.to_next_mark()
             damaged += step
             window.skip(step)
-            # We never hold more than that of anything.
             if damaged >= MOST_PAYLOAD_BYTES:
+                # We never hold more than that of anything.
                 yield window.damage(damaged, at_end=False)
                 window.drop(0)
                 damaged = 0
@@ -283,8 +283,8 @@ class _Window:
     def to_next_mark(self) -> int:
         """Return the distance to where the next record may begin, at least 1."""
         found = self._bytes.find(_MARK, self._position + 1)
-        # The mark may begin in the last bytes.
         if found < 0:
+            # The mark may begin in the last bytes.
             found = max(self._position + 1, len(self._bytes) - len(_MARK) + 1)
         return found - self._position
 

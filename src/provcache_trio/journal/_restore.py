@@ -140,7 +140,7 @@ class _Restoring(Generic[E]):
         if self._good:
             file.keep_aside(self._left)
         if file.overgrown:
-            # Without room, a queue tries again.
+            # It fails without room; then a queue tries again.
             with suppress(JournalError):
                 file.compact()
         return Restored(entries=len(self._good), left=_counted(file.what_was_set_aside()))

@@ -147,8 +147,8 @@ def read_catalogue(table: Table[Any], document: str | None) -> Catalogue:
                 f"column {column.name!r} is NOT NULL and has no default, and no field fills it",
                 column.name,
             )
-    # The catalogue has no index of a view; the server finds it.
     if relation.kind != _VIEW:
+        # The catalogue has no index of a view; the server finds it.
         _check_key(table, columns, relation.unique or [])
     return Catalogue(f"{relation.schema}.{quoted(table.name)}", columns)
 

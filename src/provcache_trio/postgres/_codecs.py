@@ -205,8 +205,8 @@ def _decimals(column: Column) -> Codec:
 
     def encode(value: object) -> Decimal:
         number = values.decimal(value)
-        # The result is NaN if the number has too many digits.
         if context.quantize(number, unit) != number:
+            # The result is NaN if the number has too many digits.
             raise UnfitError(f"{what}, as its column has")
         return number
 
@@ -344,8 +344,8 @@ def _of_document(field: TableField, column: Column) -> ColumnCodec:
 def _or_no_null(codec: Codec) -> Codec:
     def encode(value: object) -> str:
         text: str = codec.encode(value)
-        # In a column that may be NULL, another codec handles None first.
         if text == "null":
+            # In a column that may be NULL, another codec handles None first.
             raise UnfitError("must not be None, as its column is NOT NULL")
         return text
 

@@ -80,8 +80,8 @@ def meaning_of_error(error: Exception, *, connected: bool, pgbouncer: bool = Fal
 
 
 def _meaning_of_server(error: PostgresError) -> Meaning:
-    # Its SQLSTATE is 0A000, as of many errors.
     if type(error).__name__ == "InvalidCachedStatementError":
+        # Its SQLSTATE is 0A000, as of many errors.
         # The table was altered, and asyncpg has dropped the plan.
         return ROLLED_BACK
     function: object = error.server_source_function

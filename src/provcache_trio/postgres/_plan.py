@@ -218,8 +218,8 @@ def _refuser(
     table: Table[E], codecs: Mapping[str, Codec]
 ) -> Callable[[E], EntryRejectedError | None]:
     def refused(entry: E) -> EntryRejectedError | None:
-        # A subclass would lose fields.
         if type(entry) is not table.entry_type:
+            # A subclass would lose fields.
             return wrong_type(table, entry)
         return refusal(table, codecs, entry)
 

@@ -118,8 +118,8 @@ def entries_plan(target: str) -> Plan[ProvcacheEntry]:
 
 
 def _split(entries: Sequence[ProvcacheEntry]) -> Sequence[Sequence[Any]]:
-    # A subclass would lose fields.
     if {*map(type, entries)} - {ProvcacheEntry}:
+        # A subclass would lose fields.
         raise TypeError("there is an entry of another type")
     decisions = [entry.decision for entry in entries]
     hashes = [""] * (len(entries) * len(HASHES))
@@ -172,8 +172,8 @@ def _refused_index(error: PostgresError, entries: Sequence[ProvcacheEntry]) -> i
         # The value may be the key of another entry.
         return None
     named = _FIRST_VALUE(detail) if isinstance(detail, str) else None
-    # The server could not read an argument.
     if named is None:
+        # The server could not read an argument.
         return next((index for index, one in enumerate(entries) if _refusal(one)), None)
     key = f"sha256:{named[1]}"
     refused = (index for index, one in enumerate(entries) if one.veri_key.startswith(key))

@@ -237,7 +237,7 @@ class Connector(Generic[E]):
         name = "client_connection_check_interval"
         has_it = connection.get_server_version() >= _HAS_CHECK_INTERVAL
         if has_it and not self.pgbouncer and name not in self._names_of_settings(server):
-            # Some systems do not support this.
+            # It fails on systems that do not support this.
             with suppress(asyncpg.PostgresError):
                 await connection.execute(f"SET {name} = '2s'")
 
@@ -347,7 +347,7 @@ class Session(Generic[E]):
         """Return whether a server answers on a fresh connection, which is kept for the next call."""
         # The next host may be dead, which says nothing about the one after it.
         for _ in range(self._connector.hosts_to_ask):
-            # The next call will see the same error.
+            # If it fails, the next call will see the same error.
             with suppress(Exception):
                 await self._connect()
                 return True
@@ -362,7 +362,7 @@ class Session(Generic[E]):
         if not isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection is None:
             return False
         source: object = None
-        # The next call will find out in that case.
+        # If it fails, the next call will find out.
         with suppress(Exception):
             source = await connection.fetchval(_WHO_SAID_READ_ONLY, timeout=_ASK_SECONDS)
         return source in _SET_BY_A_PERSON
@@ -395,6 +395,6 @@ class Session(Generic[E]):
 
 async def close(connection: asyncpg.Connection) -> None:
     """Close ``connection``, which first ends what it is doing, in a second at most."""
-    # In that case it is dropped.
+    # If it fails, the connection is dropped.
     with suppress(Exception):
         await connection.close(timeout=_CLOSE_TIMEOUT_SECONDS)

@@ -76,8 +76,8 @@ class TableInDatabase(Generic[E]):
 
     async def _made(self, connection: Connection) -> str | None:
         async with making(connection, self._table.schema):
-            # Nobody else has created it meanwhile.
             if await self._read(connection) is None:
+                # Nobody else has created it meanwhile.
                 for statement in statements_for(self._table):
                     await connection.execute(statement)
             return await self._read(connection)

@@ -161,8 +161,8 @@ def _moment(text: str) -> datetime:
 
 
 def _number_as_float(cell: object) -> float:
-    # The column has no type, or another program filled it.
     if type(cell) is int:
+        # The column has no type, or another program filled it.
         return float(cell)
     found: float = values.cell(float, cell)
     return found

@@ -75,12 +75,12 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
     def _make_table(
         self, connection: sqlite3.Connection, table: Table[E], *, is_empty: bool
     ) -> TablePlan[E] | None:
-        # A file that another program filled keeps its mode.
         if is_empty:
+            # A file that another program filled keeps its mode.
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
-        # Nobody else has made it meanwhile.
         if read_plan(connection, table) is None:
+            # Nobody else has made it meanwhile.
             for statement in statements_for(table):
                 connection.execute(statement)
         plan = read_plan(connection, table)
@@ -102,8 +102,8 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
         with self._transaction(begin) as connection:
             if self._table is not None:
                 plan = cast("TablePlan[E]", self._plan)
-                # A table was changed meanwhile.
                 if schema_version(connection) != plan.version:
+                    # A table was changed meanwhile.
                     self._plan = self._found(read_plan(connection, self._table))
             yield connection, self._plan
 
@@ -207,7 +207,7 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
 
     def _start_log_over(self) -> None:
         """Move the contents of the -wal file into the file, so that its room can be used again."""
-        # Another connection may be reading.
+        # It fails while another connection reads.
         with suppress(sqlite3.Error):
             self._connected().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 

@@ -226,8 +226,8 @@ def _cells_of(
     entry_type, values_of = table.entry_type, table.values
 
     def one(entry: E) -> Sequence[Cell]:
-        # A subclass would lose fields.
         if type(entry) is not entry_type:
+            # A subclass would lose fields.
             raise wrong_type(table, entry)
         try:
             return [encode(value) for encode, value in zip(encoders, values_of(entry), strict=True)]

@@ -152,8 +152,8 @@ def cells_of(entry: ProvcacheEntry) -> Cells:
     Raises:
         EntryRejectedError: it is not a ProvcacheEntry, so a queue continues without it.
     """
-    # A subclass would lose fields.
     if type(entry) is not ProvcacheEntry:
+        # A subclass would lose fields.
         raise EntryRejectedError(f"an entry must be a ProvcacheEntry, not {type(entry).__name__}")
     decision, accessed = entry.decision, entry.last_accessed_at
     return (

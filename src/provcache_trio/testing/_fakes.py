@@ -335,8 +335,8 @@ def _copy_of(error: BaseException) -> BaseException:
     """Return a copy of ``error``, without calling its ``__init__`` if that needs more arguments."""
     try:
         return copy.copy(error)
-    # It has keyword-only arguments.
     except TypeError:
+        # It has keyword-only arguments.
         twin = type(error).__new__(type(error), *error.args)
         twin.__dict__.update(error.__dict__)
         return twin

@@ -215,8 +215,8 @@ def verify(base: Path, line: RecordLine, may_go_on: Callable[[], object]) -> Fin
             return _compare(file, line, may_go_on)
     except (FileNotFoundError, NotADirectoryError):
         return Finding(line=line, outcome=Outcome.MISSING)
-    # ValueError: it can't be the name of a file.
     except (OSError, ValueError):
+        # ValueError: it can't be the name of a file.
         return Finding(line=line, outcome=Outcome.UNREADABLE)
 
 
@@ -255,6 +255,6 @@ def _can_compute(algorithm: str) -> bool:
     try:
         # SHAKE has no size.
         return hashlib.new(algorithm, usedforsecurity=False).digest_size > 0
-    # The algorithm is unknown, or switched off.
     except ValueError:
+        # The algorithm is unknown, or switched off.
         return False

@@ -133,8 +133,8 @@ class TableLineReader(LineReader):
             return super().read(line, strict=strict)
         except BadLineError:
             raise
-        # msgspec passes on other exceptions than TypeError and ValueError of a class's own checks.
         except Exception as error:  # noqa: BLE001
+            # msgspec passes on other exceptions than TypeError and ValueError of a class's own checks.
             raise BadLineError(_refused_by_type(error)) from None
 
     def check_shape(self, line: bytes) -> None:

@@ -50,8 +50,8 @@ def status(
         found = inspect_journal(path)
         if table is not None:
             check_type(path, found, entries)
-    # The message names the file.
     except JournalError as error:
+        # The message names the file.
         complain(str(error))
         return Status.FAILED
     for line in [msgspec.json.encode(found).decode()] if json_ else as_text(found):

@@ -82,8 +82,8 @@ class Replay(Resending):
                 self.replayed += len(page)
                 try:
                     await store.upsert_many([entry for _, entry in page])
-                # Some entries are refused, or the store is away.
                 except ProvcacheError:
+                    # Some entries are refused, or the store is away.
                     kept = [Kept(number, label_of(entry), entry) for number, entry in page]
                     for start in range(0, len(kept), AT_ONCE):
                         await self.send(store, kept[start : start + AT_ONCE], remove, progress)
