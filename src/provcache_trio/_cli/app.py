@@ -138,7 +138,7 @@ async def ingest(
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is created if it
             does not exist; an entry that it has is merged with the new one. Or a stream, which has
             to exist: nats://HOST,HOST,HOST/STREAM.
-        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry. The table
+        table: The Table that declares the entries, as MODULE:NAME; by default ProvcacheEntry. It
             has to exist in the store.
         strict: Stop at the first bad line, after writing the entries before it. A line with an
             unknown field is bad, too.
@@ -170,7 +170,7 @@ async def get(
         key: The VeriKey: sha256: and 64 hex digits. With --table the value of the key field, or the
             values of several key fields, as separate arguments or as one JSON array.
         from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
-        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
+        table: The Table that declares the entries, as MODULE:NAME; by default ProvcacheEntry.
     """
     entries = entries_of(table)
     wanted = entries.read_key(key)
@@ -194,7 +194,7 @@ async def init(
     Args:
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE, or a stream:
             nats://HOST,HOST,HOST/STREAM.
-        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
+        table: The Table that declares the entries, as MODULE:NAME; by default ProvcacheEntry.
         max_bytes: The size limit of a stream, such as 10GB; needed for a stream.
         replicas: The number of servers that keep a stream, 1 to 5.
     """
@@ -238,7 +238,7 @@ async def relay(
         from_: The stream, such as nats://HOST,HOST,HOST/STREAM.
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is created if it
             does not exist; the table of --table has to exist.
-        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
+        table: The Table that declares the entries, as MODULE:NAME; by default ProvcacheEntry.
         dead_letters: A file for entries that the store refuses; without it, they are logged by key
             and lost.
         status: Serve the status page at HOST:PORT.
@@ -277,7 +277,7 @@ async def stats(
 
     Args:
         from_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
-        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
+        table: The Table that declares the entries, as MODULE:NAME; by default ProvcacheEntry.
         as_json: Print one line of JSON.
     """
     target = target_of(from_, entries_of(table))
@@ -308,7 +308,7 @@ async def expire(
 
     Args:
         in_: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
-        table: The entries' Table, as MODULE:NAME; by default they are ProvcacheEntry.
+        table: The Table that declares the entries, as MODULE:NAME; by default ProvcacheEntry.
         limit: The most entries in one slice.
         now: Delete entries that had expired by this time: a time in UTC, or how long ago, such as
             1h.

@@ -182,7 +182,7 @@ async def purge(
         key: Only letters with this key.
         since: Only letters that failed at this time or later: a time in UTC, or how long ago, such
             as 1h.
-        table: The Table whose key --key is, as MODULE:NAME.
+        table: The Table that --key is a key of, as MODULE:NAME.
         yes: Do not ask. Needed to delete every letter, and without a terminal.
         json_: Print the number of deleted letters as one line of JSON.
     """

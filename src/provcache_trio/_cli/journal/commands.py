@@ -41,7 +41,7 @@ def status(
 
     Args:
         path: The journal.
-        table: Fail unless its entries are of this Table, given as MODULE:NAME.
+        table: Fail unless its entries are those of this Table, as MODULE:NAME.
         json_: Print one line of JSON.
     """
     check_is_no_url(str(path))
@@ -77,7 +77,7 @@ async def restore(
     Args:
         path: The journal, of any type. No process may have it open.
         alias: A former name of the journal's type, as status prints it; may be repeated.
-        table: The entries' Table, as MODULE:NAME; entries that can't be read as its type stay set
+        table: The Table that declares the entries, as MODULE:NAME; entries of other types stay set
             aside. By default they are put back unread.
     """
     check_is_no_url(str(path))
