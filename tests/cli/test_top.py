@@ -54,7 +54,7 @@ from provcache_trio.testing import MemoryRepository
 
 from tests.cli.support import PROGRAM, pseudo_terminal
 from tests.support.items import Item
-from tests.support.waiting import HANG_SECONDS
+from tests.support.waiting import HANG_SECONDS, without_a_hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -355,14 +355,15 @@ async def test_a_server_that_goes_silent_is_given_up(monkeypatch: pytest.MonkeyP
         assert await reason_of(url) == "nothing came within 0.1 s"
 
 
-async def test_a_silent_server_holds_up_no_cancellation_and_no_thread() -> None:
+async def test_a_silent_server_holds_up_no_cancellation_and_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(source_module, "_TIMEOUT", 3600)
     async with answering(b"HTTP/1.1 200 OK\r\n", silent=True) as url:
         before = set(threading.enumerate())
-        started = time.monotonic()
-        with trio.move_on_after(0.1) as scope:
+        with without_a_hang(), trio.move_on_after(0.1) as scope:
             await Source(url).fetch()
         assert scope.cancelled_caught
-        assert time.monotonic() - started < 1
         assert set(threading.enumerate()) <= before
 
 
@@ -904,7 +905,7 @@ async def test_how_long_there_is_no_answer_goes_on_while_it_waits_for_one(
         nursery.start_soon(partial(watch_queues, url, glass.file, interval=0.1))
         await glass.until("no answer for .* ms: nothing came within 0.1 s")
         monkeypatch.setattr(source_module, "_TIMEOUT", 60)
-        await glass.until(r"no answer for [12]\.\d s: nothing came")
+        await glass.until(r"no answer for [\d.]+ s: nothing came")
         nursery.cancel_scope.cancel()
     assert glass.clean
 
