@@ -75,7 +75,7 @@ if PGBOUNCER is None:
 EVERYTHING = "[cli,nats,otel,postgres,prometheus,status]"
 # Tests spend half of their time waiting; and a worker that has none left takes those of another.
 # Each takes two seconds to collect them, and servers of its own. CI runs other sessions beside.
-AT_ONCE = ("-n", os.environ.get("WORKERS", "3"), "--dist", "worksteal")
+AT_ONCE = ("-n", os.environ.get("TEST_WORKERS", "3"), "--dist", "worksteal")
 QUICK = "not heavy and not browser and not promtool"
 WITHIN = f"{QUICK} and not whole_process and not two_pythons"
 # Which keys share a lane depends on it. Here it is the same in every run; `unkind` draws one.

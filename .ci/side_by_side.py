@@ -66,7 +66,7 @@ def run(session: str) -> Outcome:
         with output.open("wb") as file:
             process = subprocess.Popen(  # noqa: S603  # ours
                 [NOX, "--session", session, "--report", str(report)],
-                env={**os.environ, "PYTEST_DEBUG_TEMPROOT": folder, "WORKERS": WORKERS},
+                env={**os.environ, "PYTEST_DEBUG_TEMPROOT": folder, "TEST_WORKERS": WORKERS},
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
