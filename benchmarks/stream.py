@@ -8,6 +8,7 @@ writes the same entries directly.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import time
 from functools import partial
@@ -27,7 +28,7 @@ from benchmarks.figures import Figure, Findings, absolute, interleaved, ratio
 from benchmarks.postgres.bench import Bench, open_bench
 from benchmarks.postgres.clients import SCHEMA_NAME
 from benchmarks.postgres.queue_runs import Steps, options_of
-from tests.support.nats import NatsServer, run_cluster
+from tests.support.nats import run_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ RELAY: Final = "stream into PostgreSQL, one relay"
 
 LEAST_PRODUCER: Final = 1.0
 LEAST_RELAY: Final = 0.75
+ENTRIES_AROUND_A_LOSS: Final = 200
 MOST_STEP_MILLISECONDS: Final = 20
 MOST_SECONDS_KILLED: Final = 10
 MOST_SECONDS_LAME: Final = 0.5
@@ -191,22 +193,24 @@ async def _through_a_queue(repository: Repository[Any], load: Load) -> Ran:
 
 def drain(url: str, stream: str, dsn: str, load: Load) -> Ran:
     """Have a relay take all that is in the stream to PostgreSQL."""
-    return trio.run(_drain, url, stream, dsn, load)
+    return trio.run(_drain, url, stream, dsn, load, None)
 
 
 def longest_step(url: str, stream: str, dsn: str, load: Load) -> float:
     """Return the milliseconds of the longest task step while ``drain`` runs; that makes it slower."""
     steps = Steps()
-    steps.begin_flush()
-    trio.run(_drain, url, stream, dsn, load, instruments=[steps])
+    trio.run(_drain, url, stream, dsn, load, steps, instruments=[steps])
     return max(steps.longest)
 
 
-async def _drain(url: str, stream: str, dsn: str, load: Load) -> Ran:
+async def _drain(url: str, stream: str, dsn: str, load: Load, steps: Steps | None) -> Ran:
     async with open_postgres_repository(dsn, schema=SCHEMA_NAME) as repository:
         await repository.upsert_many(())  # connects
         counted = _Counted(repository, load.number)
         watch = _Watch()
+        await trio.lowlevel.checkpoint()  # that was a long step
+        if steps is not None:
+            steps.begin_flush()
         async with open_relay(url, stream, counted, options_of(BATCH, 1)) as relay:
             await counted.all_written.wait()
             ran = watch.ran()
@@ -251,33 +255,34 @@ def _gap(bench: Bench, cluster: Cluster, number: signal.Signals) -> float:
     """Return the longest time without an acknowledgement around the loss of the leader."""
     stream = f"gap_{time.monotonic_ns()}"
     bench.ours(make_stream, cluster.url, stream)
-    acknowledged = bench.later(
-        persist_for, cluster.url, stream, 16 if number is signal.SIGKILL else 3
-    )
-    time.sleep(1)
-    server: NatsServer = cluster.leader(stream)
-    server.end(number)
-    times: Sequence[float] = acknowledged.result()
+    server = cluster.leader(stream)
+    longest: float = bench.ours(longest_gap, cluster.url, stream, server.process_id, number)
+    server.end()
     server.start()
     cluster.wait()
-    return max(after - before for before, after in pairwise(times))
+    return longest
 
 
-def persist_for(url: str, stream: str, seconds: float) -> list[float]:
-    """Return when each of many entries, persisted one after the other, was acknowledged."""
-    entries = iter(make_entries(range(100_000), 0))
+def longest_gap(url: str, stream: str, leader: int, number: signal.Signals) -> float:
+    """Send that signal to the leader while entries are persisted, one after the other.
 
-    async def main() -> list[float]:
+    Returns:
+        The longest time between two acknowledgements until all is as before.
+    """
+    entries = make_entries(range(2 * ENTRIES_AROUND_A_LOSS), 0)
+
+    async def main() -> float:
         times: list[float] = []
         async with (
             open_stream_repository(url, stream) as repository,
             open_write_behind_queue(repository) as queue,
         ):
-            until = trio.current_time() + seconds
-            while trio.current_time() < until:
-                await queue.persist(next(entries))
-                times.append(time.monotonic())
+            for count, entry in enumerate(entries):
+                if count == ENTRIES_AROUND_A_LOSS:
+                    os.kill(leader, number)
+                await queue.persist(entry)
+                times.append(trio.current_time())
                 await trio.sleep(0.005)
-        return times
+        return max(after - before for before, after in pairwise(times))
 
     return trio.run(main)

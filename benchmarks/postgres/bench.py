@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from provcache_trio._pgserver.server import run_postgres_server
 
@@ -15,9 +15,6 @@ from benchmarks.postgres import clients, queue_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from concurrent.futures import Future
-
-T = TypeVar("T")
 
 
 class Bench:
@@ -35,10 +32,6 @@ class Bench:
     def ours(self, function: Callable[..., Any], *arguments: object, **options: object) -> Any:  # noqa: ANN401  # whatever it returns
         """Return what ``function`` returns in the queue's process."""
         return self._ours.submit(function, *arguments, **options).result()
-
-    def later(self, function: Callable[..., T], *arguments: object) -> Future[T]:
-        """Begin ``function`` in the queue's process."""
-        return self._ours.submit(function, *arguments)
 
     def theirs(self, function: Callable[..., Any], *arguments: object, **options: object) -> Any:  # noqa: ANN401  # likewise
         """Return what ``function`` returns in the other process, which is free of trio-asyncio."""

@@ -106,6 +106,11 @@ class NatsServer:
             self.port, self.monitor = unused_port(), unused_port()
         raise AssertionError((self._folder / "log").read_text())
 
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)

@@ -39,9 +39,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _IN_A_STEP: Final = 250  # entries that are decoded
+# Of trio's scheduler, from the answer to one call until the next one is sent.
+_ROUNDS_TO_SEND: Final = 4
 _PAUSE_SECONDS: Final = 0.25
 _FINISH_SECONDS: Final = 2.0
 _EXTENSIONS: Final = 3  # in the time after which a message would be given to others
+
+
+async def _let_others_run() -> None:
+    """Let the writer receive an answer and send its next batch, so that the store does not wait for us."""
+    for _ in range(_ROUNDS_TO_SEND):
+        await trio.lowlevel.checkpoint()
 
 
 class _Held:
@@ -82,8 +90,7 @@ class StreamSource(Generic[E]):
 
     async def take(self, most: int, /) -> Sequence[tuple[int, E]]:
         """See ``Source.take``."""
-        # Otherwise the queue could take over several pages in one step.
-        await trio.lowlevel.checkpoint()
+        await _let_others_run()
         while not self._ready:
             if self._stopped:
                 await trio.sleep_forever()
@@ -116,7 +123,7 @@ class StreamSource(Generic[E]):
                 for some in self._codec.decode(message.data):
                     entries += some
                     if len(some) == _IN_A_STEP:
-                        await trio.lowlevel.checkpoint()
+                        await _let_others_run()
             except UnreadableError as error:
                 if not self._ready:
                     self._stop_at(number, str(error))
