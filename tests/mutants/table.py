@@ -2414,6 +2414,15 @@ STREAM = (
         ),
     ),
     mutant(
+        "a late answer to a ping breaks a connection",
+        "stream/connections::a_ping_that_is_answered_too_late_breaks_no_connection",
+        (
+            "nats/_connection.py",
+            "        if self._pongs and self._pongs[0].done():\n",
+            "        if False:\n",
+        ),
+    ),
+    mutant(
         "a message is acknowledged when it arrives",
         BACK_AT_ONCE,
         (

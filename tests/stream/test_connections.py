@@ -166,6 +166,22 @@ async def test_an_answer_that_comes_too_late_is_nobodys(stream: Stream) -> None:
         await use(repository, late)
 
 
+async def test_a_ping_that_is_answered_too_late_breaks_no_connection(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(connection: Connection) -> None:
+        # As nats-py's own ``flush`` does when time is up.
+        given_up = asyncio.get_running_loop().create_future()
+        given_up.cancel()
+        await connection._client._send_ping(given_up)
+        await connection.settle(HANG_SECONDS)
+        assert not connection.lost
+
+    async with stream.repository() as repository:
+        await use(repository, work)
+    assert not caplog.records
+
+
 async def test_a_server_that_does_not_answer_in_time_is_left(stream: Stream) -> None:
     async with stream.repository() as repository:
         await repository.check()

@@ -44,6 +44,19 @@ class _ConnectError(Exception):
     """Carries an error that nats-py would otherwise log, before it tries sixty more times."""
 
 
+class _Client(Client):
+    """nats-py's client, which stays connected when an answer comes that nobody waits for any more."""
+
+    async def _process_pong(self) -> None:
+        # nats-py sets the result of a future that it has cancelled itself when time was up, logs a
+        # traceback, and reads no more.
+        if self._pongs and self._pongs[0].done():
+            self._pongs.pop(0)
+            self._pings_outstanding = 0
+        else:
+            await super()._process_pong()
+
+
 @final
 class Connection:
     """A client of nats-py that never reconnects.
@@ -54,7 +67,7 @@ class Connection:
     """
 
     def __init__(self) -> None:
-        self._client = Client()
+        self._client = _Client()
         self._connecting = True
         self._wants_tls = False
         self._numbers = count(1)
