@@ -2,7 +2,7 @@
 
     python -m benchmarks [--part NAME ...] [--quick] [--json FILE] [--document DIRECTORY] [--check]
 
-Parts: in_process, growth, harm, journal, postgres, sqlite, stream. ``--document`` writes ``benchmarks.md`` and
+Parts: cache, in_process, growth, harm, journal, postgres, sqlite, stream. ``--document`` writes ``benchmarks.md`` and
 its plots; ``--check`` exits with status 1 if a bar is missed.
 """
 
@@ -28,7 +28,7 @@ from benchmarks.figures import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = ("in_process", "growth", "harm", "journal", "postgres", "sqlite", "stream")
+PARTS = ("cache", "in_process", "growth", "harm", "journal", "postgres", "sqlite", "stream")
 
 
 def main() -> int:

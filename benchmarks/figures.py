@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 VERSIONS = (
     "trio",
+    "cashews",
+    "aiocache",
+    "dogpile.cache",
     "msgspec",
     "asyncpg",
     "trio-asyncio",

@@ -49,7 +49,7 @@ from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.status import StatusApp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, AsyncIterable
     from typing import Any
 
     from starlette.requests import Request
@@ -171,7 +171,7 @@ async def delete_decisions(request: Request) -> JSONResponse:
     return JSONResponse({"deleted": deleted})
 
 
-def refusing(status: int, reason: str) -> Any:  # noqa: ANN401  # Starlette's types want no more
+def refusing(status: int, reason: str) -> Any:  # noqa: ANN401  # Starlette wants no more
     """Return a handler of errors."""
 
     # Starlette would run a function that is not async in a thread.
@@ -223,16 +223,21 @@ def make_app(dsn: str, state: Path, program: str) -> Starlette:
     )
 
 
+async def until_one_comes(signals: AsyncIterable[int]) -> None:
+    async for _ in signals:
+        return
+
+
 async def main(dsn: str, state: str, program: str, bind: str) -> None:
     config = Config.from_mapping(
         bind=[bind], errorlog=logging.getLogger("hypercorn"), graceful_timeout=GRACEFUL_SECONDS
     )
     # Around everything, so that a second signal can't kill the program while it drains.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        app = make_app(dsn, Path(state), program)
-        await serve(app, config, shutdown_trigger=signals.__anext__)
+        app: Any = make_app(dsn, Path(state), program)  # their types of ASGI differ
+        await serve(app, config, shutdown_trigger=partial(until_one_comes, signals))
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    trio.run(main, *sys.argv[1:5])
+    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4])

@@ -30,9 +30,12 @@ from tests.support.entries import entry, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
+    from contextlib import AbstractAsyncContextManager
 
     from provcache_trio import ProvcacheEntry, WriteBehindQueue
     from provcache_trio.cache import Cache
+    from provcache_trio.postgres import PostgresRepository
+    from provcache_trio.sqlite import SQLiteRepository
 
 MEMORY_SECONDS: Final = 0.3
 OPTIONS: Final = WriteBehindOptions(batch_size=5, flush_interval_seconds=0.01)
@@ -142,14 +145,18 @@ class Worker:
             await trio.sleep(self._chance.uniform(0, 0.005))
 
 
+def opening(
+    store: str,
+) -> AbstractAsyncContextManager[PostgresRepository | SQLiteRepository]:
+    if store.startswith("postgresql:"):
+        return open_postgres_repository(store, create=True)
+    return open_sqlite_repository(store)
+
+
 async def main(store: str, number: str, path: str) -> None:
     """Run one process."""
-    if store.startswith("postgresql:"):
-        opening = open_postgres_repository(store, create=True)
-    else:
-        opening = open_sqlite_repository(store)
     async with (
-        opening as repository,
+        opening(store) as repository,
         open_write_behind_queue(repository, OPTIONS) as queue,
         open_cache(queue, repository, memory_seconds=MEMORY_SECONDS) as cache,
     ):
@@ -226,4 +233,4 @@ def _newest(lines: Iterable[Line]) -> int:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:4])
+    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3])

@@ -100,7 +100,8 @@ class Cache(Generic[E]):
             slot = self._slots[key]
         except KeyError:
             return None
-        if self._clock() < slot.until:
+        clock = self._clock  # else CPython 3.11 looks for a method of that name first
+        if slot.until > clock():
             slot.used = True
             return slot.entry
         return self._memory.live(slot)
@@ -164,12 +165,32 @@ class Cache(Generic[E]):
                 await reading.done.wait()
             self._raise_if_closed()
             now = self._rules.now()
+            if reading.is_plain():
+                self._take_stored(reading.answers, some, found, now)
+                continue
             for key in some:
                 if key in reading.again:
                     again.append(key)
                 elif (entry := self._answer(reading, key, now)) is not None:
                     found[key] = entry
         return again
+
+    def _take_stored(
+        self,
+        answers: dict[Hashable, E | None],
+        keys: Sequence[Hashable],
+        found: dict[Hashable, E],
+        now: datetime,
+    ) -> None:
+        """Do what ``_answer`` does, for keys of which nothing was pending and none failed."""
+        before, is_live = len(found), self._rules.is_live
+        for key in keys:
+            entry = answers[key]
+            if entry is not None and is_live(entry, now):
+                found[key] = entry
+        hits = len(found) - before
+        self._counts.hits_store += hits
+        self._counts.misses += len(keys) - hits
 
     async def get_or_compute(
         self, key: Hashable, compute: Callable[[], Awaitable[E]], /, *, fresh: bool = False

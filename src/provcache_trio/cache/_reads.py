@@ -90,6 +90,10 @@ class Reading(Generic[E]):
         self.unkept: set[Hashable] = set()
         self.invalidations: list[Invalidation[E]] = []
 
+    def is_plain(self) -> bool:
+        """Return whether each answer is what the store had, once there are answers."""
+        return not (self.pending or self.failed or self.again)
+
 
 class Reads(Generic[E]):
     """The calls that wait and those under way."""

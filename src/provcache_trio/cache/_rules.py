@@ -63,6 +63,8 @@ class Rules(Generic[E]):
 
     def is_live(self, entry: E, now: datetime) -> bool:
         """Return whether ``entry`` has not expired; it has at the very instant that it says."""
+        if self.table is None and isinstance(entry, ProvcacheEntry):  # the usual one: no call
+            return entry.expires_at > now
         at = self.expiry(entry)
         return at is None or at > now
 
