@@ -2,8 +2,8 @@
 
     python -m benchmarks [--part NAME ...] [--quick] [--json FILE] [--document DIRECTORY] [--check]
 
-Parts: cache, in_process, growth, harm, journal, postgres, sqlite, stream. ``--document`` writes ``benchmarks.md`` and
-its plots; ``--check`` exits with status 1 if a bar is missed.
+Parts: cache, in_process, growth, harm, journal, postgres, sqlite, stream. ``--document`` writes
+``benchmarks.md`` and its plots; ``--check`` exits with status 1 if a bar is missed.
 """
 
 from __future__ import annotations
