@@ -72,7 +72,7 @@ class Fate:
 
 
 class Place:
-    """Where a journal holds one entry that is not settled."""
+    """The place of one unsettled entry in a journal."""
 
     __slots__ = ("entry", "gone", "numbers", "unsafe")
 

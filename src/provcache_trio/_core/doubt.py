@@ -26,7 +26,7 @@ _LONGER_SECONDS: Final = 600
 
 
 class Case(NamedTuple):
-    """What is known when an entry failed alone."""
+    """The facts when an entry failed alone."""
 
     # The number of the call that failed.
     call: int

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol[E_co]):
-    """Where the entries of a relay come from, and what keeps them until they are settled.
+    """The source of a relay's entries, which keeps each of them until it is settled.
 
     Attributes:
         label: its name in the log.
@@ -52,7 +52,7 @@ class Source(Protocol[E_co]):
         ...
 
     def settled(self, numbers: Sequence[int], /) -> None:
-        """Note that so many entries of these numbers are settled; must not raise."""
+        """Note settled entries, with a number for each of them; must not raise."""
         ...
 
     def tasks(self) -> Sequence[tuple[str, Callable[[], Awaitable[None]]]]:

@@ -239,7 +239,7 @@ class ObservedQueue(Protocol):
 
 
 class EntryQueue(Protocol[E_contra]):
-    """What an application should annotate, so that a test can pass something smaller."""
+    """The part of a queue for annotations of an application, so that tests can pass a smaller one."""
 
     async def enqueue(self, entry: E_contra, /) -> None:
         """Accept ``entry``, waiting for room; see ``WriteBehindQueue.enqueue``."""

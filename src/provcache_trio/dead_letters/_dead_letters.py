@@ -164,7 +164,7 @@ def open_dead_letters(
 
 @final
 class _Opening(Opening["DeadLetters[E]"], Generic[E]):
-    """What ``open_dead_letters`` returns."""
+    """The context manager that ``open_dead_letters`` returns."""
 
     what = "a file of dead letters"
     function = "open_dead_letters"

@@ -136,7 +136,7 @@ def open_journal(
 
 @final
 class JournalOpening(Opening["FileJournal[E]"], Generic[E]):
-    """What ``open_journal`` returns."""
+    """The context manager that ``open_journal`` returns."""
 
     what = "a journal"
     function = "open_journal"

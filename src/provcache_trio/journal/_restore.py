@@ -50,7 +50,7 @@ class SetAside(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``restore_set_aside`` did.
+    """The result of ``restore_set_aside``.
 
     Attributes:
         entries: the number of entries that went back into the journal.

@@ -172,7 +172,7 @@ def _place(table: object, schema: str | None, *, create: bool) -> Place[Any]:
 
 @final
 class _Opening(Opening["PostgresRepository[E]"], Generic[E]):
-    """What ``open_postgres_repository`` returns."""
+    """The context manager that ``open_postgres_repository`` returns."""
 
     what = "a repository"
     function = "open_postgres_repository"

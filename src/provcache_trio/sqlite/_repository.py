@@ -88,7 +88,7 @@ def open_sqlite_repository(
 
 @final
 class _Opening(Opening["SQLiteRepository[E]"], Generic[E]):
-    """What ``open_sqlite_repository`` returns."""
+    """The context manager that ``open_sqlite_repository`` returns."""
 
     what = "a repository"
     function = "open_sqlite_repository"
