@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from datetime import UTC, datetime
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,9 +20,12 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio._core.ledger import Ledger
+from provcache_trio._core.line import Line
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.items import Item, assert_settled, items
+from tests.support.journals import MemoryJournal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,6 +230,41 @@ async def test_a_key_that_can_not_be_compared_at_the_last_moment_leaves_no_trace
     assert comparisons > len(before) + 1
     assert set(store.rows) == {*before, "x"}
     assert_settled(queue, enqueued=len(before) + 1, persisted=len(before) + 1)
+
+
+@pytest.mark.one_lane
+@pytest.mark.parametrize("comparison", [2, 3], ids=["put into the batch", "noted as in line"])
+async def test_a_key_of_a_journal_that_can_not_be_compared_at_the_last_moment_is_taken_over_later(
+    comparison: int,
+    store: MemoryRepository[Item],
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = count()
+
+    def key(item: Item) -> Fickle:
+        if item == Item("b") and next(asked) == 0:
+            monkeypatch.setattr(Fickle, "left", comparison)
+        return Fickle(item.veri_key)
+
+    journal = MemoryJournal(holds={1: Item("a"), 2: Item("b")})
+    async with open_write_behind_queue(store, key=key, journal=journal) as queue:
+        await queue.flush()
+    assert next(asked) > 1  # it was tried again
+    assert set(store.rows) == {"a", "b"}
+    assert (journal.rows, journal.aside) == ({}, [])
+    assert_settled(queue, recovered=2, persisted=2)
+
+
+def test_what_can_not_be_noted_as_in_line_is_not_left_in_the_open_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Line[Item](batch_size=9, coalesce=True, merge=None, ledger=Ledger(), clock=float)
+    line.place(Fickle("a"), Item("a"), None)
+    monkeypatch.setattr(Fickle, "left", 2)  # it is put into the batch first
+    with pytest.raises(LookupError, match="not now"):
+        line.place(Fickle("b"), Item("b"), None)
+    assert [list(batch.entries.values()) for batch in line.batches] == [[Item("a")]]
 
 
 class Flaky:

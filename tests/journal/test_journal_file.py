@@ -16,6 +16,7 @@ import pytest
 from provcache_trio import JournalError
 from provcache_trio.journal._disk import Disk
 from provcache_trio.journal._file import JournalFile
+from provcache_trio.journal._numbers import Expected
 from provcache_trio.journal._records import (
     FORMAT,
     MAGIC_LINE,
@@ -513,6 +514,16 @@ def test_a_record_that_can_not_be_here_is_damage(odd: tuple[RecordKind, int, byt
     assert findings.missing == [(2, 2)]
     assert not findings.only_unfinished
     assert list(replayed(file).values()) == [b"good", b"too"]
+
+
+def test_what_should_be_in_a_file_is_known_by_ranges_and_above_them_is_everything() -> None:
+    expected = Expected()
+    expected.begin(10, [(2, 3), (7, 9)])
+    assert expected.between(0, 13) == [(2, 3), (7, 9), (11, 12)]
+    assert expected.between(2, 8) == [(3, 3), (7, 7)]
+    assert expected.between(3, 7) == []
+    assert expected.between(9, 11) == []
+    assert expected.between(10, 12) == [(11, 11)]
 
 
 def test_a_record_of_another_file_is_damage() -> None:

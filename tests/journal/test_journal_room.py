@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -369,6 +370,21 @@ def test_what_is_no_record_of_what_was_set_aside_is_passed_over() -> None:
     assert len(aside_in(disk)) == 2
     open_file(disk)
     assert len(aside_in(disk)) == 2
+
+
+async def test_that_a_volume_gets_full_and_has_room_again_is_logged_once_each(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "provcache_trio")
+    monkeypatch.setattr("provcache_trio.journal._journal.in_thread", in_virtual_thread)
+    disk = ModelDisk(10 * 2**20)
+    _, journal = journal_on(disk, always=False)
+    for foreign in (0, 9 * 2**20, 9 * 2**20, 0, 0):
+        disk.foreign = foreign
+        await journal.append([(Item("a"), ())], ())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "its volume is almost full" in caplog.messages[0]
+    assert "its volume has room again" in caplog.messages[1]
 
 
 async def test_what_can_not_be_made_smaller_is_tried_less_and_less_often_and_logged_once(
