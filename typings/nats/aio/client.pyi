@@ -21,6 +21,10 @@ class Client:
     _ping_interval_task: asyncio.Task[None] | None
     _flusher_task: asyncio.Task[None] | None
     _server_info: dict[str, Any]
+    _pongs: list[asyncio.Future[bool]]
+    _pings_outstanding: int
+    async def _process_pong(self) -> None: ...
+    async def _send_ping(self, future: asyncio.Future[bool] | None = ...) -> None: ...
     async def connect(
         self,
         servers: str | list[str] = ...,
