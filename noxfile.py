@@ -35,14 +35,14 @@ SUPPORTED = nox.project.python_versions(PROJECT)
 CODE = ("src", "tests", "benchmarks", "examples", "noxfile.py")
 
 
-def find_pythons() -> list[str]:
-    """Return the supported CPythons of this machine, and put them on PATH.
+def find_pythons(minors: list[str]) -> list[str]:
+    """Return those of ``minors`` that are on this machine, and put them on PATH.
 
     pyenv keeps them off it: its shims find only the version that is switched on.
     """
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found: list[str] = []
-    for minor in SUPPORTED:
+    for minor in minors:
         candidates = sorted(root.glob(f"versions/{minor}.*/bin/python{minor}"))
         on_path = shutil.which(f"python{minor}")
         if on_path is not None:
@@ -56,7 +56,9 @@ def find_pythons() -> list[str]:
     return found
 
 
-PYTHONS = find_pythons()
+PYTHONS = find_pythons(SUPPORTED)
+# Not promised yet; tested wherever it is.
+COMING = find_pythons(["3.14"])
 CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
 PROMTOOL = shutil.which("promtool")
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
@@ -130,7 +132,7 @@ def types(session: nox.Session) -> None:
     session.run("pyright", "--ignoreexternal", "--verifytypes", "provcache_trio")
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=[*PYTHONS, *COMING])
 def tests(session: nox.Session) -> None:
     """Run the tests that take no time, on every CPython; the oldest one measures coverage.
 
