@@ -142,8 +142,18 @@ class Cache(Generic[E]):
         await trio.lowlevel.checkpoint()
         self._raise_if_closed()
         found: dict[Hashable, E] = {}
+        missing = self._take_remembered(wanted, found) if self._slots else list(wanted)
+        while missing:
+            missing = await self._read(missing, found)
+        now, is_live = self._rules.now(), self._rules.is_live
+        return {key: found[key] for key in wanted if key in found and is_live(found[key], now)}
+
+    def _take_remembered(
+        self, keys: Iterable[Hashable], found: dict[Hashable, E]
+    ) -> list[Hashable]:
+        """Take what memory holds; return the keys that it does not know."""
         missing: list[Hashable] = []
-        for key in wanted:
+        for key in keys:
             is_known, entry = self._memory.look(key) if key in self._slots else _UNKNOWN
             if not is_known:
                 missing.append(key)
@@ -152,10 +162,7 @@ class Cache(Generic[E]):
             else:
                 self._counts.hits_memory += 1
                 found[key] = entry
-        while missing:
-            missing = await self._read(missing, found)
-        now, is_live = self._rules.now(), self._rules.is_live
-        return {key: found[key] for key in wanted if key in found and is_live(found[key], now)}
+        return missing
 
     async def _read(self, keys: Sequence[Hashable], found: dict[Hashable, E]) -> list[Hashable]:
         """Read ``keys``; return those that have to be read again."""

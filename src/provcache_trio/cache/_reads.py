@@ -213,9 +213,23 @@ class Reads(Generic[E]):
 
     def _end(self, reading: Reading[E]) -> None:
         self.under_way.remove(reading)
+        special = reading.failed or reading.again or reading.unkept or reading.invalidations
+        if special or reading.folded:
+            self._answer_each(reading, is_special=bool(special))
+        else:  # the same, and mostly in C
+            look, keys = reading.answers.get, reading.keys
+            reading.answers = answers = dict(zip(keys, map(look, keys), strict=True))
+            if self._memory.seconds:
+                keep, began_at, bases = self._memory.keep, reading.began_at, reading.bases
+                now = self._rules.now()
+                for key, entry in answers.items():
+                    keep(key, entry, began_at, now, as_base=key in bases)
+        reading.done.set()
+
+    def _answer_each(self, reading: Reading[E], *, is_special: bool) -> None:
+        """Merge what was stored with what was accepted, and remember what may be."""
         stored, reading.answers = reading.answers, {}
         answers, folded, now = reading.answers, reading.folded, self._rules.now()
-        special = reading.failed or reading.again or reading.unkept or reading.invalidations
         for key in reading.keys:
             entry = was = stored.get(key)
             if folded and key in folded:
@@ -223,10 +237,9 @@ class Reads(Generic[E]):
             if key in reading.failed or key in reading.again:
                 continue
             answers[key] = entry
-            if special and not self._may_keep(reading, key, was):
+            if is_special and not self._may_keep(reading, key, was):
                 continue
             self._memory.keep(key, entry, reading.began_at, now, as_base=key in reading.bases)
-        reading.done.set()
 
     def _merged(self, reading: Reading[E], key: Hashable, entry: E | None) -> E | None:
         version = reading.folded[key]
