@@ -329,3 +329,23 @@ async def test_what_can_not_be_answered_says_why(tmp_path: Path) -> None:
             assert reply.status == 400
             assert "policy_hash must be" in reply.json["error"]
         assert await service.end() == 0
+
+
+async def test_a_program_that_hangs_is_ended_when_nobody_waits_any_more(tmp_path: Path) -> None:
+    dsn = f"postgresql://nobody@127.0.0.1:{unused_port()}/nothing"
+    hanging = trio.Path(tmp_path / "hanging")
+    await hanging.write_text(f'#!/bin/sh\necho $$ > "{tmp_path}/process"\nexec sleep 1000\n')
+    await hanging.chmod(0o700)
+    async with running(dsn, tmp_path / "state", Path(hanging), "-c", IMPATIENT) as service:
+        assert await service.decide(0) == (503, b'{"error":"it took more than 2 s"}')
+        process = int(await trio.Path(tmp_path / "process").read_text())
+
+        def is_gone() -> bool:
+            try:
+                os.kill(process, 0)
+            except ProcessLookupError:
+                return True
+            return False
+
+        await until(is_gone)
+        assert await service.end() == 0
