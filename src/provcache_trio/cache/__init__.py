@@ -1,4 +1,4 @@
-"""The read side: a cache over a queue and its repository that is never stale by its own doing.
+"""The read side: a cache over a queue and its repository that never serves what its queue replaced.
 
 ::
 
@@ -7,14 +7,14 @@
             async with open_cache(queue, repository) as cache:
                 entry = await cache.get_or_compute(veri_key, decide)
 
-**Of what other processes write, invalidations included, an answer is stale for at most
-``memory_seconds``.** Of what this queue accepted it is never stale: a read that begins after a
-version was accepted returns that version, or one that wins over it, until the store refuses it.
+**An answer may miss what other processes wrote or invalidated for at most ``memory_seconds``.**
+It never misses what this queue accepted: a read that begins after a version was accepted returns
+that version, or one that wins over it, until the store refuses it.
 """
 
-# The read side lives here: what is remembered, reads, computations, invalidations.
-# It may import the vocabulary and the core, whose queue reports to it what it accepts and refuses.
-# It must never import a store: any repository with ``get_many`` will do.
+# This folder holds the read side: memory, reads, computations and invalidations.
+# It may import the vocabulary and the core, whose queue reports what it accepts and refuses.
+# It must never import a store; it works with any repository that has ``get_many``.
 
 from provcache_trio._vocabulary.faces import show_public_names
 from provcache_trio._vocabulary.metrics import CacheMetrics as CacheMetrics

@@ -1,4 +1,4 @@
-"""``Cache``: what an application calls."""
+"""``Cache``: the calls of an application."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from ._reads import ReadableRepository, Reading
     from ._rules import Rules
 
-_SLICE: Final = 2000  # remembered entries that one step looks at
+# Remembered entries that an invalidation looks at in one step.
+_SLICE: Final = 2000
 _UNKNOWN: Final = False, None
-# What ``on_store_error="miss"`` is about: reading again later may help.
+# The errors that ``on_store_error="miss"`` covers: reading again later may help.
 _AWAY: Final = frozenset({Kind.MISCONFIGURED, Kind.UNAVAILABLE, Kind.TRANSIENT})
 
 
@@ -46,9 +47,9 @@ class _Deletes(Protocol):
 class Cache(Generic[E]):
     """Reads through memory, through what the queue still holds, and through the store.
 
-    Returned by ``open_cache``; do not instantiate. Its methods are for tasks of the thread that
-    runs trio, except ``metrics``. After the ``async with`` block, and for those who wait when
-    it ends, every ``await`` of them raises ``trio.ClosedResourceError``.
+    Returned by ``open_cache``; do not instantiate. Only ``metrics`` may be called from another
+    thread than the one that runs trio. After the ``async with`` block, and for tasks that wait
+    when it ends, every awaited method raises ``trio.ClosedResourceError``.
     """
 
     def __init__(
@@ -82,16 +83,17 @@ class Cache(Generic[E]):
         self._computations = Computations(
             seam, rules, tasks, self._counts, self._find, may_wait_for_room=not may_miss
         )
-        self._invalidations = 0  # that began
+        # How many have begun.
+        self._invalidations = 0
         self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<Cache of queue {self._seam.name!r}, {len(self._slots)} entries>"
 
     def peek(self, key: Hashable, /) -> E | None:
-        """Return the entry of ``key`` if memory holds it, has not expired, and is young enough.
+        """Return the entry of ``key`` if memory holds it, and it is neither expired nor too old.
 
-        Not a checkpoint, and never a read. None says nothing about the store.
+        Not a checkpoint, and never a read. None does not mean that the store has no entry.
 
         Raises:
             TypeError: ``key`` can't be hashed.
@@ -100,7 +102,8 @@ class Cache(Generic[E]):
             slot = self._slots[key]
         except KeyError:
             return None
-        clock = self._clock  # else CPython 3.11 looks for a method of that name first
+        # In a variable, since CPython 3.11 is slow to call an attribute of an instance.
+        clock = self._clock
         if slot.until > clock():
             slot.used = True
             return slot.entry
@@ -109,14 +112,14 @@ class Cache(Generic[E]):
     async def get(self, key: Hashable, /) -> E | None:
         """Return the entry of ``key``, or None if there is none or it has expired.
 
-        Looks in memory, then in the store, and merges with what it finds there every version
-        that the queue still holds. Those who ask for one key at once share a read; those who ask
-        for many gather in few calls of the repository. A checkpoint.
+        Looks in memory, then in the store, and merges what the store has with every version that
+        the queue still holds. Callers that ask for the same key at once share a read; reads of
+        many keys are gathered into few calls of the repository. A checkpoint.
 
         Raises:
-            TypeError, ValueError: the repository takes no such key, or it can't be hashed.
-            StoreUnavailableError: the store can't be read; each caller gets its own object.
-            Exception: whatever else the repository's ``get_many``, or ``merge``, raised.
+            TypeError, ValueError: the repository refuses such a key, or it can't be hashed.
+            StoreUnavailableError: the store can't be read; each caller gets an object of its own.
+            Exception: any other error of the repository's ``get_many``, or of ``merge``.
         """
         await trio.lowlevel.checkpoint()
         slot = self._slots.get(key)
@@ -129,7 +132,7 @@ class Cache(Generic[E]):
     async def get_many(self, keys: Iterable[Hashable], /) -> dict[Hashable, E]:
         """Return the entries of ``keys`` by key, without those that are missing or expired.
 
-        As many calls of ``get``, but what is missing is read together, 500 keys a call. A
+        The same as a ``get`` for each key, but missing keys are read together, 500 per call. A
         checkpoint.
 
         Raises:
@@ -165,7 +168,7 @@ class Cache(Generic[E]):
         return missing
 
     async def _read(self, keys: Sequence[Hashable], found: dict[Hashable, E]) -> list[Hashable]:
-        """Read ``keys``; return those that have to be read again."""
+        """Read ``keys`` into ``found``; return those that have to be read again."""
         again: list[Hashable] = []
         for reading, some in self._reads.join_all(keys).items():
             if not reading.done.is_set():
@@ -189,7 +192,7 @@ class Cache(Generic[E]):
         found: dict[Hashable, E],
         now: datetime,
     ) -> None:
-        """Do what ``_answer`` does, for keys of which nothing was pending and none failed."""
+        """Do the same as ``_answer`` for keys without pending versions or errors."""
         before, is_live = len(found), self._rules.is_live
         for key in keys:
             entry = answers[key]
@@ -202,29 +205,29 @@ class Cache(Generic[E]):
     async def get_or_compute(
         self, key: Hashable, compute: Callable[[], Awaitable[E]], /, *, fresh: bool = False
     ) -> E:
-        """Return the entry of ``key``, which ``compute`` makes if there is none.
+        """Return the entry of ``key``; if there is none, compute it.
 
-        Of all who ask for a key at once, one ``compute`` is called, in a task of the cache's own:
-        whoever is cancelled takes nobody down, and it goes on for as long as anyone waits. What
-        it returns goes through the queue, and what is returned here is the state of the key with
-        it. A checkpoint.
+        Callers that ask for the same key at once share one call of ``compute``. It runs in a task
+        of the cache, so a cancelled caller does not end it; it is cancelled when nobody waits any
+        more. Its result is stored through the queue. The return value is the state of the key
+        with that result merged in. A checkpoint.
 
-        When an invalidation begins while it is computed, and is about what it returns, that
-        answers those who waited before, and is not kept.
+        If an invalidation that matches the result begins during the computation, the result is
+        returned to callers that came before the invalidation, and is not stored.
 
         Args:
-            key: of the entry.
-            compute: is called without arguments, and returns an awaitable.
-            fresh: compute without looking first. One that is under way is joined all the same.
+            key: the key of the entry.
+            compute: called without arguments; returns an awaitable of the entry.
+            fresh: compute without looking first. A computation under way is joined nevertheless.
 
         Raises:
             TypeError: ``compute`` can't be called, returns no awaitable, or not an entry.
-            ValueError: the entry that it returns has another key.
-            RuntimeError: it asks for its own key, directly or by way of others.
+            ValueError: the computed entry has another key.
+            RuntimeError: the computation asks for its own key, directly or through others.
             StoreUnavailableError: the store can't be read, and ``on_store_error`` is "raise".
             QueueClosedError: the queue takes no more entries.
-            BaseException: whatever ``compute`` raised; each who waits gets an object of its own.
-                It is not kept: whoever asks next computes again.
+            BaseException: any error of ``compute``; each caller gets an object of its own. Errors
+                are not remembered: the next caller computes again.
         """
         if not callable(compute):
             raise TypeError(f"compute must be callable, not {type(compute).__name__}")
@@ -244,11 +247,12 @@ class Cache(Generic[E]):
                 raise copy_of(computation.error)
             answer = cast("E", computation.answer)
             before = [one for one in computation.invalidations if one.number <= joined_at]
-            if not any_matches(before, answer):  # else it was invalid before we came
+            # If it matches, it was invalid before this call began: compute again.
+            if not any_matches(before, answer):
                 return answer
 
     async def _look(self, key: Hashable) -> tuple[E | None, bool]:
-        """Return the entry of ``key``, and whether the store can't be asked."""
+        """Return the entry of ``key``, and whether the store can't be read."""
         try:
             return await self._find(key, as_base=True), False
         except Exception as error:
@@ -257,9 +261,9 @@ class Cache(Generic[E]):
             return None, True
 
     async def put(self, entry: E, /) -> None:
-        """Accept ``entry`` as ``queue.enqueue`` does; what is read from then on includes it.
+        """Accept ``entry`` as ``queue.enqueue`` does; every later read includes it.
 
-        A checkpoint. It waits for room while the queue is full.
+        A checkpoint. Waits for room while the queue is full.
 
         Raises:
             Exception: as for ``WriteBehindQueue.enqueue``.
@@ -268,26 +272,28 @@ class Cache(Generic[E]):
         await self._seam.enqueue(entry)
 
     async def invalidate_where(self, **equals: object) -> int:
-        """Delete every entry whose fields have these values; return how many rows went.
+        """Delete every entry whose fields have these values; return how many rows were deleted.
 
-        Forgets them here, waits for the fate of all that was accepted before the call, then has
-        the store delete them. When it returns, nothing that matches and was accepted here, or
-        stored, before the call is left; what is accepted meanwhile, or by others, may stay, and
-        so may a version that is dated later. Other processes may answer with what they remember
+        Forgets them in memory, waits for the fate of everything accepted before the call, then
+        deletes them in the store. When it returns, no matching entry is left that was accepted
+        here, or stored, before the call. Entries accepted during the call or by other processes
+        may stay, and so may a version that is dated later. Other processes may answer from memory
         for their ``memory_seconds``.
 
-        A checkpoint. Cancelled, or after an error, some may be left.
+        A checkpoint. While the store is away, it waits without end, so give it a deadline. After
+        an error or a cancellation, some entries may be left.
 
         Args:
-            equals: by name of the field, at least one: of a ``ProvcacheEntry`` ``policy_hash``,
-                ``signer_set_hash`` and ``feed_epoch``, of a table any that is not stored as JSON.
+            equals: values by field name, at least one. For ``ProvcacheEntry``: ``policy_hash``,
+                ``signer_set_hash`` and ``feed_epoch``; for a table: any field that is not stored
+                as JSON.
 
         Raises:
-            TypeError: there is no condition, a value is none of its field, or the repository
-                has no ``delete_where``.
+            TypeError: there is no condition, a value has another type than its field, or the
+                repository has no ``delete_where``.
             ValueError: there is no such field.
             QueueClosedError: the queue ended first.
-            StoreUnavailableError: the store can't be reached; nothing says what is left.
+            StoreUnavailableError: the store can't be reached; what is left is unknown.
         """
         self._rules.check_conditions(equals)
         repository = self._repository
@@ -310,7 +316,7 @@ class Cache(Generic[E]):
             self._reads.end(invalidation)
 
     async def _forget(self, invalidation: Invalidation[E]) -> None:
-        """Forget what matches. What is remembered from now on does not; see ``Reads`` and below."""
+        """Forget what matches. ``Reads`` and ``accepted`` keep it from being remembered again."""
         keys = list(self._slots)
         for start in range(0, len(keys), _SLICE):
             for key in keys[start : start + _SLICE]:
@@ -320,7 +326,7 @@ class Cache(Generic[E]):
             await trio.lowlevel.checkpoint()
 
     def metrics(self) -> CacheMetrics:
-        """Return a snapshot; from any thread, and after exit."""
+        """Return a snapshot of the counters; from any thread, and after exit."""
         counts = self._counts
         return CacheMetrics(
             hits_memory=counts.hits_memory,
@@ -333,7 +339,7 @@ class Cache(Generic[E]):
             entries=len(self._slots),
         )
 
-    # Looking for one key
+    # Reading one key
 
     async def _find(self, key: Hashable, *, as_base: bool = False) -> E | None:
         self._raise_if_closed()
@@ -354,7 +360,7 @@ class Cache(Generic[E]):
                 return self._answer(reading, key, self._rules.now())
 
     def _answer(self, reading: Reading[E], key: Hashable, now: datetime) -> E | None:
-        """Return what ``reading`` found, or raise what failed, and count it."""
+        """Return the answer of ``reading``, or raise its error, and count it."""
         if key in reading.failed:
             raise copy_of(reading.failed[key])
         entry = reading.answers[key]
@@ -371,12 +377,12 @@ class Cache(Generic[E]):
         if self._is_closed:
             raise trio.ClosedResourceError("the cache is closed")
 
-    # What the queue reports; see ``EntryObserver``
+    # Reports of the queue; see ``EntryObserver``
 
     def accepted(self, key: Hashable, version: E, /) -> None:
-        """Make ``version`` part of what is remembered and of what is being read."""
+        """Merge ``version`` into what is remembered and what is being read."""
         if self._reads.invalidations:
-            # What it would be merged with may be deleted before it is stored.
+            # The state that it would be merged with may be deleted before it is stored.
             self._memory.forget(key)
         else:
             try:
@@ -386,7 +392,7 @@ class Cache(Generic[E]):
         self._reads.accepted(key, version)
 
     def refused(self, key: Hashable, /) -> None:
-        """Forget what a version that will not be stored may be part of."""
+        """Forget the state of ``key``, which may include a version that will not be stored."""
         self._memory.forget(key)
         self._reads.refused(key)
 

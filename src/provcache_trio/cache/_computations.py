@@ -1,4 +1,4 @@
-"""Computations: one for all who ask, in a task of its own, for as long as anyone waits for it."""
+"""Computations: one per key, shared by all callers, in a task that runs while anyone waits."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 
 class Computation(Generic[E]):
-    """One call of somebody's ``compute``, and what is done with what it returns.
+    """One call of a user's ``compute``, and the handling of its result.
 
     Attributes:
-        key: of the entry.
-        done: there is an answer or an error.
-        answer: for those who wait.
-        error: instead.
-        invalidations: those that began since this did.
-        may_read: the store was there a moment ago.
-        result: what was computed, while it waits to be accepted.
-        waiters: how many wait.
-        awaits: other computations whose results this one asked for.
-        scope: that it runs in, which nothing around it reaches.
-        is_over: it ended, or nobody waits for it any more.
+        key: the key of the entry.
+        done: set when there is an answer or an error.
+        answer: the answer for all who wait.
+        error: the error instead of an answer.
+        invalidations: those that began after this computation.
+        may_read: the store could be read a moment ago.
+        result: the computed entry, while it waits to be accepted.
+        waiters: the number of tasks that wait.
+        awaits: other computations whose results this one waits for.
+        scope: the shielded scope that it runs in.
+        is_over: it has ended, or nobody waits for it any more.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ class Computation(Generic[E]):
         return self is other or any(one.needs(other) for one in self.awaits)
 
     def leave(self) -> bool:
-        """Note that somebody waits no more; return whether that ends it."""
+        """Remove one waiter; return whether it was the last one, so that this ends."""
         self.waiters -= 1
         if self.waiters or self.is_over:
             return False
@@ -85,14 +85,14 @@ class Computation(Generic[E]):
         return True
 
     def overtake(self, invalidation: Invalidation[E]) -> None:
-        """Note that ``invalidation`` begins: what is not accepted by now is not to be."""
+        """Do not accept the result any more if ``invalidation``, which begins now, matches it."""
         self.invalidations.append(invalidation)
         if self.result is not None and invalidation.matches(self.result):
             self._storing.cancel()
 
     @contextmanager
     def storing(self, result: E) -> Generator[trio.CancelScope]:
-        """Surround the acceptance of ``result``, which an invalidation ends."""
+        """Surround the acceptance of ``result``; an invalidation cancels it."""
         self.result = result
         try:
             with self._storing:
@@ -102,14 +102,15 @@ class Computation(Generic[E]):
 
     @contextmanager
     def awaited(self) -> Generator[None]:
-        """Surround somebody's wait.
+        """Surround the wait of a caller.
 
         Raises:
-            RuntimeError: it would wait for the very one that waits.
+            RuntimeError: this computation waits for the caller, directly or not.
         """
         asker = _inside.get()
         if asker is not None and asker.is_over:
-            asker = None  # a task that outlives it
+            # A task that the computation started, and that outlives it.
+            asker = None
         if asker is not None:
             if self.needs(asker):
                 raise RuntimeError("a computation asks for its own key, and would wait for itself")
@@ -147,7 +148,7 @@ class Computations(Generic[E]):
         self._counts = counts
         self._find = find
         self._may_wait_for_room = may_wait_for_room
-        # By key, those that may be joined.
+        # Those that may be joined, by key.
         self._by_key: dict[Hashable, Computation[E]] = {}
 
     def join(
@@ -165,13 +166,13 @@ class Computations(Generic[E]):
         self._tasks.start(run, computation.scope, "provcache_trio.cache: computation")
         return computation
 
-    # Protected: with one who waits too many it would never end.
+    # Protected: a waiter that Ctrl-C left counted would keep the computation alive for ever.
     @trio.lowlevel.enable_ki_protection
     async def wait(self, computation: Computation[E]) -> None:
-        """Wait for its answer or error.
+        """Wait until there is an answer or an error.
 
         Raises:
-            RuntimeError: the caller is what is waited for.
+            RuntimeError: the caller is part of this computation.
         """
         with computation.awaited():
             try:
@@ -226,12 +227,12 @@ class Computations(Generic[E]):
         return not scope.cancelled_caught
 
     def overtake(self, invalidation: Invalidation[E]) -> None:
-        """Note that an invalidation begins."""
+        """Tell every computation that ``invalidation`` begins."""
         for computation in self._by_key.values():
             computation.overtake(invalidation)
 
     def close(self) -> None:
-        """Let everybody go."""
+        """Wake up everyone who waits."""
         for computation in self._by_key.values():
             computation.is_over = True
             computation.done.set()

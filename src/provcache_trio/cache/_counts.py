@@ -1,10 +1,10 @@
-"""What a cache counts."""
+"""The counters of a cache."""
 
 from __future__ import annotations
 
 
 class Counts:
-    """Plain integers, each changed where it happens; see ``CacheMetrics``."""
+    """Plain integers, each incremented where its event happens; see ``CacheMetrics``."""
 
     __slots__ = (
         "computations",

@@ -1,4 +1,4 @@
-"""Foreign code in tasks of our own: its results, its errors, and an error for each who waits."""
+"""Run user code in tasks of ours: take its result or error, and copy the error for each waiter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BUILT_IN: Final = builtins.__name__
 
 
 class Failed(Generic[T]):
-    """What foreign code raised."""
+    """The error that user code raised."""
 
     __slots__ = ("error",)
 
@@ -24,10 +24,10 @@ class Failed(Generic[T]):
 
 
 async def outcome_of(call: Callable[[], Awaitable[T]], scope: trio.CancelScope) -> T | Failed[T]:
-    """Await foreign code that runs in ``scope``; return its result or what it raised.
+    """Await user code that runs in ``scope``; return its result, or its error as ``Failed``.
 
     Raises:
-        trio.Cancelled: ``scope`` is cancelled; whatever else was raised does not matter.
+        trio.Cancelled: ``scope`` is cancelled. Any other error is dropped then.
     """
     try:
         return await call()
@@ -38,7 +38,7 @@ async def outcome_of(call: Callable[[], Awaitable[T]], scope: trio.CancelScope) 
 
 
 def _without_cancelled(error: BaseException) -> BaseException:
-    """Return ``error`` without any Cancelled, which nobody may raise in another task."""
+    """Return ``error`` without any Cancelled, which must not be raised in another task."""
     rest: BaseException | None = error
     if isinstance(error, BaseExceptionGroup):
         rest = cast("BaseExceptionGroup[BaseException]", error).split(trio.Cancelled)[1]
@@ -48,10 +48,10 @@ def _without_cancelled(error: BaseException) -> BaseException:
 
 
 def copy_of(error: BaseException) -> BaseException:
-    """Return an error like ``error``: each task that raises one needs its own object.
+    """Return a copy of ``error``, since each task must raise an object of its own.
 
-    It is not made by its class, whose ``__init__`` may want other arguments than ``args``, but
-    as the built-in class that it is derived from makes it.
+    The class itself is not called, because its ``__init__`` may want other arguments than ``args``.
+    The built-in class that it derives from makes the copy.
     """
     cls = type(error)
     base: Any = next(one for one in cls.__mro__ if one.__module__ == _BUILT_IN)
@@ -60,7 +60,8 @@ def copy_of(error: BaseException) -> BaseException:
     base.__init__(copy, *args)
     if state:
         copy.__dict__.update({k: v for k, v in state[0].items() if k in error.__dict__})
-        for name in state[0].keys() - error.__dict__.keys():  # of ImportError, say
+        # Some built-in classes, such as ImportError, keep state outside of ``__dict__``.
+        for name in state[0].keys() - error.__dict__.keys():
             setattr(copy, name, state[0][name])
     copy.__cause__ = error.__cause__
     copy.__context__ = error.__context__
@@ -69,20 +70,21 @@ def copy_of(error: BaseException) -> BaseException:
 
 
 class Tasks:
-    """The tasks of a cache, which no surrounding scope reaches, only ``cancel``."""
+    """The tasks of a cache. Surrounding scopes do not cancel them; only ``cancel`` does."""
 
     def __init__(self) -> None:
-        self.nursery: trio.Nursery  # once it is open
+        # Set once it is open.
+        self.nursery: trio.Nursery
         self._scopes: set[trio.CancelScope] = set()
 
     def start(
         self, work: Callable[[], Awaitable[None]], scope: trio.CancelScope, name: str
     ) -> None:
-        """Begin ``work`` in ``scope``, which is shielded."""
+        """Start ``work`` in ``scope``, which is shielded."""
         self._scopes.add(scope)
         self.nursery.start_soon(self._run, work, scope, name=name)
 
-    # Protected: Ctrl-C is for the main task, and would end all that runs here.
+    # Protected, so that Ctrl-C reaches the main task instead of ending every task of the cache.
     @trio.lowlevel.enable_ki_protection
     async def _run(self, work: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         try:
@@ -92,6 +94,6 @@ class Tasks:
             self._scopes.discard(scope)
 
     def cancel(self) -> None:
-        """End all of them."""
+        """Cancel all tasks."""
         for scope in self._scopes:
             scope.cancel()

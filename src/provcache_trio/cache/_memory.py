@@ -1,4 +1,4 @@
-"""What a cache remembers: of each key the state that was read last, and all accepted since."""
+"""The memory of a cache: for each key, the state last read, merged with what was accepted since."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from ._rules import Rules
 
-# How many that were used get a second chance at once, so that no step takes long.
+# At most so many used slots get a second chance in one step, so that no step takes long.
 _CHANCES: Final = 16
 
 
 def clock_of_trio() -> Callable[[], float]:
-    """Return a clock that runs as trio's does.
+    """Return a clock that advances like trio's.
 
-    Its own is ``time.perf_counter`` with an offset, and ten times as dear to call.
+    Trio's system clock is ``time.perf_counter`` with an offset, and ten times as slow to call.
     """
     clock = trio.lowlevel.current_clock()
     is_plain = type(clock).__name__ == "SystemClock"
@@ -32,13 +32,14 @@ def clock_of_trio() -> Callable[[], float]:
 
 
 class Slot(Generic[E]):
-    """What is known of one key.
+    """What is known about one key.
 
     Attributes:
-        entry: its state, even if it has expired: later versions merge with it. None: there is none.
-        read_at: when the read of the store began that it rests on.
-        until: before this, ``entry`` may be returned without another look.
-        used: whether it was since it last was among the oldest.
+        entry: its state, or None if the store has none. Kept even if it has expired, because
+            later versions are merged with it.
+        read_at: when the read of the store that it rests on began.
+        until: before this time ``entry`` may be returned without any other check.
+        used: whether it was returned since it was last considered for eviction.
     """
 
     __slots__ = ("entry", "read_at", "until", "used")
@@ -51,10 +52,10 @@ class Slot(Generic[E]):
 
 
 class Memory(Generic[E]):
-    """At most ``max_entries`` slots. Whoever was not used since the hand last passed has to go.
+    """At most ``max_entries`` slots; evicts the oldest that was not used lately.
 
-    That is a queue with a second chance, as old as virtual memory. It keeps what an LRU keeps,
-    and looking something up does not reorder anything, which would take longer than the look.
+    This is the second-chance algorithm of virtual memory. It keeps nearly what an LRU keeps, but
+    a look-up reorders nothing, which would take longer than the look-up itself.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Memory(Generic[E]):
         self.slots: OrderedDict[Hashable, Slot[E]] = OrderedDict()
 
     def live(self, slot: Slot[E]) -> E | None:
-        """Return what may be returned for ``slot``, whose ``until`` has come."""
+        """Return the entry of ``slot`` if it is still an answer, although ``until`` has passed."""
         entry = slot.entry
         if entry is None or self._clock() >= slot.read_at + self.seconds:
             return None
@@ -84,7 +85,7 @@ class Memory(Generic[E]):
         return entry
 
     def look(self, key: Hashable) -> tuple[bool, E | None]:
-        """Return whether an answer for ``key`` is known, and the answer."""
+        """Return whether memory has an answer for ``key``, and the answer."""
         slot = self.slots.get(key)
         if slot is None:
             return False, None
@@ -93,20 +94,21 @@ class Memory(Generic[E]):
             slot.used = True
             return True, slot.entry
         entry = self.live(slot)
-        # For what was live a moment ago, too: it has expired since.
+        # An entry that has expired is an answer like that of a key without one.
         return entry is not None or now < slot.read_at + self._negative_seconds, entry
 
     def keep(
         self, key: Hashable, entry: E | None, read_at: float, now: datetime, *, as_base: bool
     ) -> None:
-        """Remember what a read has found.
+        """Remember what a read found.
 
         Args:
             key: of the entry.
-            entry: its state; None: there is none.
+            entry: its state, or None if there is none.
             read_at: when the read began.
             now: the wall clock's time.
-            as_base: even if nobody may be given it, since a version is about to be accepted.
+            as_base: remember it even if it must not be returned, because a version that will be
+                merged with it is about to be accepted.
         """
         remaining = read_at + self.seconds - self._clock()
         if remaining <= 0:
@@ -125,7 +127,7 @@ class Memory(Generic[E]):
         self._fill(slot, entry, now)
 
     def fold(self, key: Hashable, version: E) -> None:
-        """Note that ``version`` was accepted."""
+        """Merge a version that was accepted into what is remembered."""
         slot = self.slots.get(key)
         if slot is not None:
             entry = slot.entry
@@ -135,17 +137,18 @@ class Memory(Generic[E]):
     def _fill(self, slot: Slot[E], entry: E | None, now: datetime) -> None:
         slot.entry = entry
         slot.until = -math.inf
-        # Somebody's own clock is asked at every look.
+        # A clock of the user's is asked at every look-up instead.
         if entry is not None and self._rules.is_system_time:
             slot.until = slot.read_at + self.seconds
             expires = self._rules.expiry(entry)
             if expires is not None:
                 left = (expires - now).total_seconds()
-                if left < self.seconds:  # the common case needs no other look at the clock
+                # Most entries outlive ``self.seconds``, and need no second call of the clock.
+                if left < self.seconds:
                     slot.until = min(slot.until, self._clock() + left)
 
     def forget(self, key: Hashable) -> None:
-        """Know nothing of ``key`` any more."""
+        """Forget ``key``."""
         self.slots.pop(key, None)
 
     def _make_room(self) -> None:

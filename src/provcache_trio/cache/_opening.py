@@ -1,4 +1,4 @@
-"""``open_cache``: what a cache needs, and its nursery."""
+"""``open_cache``: checks the arguments, and opens the cache and its nursery."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ def open_cache(
             async with open_cache(queue, repository) as cache:
                 entry = await cache.get(veri_key)
 
-    A queue has one cache, and tasks share it. Leaving the block ends its reads and computations;
-    whoever waits for one gets ``trio.ClosedResourceError``. What the block raised goes on as the
-    very same object. Open it inside the queue's block, so that it closes first.
+    A queue has one cache, which tasks share. Leaving the block ends its reads and computations;
+    tasks that wait for one get ``trio.ClosedResourceError``. An exception of the block leaves it
+    as the very same object. Open the cache inside the queue's block, so that it closes first.
 
     Args:
-        queue: what ``put`` and ``get_or_compute`` store goes through it, and what others enqueue
-            past the cache is seen, too.
+        queue: ``put`` and ``get_or_compute`` store through it. The cache also sees what others
+            enqueue directly.
         repository: where the queue writes, with a method ``get_many`` that reads from the primary.
             Its ``table`` says when entries expire; without one they are ``ProvcacheEntry``.
-        max_entries: most keys to remember, those included of which it is known that they have no
-            entry.
+        max_entries: the most keys to remember, including those known to have no entry.
         memory_seconds: how long an answer may be given without asking the store again, and so how
-            long what other processes write may go unseen; 0: every ``get`` asks.
-        negative_seconds: the same for an answer that there is none; at most ``memory_seconds``.
-        on_store_error: what ``get_or_compute`` does when the store can't be read: "raise", or
-            "miss": compute, and answer at once, without storing, when the line is full.
-        wall_clock: returns an aware datetime, and is asked at every look whether an entry has
-            expired. By default the system's, of which a look at memory notices no jump.
+            long writes of other processes may go unseen. With 0, every ``get`` asks the store.
+        negative_seconds: the same for the answer that there is no entry; at most
+            ``memory_seconds``.
+        on_store_error: what ``get_or_compute`` does when the store can't be read. "raise" raises;
+            "miss" computes, and does not store the result if the line is full.
+        wall_clock: returns an aware datetime; it is asked at every look-up whether an entry has
+            expired. By default the system clock; a look-up in memory does not notice its jumps.
 
     Returns:
         A context manager to be entered once, with ``async with``, and left by the same trio task.
@@ -127,7 +127,7 @@ class _Setup(Generic[E]):
 
 @final
 class _Opening(Opening["Cache[E]"], Generic[E]):
-    """A cache's life."""
+    """Opens a cache, and closes it."""
 
     what = "a cache"
     function = "open_cache"
@@ -140,7 +140,7 @@ class _Opening(Opening["Cache[E]"], Generic[E]):
         self._nursery: AbstractAsyncContextManager[trio.Nursery, bool | None]
 
     async def _open(self) -> Cache[E]:
-        # Nothing here yields, so a cache is open or it is not.
+        # Nothing here yields, so a cache is never half open.
         setup, clock = self._setup, clock_of_trio()
         seam = setup.seam
         table: object = getattr(setup.repository, "table", None)
@@ -153,7 +153,7 @@ class _Opening(Opening["Cache[E]"], Generic[E]):
             negative_seconds=setup.negative_seconds,
         )
         self._nursery = trio.open_nursery(strict_exception_groups=True)
-        # Not `async with`: what the body raises must not pass through our nursery.
+        # Not `async with`: an exception of the body must not pass through our nursery.
         self._tasks = Tasks()
         self._cache = Cache(
             seam,
@@ -164,7 +164,8 @@ class _Opening(Opening["Cache[E]"], Generic[E]):
             clock,
             may_miss=setup.may_miss,
         )
-        seam.observe(self._cache)  # raises if there is one
+        # Raises if the queue has a cache already.
+        seam.observe(self._cache)
         self._tasks.nursery = await self._nursery.__aenter__()
         return self._cache
 
@@ -173,10 +174,11 @@ class _Opening(Opening["Cache[E]"], Generic[E]):
         self._cache._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the only one who may
         self._tasks.cancel()
         try:
-            # Waits for the tasks whether or not a surrounding scope is cancelled.
+            # Waits for the tasks even if a surrounding scope is cancelled.
             await self._nursery.__aexit__(None, None, None)  # noqa: ASYNC102  # ended above
         except BaseExceptionGroup as group:
             interrupts, others = group.split(KeyboardInterrupt)
-            if interrupts is None or others is not None:  # our tasks let nothing else out
+            # Our tasks raise nothing else.
+            if interrupts is None or others is not None:
                 raise AssertionError("unreachable") from group
             raise KeyboardInterrupt from None

@@ -1,8 +1,9 @@
-"""Reads of the store: keys that nobody knows are gathered, and few calls are made at once.
+"""Reads of the store: keys that memory lacks are gathered, and few calls are made at once.
 
-What a read answers is what the store has, merged with every version whose fate was open when the
-call began and every one that was accepted until it ended. So it does not matter when the store
-looked: each version is in what it has, or among these, or in both, which comes to the same.
+The answer to a read is what the store returned, merged with every version whose fate was open when
+the call began and every one that was accepted until it ended. So it does not matter at which moment
+the store looked: each version is in the store's answer, among these, or in both. Merging a version
+twice changes nothing.
 """
 
 from __future__ import annotations
@@ -28,39 +29,39 @@ if TYPE_CHECKING:
 
 E_co = TypeVar("E_co", covariant=True)
 
-_MOST_KEYS: Final = 500  # in a call
-# At once: while one waits for the store, another one need not wait for it; more would only
-# stand in the writer's way.
+# In one call.
+_MOST_KEYS: Final = 500
+# Two at once, so that one slow call does not hold up the next. More would slow down the writer.
 _MOST_CALLS: Final = 2
 
 
 class ReadableRepository(Protocol[E_co]):
-    """A repository that can be read; the built-in ones can."""
+    """A repository with ``get_many``, as all built-in ones are."""
 
     async def get_many(self, keys: Iterable[Any], /) -> Mapping[Any, E_co]:
         """Return the stored entries of ``keys``, expired ones too, by key.
 
-        Reads from the primary: a replica that lags behind would answer with what was replaced.
+        It must read from the primary: a replica that lags behind returns replaced versions.
         """
         ...
 
 
 class Reading(Generic[E]):
-    """One call of ``get_many``, from the first key that waits for it to its answers.
+    """One call of ``get_many``, from its first waiting key to its answers.
 
     Attributes:
         keys: what is read.
-        done: the answers are there. One event for all, not one a key.
+        done: set when the answers are there; one event for all keys.
         began_at: when the call began.
         answers: by key, once it is done: the state, even if it has expired, or None.
-        pending: keys in whose answers a version took part that the store did not have yet.
-        failed: by key, what was raised instead.
-        again: keys that have to be read again: a version of theirs has become a dead letter.
-        folded: by key, the versions that were open or accepted during the call.
-        bases: keys for which a version is being computed, which needs to know the state.
-        unkept: keys that a later call reads, too, so what this one finds is not remembered.
-        invalidations: those that overlap with the call. What it found may be gone by now, so nobody
-            joins it any more.
+        pending: keys whose answer includes a version that the store did not have yet.
+        failed: by key, the error raised instead of an answer.
+        again: keys to be read again, because one of their versions has become a dead letter.
+        folded: by key, what the versions that were open or accepted during the call come to.
+        bases: keys whose new version is being computed, and will be merged with the state.
+        unkept: keys that a later call reads, too, so that the answer of this one is not remembered.
+        invalidations: those that overlap with the call. What it found may be deleted by now, so it
+            is not joined any more.
     """
 
     __slots__ = (
@@ -96,7 +97,7 @@ class Reading(Generic[E]):
 
 
 class Reads(Generic[E]):
-    """The calls that wait and those under way."""
+    """The calls that wait, and those under way."""
 
     def __init__(
         self,
@@ -115,11 +116,14 @@ class Reads(Generic[E]):
         self._tasks = tasks
         self._counts = counts
         self._clock = clock
-        self._line: deque[Reading[E]] = deque()  # that have not begun
-        self._waiting: dict[Hashable, Reading[E]] = {}  # the same, by key
-        self.under_way: list[Reading[E]] = []  # oldest first
+        # Calls that have not begun, and the same by key.
+        self._line: deque[Reading[E]] = deque()
+        self._waiting: dict[Hashable, Reading[E]] = {}
+        # Oldest first.
+        self.under_way: list[Reading[E]] = []
         self._runners = 0
-        self.invalidations: list[Invalidation[E]] = []  # that last
+        # Those under way.
+        self.invalidations: list[Invalidation[E]] = []
 
     def join(self, key: Hashable) -> Reading[E]:
         """Return the reading that will answer for ``key``."""
@@ -142,7 +146,8 @@ class Reads(Generic[E]):
             for key in keys:
                 joined.setdefault(self.join(key), []).append(key)
             return cast("dict[Reading[E], Sequence[Hashable]]", joined)
-        for start in range(0, len(keys), _MOST_KEYS):  # the same, and in C
+        # The same as above, but done in C.
+        for start in range(0, len(keys), _MOST_KEYS):
             some = list(keys[start : start + _MOST_KEYS])
             reading: Reading[E] = Reading()
             reading.keys = dict.fromkeys(some)
@@ -153,7 +158,7 @@ class Reads(Generic[E]):
         return cast("dict[Reading[E], Sequence[Hashable]]", joined)
 
     def _joinable(self, key: Hashable) -> Reading[E] | None:
-        """Return the call that is reading ``key``, if its answer is good for who asks now."""
+        """Return the call that is reading ``key``, if its answer may be given to a new caller."""
         for reading in reversed(self.under_way):
             if key in reading.keys:
                 is_young = self._clock() < reading.began_at + self._memory.seconds
@@ -176,7 +181,8 @@ class Reads(Generic[E]):
 
     def _begin(self) -> Reading[E]:
         reading = self._line.popleft()
-        deque(map(self._waiting.pop, reading.keys), maxlen=0)  # in C
+        # Removes the keys in C.
+        deque(map(self._waiting.pop, reading.keys), maxlen=0)
         for older in self.under_way:
             older.unkept |= older.keys.keys() & reading.keys.keys()
         reading.began_at = self._clock()
@@ -198,7 +204,7 @@ class Reads(Generic[E]):
     async def _fetch(
         self, reading: Reading[E], keys: Sequence[Hashable], scope: trio.CancelScope
     ) -> None:
-        """Ask for ``keys``; what blames a key is not to fail those who asked for others."""
+        """Ask for ``keys``. An error about one key must not fail callers that asked for others."""
         outcome = await outcome_of(lambda: self._repository.get_many(keys), scope)
         error = outcome.error if isinstance(outcome, Failed) else _take(reading.answers, outcome)
         if error is None:
@@ -216,7 +222,8 @@ class Reads(Generic[E]):
         special = reading.failed or reading.again or reading.unkept or reading.invalidations
         if special or reading.folded:
             self._answer_each(reading, is_special=bool(special))
-        else:  # the same, and mostly in C
+        else:
+            # The same as ``_answer_each``, but mostly in C.
             look, keys = reading.answers.get, reading.keys
             reading.answers = answers = dict(zip(keys, map(look, keys), strict=True))
             if self._memory.seconds:
@@ -227,7 +234,7 @@ class Reads(Generic[E]):
         reading.done.set()
 
     def _answer_each(self, reading: Reading[E], *, is_special: bool) -> None:
-        """Merge what was stored with what was accepted, and remember what may be."""
+        """Merge what was stored with what was accepted, and remember it where that is allowed."""
         stored, reading.answers = reading.answers, {}
         answers, folded, now = reading.answers, reading.folded, self._rules.now()
         for key in reading.keys:
@@ -256,14 +263,14 @@ class Reads(Generic[E]):
     def _may_keep(reading: Reading[E], key: Hashable, was: E | None) -> bool:
         if key in reading.unkept:
             return False
-        # What is invalidated may be part of what was found, and will not be part of the state.
+        # What was found may include an invalidated version, which the store will not have.
         invalidations = reading.invalidations
         return not invalidations or not (key in reading.folded or any_matches(invalidations, was))
 
     # What the queue reports
 
     def accepted(self, key: Hashable, version: E) -> None:
-        """Note that ``version`` was accepted, in every call that reads ``key``."""
+        """Merge an accepted version into every call that reads ``key``."""
         for reading in self.under_way:
             if key in reading.keys:
                 before = reading.folded.get(key)
@@ -275,7 +282,7 @@ class Reads(Generic[E]):
                     reading.folded[key] = merged
 
     def refused(self, key: Hashable) -> None:
-        """Note that a version of ``key``, which may be in what is read, will not be stored."""
+        """Let ``key`` be read again: a version that may be part of an answer will not be stored."""
         for reading in self.under_way:
             if key in reading.keys:
                 reading.again.add(key)
@@ -283,23 +290,23 @@ class Reads(Generic[E]):
     # Invalidation
 
     def begin(self, invalidation: Invalidation[E]) -> None:
-        """Note that an invalidation begins."""
+        """Mark every call under way, and every later one, as overlapping with ``invalidation``."""
         self.invalidations.append(invalidation)
         for reading in self.under_way:
             reading.invalidations.append(invalidation)
 
     def end(self, invalidation: Invalidation[E]) -> None:
-        """Note that it is over."""
+        """Stop marking calls."""
         self.invalidations.remove(invalidation)
 
     def close(self) -> None:
-        """Let everybody go."""
+        """Wake up everyone who waits."""
         for reading in (*self._line, *self.under_way):
             reading.done.set()
 
 
 def _take(answers: dict[Hashable, E | None], found: Mapping[Hashable, E]) -> Exception | None:
-    """Note what was found; return why that can't be done, if somebody returned no mapping."""
+    """Add ``found`` to ``answers``; return the error if it is not a mapping."""
     try:
         answers.update(found)
     except Exception as error:  # noqa: BLE001  # whatever it was

@@ -1,4 +1,4 @@
-"""What a cache has to know of its entries: how they merge, when they expire, what they are."""
+"""What a cache needs to know about its entries: key, merge, expiry, and what invalidates them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Rules(Generic[E]):
     """The rules of one kind of entries.
 
     Args:
-        table: what the repository says of itself, if it does.
-        key: reads the key of an entry.
-        merge: makes one entry of an older version and a newer one.
-        wall_clock: what ``open_cache`` was given; None: the system's.
+        table: the ``table`` of the repository, if it has one.
+        key: returns the key of an entry.
+        merge: returns the merge of an older version and a newer one.
+        wall_clock: the argument of ``open_cache``; None means the system clock.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Rules(Generic[E]):
         self._expires: str | None = None if field is None else field.name
 
     def now(self) -> datetime:
-        """Return the wall clock's time; the system's, should the given one fail."""
+        """Return the time of the wall clock, or the system time if the given clock fails."""
         if self._wall_clock is not None:
             try:
                 return self._wall_clock().astimezone(UTC)
@@ -51,7 +51,7 @@ class Rules(Generic[E]):
         return datetime.now(UTC)
 
     def expiry(self, entry: E) -> datetime | None:
-        """Return when ``entry`` expires, or None: never, or the store will refuse what it says."""
+        """Return when ``entry`` expires; None if never, or if its time is one that the store refuses."""
         if self.table is None:
             return entry.expires_at if isinstance(entry, ProvcacheEntry) else None
         if self._expires is None:
@@ -62,8 +62,9 @@ class Rules(Generic[E]):
         return at
 
     def is_live(self, entry: E, now: datetime) -> bool:
-        """Return whether ``entry`` has not expired; it has at the very instant that it says."""
-        if self.table is None and isinstance(entry, ProvcacheEntry):  # the usual one: no call
+        """Return whether ``entry`` has not expired; at the instant that it names, it has."""
+        # The usual case, without the cost of a call.
+        if self.table is None and isinstance(entry, ProvcacheEntry):
             return entry.expires_at > now
         at = self.expiry(entry)
         return at is None or at > now
@@ -71,11 +72,11 @@ class Rules(Generic[E]):
     # Invalidation
 
     def check_conditions(self, equals: Mapping[str, object]) -> None:
-        """Raise unless entries can have fields with these values.
+        """Raise unless entries can be invalidated by fields with these values.
 
         Raises:
-            TypeError: there is no condition, or a value is none of its field.
-            ValueError: there is no such field, or none that entries may be invalidated by.
+            TypeError: there is no condition, or a value has another type than its field.
+            ValueError: there is no such field, or entries can't be invalidated by it.
         """
         if not equals:
             raise TypeError("at least one field=value is needed")
@@ -86,20 +87,21 @@ class Rules(Generic[E]):
                 raise TypeError(f"{name} is stored as JSON, so it can't be compared")
 
     def cut(self) -> datetime | None:
-        """Return what versions have to be older than to be invalidated now; None: all are."""
+        """Return the time before which versions are invalidated now; None: all versions are."""
         if self.table is not None:
             newer = self.table.newer_field
             if newer is None or newer.kind != "datetime":
                 return None
-        return self.now() + _TICK  # a version that is dated now is there now
+        # A version that is dated now exists already.
+        return self.now() + _TICK
 
 
 class Invalidation(Generic[E]):
-    """One call of ``invalidate_where``, while it lasts and for those whom it overtook.
+    """One call of ``invalidate_where``, kept for the reads and computations that it overlaps with.
 
     Args:
-        number: invalidations are numbered from 1 in the order in which they begin.
-        equals: values of fields.
+        number: its number, from 1, in the order in which invalidations begin.
+        equals: the values that fields must have.
     """
 
     __slots__ = ("_equals", "number")
@@ -109,7 +111,7 @@ class Invalidation(Generic[E]):
         self._equals = tuple(equals.items())
 
     def matches(self, entry: E) -> bool:
-        """Return whether ``entry`` has these values; to forget one more is no harm."""
+        """Return whether ``entry`` has these values, or can't be compared: forgetting it does no harm."""
         try:
             return all(getattr(entry, name) == value for name, value in self._equals)
         except Exception:  # noqa: BLE001  # whatever comparing somebody's values raises
@@ -117,7 +119,7 @@ class Invalidation(Generic[E]):
 
 
 def any_matches(invalidations: list[Invalidation[E]], *entries: Any) -> bool:  # noqa: ANN401  # E or None
-    """Return whether one of ``invalidations`` is about one of ``entries``; None is none."""
+    """Return whether one of ``invalidations`` matches one of ``entries``; None matches none."""
     return any(
         invalidation.matches(entry)
         for invalidation in invalidations
