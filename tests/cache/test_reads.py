@@ -288,6 +288,20 @@ async def test_get_many_reads_all_that_is_missing_at_once(autojump_clock: MockCl
         assert [len(keys) for keys in store.reads] == [1, 500, 500, 199]
 
 
+async def test_get_many_counts_where_its_answers_come_from(autojump_clock: MockClock) -> None:
+    async with opened() as (store, queue, cache):
+        store.hold(entry(0), entry(1))
+        await queue.enqueue(entry(2))
+        await cache.get_many(map(key_of, range(4)))
+        assert cache.metrics().hits_store == 2
+        assert cache.metrics().hits_pending == 1
+        assert cache.metrics().misses == 1
+        await cache.get_many(map(key_of, range(4, 6)))
+        assert cache.metrics().misses == 3
+        await cache.get_many(map(key_of, range(3)))
+        assert cache.metrics().hits_memory == 3
+
+
 async def test_those_who_wait_for_one_call_share_an_event(autojump_clock: MockClock) -> None:
     async with opened() as (store, _, cache), trio.open_nursery() as nursery:
         store.latency_seconds = 1
