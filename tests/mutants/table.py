@@ -2727,6 +2727,29 @@ CACHE = (
         ),
     ),
     mutant(
+        "get_many counts what is pending as stored",
+        "cache/reads::get_many_counts_where_its_answers_come_from",
+        (
+            "cache/_reads.py",
+            "return not (self.pending or self.failed or self.again)",
+            "return not (self.failed or self.again)",
+        ),
+    ),
+    mutant(
+        "an expired version is not remembered for a computation that needs it",
+        "cache/computations::what_is_computed_is_merged_with_what_was_there",
+        (
+            "cache/_reads.py",
+            "keep(key, entry, began_at, now, as_base=key in bases)",
+            "keep(key, entry, began_at, now, as_base=False)",
+        ),
+    ),
+    mutant(
+        "what was accepted is left out of an answer",
+        "cache/reads::what_was_put_is_found_before_it_is_stored",
+        ("cache/_reads.py", "if special or reading.folded:", "if special:"),
+    ),
+    mutant(
         "a read that overlaps with an invalidation is joined",
         "cache/invalidation::what_a_read_brings_back_meanwhile_is_not_remembered",
         (
