@@ -5,7 +5,8 @@
     async with open_write_behind_queue(repository, telemetry=OpenTelemetry()) as queue:
         ...
 
-Instruments, each with the attribute ``provcache.queue.name``:
+Instruments, each with the attribute ``provcache.queue.name``; those of a stream have
+``provcache.stream.name``, too:
 
 ===============================================  ====================  =========================
 ``provcache.write_behind.queue_size``            gauge                 entries in line
@@ -19,6 +20,22 @@ Instruments, each with the attribute ``provcache.queue.name``:
 ``provcache.write_behind.flushes``               counter               batches, by ``reason``
 ``provcache.write_behind.flush.duration``        histogram, s          successful calls
 ``provcache.write_behind.persisted_age``         histogram, s          age of a batch when persisted
+``provcache.cache.lookups``                      counter               keys, by ``result``: memory,
+                                                                       pending, store, miss
+``provcache.cache.computations``                 counter               that ``get_or_compute`` began
+``provcache.cache.shared_waits``                 counter               keys that somebody else was
+                                                                       reading or computing
+``provcache.cache.errors``                       counter               failed reads, computations
+``provcache.cache.entries``                      gauge                 keys that memory holds
+``provcache.stream.up``                          gauge                 1 if it could be looked at
+                                                                       within 30 s, else 0
+``provcache.stream.messages``                    gauge                 messages in the stream
+``provcache.stream.size``                        gauge, By             size of all of them
+``provcache.stream.max_size``                    gauge, By             size at which it is full
+``provcache.stream.oldest_age``                  gauge, s              age of the oldest message
+``provcache.stream.ack_pending``                 gauge                 messages that relays hold
+``provcache.stream.redelivered``                 gauge                 those of them that were
+                                                                       delivered more than once
 ``db.client.operation.duration``                 histogram, s          every call, per the semantic
                                                                        conventions of databases
 ===============================================  ====================  =========================
@@ -32,10 +49,9 @@ Spans and attributes name errors by class and SQLSTATE, and hold no message, key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
 from contextlib import suppress
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.context import Context
@@ -51,10 +67,11 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from ._vocabulary.metrics import FLUSHES, Histogram, QueueState, WriteBehindMetrics
+from ._vocabulary.metrics import FLUSHES, LOOKUPS, Histogram, QueueState
+from ._vocabulary.observed import cache_of, stream_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
     from contextvars import Token
     from types import TracebackType
 
@@ -62,13 +79,17 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from ._vocabulary.failures import Failure
-    from ._vocabulary.metrics import FlushReason
+    from ._vocabulary.metrics import FlushReason, StreamLook
+    from ._vocabulary.protocols import ObservedQueue
 
 __all__ = ["OpenTelemetry"]
 
 _VERSION: Final = version("provcache-trio")
 _QUEUE: Final = "provcache.queue.name"
+_STREAM: Final = "provcache.stream.name"
 _PREFIX: Final = "provcache.write_behind."
+_CACHE_PREFIX: Final = "provcache.cache."
+_STREAM_PREFIX: Final = "provcache.stream."
 _OUTCOMES: Final = {
     "ok": "total_persisted",
     "retry": "total_retries",
@@ -76,18 +97,18 @@ _OUTCOMES: Final = {
     "coalesced": "total_coalesced",
     "abandoned": "total_abandoned",
 }
-
-
-Metrics: TypeAlias = Callable[[], WriteBehindMetrics]
+_CACHE_COUNTERS: Final = ("computations", "shared_waits", "errors")
+# Fields of ``WriteBehindMetrics`` and of ``CacheMetrics``; none has the name of another.
+_SUMMED: Final = (*_OUTCOMES.values(), *FLUSHES.values(), *LOOKUPS.values(), *_CACHE_COUNTERS)
 
 
 class _Queues(NamedTuple):
-    """What is open, and what the counters of the queues that are over came to, by name.
+    """Open queues, and the sums of the counters of closed ones, by name.
 
     Replaced as a whole: a reader in another thread never sees a queue in neither.
     """
 
-    open: Mapping[str, tuple[Metrics, ...]]
+    open: Mapping[str, tuple[ObservedQueue, ...]]
     past: Mapping[str, Mapping[str, int]]
 
 
@@ -96,7 +117,8 @@ class OpenTelemetry:
     """Exports what queues do; pass it to ``open_write_behind_queue`` as ``telemetry``.
 
     One may serve any number of queues; those of one name are added up. Counters go on where
-    the last queue of that name left them.
+    the last queue of that name left them. A cache over a queue, and a stream that a queue writes to
+    or takes from, are exported with it.
 
     Args:
         tracer_provider: makes the spans; by default the global one.
@@ -134,29 +156,51 @@ class OpenTelemetry:
         entries, flushes = self._counter("outcome", _OUTCOMES), self._counter("reason", FLUSHES)
         meter.create_observable_counter(f"{_PREFIX}entries", [entries], "{entry}")
         meter.create_observable_counter(f"{_PREFIX}flushes", [flushes], "{batch}")
+        self._make_instruments_of_caches(meter)
+        self._make_instruments_of_streams(meter)
 
-    # What the queue calls; see ``_telemetry``.
+    def _make_instruments_of_caches(self, meter: metrics.Meter) -> None:
+        lookups = self._counter("result", LOOKUPS)
+        meter.create_observable_counter(f"{_CACHE_PREFIX}lookups", [lookups], "{key}")
+        for field, unit in zip(_CACHE_COUNTERS, ("{computation}", "{key}", "{error}"), strict=True):
+            counter = self._counter(None, {"": field})
+            meter.create_observable_counter(_CACHE_PREFIX + field, [counter], unit)
+        meter.create_observable_gauge(f"{_CACHE_PREFIX}entries", [self._cache_entries], "{key}")
 
-    def opened(self, queue: str, metrics: Metrics, store: str | None) -> None:
-        """Show a queue from now on."""
+    def _make_instruments_of_streams(self, meter: metrics.Meter) -> None:
+        meter.create_observable_gauge(f"{_STREAM_PREFIX}up", [self._streams_up])
+        for name, field, unit in (
+            ("messages", "messages", "{message}"),
+            ("size", "bytes", "By"),
+            ("max_size", "max_bytes", "By"),
+            ("oldest_age", "oldest_seconds", "s"),
+            ("ack_pending", "ack_pending", "{message}"),
+            ("redelivered", "redelivered", "{message}"),
+        ):
+            observe = self._stream_gauge(field)
+            meter.create_observable_gauge(_STREAM_PREFIX + name, [observe], unit)
+
+    # What the queue calls; see ``Telemetry``.
+
+    def opened(self, queue: ObservedQueue, store: str | None) -> None:
+        """Export a queue from now on."""
         open_, past = self._queues
+        name = queue.name
         if store is not None:
-            self._stores[queue] = store
-        self._queues = _Queues({**open_, queue: (*open_.get(queue, ()), metrics)}, past)
+            self._stores[name] = store
+        self._queues = _Queues({**open_, name: (*open_.get(name, ()), queue)}, past)
 
-    def closed(self, queue: str, metrics: Metrics) -> None:
-        """Keep what the counters of a queue came to."""
+    def closed(self, queue: ObservedQueue) -> None:
+        """Keep the last values of a queue's counters."""
         open_, past = self._queues
-        last, before = metrics(), past.get(queue, {})
-        left = tuple(one for one in open_[queue] if one != metrics)
-        sums = {
-            field: before.get(field, 0) + getattr(last, field)
-            for field in (*_OUTCOMES.values(), *FLUSHES.values())
-        }
-        self._queues = _Queues({**open_, queue: left}, {**past, queue: sums})
+        name = queue.name
+        last, before = _counts_of(queue), past.get(name, {})
+        left = tuple(one for one in open_[name] if one is not queue)
+        sums = {field: before.get(field, 0) + count for field, count in last.items()}
+        self._queues = _Queues({**open_, name: left}, {**past, name: {**before, **sums}})
 
     def producer(self) -> Hashable | None:
-        """Return the current span's ids, or None if there is none."""
+        """Return the ids of the current span, or None if there is none."""
         current = trace.get_current_span().get_span_context()
         if not current.is_valid:
             return None
@@ -189,31 +233,77 @@ class OpenTelemetry:
         def observe(_: CallbackOptions) -> Iterator[Observation]:
             for queue, queues in self._queues.open.items():
                 if queues:
-                    values = [getattr(metrics(), field) for metrics in queues]
+                    values = [getattr(one.metrics(), field) for one in queues]
                     yield Observation(combine(values), {_QUEUE: queue})
 
         return observe
 
     def _states(self, _: CallbackOptions) -> Iterator[Observation]:
         for queue, queues in self._queues.open.items():
-            states = [metrics().state for metrics in queues]
+            states = [one.metrics().state for one in queues]
             for state in QueueState:
                 if states:
                     yield Observation(states.count(state), {_QUEUE: queue, "state": state})
 
     def _counter(
-        self, label: str, fields: Mapping[str, str]
+        self, label: str | None, fields: Mapping[str, str]
     ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        """Return what observes counters, each ``label`` of which has a field; without one, one field."""
+
         def observe(_: CallbackOptions) -> Iterator[Observation]:
             open_, past = self._queues
             for queue, queues in open_.items():
-                snapshots = [metrics() for metrics in queues]
+                counts = [past.get(queue, {}), *(_counts_of(one) for one in queues)]
                 for value, field in fields.items():
-                    count = sum(getattr(one, field) for one in snapshots)
-                    count += past.get(queue, {}).get(field, 0)
-                    yield Observation(count, {_QUEUE: queue, label: value})
+                    known = [one[field] for one in counts if field in one]
+                    if known:  # a queue may have no cache
+                        labels = {} if label is None else {label: value}
+                        yield Observation(sum(known), {_QUEUE: queue, **labels})
 
         return observe
+
+    def _cache_entries(self, _: CallbackOptions) -> Iterator[Observation]:
+        for queue, queues in self._queues.open.items():
+            caches = [cache for one in queues if (cache := cache_of(one)) is not None]
+            if caches:
+                yield Observation(sum(cache.entries for cache in caches), {_QUEUE: queue})
+
+    def _streams(self) -> Iterator[tuple[dict[str, str], StreamLook | None]]:
+        """Yield the attributes of each stream, and what it holds now, if that is known."""
+        found: dict[tuple[str, str], StreamLook | None] = {}
+        for queue, queues in self._queues.open.items():
+            for one in queues:
+                stream = stream_of(one)
+                if stream is not None:
+                    look = stream.look if stream.look is not None and stream.look.current else None
+                    # Several queues of one name see the same stream, but not each at every moment.
+                    found[queue, stream.stream] = look or found.get((queue, stream.stream))
+        for (queue, name), look in found.items():
+            yield {_QUEUE: queue, _STREAM: name}, look
+
+    def _streams_up(self, _: CallbackOptions) -> Iterator[Observation]:
+        for attributes, look in self._streams():
+            yield Observation(int(look is not None), attributes)
+
+    def _stream_gauge(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            for attributes, look in self._streams():
+                value: float | None = None if look is None else getattr(look, field)
+                if value is not None:
+                    yield Observation(value, attributes)
+
+        return observe
+
+
+def _counts_of(queue: ObservedQueue) -> dict[str, int]:
+    """Return the counters of a queue and, if it has one, of its cache, by field."""
+    snapshots = (queue.metrics(), cache_of(queue))
+    return {
+        field: getattr(snapshot, field)
+        for snapshot in snapshots
+        for field in _SUMMED
+        if hasattr(snapshot, field)
+    }
 
 
 def _link(producer: tuple[int, int, int]) -> Link:
@@ -249,7 +339,7 @@ class _Flush:
     ) -> None:
         context.detach(self._token)
         if kind is not None:
-            # A crash of ours, or the end of the drain. No message: it may quote an entry.
+            # A crash of ours, or the end of the drain. Without the message, which may quote an entry.
             self._fail(kind.__qualname__, None)
         elif self._refused and self._last_failure is not None:
             self._fail(self._last_failure.error_class, self._last_failure.sqlstate)
@@ -272,7 +362,7 @@ class _Flush:
         self._last_failure = failure
 
     def refused(self, entries: int) -> None:
-        """Record how many entries become dead letters: any fails the span."""
+        """Record how many entries become dead letters; one is enough to fail the span."""
         if entries:
             self._refused = True
             self._span.set_attribute(f"{_PREFIX}batch.refused", entries)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of queues. Needs the extra ``prometheus``.
+"""Prometheus metrics of queues, and of their caches and streams. Needs the extra ``prometheus``.
 
 ::
 
@@ -10,8 +10,11 @@
         collector.add(queue)
         ...
 
-Everything is read from ``queue.metrics()`` when Prometheus asks, in whatever thread answers it.
-The label ``queue`` is the queue's name. No key, and nothing else of an entry, becomes a label.
+A cache over the queue, and a stream that the queue writes to or takes from, are exported with it.
+
+When Prometheus asks, everything is read from memory, in the thread that answers: ``queue.metrics()``,
+``queue.cache_metrics()``, ``queue.stream_metrics()``. The label ``queue`` is the queue's name,
+``stream`` the stream's. No key, and nothing else of an entry, becomes a label.
 """
 
 from __future__ import annotations
@@ -26,23 +29,26 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from ._vocabulary.metrics import FLUSHES, QueueState
+from ._vocabulary.metrics import FLUSHES, LOOKUPS, QueueState
+from ._vocabulary.observed import cache_of, stream_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
-    from ._vocabulary.metrics import Histogram, WriteBehindMetrics
+    from ._vocabulary.metrics import CacheMetrics, Histogram, StreamMetrics, WriteBehindMetrics
     from ._vocabulary.protocols import ObservedQueue
 
 __all__ = ["QueueCollector"]
 
-_PREFIX: Final = "provcache_write_behind_"
+_QUEUE: Final = "provcache_write_behind_"
+_CACHE: Final = "provcache_cache_"
+_STREAM: Final = "provcache_stream_"
 
 
 class _Number(NamedTuple):
-    """A metric of one number: its name, the field of ``WriteBehindMetrics``, and its meaning."""
+    """A metric of one number: its name, the field that it is read from, and its meaning."""
 
     name: str
     field: str
@@ -51,7 +57,7 @@ class _Number(NamedTuple):
 
 _COUNTERS: Final = (
     _Number("enqueued", "total_enqueued", "Entries accepted."),
-    _Number("recovered", "total_recovered", "Entries taken over from a journal."),
+    _Number("recovered", "total_recovered", "Entries taken over from a journal or a stream."),
     _Number("persisted", "total_persisted", "Entries that the store acknowledged."),
     _Number("coalesced", "total_coalesced", "Entries replaced in line by a newer version."),
     _Number("failed", "total_failed", "Entries dead-lettered."),
@@ -72,10 +78,33 @@ _HISTOGRAMS: Final = (
     _Number("flush_seconds", "flush_seconds", "Time that a successful call of the store took."),
     _Number("age_seconds", "age_seconds", "Age of a batch when the store had it, or a part."),
 )
+_CACHE_COUNTERS: Final = (
+    _Number("computations", "computations", "Computations that get_or_compute began."),
+    _Number("shared_waits", "shared_waits", "Keys that somebody else was reading or computing."),
+    _Number("errors", "errors", "Reads and computations that failed."),
+)
+_STREAM_GAUGES: Final = (
+    _Number("messages", "messages", "Messages in the stream."),
+    _Number("bytes", "bytes", "Size of all messages in the stream."),
+    _Number("max_bytes", "max_bytes", "Size at which the stream is full; missing without a limit."),
+    _Number("oldest_seconds", "oldest_seconds", "Age of the oldest message; 0 when there is none."),
+    _Number("ack_pending", "ack_pending", "Messages that relays hold, not acknowledged yet."),
+    _Number("redelivered", "redelivered", "Held messages that were delivered more than once."),
+)
+
+
+class _Snapshot(NamedTuple):
+    """A queue and what belongs to it, at one moment."""
+
+    queue: WriteBehindMetrics
+    cache: CacheMetrics | None
+    stream: StreamMetrics | None
 
 
 class QueueCollector(Collector):
-    """Exports queues to Prometheus; register it with a ``CollectorRegistry``.
+    """Exports queues to Prometheus, with their caches and streams.
+
+    Register it with a ``CollectorRegistry``.
 
     Args:
         queues: the first queues to export; see ``add``.
@@ -122,35 +151,52 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of every queue; see ``prometheus_client``. From any thread."""
-        snapshots = {name: queue.metrics() for name, queue in tuple(self._queues.items())}
+        snapshots = {
+            name: _Snapshot(queue.metrics(), cache_of(queue), stream_of(queue))
+            for name, queue in tuple(self._queues.items())
+        }
         return iter(_families(snapshots))
 
 
-def _families(snapshots: dict[str, WriteBehindMetrics]) -> list[Metric]:
-    families: list[Metric] = []
-    for number in _COUNTERS:
-        counter = CounterMetricFamily(_PREFIX + number.name, number.about, labels=["queue"])
-        for name, metrics in snapshots.items():
-            counter.add_metric([name], getattr(metrics, number.field))
-        families.append(counter)
-    for number in _GAUGES:
-        gauge = GaugeMetricFamily(_PREFIX + number.name, number.about, labels=["queue"])
-        for name, metrics in snapshots.items():
-            gauge.add_metric([name], getattr(metrics, number.field))
-        families.append(gauge)
-    for number in _HISTOGRAMS:
-        histogram = HistogramMetricFamily(_PREFIX + number.name, number.about, labels=["queue"])
-        for name, metrics in snapshots.items():
-            seen: Histogram = getattr(metrics, number.field)
-            histogram.add_metric([name], list(_cumulative(seen)), seen.sum)
-        families.append(histogram)
+def _families(snapshots: Mapping[str, _Snapshot]) -> list[Metric]:
+    queues = {name: one.queue for name, one in snapshots.items()}
+    caches = {name: one.cache for name, one in snapshots.items() if one.cache is not None}
+    streams = {name: one.stream for name, one in snapshots.items() if one.stream is not None}
     return [
-        *families,
-        _flushes(snapshots),
-        _states(snapshots),
-        _durable(snapshots),
-        _errors(snapshots),
+        *(_counter(_QUEUE, number, queues) for number in _COUNTERS),
+        *(_gauge(_QUEUE, number, queues) for number in _GAUGES),
+        *(_histogram(number, queues) for number in _HISTOGRAMS),
+        _flushes(queues),
+        _states(queues),
+        _durable(queues),
+        _errors(queues),
+        _lookups(caches),
+        *(_counter(_CACHE, number, caches) for number in _CACHE_COUNTERS),
+        _gauge(_CACHE, _Number("entries", "entries", "Keys that memory holds."), caches),
+        *_stream_families(streams),
     ]
+
+
+def _counter(prefix: str, number: _Number, snapshots: Mapping[str, object]) -> Metric:
+    family = CounterMetricFamily(prefix + number.name, number.about, labels=["queue"])
+    for name, metrics in snapshots.items():
+        family.add_metric([name], getattr(metrics, number.field))
+    return family
+
+
+def _gauge(prefix: str, number: _Number, snapshots: Mapping[str, object]) -> Metric:
+    family = GaugeMetricFamily(prefix + number.name, number.about, labels=["queue"])
+    for name, metrics in snapshots.items():
+        family.add_metric([name], getattr(metrics, number.field))
+    return family
+
+
+def _histogram(number: _Number, snapshots: Mapping[str, WriteBehindMetrics]) -> Metric:
+    family = HistogramMetricFamily(_QUEUE + number.name, number.about, labels=["queue"])
+    for name, metrics in snapshots.items():
+        seen: Histogram = getattr(metrics, number.field)
+        family.add_metric([name], list(_cumulative(seen)), seen.sum)
+    return family
 
 
 def _cumulative(histogram: Histogram) -> Iterator[tuple[str, float]]:
@@ -160,9 +206,9 @@ def _cumulative(histogram: Histogram) -> Iterator[tuple[str, float]]:
         yield ("+Inf" if bound == float("inf") else repr(bound)), count
 
 
-def _flushes(snapshots: dict[str, WriteBehindMetrics]) -> Metric:
+def _flushes(snapshots: Mapping[str, WriteBehindMetrics]) -> Metric:
     family = CounterMetricFamily(
-        _PREFIX + "flushes", "Batches handed to the writer.", labels=["queue", "reason"]
+        _QUEUE + "flushes", "Batches handed to the writer.", labels=["queue", "reason"]
     )
     for name, metrics in snapshots.items():
         for reason, field in FLUSHES.items():
@@ -170,9 +216,9 @@ def _flushes(snapshots: dict[str, WriteBehindMetrics]) -> Metric:
     return family
 
 
-def _states(snapshots: dict[str, WriteBehindMetrics]) -> Metric:
+def _states(snapshots: Mapping[str, WriteBehindMetrics]) -> Metric:
     family = GaugeMetricFamily(
-        _PREFIX + "state", "1 for the state that the queue is in.", labels=["queue", "state"]
+        _QUEUE + "state", "1 for the state that the queue is in.", labels=["queue", "state"]
     )
     for name, metrics in snapshots.items():
         for state in QueueState:
@@ -180,9 +226,9 @@ def _states(snapshots: dict[str, WriteBehindMetrics]) -> Metric:
     return family
 
 
-def _durable(snapshots: dict[str, WriteBehindMetrics]) -> Metric:
+def _durable(snapshots: Mapping[str, WriteBehindMetrics]) -> Metric:
     family = GaugeMetricFamily(
-        _PREFIX + "durable",
+        _QUEUE + "durable",
         "Whether accepted entries survive a crash; missing without a journal.",
         labels=["queue"],
     )
@@ -192,9 +238,9 @@ def _durable(snapshots: dict[str, WriteBehindMetrics]) -> Metric:
     return family
 
 
-def _errors(snapshots: dict[str, WriteBehindMetrics]) -> Metric:
+def _errors(snapshots: Mapping[str, WriteBehindMetrics]) -> Metric:
     family = GaugeMetricFamily(
-        _PREFIX + "last_error_timestamp_seconds",
+        _QUEUE + "last_error_timestamp_seconds",
         "When the store or the dead letter sink last raised an error; missing before the first.",
         labels=["queue", "error_class", "sqlstate"],
     )
@@ -204,3 +250,38 @@ def _errors(snapshots: dict[str, WriteBehindMetrics]) -> Metric:
             labels = [name, error.error_class, error.sqlstate or ""]
             family.add_metric(labels, error.at.timestamp())
     return family
+
+
+def _lookups(snapshots: Mapping[str, CacheMetrics]) -> Metric:
+    family = CounterMetricFamily(
+        _CACHE + "lookups",
+        "Keys that were looked for, by where they were found.",
+        labels=["queue", "result"],
+    )
+    for name, metrics in snapshots.items():
+        for result, field in LOOKUPS.items():
+            family.add_metric([name, result], getattr(metrics, field))
+    return family
+
+
+def _stream_families(snapshots: Mapping[str, StreamMetrics]) -> Iterator[Metric]:
+    """Yield the stream's families; what is not known of now is missing rather than old."""
+    labels = ["queue", "stream"]
+    up = GaugeMetricFamily(
+        _STREAM + "up", "Whether the stream could be looked at within 30 seconds.", labels=labels
+    )
+    looks = {
+        (name, metrics.stream): metrics.look
+        for name, metrics in snapshots.items()
+        if metrics.look is not None and metrics.look.current
+    }
+    for name, metrics in snapshots.items():
+        up.add_metric([name, metrics.stream], float((name, metrics.stream) in looks))
+    yield up
+    for number in _STREAM_GAUGES:
+        family = GaugeMetricFamily(_STREAM + number.name, number.about, labels=labels)
+        for key, look in looks.items():
+            value: float | None = getattr(look, number.field)
+            if value is not None:
+                family.add_metric(key, value)
+        yield family

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from provcache_trio import ProvcacheEntry, open_write_behind_queue
-from provcache_trio.cache import open_cache
+from provcache_trio.cache import CacheMetrics, open_cache
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY = key_of(0)
+
+
+async def never() -> ProvcacheEntry:
+    raise AssertionError("it is there")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,33 @@ async def test_a_queue_has_one_cache_at_a_time(autojump_clock: MockClock) -> Non
             assert repr(cache) == "<Cache of queue 'mine', 0 entries>"
         queue.enqueue_nowait(entry(1))
         assert queue.pending(key_of(1)) == entry(1)
+
+
+async def test_a_queue_has_the_metrics_of_its_cache_and_those_of_earlier_ones(
+    autojump_clock: MockClock,
+) -> None:
+    store = MemoryRepository()
+    async with open_write_behind_queue(store) as queue:
+        assert queue.cache_metrics() is None
+        async with open_cache(queue, store, wall_clock=now) as cache:
+            await cache.get(KEY)
+            await cache.put(entry())
+            await cache.get_or_compute(KEY, never)
+            assert queue.cache_metrics() == cache.metrics()
+            assert cache.metrics().entries == 1
+        first = cache.metrics()
+        assert queue.cache_metrics() == first
+        async with open_cache(queue, store, wall_clock=now) as cache:
+            await cache.get(KEY)
+            await cache.get(KEY)
+            seen, second = queue.cache_metrics(), cache.metrics()
+            assert (second.hits_store + second.hits_pending, second.hits_memory) == (1, 1)
+            assert seen is not None
+            for field in CacheMetrics.__struct_fields__:
+                assert getattr(seen, field) == getattr(first, field) + getattr(second, field)
+    seen = queue.cache_metrics()
+    assert seen is not None
+    assert (seen.misses, seen.entries) == (first.misses, 0)
 
 
 async def test_what_the_block_raises_goes_on_untouched(autojump_clock: MockClock) -> None:

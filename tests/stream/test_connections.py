@@ -20,6 +20,7 @@ from provcache_trio import (
 from provcache_trio.nats import _puller as puller_module, open_stream_repository
 from provcache_trio.nats._connection import Connection
 from provcache_trio.nats._errors import ApiError
+from provcache_trio.nats._looks import Looks
 from provcache_trio.nats._messages import Codec
 from provcache_trio.nats._puller import Message, Puller
 from provcache_trio.nats._servers import read_access
@@ -410,9 +411,11 @@ async def test_a_stream_that_is_deleted_while_a_message_is_in_the_way_needs_a_pe
 
 
 def a_source() -> StreamSource[ProvcacheEntry]:
-    puller: Any = Puller(read_access("nats://n1"), names_of("s"))
+    access, names = read_access("nats://n1"), names_of("s")
+    puller: Any = Puller(access, names)
     bridge: Any = None
-    return StreamSource(puller, Codec(None), bridge, stream="s", relay="relay")
+    looks = Looks(access, names)
+    return StreamSource(puller, Codec(None), bridge, looks, stream="s", relay="relay")
 
 
 def test_what_comes_when_it_was_stopped_goes_back() -> None:

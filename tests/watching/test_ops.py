@@ -28,14 +28,18 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio._disk.sqlite_connection import _BY_RESULT_CODE
-from provcache_trio._vocabulary.metrics import FlushReason, LastError
+from provcache_trio._vocabulary.metrics import LOOKUPS, FlushReason, LastError
 from provcache_trio._vocabulary.sqlstates import MEANINGS
+from provcache_trio.cache import open_cache
+from provcache_trio.nats import StreamMetrics
+from provcache_trio.nats._errors import _WORDS, ApiError, DeniedError, PlainTextError, meaning_of
 from provcache_trio.prometheus import QueueCollector
 from provcache_trio.testing import MemoryRepository
 
 from tests.support.items import Item, items
 from tests.support.programs import ROOT
 from tests.support.servers import unused_port
+from tests.support.shown import CACHE, LOOK
 from tests.support.site import SITE
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from provcache_trio import WriteBehindMetrics, WriteBehindQueue
+    from provcache_trio.cache import Cache, CacheMetrics
 
 RULES: Final = (ROOT / "ops" / "alerts.yml").read_text("utf-8")
 RULES_TEST: Final = (ROOT / "ops" / "alerts_test.yml").read_text("utf-8")
@@ -55,6 +60,7 @@ GUIDE: Final = (ROOT / "docs" / "operating" / "index.md").read_text("utf-8")
 RUNBOOK: Final = (ROOT / "docs" / "operating" / "runbook.md").read_text("utf-8")
 
 PREFIX: Final = "provcache_write_behind_"
+ANY_PREFIX: Final = "provcache_(?:write_behind|cache|stream)_"
 ADDED_BY_PROMETHEUS: Final = {"job", "instance"}
 VARIABLES: Final = {  # what Grafana puts in
     "$__rate_interval": "1m",
@@ -67,6 +73,24 @@ VARIABLES: Final = {  # what Grafana puts in
 
 
 # What there is
+
+
+class WithStream:
+    """A queue, as if a stream were behind it."""
+
+    name = "default"
+
+    def __init__(self, queue: WriteBehindQueue[Item]) -> None:
+        self._queue = queue
+
+    def metrics(self) -> WriteBehindMetrics:
+        return self._queue.metrics()
+
+    def cache_metrics(self) -> CacheMetrics | None:
+        return self._queue.cache_metrics()
+
+    def stream_metrics(self) -> StreamMetrics:
+        return StreamMetrics(stream="s", look=LOOK)
 
 
 def panels() -> list[dict[str, Any]]:
@@ -97,18 +121,19 @@ def alert_names() -> list[str]:
 async def labels_of_each_sample() -> dict[str, set[str]]:
     """Return the label names of every sample that a collector can ever show."""
 
-    class WithEverything:
-        """A queue with a journal, which has seen an error."""
-
-        name = "q"
+    class WithEverything(WithStream):
+        """With a journal and a cache, too, and an error that it has seen."""
 
         def metrics(self) -> WriteBehindMetrics:
             now = queue.metrics()
             error = LastError(error_class="E", sqlstate="57P01", at=now.timestamp)
             return msgspec.structs.replace(now, durable=True, last_error=error)
 
+        def cache_metrics(self) -> CacheMetrics:
+            return CACHE
+
     async with open_write_behind_queue(MemoryRepository[Item]()) as queue:
-        collector = QueueCollector(WithEverything())
+        collector = QueueCollector(WithEverything(queue))
         samples = [sample for family in collector.collect() for sample in family.samples]
     return {sample.name: set(sample.labels) for sample in samples}
 
@@ -123,15 +148,19 @@ async def test_every_metric_and_label_that_is_named_is_shown_by_the_collector() 
     selectors = [
         found
         for expression in expressions
-        for found in re.findall(rf"({PREFIX}\w+)(?:\{{([^}}]*)\}})?", expression)
+        for found in re.findall(rf"({ANY_PREFIX}\w+)(?:\{{([^}}]*)\}})?", expression)
     ]
-    assert len(selectors) > 60
+    assert len(selectors) > 80
     for name, matchers in selectors:
         assert name in known
         labels = set(re.findall(r"(\w+)\s*[=!]~?\s*\"", matchers))
         assert labels <= known[name] | ADDED_BY_PROMETHEUS, name
-        for label, values in (("state", set(QueueState)), ("reason", set(FlushReason))):
-            for told in re.findall(rf"\b{label}=~?\"([^\"]*)\"", matchers):
+        for label, values in (
+            ("state", set(QueueState)),
+            ("reason", set(FlushReason)),
+            ("result", set(LOOKUPS)),
+        ):
+            for told in re.findall(rf"\b{label}!?=~?\"([^\"]*)\"", matchers):
                 assert set(told.split("|")) <= values
     for expression in expressions:
         for labels in re.findall(r"\b(?:by|without|on|ignoring) \(([^)]*)\)", expression):
@@ -150,7 +179,7 @@ async def test_the_dashboard_shows_every_metric() -> None:
 def test_the_guide_has_a_row_for_every_metric_and_for_no_other() -> None:
     table = GUIDE[GUIDE.index("## What to watch") : GUIDE.index("## States")]
     told = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
-    described = [family.name.removeprefix(PREFIX) for family in QueueCollector().describe()]
+    described = [re.sub(ANY_PREFIX, "", family.name) for family in QueueCollector().describe()]
     assert sorted(told) == sorted(described)
 
 
@@ -231,6 +260,20 @@ def test_the_classes_of_sqlite_that_need_a_person_are_those_of_the_code() -> Non
         assert ours.fullmatch(cls.__name__)
 
 
+def test_the_errors_of_a_stream_that_need_a_person_are_those_of_the_code() -> None:
+    _, (ours, _) = patterns_that_need_a_person("error_class")
+    for code in [*_WORDS, 10008, 10039]:
+        error = ApiError(503 if code in {10008, 10039} else 400, code).meaning()
+        for front in ("", "stream decisions: "):  # of a producer, of a relay
+            found = ours.fullmatch(f"{front}{error.error_class}")
+            assert (found is not None) == isinstance(error, StoreMisconfiguredError), error
+    for cls in (DeniedError, PlainTextError):
+        error = meaning_of(cls("x"), "pulling")
+        assert isinstance(error, StoreMisconfiguredError)
+        assert ours.fullmatch(str(error.error_class))
+    assert ours.fullmatch("stream decisions: UnreadableMessage 4711")
+
+
 # The dashboard
 
 
@@ -253,9 +296,10 @@ def test_every_panel_explains_itself_and_has_a_unit() -> None:
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
         for target in panel["targets"]:
-            for selector in re.findall(rf"{PREFIX}\w+\{{[^}}]*\}}", target["expr"]):
+            for selector in re.findall(rf"{ANY_PREFIX}\w+\{{[^}}]*\}}", target["expr"]):
                 assert 'job=~"$job",instance=~"$instance",queue=~"$queue"' in selector
-            assert target["expr"].count(PREFIX) == target["expr"].count('=~"$queue"')
+            named = re.findall(ANY_PREFIX, target["expr"])
+            assert len(named) == target["expr"].count('=~"$queue"')
 
 
 def test_no_panel_covers_another_one() -> None:
@@ -444,6 +488,11 @@ async def test_a_real_prometheus_shows_something_in_every_panel(
             if not prometheus.get("query", query=expression)["result"]
         }
 
+    async def read(cache: Cache[Item]) -> None:
+        for number in itertools.count():
+            await cache.get(f"{number // 2}")
+            await trio.sleep(0.01)
+
     store = MemoryRepository[Item]()
     store.reject("100")
     options = WriteBehindOptions(flush_interval_seconds=0.05)
@@ -451,10 +500,14 @@ async def test_a_real_prometheus_shows_something_in_every_panel(
     server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
     prometheus = Prometheus(tmp_path, server.server_port, unused_port())
     try:
-        async with open_write_behind_queue(store, options) as queue:
-            registry.register(QueueCollector(queue))
+        async with (
+            open_write_behind_queue(store, options) as queue,
+            open_cache(queue, store) as cache,
+        ):
+            registry.register(QueueCollector(WithStream(queue)))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(keep_busy, queue)
+                nursery.start_soon(read, cache)
                 await trio.to_thread.run_sync(
                     prometheus.wait_until_true,
                     f"count_over_time({PREFIX}failed_total[1m]) > 5 and {PREFIX}failed_total > 0",

@@ -25,16 +25,18 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio.cache import open_cache
 from provcache_trio.otel import OpenTelemetry
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
 from tests.support.bridges import each_bridge
-from tests.support.entries import entry
+from tests.support.entries import NOW, entry, key_of
 from tests.support.items import Item, items
 from tests.support.sdk import Sdk, points_of, sdk
 from tests.support.servers import postgres, unused_schema
+from tests.support.shown import LOOK, STALE, UNLIMITED, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -347,6 +349,58 @@ async def test_every_instrument_tells_what_metrics_tells(
         ]
         assert failed.count > 0
         store.up()
+
+
+async def test_a_cache_is_exported_with_its_queue_and_its_counters_go_on(
+    sdk: Sdk, autojump_clock: MockClock
+) -> None:
+    def counts(name: str) -> dict[tuple[str, ...], int]:
+        return {key: one.value for key, one in sdk.points(f"provcache.cache.{name}").items()}
+
+    store = MemoryRepository()
+    async with open_write_behind_queue(store, name="q", telemetry=sdk.telemetry) as queue:
+        assert counts("lookups") == counts("errors") == counts("entries") == {}
+        for turn in (1, 2):
+            async with open_cache(queue, store, wall_clock=lambda: NOW) as cache:
+                assert await cache.get(key_of(turn)) is None
+                await cache.put(entry(turn))
+                await cache.get(key_of(turn))
+                await cache.get(key_of(turn))
+                assert counts("entries") == {("q",): 1}
+            assert counts("entries") == {("q",): 0}
+            expected = {"miss": turn, "pending": turn, "memory": turn, "store": 0}
+            assert counts("lookups") == {("q", how): count for how, count in expected.items()}
+    assert counts("lookups")["q", "pending"] == 2
+    assert counts("computations") == counts("shared_waits") == counts("errors") == {("q",): 0}
+    assert counts("entries") == {}
+
+
+async def test_a_stream_is_exported_as_far_as_it_is_known_now(sdk: Sdk) -> None:
+    def values(name: str) -> dict[tuple[str, ...], float]:
+        return {key: one.value for key, one in sdk.points(f"provcache.stream.{name}").items()}
+
+    async with open_write_behind_queue(MemoryRepository[Item]()) as queue:
+        metrics = queue.metrics()
+    for one in (
+        Shown(metrics, "plain"),
+        Shown(metrics, stream="s", look=LOOK),
+        Shown(metrics, stream="s", look=STALE),  # another relay of that name
+        Shown(metrics, "stale", stream="s", look=STALE),
+        Shown(metrics, "unknown", stream="s"),
+        Shown(metrics, "unlimited", stream="s", look=UNLIMITED),
+    ):
+        sdk.telemetry.opened(one, None)
+    known = {("q", "s"), ("unlimited", "s")}
+    assert values("up") == dict.fromkeys(known, 1) | {("stale", "s"): 0, ("unknown", "s"): 0}
+    for name, value in (
+        ("messages", LOOK.messages),
+        ("size", LOOK.bytes),
+        ("oldest_age", LOOK.oldest_seconds),
+        ("ack_pending", LOOK.ack_pending),
+        ("redelivered", LOOK.redelivered),
+    ):
+        assert values(name) == dict.fromkeys(known, value)
+    assert values("max_size") == {("q", "s"): LOOK.max_bytes}
 
 
 async def test_counters_go_on_when_a_queue_is_opened_again_and_gauges_end_with_it(

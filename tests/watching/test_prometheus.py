@@ -1,4 +1,4 @@
-"""Prometheus: what a scrape shows is what ``metrics()`` told, and no more."""
+"""Prometheus: a scrape shows what ``metrics()`` returns, and no more."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from provcache_trio.prometheus import QueueCollector
 from provcache_trio.testing import MemoryRepository
 
 from tests.support.items import Item, items
+from tests.support.shown import CACHE, LOOK, STALE, UNLIMITED, Shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from provcache_trio import WriteBehindMetrics, WriteBehindQueue
+    from provcache_trio.nats import StreamLook
 
 OPTIONS = WriteBehindOptions(queue_capacity=5, batch_size=2, flush_interval_seconds=1)
 
@@ -48,15 +50,19 @@ def served(registry: CollectorRegistry) -> Generator[Callable[[], str]]:
 
 
 class Scrape:
-    """What a scrape got: ``values[queue, name, the other labels]``, names without prefix."""
+    """What a scrape got: ``values[queue, name, the other labels]``, names without prefix.
+
+    The prefix is ``provcache_write_behind_``, or just ``provcache_`` of a cache and a stream.
+    """
 
     def __init__(self, text: str) -> None:
         self.values: dict[tuple[str, str, tuple[str, ...]], float] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 queue = sample.labels.pop("queue")
-                name = sample.name.removeprefix("provcache_write_behind_")
+                name = sample.name.removeprefix("provcache_")
                 assert name != sample.name
+                name = name.removeprefix("write_behind_")
                 key = (queue, name, tuple(sample.labels.values()))
                 assert key not in self.values
                 self.values[key] = sample.value
@@ -203,6 +209,58 @@ async def test_durability_is_shown_where_there_is_a_journal(
         registry.register(QueueCollector(Journalled()))
         seen = Scrape(generate_latest(registry).decode())
     assert seen.values["journalled", "durable", ()] == durable
+
+
+async def test_a_cache_is_shown_with_its_queue(registry: CollectorRegistry) -> None:
+    async with open_write_behind_queue(MemoryRepository[Item]()) as queue:
+        plain, cached = Shown(queue.metrics(), "plain"), Shown(queue.metrics(), cache=CACHE)
+    registry.register(QueueCollector(plain, cached))
+    seen = Scrape(generate_latest(registry).decode())
+    assert seen.of("q", "cache_lookups_total") == {
+        "memory": 101,
+        "pending": 11,
+        "store": 31,
+        "miss": 7,
+    }
+    expected = {
+        "cache_computations_total": 5,
+        "cache_shared_waits_total": 3,
+        "cache_errors_total": 2,
+        "cache_entries": 97,
+    }
+    assert {name: seen.values["q", name, ()] for name in expected} == expected
+    assert not [name for queue, name, _ in seen.values if queue == "plain" and "cache" in name]
+
+
+STREAM = {
+    "stream_messages": 1200,
+    "stream_bytes": 900_000,
+    "stream_max_bytes": 1_000_000,
+    "stream_oldest_seconds": 61.5,
+    "stream_ack_pending": 128,
+    "stream_redelivered": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (LOOK, {"stream_up": 1, **STREAM}),
+        (UNLIMITED, {"stream_up": 1, **STREAM} | {"stream_max_bytes": None}),
+        (STALE, {"stream_up": 0}),
+        (None, {"stream_up": 0}),
+    ],
+    ids=["current", "unlimited", "stale", "unknown"],
+)
+async def test_a_stream_is_shown_as_far_as_it_is_known_now(
+    look: StreamLook | None, expected: dict[str, float | None], registry: CollectorRegistry
+) -> None:
+    async with open_write_behind_queue(MemoryRepository[Item]()) as queue:
+        shown = Shown(queue.metrics(), stream="decisions", look=look)
+    registry.register(QueueCollector(shown))
+    seen = Scrape(generate_latest(registry).decode()).values
+    found = {name: value for (_, name, labels), value in seen.items() if labels == ("decisions",)}
+    assert found == {name: value for name, value in expected.items() if value is not None}
 
 
 async def test_two_queues_of_one_name_are_refused_and_one_may_follow_another() -> None:

@@ -40,6 +40,7 @@ from provcache_trio.status._page import load_page
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
 from tests.support.items import Item, items
+from tests.support.shown import CACHE, LOOK, Shown
 from tests.support.tasks import queue_tasks
 from tests.support.waiting import HANG_SECONDS
 
@@ -264,7 +265,10 @@ async def test_status_json_tells_everything_about_every_queue(
         "reason",
         "metrics",
         "dead_letters",
+        "cache",
+        "stream",
     }
+    assert one["cache"] is one["stream"] is None
     assert (one["name"], one["state"], one["ready"]) == ("one", "waiting", False)
     assert one["reason"] == "the store can't be reached, or needs a person"
     assert one["dead_letters"] is None
@@ -273,6 +277,23 @@ async def test_status_json_tells_everything_about_every_queue(
     assert one["metrics"]["last_error"]["error_class"] == "StoreUnavailableError"
     assert (two["name"], two["state"], two["ready"]) == ("two", "running", True)
     assert (two["reason"], two["dead_letters"]) == (None, 7)
+
+
+async def test_status_json_has_a_queue_s_cache_and_stream(
+    some_metrics: WriteBehindMetrics,
+) -> None:
+    app = StatusApp(
+        Shown(some_metrics, "all", cache=CACHE, stream="s", look=LOOK),
+        Shown(some_metrics, "unknown", stream="s"),
+    )
+    known, unknown = json.loads((await ask(app, "/status.json")).body)["queues"]
+    assert known["cache"] == msgspec.to_builtins(CACHE)
+    assert known["stream"] == {"stream": "s", "look": msgspec.to_builtins(LOOK)}
+    assert (unknown["cache"], unknown["stream"]) == (None, {"stream": "s", "look": None})
+    assert (known["ready"], unknown["ready"]) == (True, True)  # it says nothing about the queue
+    scraped = (await ask(app, "/metrics")).text
+    assert 'provcache_stream_messages{queue="all",stream="s"} 1200' in scraped
+    assert 'provcache_cache_lookups_total{queue="all",result="miss"} 7' in scraped
 
 
 @pytest.mark.parametrize("answer", [None, 0, LookupError])

@@ -80,6 +80,8 @@ MODULES = {
     ],
     "nats": [
         "Relay",
+        "StreamLook",
+        "StreamMetrics",
         "StreamReport",
         "StreamRepository",
         "create_stream",

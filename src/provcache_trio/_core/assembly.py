@@ -104,7 +104,7 @@ class Assembly(Generic[E]):
         setup, options = self.setup, self.setup.options
         if setup.telemetry is not None:
             store = getattr(setup.repository, "db_system_name", None)
-            setup.telemetry.opened(setup.name, self.queue.metrics, store)
+            setup.telemetry.opened(self.queue, store)
         self.lifetime.log(
             logging.INFO,
             "started: batch size %d, flush interval %g s, capacity %d",
@@ -155,7 +155,7 @@ class Assembly(Generic[E]):
         self.lifetime.closed = True
         telemetry = self.setup.telemetry
         if telemetry is not None and not self.lifetime.forked:
-            telemetry.closed(self.lifetime.name, self.queue.metrics)
+            telemetry.closed(self.queue)
 
 
 def assemble(setup: Setup[E]) -> Assembly[E]:
@@ -225,6 +225,7 @@ def assemble(setup: Setup[E]) -> Assembly[E]:
             calls,
             recorder,
             key=setup.key,
+            stream_metrics=getattr(source or setup.repository, "stream_metrics", None),
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, cast, final
 
+import msgspec
 import trio
 
 from provcache_trio._vocabulary.errors import QueueClosedError
@@ -17,6 +18,9 @@ from .seam import Seam
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+
+    from provcache_trio._vocabulary.metrics import CacheMetrics, StreamMetrics
+    from provcache_trio._vocabulary.protocols import EntryObserver
 
     from .backoff import Backoff
     from .calls import Calls
@@ -55,6 +59,7 @@ class WriteBehindQueue(Generic[E]):
         recorder: Recorder[E] | None = None,
         *,
         key: Callable[[E], Hashable],
+        stream_metrics: Callable[[], StreamMetrics | None] | None = None,
     ) -> None:
         self._lifetime = lifetime
         self._ledger = lifetime.ledger
@@ -75,6 +80,10 @@ class WriteBehindQueue(Generic[E]):
         self._watch = watch
         self._backoffs = backoffs
         self._calls = calls
+        # The cache, and what those before it have counted. Replaced as a whole: a reader in another
+        # thread never counts one twice.
+        self._caches: tuple[EntryObserver[E] | None, CacheMetrics | None] = (None, None)
+        self._stream_metrics = stream_metrics
         self._key = key
         # Reading the attribute in place costs a third of what calling this getter does.
         self._reads_veri_key = key is by_veri_key
@@ -340,6 +349,24 @@ class WriteBehindQueue(Generic[E]):
             timestamp=timestamp,
         )
 
+    def cache_metrics(self) -> CacheMetrics | None:
+        """Return a snapshot of the cache over this queue, from any thread; None if it never had one.
+
+        Counters go on where those of an earlier cache ended, and stay when the cache is closed.
+        """
+        cache, past = self._caches
+        if cache is None:
+            return past
+        return cache.metrics() if past is None else past.plus(cache.metrics())
+
+    def stream_metrics(self) -> StreamMetrics | None:
+        """Return what is known of the stream that this queue writes to, from any thread.
+
+        None if it writes to no stream, or nobody looks at that: see ``StreamRepository.watch``. Asks
+        no server.
+        """
+        return None if self._stream_metrics is None else self._stream_metrics()
+
     @property
     def undelivered(self) -> tuple[E, ...]:
         """After exit: every entry that is not known to be stored, oldest batch first.
@@ -359,12 +386,17 @@ class WriteBehindQueue(Generic[E]):
             key=self._key,
             enqueue=self.enqueue,
             flush=self.flush,
-            allow_inlined=self._allow_inlined,
+            note_cache=self._note_cache,
         )
 
-    def _allow_inlined(self, *, allowed: bool) -> None:
-        """Allow ``enqueue_nowait`` its inlined acceptance, if this queue has it, or forbid it."""
-        self._line = self._simple_line if allowed else None
+    def _note_cache(self, cache: EntryObserver[E] | None) -> None:
+        """Have ``cache_metrics`` read ``cache``, after what earlier ones counted; None: it has closed."""
+        past = self.cache_metrics()
+        if past is not None and cache is None:
+            past = msgspec.structs.replace(past, entries=0)
+        self._caches = cache, past
+        # The inlined acceptance of ``enqueue_nowait`` reports to no cache, and so costs nothing.
+        self._line = self._simple_line if cache is None else None
 
     @trio.lowlevel.enable_ki_protection
     def _accept(self, entry: E, receipt: Receipt | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, Protocol, final
+from typing import TYPE_CHECKING, Final, Generic, final
 
 from provcache_trio._vocabulary.protocols import E
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from .waiting_room import WaitingRoom
 
 
-class _AllowInlined(Protocol):
-    def __call__(self, *, allowed: bool) -> None: ...
-
-
 @final
 class Seam(Generic[E]):
     """The side of a queue that its cache uses.
@@ -33,7 +29,7 @@ class Seam(Generic[E]):
         key: reads the key of an entry.
         enqueue: the queue's method.
         flush: the queue's method.
-        allow_inlined: allows the queue the acceptance that calls no observer, or forbids it.
+        note_cache: tells the queue which cache it has from now on.
 
     Attributes:
         name: the queue's.
@@ -53,7 +49,7 @@ class Seam(Generic[E]):
         key: Callable[[E], Hashable],
         enqueue: Callable[[E], Awaitable[None]],
         flush: Callable[[], Awaitable[None]],
-        allow_inlined: _AllowInlined,
+        note_cache: Callable[[EntryObserver[E] | None], None],
     ) -> None:
         self.name: Final = lifetime.name
         self.key: Final = key
@@ -64,7 +60,7 @@ class Seam(Generic[E]):
         self._lanes = lanes
         self._room = room
         self._outbox = outbox
-        self._allow_inlined = allow_inlined
+        self._note_cache = note_cache
 
     def observe(self, observer: EntryObserver[E] | None) -> None:
         """Report every accepted version and every dead letter to ``observer``; None: to nobody.
@@ -74,8 +70,7 @@ class Seam(Generic[E]):
         """
         if observer is not None and self._outbox.observer is not None:
             raise RuntimeError(f"queue {self.name!r} has a cache already: share it")
-        # The inlined acceptance knows no observer, and so costs nothing.
-        self._allow_inlined(allowed=observer is None)
+        self._note_cache(observer)
         for line in self._lanes.lines:
             line.observer = observer
         self._outbox.observer = observer

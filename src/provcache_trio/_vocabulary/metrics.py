@@ -1,4 +1,4 @@
-"""The snapshots of a queue and of a cache, and their vocabulary."""
+"""The snapshots of a queue, a cache and a stream, and their vocabulary."""
 
 from __future__ import annotations
 
@@ -116,6 +116,64 @@ class CacheMetrics(msgspec.Struct, frozen=True, kw_only=True):
     shared_waits: int
     errors: int
     entries: int
+
+    def plus(self, later: CacheMetrics) -> CacheMetrics:
+        """Return the sums of both, with the entries of ``later``, which alone remembers any."""
+        return CacheMetrics(
+            hits_memory=self.hits_memory + later.hits_memory,
+            hits_pending=self.hits_pending + later.hits_pending,
+            hits_store=self.hits_store + later.hits_store,
+            misses=self.misses + later.misses,
+            computations=self.computations + later.computations,
+            shared_waits=self.shared_waits + later.shared_waits,
+            errors=self.errors + later.errors,
+            entries=later.entries,
+        )
+
+
+# By how a key was found: the field of ``CacheMetrics`` in which these are counted.
+LOOKUPS: Final = {
+    "memory": "hits_memory",
+    "pending": "hits_pending",
+    "store": "hits_store",
+    "miss": "misses",
+}
+
+
+class StreamLook(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stream held when somebody last looked.
+
+    Attributes:
+        age_seconds: how long ago that was.
+        current: whether it was so lately that it may be taken for now: within 30 seconds.
+        messages: in the stream; an entry waits in one of them until it is in the store.
+        bytes: how large they are together.
+        max_bytes: how large they may become, and then producers wait; None: there is no limit.
+        oldest_seconds: age of the oldest message; 0.0 when there is none.
+        ack_pending: messages that relays hold: taken, and not acknowledged yet.
+        redelivered: those of them that were given to a relay more than once.
+    """
+
+    age_seconds: float
+    current: bool
+    messages: int
+    bytes: int
+    max_bytes: int | None
+    oldest_seconds: float
+    ack_pending: int
+    redelivered: int
+
+
+class StreamMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a stream; see ``provcache_trio.nats``.
+
+    Attributes:
+        stream: its name.
+        look: what it held, as far as that is known; None: no look has succeeded yet.
+    """
+
+    stream: str
+    look: StreamLook | None
 
 
 class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):

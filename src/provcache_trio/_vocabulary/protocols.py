@@ -10,7 +10,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from .metrics import WriteBehindMetrics
+    from .metrics import CacheMetrics, WriteBehindMetrics
 
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
@@ -210,7 +210,7 @@ class Journal(Protocol[E]):
 class EntryObserver(Protocol[E_contra]):
     """Gets reports from a queue in the very step in which something happens; a cache is one.
 
-    Neither method may raise, wait, or call the queue.
+    No method may raise, wait, or call the queue.
     """
 
     def accepted(self, key: Hashable, version: E_contra, /) -> None:
@@ -224,9 +224,18 @@ class EntryObserver(Protocol[E_contra]):
         """Note that the oldest versions of ``key`` with open fates have become a dead letter."""
         ...
 
+    def metrics(self) -> CacheMetrics:
+        """Return a snapshot of the cache; is called from any thread."""
+        ...
+
 
 class ObservedQueue(Protocol):
-    """What exporters need of a queue; ``WriteBehindQueue`` has it."""
+    """What exporters need of a queue; ``WriteBehindQueue`` has it.
+
+    It may have two methods more. ``cache_metrics()`` returns the ``CacheMetrics`` of the cache over
+    it, and ``stream_metrics()`` the ``StreamMetrics`` of the stream that it writes to, or takes
+    from; either may return None.
+    """
 
     @property
     def name(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable
+    from collections.abc import Collection, Hashable
     from contextlib import AbstractContextManager
 
     from .failures import Failure
-    from .metrics import FlushReason, WriteBehindMetrics
+    from .metrics import FlushReason
+    from .protocols import ObservedQueue
 
 
 class Telemetry(Protocol):
@@ -18,14 +19,12 @@ class Telemetry(Protocol):
     Counters are not reported here; exporters read ``metrics()``.
     """
 
-    def opened(
-        self, queue: str, metrics: Callable[[], WriteBehindMetrics], store: str | None
-    ) -> None:
-        """Note that a queue was opened: its name, its metrics, and what kind of store it has."""
+    def opened(self, queue: ObservedQueue, store: str | None) -> None:
+        """Note that a queue was opened, and what kind of store it has."""
         ...
 
-    def closed(self, queue: str, metrics: Callable[[], WriteBehindMetrics]) -> None:
-        """Note that a queue was closed; these are its last metrics."""
+    def closed(self, queue: ObservedQueue) -> None:
+        """Note that a queue was closed; its metrics are the last ones."""
         ...
 
     def producer(self) -> Hashable | None:

@@ -16,6 +16,10 @@ The client is nats-py, an asyncio library, which runs over the same bridges as t
 # It must never import a store, and nothing outside of this folder may call nats-py.
 
 from provcache_trio._vocabulary.faces import show_public_names
+from provcache_trio._vocabulary.metrics import (
+    StreamLook as StreamLook,
+    StreamMetrics as StreamMetrics,
+)
 
 from ._relay import Relay as Relay, open_relay as open_relay
 from ._repository import (
@@ -26,6 +30,8 @@ from ._stream import StreamReport as StreamReport, create_stream as create_strea
 
 __all__ = [
     "Relay",
+    "StreamLook",
+    "StreamMetrics",
     "StreamReport",
     "StreamRepository",
     "create_stream",

@@ -12,10 +12,12 @@ from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.options import WriteBehindOptions
 from provcache_trio._vocabulary.protocols import E
 
+from ._looks import Looks
 from ._messages import Codec
 from ._puller import Puller
 from ._repository import check_table
 from ._servers import read_access
+from ._session import close_all
 from ._source import StreamSource
 from ._stream import names_of
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from provcache_trio._asyncio.bridge import Bridge
     from provcache_trio._core.queue import WriteBehindQueue
-    from provcache_trio._vocabulary.metrics import WriteBehindMetrics
+    from provcache_trio._vocabulary.metrics import StreamMetrics, WriteBehindMetrics
     from provcache_trio._vocabulary.protocols import DeadLetterSink, Repository
     from provcache_trio._vocabulary.table import Table
     from provcache_trio._vocabulary.telemetry import Telemetry
@@ -101,11 +103,12 @@ def open_relay(
     check_table(table)
     opened = make_bridge(bridge)
     puller = Puller(access, names)
-    source = StreamSource(puller, Codec(table), opened, stream=names.stream, relay=name)
+    looks = Looks(access, names)
+    source = StreamSource(puller, Codec(table), opened, looks, stream=names.stream, relay=name)
     queue = open_relaying_queue(
         repository, options, source, name=name, dead_letters=dead_letters, telemetry=telemetry
     )
-    return _Opening(queue, source, puller, opened)
+    return _Opening(queue, source, puller, opened, looks)
 
 
 @final
@@ -122,11 +125,13 @@ class _Opening(Opening["Relay[E]"], Generic[E]):
         source: StreamSource[E],
         puller: Puller,
         bridge: Bridge,
+        looks: Looks,
     ) -> None:
         self._queue = queue
         self._source = source
         self._puller = puller
         self._bridge = bridge
+        self._looks = looks
 
     async def _open(self) -> Relay[E]:
         await self._bridge.open()
@@ -140,8 +145,9 @@ class _Opening(Opening["Relay[E]"], Generic[E]):
         try:
             await self._queue.__aexit__(None, error, None)
         finally:
-            disconnect = partial(self._bridge.run, self._puller.session.close)
-            await shut_down(self._bridge, disconnect)  # noqa: ASYNC102  # shields itself
+            disconnect = partial(close_all, self._puller.session, self._looks.session)
+            end = partial(self._bridge.run, disconnect)
+            await shut_down(self._bridge, end)  # noqa: ASYNC102  # shields itself
 
 
 @final
@@ -166,6 +172,13 @@ class Relay(Generic[E]):
         ``total_recovered`` counts entries from the stream; nothing is enqueued.
         """
         return self._queue.metrics()
+
+    def stream_metrics(self) -> StreamMetrics | None:
+        """Return what the stream held when this relay last looked, from any thread; asks no server.
+
+        It looks every ten seconds, over a connection of its own.
+        """
+        return self._source.stream_metrics()
 
     @property
     def undelivered(self) -> tuple[E, ...]:

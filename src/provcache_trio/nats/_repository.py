@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, cast, final, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    NoReturn,
+    Self,
+    TypeVar,
+    cast,
+    final,
+    overload,
+)
 
 import trio
 
@@ -15,10 +27,11 @@ from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.protocols import E
 from provcache_trio._vocabulary.table import Table
 
+from ._looks import Looks
 from ._messages import Codec, Lines
 from ._monitor import read_monitor_url
 from ._servers import read_access
-from ._session import Answer, NoRespondersError, Session, answer_in
+from ._session import Answer, NoRespondersError, Session, answer_in, close_all
 from ._stream import StreamInfo, StreamReport, names_of, report_of
 
 if TYPE_CHECKING:
@@ -29,6 +42,7 @@ if TYPE_CHECKING:
 
     from provcache_trio._asyncio.bridge import Bridge
     from provcache_trio._vocabulary.entries import ProvcacheEntry
+    from provcache_trio._vocabulary.metrics import StreamMetrics
 
     from ._connection import Connection
     from ._stream import Names
@@ -122,7 +136,7 @@ def open_stream_repository(
     )
     opened = make_bridge(bridge)
     repository = StreamRepository[Any](
-        Session(access), names, table, publish_timeout_seconds, opened
+        Session(access), names, table, publish_timeout_seconds, opened, Looks(access, names)
     )
     return _Opening(repository, opened)
 
@@ -197,6 +211,7 @@ class StreamRepository(Generic[E]):
         table: Table[E] | None,
         publish_timeout_seconds: float,
         bridge: Bridge,
+        looks: Looks,
     ) -> None:
         self.table: Table[E] | None = table
         self._codec = Codec(table)
@@ -205,6 +220,7 @@ class StreamRepository(Generic[E]):
         self._names = names
         self._patience = publish_timeout_seconds
         self._calls = BridgeCalls(bridge, "the repository")
+        self._looks = looks
 
     async def upsert_many(self, entries: Sequence[E], /) -> int:
         """Publish every entry to the stream; see ``Repository.upsert_many``.
@@ -254,6 +270,26 @@ class StreamRepository(Generic[E]):
             read_monitor_url(url)
         return await self._run(lambda: report_of(self._session, self._names, pages))
 
+    async def watch(self) -> NoReturn:
+        """Look at the stream every ten seconds, until cancelled, for ``stream_metrics``.
+
+        ::
+
+            nursery.start_soon(stream.watch)
+
+        From then on whatever shows a queue over this repository shows the stream, too. A look that
+        fails is logged, once, and raises nothing. It has a connection of its own, and takes five
+        seconds at most. A relay does this by itself.
+
+        Raises:
+            trio.ClosedResourceError: the ``async with`` block was left.
+        """
+        await self._looks.run(self._run)
+
+    def stream_metrics(self) -> StreamMetrics | None:
+        """Return what ``watch`` has seen; from any thread. None before it has begun."""
+        return self._looks.metrics()
+
     # On asyncio's side
 
     async def _publish(self, lines: Lines) -> None:
@@ -285,7 +321,7 @@ class StreamRepository(Generic[E]):
         return await self._calls.run(partial(self._calls.bridge.run, call))
 
     async def _close(self) -> None:
-        await self._calls.close(self._session.close)
+        await self._calls.close(partial(close_all, self._session, self._looks.session))
 
 
 @final

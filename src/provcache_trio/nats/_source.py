@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from provcache_trio._asyncio.bridge import Bridge
+    from provcache_trio._vocabulary.metrics import StreamMetrics
 
+    from ._looks import Looks
     from ._messages import Codec
     from ._puller import Message, Puller
 
@@ -68,13 +70,21 @@ class StreamSource(Generic[E]):
     """The ``Source`` of a relay's queue."""
 
     def __init__(
-        self, puller: Puller, codec: Codec[E], bridge: Bridge, *, stream: str, relay: str
+        self,
+        puller: Puller,
+        codec: Codec[E],
+        bridge: Bridge,
+        looks: Looks,
+        *,
+        stream: str,
+        relay: str,
     ) -> None:
         self.label: str = f"stream {stream}"
         self.entry_type: type[E] = codec.entry_type
         self._puller = puller
         self._codec = codec
         self._bridge = bridge
+        self._looks = looks
         self._relay = relay
         self._arrived: dict[int, Message] = {}
         self._ready: deque[tuple[int, E]] = deque()
@@ -183,7 +193,12 @@ class StreamSource(Generic[E]):
 
     def tasks(self) -> Sequence[tuple[str, Callable[[], Awaitable[None]]]]:
         """See ``Source.tasks``."""
-        return [("answers", self._answer), ("extensions", self._extend)]
+        watch = partial(self._looks.run, self._bridge.run)
+        return [("answers", self._answer), ("extensions", self._extend), ("looks", watch)]
+
+    def stream_metrics(self) -> StreamMetrics | None:
+        """Return what the stream held when it was last looked at; from any thread."""
+        return self._looks.metrics()
 
     async def _answer(self) -> None:
         while True:

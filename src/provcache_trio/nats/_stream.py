@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
@@ -102,6 +103,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     messages: int = 0
     bytes: int = 0
+    first_ts: datetime | None = None
 
 
 class StreamInfo(Answer, frozen=True, kw_only=True):
@@ -110,6 +112,14 @@ class StreamInfo(Answer, frozen=True, kw_only=True):
     config: StreamConfig = StreamConfig()
     cluster: Cluster | None = None
     state: State = State()
+    ts: datetime | None = None
+
+    @property
+    def oldest_seconds(self) -> float:
+        """Age of the oldest message, by the servers' clock alone; 0.0 when there is none."""
+        if not self.state.messages or self.ts is None or self.state.first_ts is None:
+            return 0.0
+        return max(0.0, (self.ts - self.state.first_ts).total_seconds())
 
 
 class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +151,9 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
         messages: the number of messages; an entry is in one of them until it is in the store.
         bytes: their size together.
         max_bytes: the largest such size; above it producers wait.
+        oldest_seconds: the age of the oldest message; 0.0 when there is none.
+        ack_pending: the number of messages that relays hold: taken, and not acknowledged yet.
+        redelivered: the number of those that were delivered more than once.
         replicas: the number of servers that are to keep it.
         current: the number of those that have all of it.
         sync_always: whether each of them syncs a message to disk before it acknowledges it; None if
@@ -150,6 +163,9 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     messages: int
     bytes: int
     max_bytes: int
+    oldest_seconds: float
+    ack_pending: int
+    redelivered: int
     replicas: int
     current: int
     sync_always: bool | None
@@ -287,7 +303,7 @@ async def report_of(session: Session, names: Names, monitors: Sequence[str]) -> 
     """
     info = await session.ask(names.api("STREAM.INFO"), b"", StreamInfo)
     _check_settings(info.config, names)
-    await session.use(lambda connection: consumer_of(connection, names), "a request")
+    consumer = await session.use(lambda connection: consumer_of(connection, names), "a request")
     replicas = info.config.num_replicas
     current, keepers = keepers_of(info.cluster)
     check_majority(current, replicas)
@@ -296,6 +312,9 @@ async def report_of(session: Session, names: Names, monitors: Sequence[str]) -> 
         messages=state.messages,
         bytes=state.bytes,
         max_bytes=config.max_bytes,
+        oldest_seconds=info.oldest_seconds,
+        ack_pending=consumer.num_ack_pending,
+        redelivered=consumer.num_redelivered,
         replicas=replicas,
         current=current,
         sync_always=await _sync_always(monitors, keepers),

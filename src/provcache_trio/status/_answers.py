@@ -38,7 +38,7 @@ def answer(observed: Sequence[Observed], method: str, path: str, accept: str = "
     """Answer a request.
 
     Args:
-        observed: what is reported on.
+        observed: the queues to report on.
         method: in capital letters.
         path: relative to where the app is mounted, without a query.
         accept: the request's Accept header.
@@ -54,7 +54,7 @@ def answer(observed: Sequence[Observed], method: str, path: str, accept: str = "
 
 
 def refusal(status: int, reason: str) -> Answer:
-    """Answer a request that can't be served, with a reason in plain words."""
+    """Refuse a request, with a reason in plain words."""
     return _finish(_text(status, reason), with_body=True)
 
 
@@ -105,7 +105,7 @@ def _readyz(observed: Sequence[Observed], _accept: str) -> _Content:
 
 def _metrics(observed: Sequence[Observed], accept: str) -> _Content:
     try:
-        # Here, because it needs an extra that the other answers do without.
+        # Here, because only this answer needs the extra.
         from ._exposition import expose  # noqa: PLC0415
     except ImportError:
         return _text(501, "not available: install provcache-trio[prometheus]")

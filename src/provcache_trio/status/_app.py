@@ -11,8 +11,8 @@ from ._report import Observed
 if TYPE_CHECKING:
     from provcache_trio._vocabulary.protocols import ObservedQueue
 
-# So wide that an app fits whatever a server or a framework calls an ASGI app: some of them
-# have a TypedDict for each message, others a mapping for all.
+# So wide that the app fits every server's and framework's type of an ASGI app: some of them have a
+# TypedDict for each message, others one mapping for all.
 Message: TypeAlias = Mapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -20,13 +20,13 @@ Send: TypeAlias = Callable[[Any], Awaitable[None]]
 
 @final
 class StatusApp:
-    """An ASGI 3 app that reports how queues are doing.
+    """An ASGI 3 app that reports how queues are doing, with their caches and streams.
 
     Mount it at any path of any ASGI server, on trio or asyncio, in the queues' process; it
     uses no event loop itself, and only reads memory. Programs that have no server use
     ``open_status_server``.
 
-    ``/`` is a page for people, ``/status.json`` the same for programs. ``/livez`` is 200 for
+    ``/`` is a page for people, ``/status.json`` has the same for programs. ``/livez`` is 200 for
     as long as the process answers, whatever the queues do: a restart would lose what they
     hold. ``/readyz`` is 503, with a reason for each queue, unless every queue is running and,
     if it has a journal, durable; also while there is no queue. ``/metrics`` is for
@@ -53,8 +53,11 @@ class StatusApp:
     ) -> None:
         """Report on ``queue`` too, also after it was closed, until it is removed.
 
+        A cache over it, and a stream that it writes to or takes from, are reported with it.
+
         Args:
-            queue: a ``WriteBehindQueue``, or anything with a ``name`` and ``metrics()``.
+            queue: a ``WriteBehindQueue``, a ``Relay``, or anything else that has what
+                ``ObservedQueue`` says.
             dead_letters: returns how many dead letters are kept, or None if that is not known
                 at the moment. It is called for every request, so it must not wait; what it
                 raises is taken for None.

@@ -27,8 +27,8 @@ async def serve_connection(
     """Answer one request; the caller closes ``stream``, and limits the time.
 
     Args:
-        app: what answers.
-        hosts: under which names.
+        app: makes the answer.
+        hosts: decides which names are served.
         stream: the connection.
 
     Raises:
@@ -41,7 +41,7 @@ async def serve_connection(
             return
         await stream.send_all(_serialize(connection, reply))
         await stream.send_eof()
-        # To close with anything unread would take back what the client has not yet read.
+        # Closing with anything unread would discard what the client has not read yet.
         with trio.move_on_after(_LINGER_SECONDS):
             while await stream.receive_some(_RECEIVE_BYTES):
                 pass
@@ -55,7 +55,7 @@ async def _read_and_answer(
     connection: h11.Connection,
     stream: trio.abc.ReceiveStream,
 ) -> Answer | None:
-    """Return what to reply, or None if nothing was asked."""
+    """Return the reply, or None if nothing was asked."""
     with trio.move_on_after(_REQUEST_SECONDS):
         while True:
             try:
@@ -79,7 +79,7 @@ def _answer(app: StatusApp, hosts: AllowedHosts, request: h11.Request) -> Answer
 
 
 def _header_of(request: h11.Request, wanted: bytes) -> str:
-    """Return the value of a header, or all of its values with commas; empty without it."""
+    """Return the values of a header, joined by commas; empty without it."""
     return b",".join(value for name, value in request.headers if name == wanted).decode("latin-1")
 
 

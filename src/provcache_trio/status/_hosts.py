@@ -1,8 +1,7 @@
-"""The names under which a status server may be asked for: a guard against DNS rebinding.
+"""The names under which a status server answers: a guard against DNS rebinding.
 
-A page of somebody else's, in a browser on this machine, can have its own name resolve to our
-address, and would then be allowed to read what we serve. Its requests still carry that name in
-``Host``.
+A stranger's page, in a browser on this machine, can have its own name resolve to our address, and
+could then read what we serve. Its requests still carry that name in ``Host``.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
 class AllowedHosts:
     """Decides which ``Host`` headers are served.
 
-    A server that listens on loopback serves loopback's names and addresses, the host that it was
-    given, and those that are named here. One that others can reach serves every name unless some
-    are named, and every address, which no DNS can rebind.
+    A server that listens on loopback serves the names and addresses of loopback, the host that it
+    was given, and ``names``. One that others can reach serves every name, or only ``names`` if there
+    are any, and every address, which no DNS can rebind.
 
     Args:
         address: where the server listens.
-        host: what it was given, of which ``address`` may be the first address.
-        names: names or addresses that are served besides.
+        host: what the user gave, a name or an address.
+        names: further names or addresses.
     """
 
     def __init__(self, address: str, host: str, names: Sequence[str]) -> None:
@@ -37,7 +36,7 @@ class AllowedHosts:
         name = _without_port(header.strip().lower()).rstrip(".")
         if self._serves_all or not name or name in self._names:
             return True
-        # No browser sends an address that a name resolves to, so it is safe to be asked for it.
+        # A browser sends the name, never the address that it resolves to, so addresses are safe.
         return _is_loopback(name) if self._on_loopback else _is_address(name)
 
 

@@ -32,15 +32,15 @@ def open_status_server(
     on without it.
 
     There is neither TLS nor a login: whoever can reach the address can read the page. By
-    default that is this machine.
+    default only this machine can.
 
     Args:
-        app: what to serve; by default a new one, which is the server's ``.app``.
+        app: the app to serve; by default a new one, which is the server's ``.app``.
         host: an address, or a name, of which the first address is taken.
-        port: 0 takes one that is free; see the server's ``.port`` and ``.url``.
-        allowed_hosts: names under which the server is asked for besides, without a port, such as
-            that of a proxy before it. A server that others can reach answers under any name,
-            unless some are given here.
+        port: 0 takes a free one; see the server's ``.port`` and ``.url``.
+        allowed_hosts: further names, without a port, under which it may be asked, such as that of a
+            proxy in front of it. A server that others can reach answers under any name unless some
+            are given here.
 
     Returns:
         A context manager to be entered once, in a trio task; entering is a checkpoint.

@@ -1,4 +1,4 @@
-"""What is reported about a queue: whether it is ready, and in plain words what it does."""
+"""The report about a queue: whether it is ready, and in plain words what it does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from provcache_trio._vocabulary.metrics import QueueState, WriteBehindMetrics
+from provcache_trio._vocabulary.metrics import (
+    CacheMetrics,
+    QueueState,
+    StreamMetrics,
+    WriteBehindMetrics,
+)
+from provcache_trio._vocabulary.observed import cache_of, stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,13 +26,13 @@ _HOUR: Final = 3600
 
 
 class Observed(NamedTuple):
-    """A queue, and what counts its dead letters."""
+    """A queue, and the function that counts its dead letters."""
 
     queue: ObservedQueue
     dead_letters: Callable[[], int | None] | None = None
 
     def count_dead_letters(self) -> int | None:
-        """Return how many letters are kept, or None if that is not known."""
+        """Return how many letters are kept, or None if nobody knows."""
         if self.dead_letters is None:
             return None
         try:
@@ -36,7 +42,7 @@ class Observed(NamedTuple):
 
 
 class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One queue in ``status.json``."""
+    """One queue in ``status.json``; ``cache`` and ``stream`` are null where it has none."""
 
     name: str
     state: QueueState
@@ -45,6 +51,8 @@ class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     metrics: WriteBehindMetrics
     dead_letters: int | None
+    cache: CacheMetrics | None
+    stream: StreamMetrics | None
 
 
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +80,8 @@ def _report_on_one(observed: Observed) -> QueueReport:
         reason=reason,
         metrics=metrics,
         dead_letters=observed.count_dead_letters(),
+        cache=cache_of(observed.queue),
+        stream=stream_of(observed.queue),
     )
 
 
@@ -127,10 +137,10 @@ def _summarize_running(metrics: WriteBehindMetrics, left: int) -> str:
     if left == 0:
         return f"{doing}; none is waiting."
     age = _duration(metrics.oldest_pending_seconds)
-    told = f"{doing}; {_entries(left)} {_are(left)} on the way, the oldest for {age}."
+    summary = f"{doing}; {_entries(left)} {_are(left)} on the way, the oldest for {age}."
     if metrics.call_seconds < _SLOW_CALL:
-        return told
-    return f"{told} A call of the store has not returned for {_duration(metrics.call_seconds)}."
+        return summary
+    return f"{summary} A call of the store has not returned for {_duration(metrics.call_seconds)}."
 
 
 def _entries(count: int) -> str:

@@ -1,8 +1,8 @@
 """The life of the trio server, for programs that have no server of their own.
 
-It is our own, because a general ASGI server may decide how long the application's exit takes:
-one that shields its sending waits for ever for a client that does not read. Here every
-connection has a deadline, nothing in one is shielded, and leaving cancels them all.
+It is our own, because a general ASGI server can hold up the application's exit: one that shields
+what it sends waits for ever for a client that does not read. Here every connection has a deadline,
+nothing in it is shielded, and leaving cancels all of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_CONNECTIONS: Final = 50  # for one more, the oldest one is closed
 MOST_SECONDS: Final = 10  # from a connection's beginning to its end
 _RETRY_SECONDS: Final = 0.1
 
-# What reaches a server that listens everywhere.
+# How to reach a server that listens on every address.
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
@@ -41,9 +41,9 @@ class StatusServer:
     """A running status server; do not instantiate, use ``open_status_server``.
 
     Attributes:
-        app: what it serves; queues may be added to it, and removed, at any time.
-        url: where the page is; the other paths are relative to it.
-        port: the port, chosen or given.
+        app: the app that it serves; queues may be added and removed at any time.
+        url: the page's; the other paths are relative to it.
+        port: the port, given or chosen.
     """
 
     def __init__(self, app: StatusApp, listener: trio.SocketListener) -> None:
@@ -71,7 +71,7 @@ class ServerOpening(Opening["StatusServer"]):
         self._allowed_hosts = allowed_hosts
         self._serve = serve
         self._free = trio.Semaphore(MOST_CONNECTIONS + 1)  # the last makes room
-        self._connections: dict[trio.CancelScope, None] = {}  # in the order in which they came
+        self._connections: dict[trio.CancelScope, None] = {}  # the oldest first
 
     async def _open(self) -> StatusServer:
         listener = await _listen(self._host, self._port)
@@ -82,7 +82,7 @@ class ServerOpening(Opening["StatusServer"]):
         # Only the exit ends it, so that it can be asked while a queue in the block drains.
         self._scope = trio.CancelScope(shield=True)
         self._nursery_manager = trio.open_nursery(strict_exception_groups=True)
-        # Not `async with`: what the body raises must not pass through our nursery.
+        # Not `async with`: the body's exception must not pass through our nursery.
         nursery = await self._nursery_manager.__aenter__()
         nursery.start_soon(self._run, listener, name=f"status server {server.url}")
         return server
@@ -90,8 +90,8 @@ class ServerOpening(Opening["StatusServer"]):
     async def _close(self, error: BaseException | None, /) -> None:
         self._scope.cancel()
         try:
-            # Waits for our tasks whether or not a surrounding scope is cancelled; none of
-            # them shields anything.
+            # This waits for our tasks even if a surrounding scope is cancelled; none of them
+            # shields anything.
             await self._nursery_manager.__aexit__(None, None, None)
         except BaseExceptionGroup:  # our tasks let nothing out, so it is Ctrl-C
             raise KeyboardInterrupt from error
@@ -113,8 +113,8 @@ class ServerOpening(Opening["StatusServer"]):
             self._connections[scope] = None
             nursery.start_soon(self._attend, stream, scope)
             if self._free.value == 0:
-                # Each of them waits for its client, since to make an answer takes no time.
-                # Clients that hold connections open can't keep a probe from its answer.
+                # Each of them waits for its client, since making an answer takes no time. So
+                # clients that hold connections open can't keep a probe from its answer.
                 next(iter(self._connections)).cancel()
 
     @trio.lowlevel.enable_ki_protection
@@ -131,7 +131,7 @@ class ServerOpening(Opening["StatusServer"]):
 
 
 async def _listen(host: str, port: int) -> trio.SocketListener:
-    """Listen at one address: the first of a name that has several."""
+    """Listen at one address: of a name that has several, at the first."""
     kind = socket.SOCK_STREAM
     found = await trio.socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
     address = str(found[0][4][0])
@@ -143,7 +143,7 @@ async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
     while True:
         try:
             return await listener.accept()
-        except OSError:  # mostly, no descriptor is free; one will be
+        except OSError:  # mostly because no descriptor is free; one will be
             await trio.sleep(_RETRY_SECONDS)
 
 

@@ -18,7 +18,7 @@ Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class NoAnswerError(ProvcacheError):
-    """There is no status to be had; the message gives the reason, in one line."""
+    """The status can't be fetched; the message gives the reason, in one line."""
 
 
 class LastError(msgspec.Struct, frozen=True):
@@ -30,9 +30,9 @@ class LastError(msgspec.Struct, frozen=True):
 
 
 class QueueNumbers(msgspec.Struct, frozen=True):
-    """What is shown of a queue's ``WriteBehindMetrics``; see there.
+    """The part of a queue's ``WriteBehindMetrics`` that is shown; see there.
 
-    ``state`` is any text: a newer server may know more of them.
+    ``state`` is any text: a newer server may have other states.
     """
 
     state: str
@@ -46,20 +46,65 @@ class QueueNumbers(msgspec.Struct, frozen=True):
     in_flight: Count
     producers_waiting: Count
     oldest_pending_seconds: Seconds
+    total_recovered: Count = 0
     next_try_in_seconds: Seconds | None = None
     last_error: LastError | None = None
+
+
+class CacheNumbers(msgspec.Struct, frozen=True):
+    """The part of a ``CacheMetrics`` that is shown; see there."""
+
+    hits_memory: Count
+    hits_pending: Count
+    hits_store: Count
+    misses: Count
+    computations: Count
+    errors: Count
+    entries: Count
+
+    @property
+    def hits(self) -> int:
+        """Keys that were found."""
+        return self.hits_memory + self.hits_pending + self.hits_store
+
+    @property
+    def lookups(self) -> int:
+        """Keys that were looked for."""
+        return self.hits + self.misses
+
+
+class StreamLook(msgspec.Struct, frozen=True):
+    """What a stream held when somebody last looked; see ``provcache_trio.nats.StreamLook``."""
+
+    age_seconds: Seconds
+    current: bool
+    messages: Count
+    bytes: Count
+    oldest_seconds: Seconds
+    ack_pending: Count
+    redelivered: Count
+    max_bytes: Count | None = None
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """A stream, and what it held; None: nobody knows."""
+
+    stream: str
+    look: StreamLook | None = None
 
 
 class QueueStatus(msgspec.Struct, frozen=True):
     """One queue.
 
     Attributes:
-        name: what the program calls it; need not be the only one of that name.
+        name: its name in the program; several may have the same.
         summary: what it is doing, in a plain sentence.
         ready: whether it does its work.
         reason: why it is not ready, or None.
         metrics: its numbers.
         dead_letters: how many are kept; None if nobody counts them.
+        cache: the cache over it, or None.
+        stream: the stream that it writes to or takes from, or None.
     """
 
     name: str
@@ -68,6 +113,8 @@ class QueueStatus(msgspec.Struct, frozen=True):
     metrics: QueueNumbers
     reason: str | None = None
     dead_letters: Count | None = None
+    cache: CacheNumbers | None = None
+    stream: StreamStatus | None = None
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -82,10 +129,10 @@ class _Versioned(msgspec.Struct, frozen=True):
 
 
 def decode(body: bytes) -> Document:
-    """Return the document; fields that are not known are passed over.
+    """Return the document; unknown fields are ignored.
 
     Raises:
-        NoAnswerError: it is none, or of another version of the format.
+        NoAnswerError: this is not one, or its format has another version.
     """
     try:
         version = msgspec.json.decode(body, type=_Versioned).version

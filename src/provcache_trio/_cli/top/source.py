@@ -1,4 +1,4 @@
-"""Where the status of a program is, and how it is fetched."""
+"""Where a program's status is, and how it is fetched."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _TIMEOUT: Final = 3.0  # seconds for a whole answer, the name's look-up included
 
 
 class Source:
-    """Where the status of a program is.
+    """Where a program's status is.
 
     Attributes:
         label: the URL, without user name and password.
+        instance: host and port, as Prometheus calls it.
 
     Raises:
-        MisuseError: ``url`` is none of http or https, or malformed.
+        MisuseError: ``url`` is not one of http or https, or malformed.
     """
 
     def __init__(self, url: str) -> None:
@@ -38,7 +39,7 @@ class Source:
             port = parts.port
             host = (parts.hostname or "").encode("idna").decode()
         except ValueError:
-            # What it holds may be a password; so may the message.
+            # The URL may hold a password, and the message may quote it.
             raise MisuseError("the URL is malformed") from None
         known = parts.scheme in {"http", "https"} and re.fullmatch(r"[A-Za-z0-9._:%-]+", host)
         if not known or parts.query or parts.fragment:
@@ -48,6 +49,7 @@ class Source:
             place += f":{port}"
         path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         self.label = f"{parts.scheme}://{place}{path}"
+        self.instance = place
         self._host = host
         self._tls = parts.scheme == "https"
         self._port = port or (443 if self._tls else 80)
@@ -64,13 +66,12 @@ class Source:
         self._request = h11.Request(method="GET", target=f"{path}/status.json", headers=headers)
 
     async def fetch(self) -> tuple[Document, bytes]:
-        """Return the status of now, and the bytes that it came as.
+        """Return the current status, decoded and as bytes.
 
-        Cancellation ends the exchange at once; no thread stays behind but one that looks up
-        a name.
+        Cancellation ends the exchange at once; only a thread that looks up a name may stay behind.
 
         Raises:
-            NoAnswerError: there was none within 3 s, or it is none.
+            NoAnswerError: there was no answer within 3 s, or it is not a status document.
         """
         exchange = Exchange(self._request)
         with trio.move_on_after(_TIMEOUT) as limit:
@@ -101,11 +102,11 @@ class Source:
 
 
 class Exchange:
-    """A request and its answer, without any input or output.
+    """A request and its answer, without any I/O.
 
     Attributes:
         request: the bytes to send.
-        body: what came of the answer's body.
+        body: the answer's body, as far as it has come.
     """
 
     def __init__(self, request: h11.Request) -> None:
@@ -116,10 +117,10 @@ class Exchange:
         self._received = 0
 
     def take(self, data: bytes) -> bool:
-        """Take the next bytes, none at their end, and return whether the answer is whole.
+        """Take the next bytes, b"" at their end, and return whether the answer is complete.
 
         Raises:
-            NoAnswerError: it is none.
+            NoAnswerError: it is not an answer that can be used.
         """
         self._received += len(data)
         if not self._received:
@@ -144,13 +145,13 @@ class Exchange:
 
 
 def _refusal(status: int) -> str:
-    # Its own words are a stranger's.
+    # Not the server's own words: it may be anybody's.
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
     return f"it answered {status} {phrase}".rstrip()
 
 
 def _reason(error: BaseException) -> str:
-    """Return in one line why there is no connection, of the errors of every address."""
+    """Return in one line why there is no connection, for every address that was tried."""
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return "; ".join(dict.fromkeys(map(_reason, group.exceptions)))

@@ -10,7 +10,17 @@ from rich.text import Text
 
 from provcache_trio._cli.text import printable
 
-from .words import dead_letters, in_one_line, last_error, no_answer, readiness, short, span
+from .words import (
+    about_cache,
+    about_stream,
+    dead_letters,
+    in_one_line,
+    last_error,
+    no_answer,
+    readiness,
+    short,
+    span,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -27,7 +37,7 @@ _NUMBERS: Final = (
 
 
 def draw(watch: Watch, console: Console) -> RenderableType:
-    """Return what fits a console: those not ready first."""
+    """Return a picture that fits the console: queues that are not ready come first."""
     head = Text(f"provcache top  {watch.source.label}  {watch.answered}", "bold", no_wrap=True)
     parts: list[RenderableType] = [head]
     if watch.trouble:
@@ -42,7 +52,7 @@ def draw(watch: Watch, console: Console) -> RenderableType:
         parts += [Text(in_one_line(queue, pace, watch.document.time)) for queue, pace in queues]
     else:
         parts.append(_table(watch, queues))
-        parts += [_about(watch, queue) for queue, _ in queues]
+        parts += [_about(watch, queue, pace) for queue, pace in queues]
     return Group(*parts)
 
 
@@ -72,7 +82,7 @@ def _table(watch: Watch, queues: list[tuple[QueueStatus, Pace]]) -> Table:
     return table
 
 
-def _about(watch: Watch, queue: QueueStatus) -> Text:
+def _about(watch: Watch, queue: QueueStatus, pace: Pace) -> Text:
     """Return what the table has no room for."""
     metrics = queue.metrics
     words = [
@@ -81,6 +91,8 @@ def _about(watch: Watch, queue: QueueStatus) -> Text:
         f"{short(metrics.producers_waiting)} callers waiting",
         f"dead letters {dead_letters(queue)}",
         f"last error {last_error(queue, watch.document.time)}",
+        *about_cache(queue, pace),
+        *about_stream(queue),
     ]
     style = "dim" if watch.trouble or queue.ready else ""
     return Text(printable(f"{', '.join(words)}. {queue.summary}"), style)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SHORTEST: Final = 0.1  # seconds
 _LONGEST: Final = 3600.0
-_PATIENCE: Final = 1.0  # seconds that a terminal gets to take what puts it back
+_PATIENCE: Final = 1.0  # seconds that a terminal gets to take what restores it
 
 
 async def watch_queues(
@@ -38,12 +38,12 @@ async def watch_queues(
         url: of the page; ``/status.json`` is added.
         file: where to show them.
         interval: seconds between two tries, 0.1 to 3600.
-        once: print what there is and end.
-        as_json: print it as it came; goes with ``once``.
+        once: print one answer and end.
+        as_json: print it as it came; needs ``once``.
 
     Raises:
-        MisuseError: the URL, or what is asked for, makes no sense.
-        OutputError: what there is can't be written.
+        MisuseError: an argument can't be used.
+        OutputError: the output can't be written.
     """
     if as_json and not once:
         raise MisuseError("--json goes with --once")
@@ -74,7 +74,7 @@ async def _print_once(watch: Watch, stream: Stream, *, as_json: bool) -> int:
 
 
 async def _print_again_and_again(watch: Watch, stream: Stream, interval: float) -> int:
-    """Print a line for each queue, until nobody reads it, as after ``| head``."""
+    """Print a line for each queue, again and again, until nobody reads them, as after ``| head``."""
     while True:
         await watch.ask()
         stream.add(f"{no_answer(watch)}\n" if watch.trouble else _lines(watch))
@@ -86,7 +86,7 @@ async def _print_again_and_again(watch: Watch, stream: Stream, interval: float) 
 
 
 async def _show_table(watch: Watch, terminal: Terminal, interval: float) -> int:
-    """Show a table, until the terminal is gone; the SIGHUP that reports that may come later."""
+    """Show a table until the terminal is gone; SIGHUP, which reports that, may come later."""
     picture = partial(draw, watch, terminal.console)
     try:
         await watch.ask()
@@ -108,6 +108,6 @@ def _lines(watch: Watch) -> str:
 
 
 def _as_it_came(watch: Watch) -> str:
-    """Return the document, with an escape for whatever a terminal might obey."""
+    """Return the document, with everything escaped that a terminal might obey."""
     text = watch.body.decode(errors="replace").replace("\r", " ").strip()
     return re.sub(r"[^\n\t -~]", lambda found: json.dumps(found[0])[1:-1], text) + "\n"

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from provcache_trio._cli.text import duration, printable
+from provcache_trio._cli.text import counted, duration, printable, size
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from .document import QueueStatus
+    from .document import QueueStatus, StreamLook
     from .watch import Pace, Watch
 
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
@@ -34,7 +34,7 @@ def short(value: float | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a time in the largest unit that it has two of."""
+    """Return a time in the largest unit of which it has at least two."""
     for length, unit in _UNITS:
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
@@ -42,7 +42,7 @@ def span(seconds: float) -> str:
 
 
 def no_answer(watch: Watch) -> str:
-    """Return since when there is no answer, and why."""
+    """Return for how long there has been no answer, and why."""
     return f"no answer for {span(trio.current_time() - watch.since)}: {printable(watch.trouble)}"
 
 
@@ -52,13 +52,13 @@ def readiness(queue: QueueStatus) -> str:
 
 
 def dead_letters(queue: QueueStatus) -> str:
-    """Return how many dead letters there were and, where that is counted, are kept."""
+    """Return how many dead letters there were and, if anybody counts them, how many are kept."""
     kept = "" if queue.dead_letters is None else f" ({short(queue.dead_letters)} kept)"
     return f"{short(queue.metrics.total_failed)}{kept}"
 
 
 def last_error(queue: QueueStatus, now: datetime) -> str:
-    """Return the last error, its age, and when the next try is; ``none`` if there was none."""
+    """Return the last error, its age, and the time to the next try; ``none`` if there was none."""
     metrics = queue.metrics
     words: list[str] = []
     if metrics.last_error is not None:
@@ -71,8 +71,53 @@ def last_error(queue: QueueStatus, now: datetime) -> str:
     return ", ".join(words) or "none"
 
 
+def about_cache(queue: QueueStatus, pace: Pace) -> list[str]:
+    """Return how the cache of a queue is doing; nothing if it has none."""
+    cache = queue.cache
+    if cache is None:
+        return []
+    hits, lookups = cache.hits, cache.lookups
+    found = share(pace.hit_share if pace.hit_share is not None or not lookups else hits / lookups)
+    asked = "" if pace.lookups is None else f" of {short(pace.lookups)} keys/s"
+    return [
+        f"cache: {found} found{asked}",
+        f"{short(cache.computations)} computed",
+        f"{short(cache.errors)} failed",
+        f"{short(cache.entries)} in memory",
+    ]
+
+
+def about_stream(queue: QueueStatus) -> list[str]:
+    """Return what the stream of a queue holds; nothing if it has none."""
+    if queue.stream is None:
+        return []
+    look = queue.stream.look
+    name = f"stream {queue.stream.stream}"
+    if look is None:
+        return [f"{name}: not known"]
+    seen = "" if look.current else f"not seen for {span(look.age_seconds)}, then "
+    return [
+        f"{name}: {seen}{counted(look.messages, 'message')}",
+        _filled(look),
+        f"oldest {span(look.oldest_seconds)}",
+        f"{short(look.ack_pending)} held by relays",
+        f"{short(look.redelivered)} redelivered",
+    ]
+
+
+def _filled(look: StreamLook) -> str:
+    if not look.max_bytes:
+        return size(look.bytes)
+    return f"{size(look.bytes)} of {size(look.max_bytes)} ({share(look.bytes / look.max_bytes)})"
+
+
+def share(value: float | None) -> str:
+    """Return a share in percent; a dash for None."""
+    return f"{short(None if value is None else 100 * value)} %"
+
+
 def in_one_line(queue: QueueStatus, pace: Pace, now: datetime) -> str:
-    """Return the state of a queue."""
+    """Return the state of a queue, of its cache and of its stream."""
     metrics = queue.metrics
     words = [
         f"{queue.name}: {metrics.state}",
@@ -86,4 +131,5 @@ def in_one_line(queue: QueueStatus, pace: Pace, now: datetime) -> str:
     if pace.batch_size is not None:
         words.append(f"batches of {short(pace.batch_size)}")
     words += [f"dead letters {dead_letters(queue)}", f"last error {last_error(queue, now)}"]
+    words += [*about_cache(queue, pace), *about_stream(queue)]
     return printable(f"{', '.join(words)}. {queue.summary}")

@@ -24,6 +24,17 @@ function formatDuration(seconds) {
   return `${formatNumber(Math.floor(minutes / 60))} h ${minutes % 60} min`;
 }
 
+function formatBytes(bytes) {
+  const power = Math.min(4, Math.max(0, Math.floor(Math.log10(Math.max(1, bytes)) / 3)));
+  return `${formatNumber(bytes / 1000 ** power)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
+}
+
+function formatShare(share) {
+  const percent = 100 * share;
+  const nearAnEnd = percent < 10 || percent > 99;
+  return `${new Intl.NumberFormat("en", { maximumFractionDigits: nearAnEnd ? 1 : 0 }).format(percent)} %`;
+}
+
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);

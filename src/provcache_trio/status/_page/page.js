@@ -1,5 +1,5 @@
 
-// Asks for status.json once a second and shows what it says. Everything goes in as text.
+// Fetches status.json once a second and shows it. Everything is inserted as text.
 
 const EVERY_SECONDS = 1;
 const TIMEOUT_SECONDS = 4;
@@ -22,8 +22,9 @@ const LOST = ["No answer", "off", "M8 .5a7.5 7.5 0 1 0 0 15 7.5 7.5 0 0 0 0-15ZM
 const NONE = ["No queue is open", ...LOST.slice(1)];
 const TONE_COLOURS = { good: "#2a9d55", bad: "#d13c2f", warn: "#b98900", busy: "#2f7de1", off: "#7a8592" };
 
+// Label, value, and when to draw attention to it.
 const TOTALS = [
-  ["Accepted", "total_enqueued"],
+  ["Accepted", "accepted"],
   ["Written", "total_persisted"],
   ["Replaced by newer", "total_coalesced"],
   ["Dead letters", "total_failed", "alarming"],
@@ -31,6 +32,28 @@ const TOTALS = [
   ["Turned away", "total_refused"],
   ["Callers waiting", "producers_waiting", "alarming"],
   ["Handed back", "total_abandoned", "alarming"],
+];
+
+const CACHE_TOTALS = [
+  ["Found in memory", ({ cache }) => formatNumber(cache.hits_memory)],
+  ["Found pending", ({ cache }) => formatNumber(cache.hits_pending)],
+  ["Found in the store", ({ cache }) => formatNumber(cache.hits_store)],
+  ["Not found", ({ cache }) => formatNumber(cache.misses)],
+  ["Computed", ({ cache }) => formatNumber(cache.computations)],
+  ["Shared waits", ({ cache }) => formatNumber(cache.shared_waits)],
+  ["Failed", ({ cache }) => formatNumber(cache.errors), ({ failing }) => failing],
+  ["Remembered", ({ cache }) => formatNumber(cache.entries)],
+];
+
+const STREAM_TOTALS = [
+  ["Messages", (look) => formatNumber(look.messages)],
+  ["Size", (look) => formatBytes(look.bytes)],
+  ["Limit", (look) => (look.max_bytes === null ? "none" : formatBytes(look.max_bytes))],
+  ["Full", (look) => (look.max_bytes === null ? "–" : formatShare(look.bytes / look.max_bytes)), (look) => look.bytes > 0.8 * (look.max_bytes ?? Infinity)],
+  ["Oldest message", (look) => (look.messages ? formatDuration(look.oldest_seconds) : "–"), (look) => look.oldest_seconds > 300],
+  ["Held by relays", (look) => formatNumber(look.ack_pending)],
+  ["Redelivered", (look) => formatNumber(look.redelivered), (look) => look.redelivered > 0],
+  ["Seen", (look) => `${formatDuration(look.age_seconds)} ago`],
 ];
 
 const page = (id) => document.getElementById(id);
@@ -59,27 +82,26 @@ class QueueView {
       new Chart("Age of the oldest", [{ name: "oldest" }], { format: formatDuration, least: 1 }),
     ];
     this.slots.charts.append(...this.charts.map((chart) => chart.figure));
-    this.totals = TOTALS.map(([label]) => {
-      const value = element("dd");
-      this.slots.totals.append(element("div", {}, element("dt", {}, label), value));
-      return value;
-    });
+    this.totals = valuesIn(this.slots.totals, TOTALS);
+    this.cacheTotals = valuesIn(this.slots["cache-totals"], CACHE_TOTALS);
+    this.streamTotals = valuesIn(this.slots["stream-totals"], STREAM_TOTALS);
   }
 
   take(queue, now) {
-    const { metrics } = queue;
+    // A relay takes entries over, and accepts none.
+    const metrics = { ...queue.metrics, accepted: queue.metrics.total_enqueued + queue.metrics.total_recovered };
     // Smaller than before: the program was started anew.
-    const anew = this.metrics && metrics.total_enqueued < this.metrics.total_enqueued;
+    const anew = this.metrics && metrics.accepted < this.metrics.accepted;
     this.samples = this.samples.filter(({ at }) => now - at <= MOST_SECONDS);
     this.recent = anew ? [] : this.recent.filter(({ at }) => now - at <= AVERAGED_SECONDS + 0.5);
-    this.recent.push({ at: now, metrics });
+    this.recent.push({ at: now, metrics, cache: queue.cache });
     const first = this.recent[0];
     const grown = (name) => metrics[name] - first.metrics[name];
     const rate = (name) => (first.at < now ? grown(name) / (now - first.at) : null);
     const batches = grown("total_batches");
     this.samples.push({
       at: now,
-      in: rate("total_enqueued"),
+      in: rate("accepted"),
       out: rate("total_persisted"),
       depth: metrics.current_queue_depth,
       flight: metrics.in_flight,
@@ -109,6 +131,8 @@ class QueueView {
       element("span", { class: "word" }, this.word),
     );
     this.showError(now);
+    this.showCache();
+    this.showStream();
     TOTALS.forEach(([, name, alarming], index) => {
       const shown = this.totals[index];
       shown.textContent = formatNumber(metrics[name]);
@@ -123,6 +147,33 @@ class QueueView {
     for (const chart of this.charts) chart.show(this.samples, now);
   }
 
+  showCache() {
+    const { slots, queue } = this;
+    slots.cache.hidden = !queue.cache; // missing: of an older version
+    if (!queue.cache) return;
+    const { cache } = queue;
+    const first = this.recent.find((sample) => sample.cache)?.cache ?? cache;
+    const grown = (...names) => names.reduce((sum, name) => sum + Math.max(0, cache[name] - first[name]), 0);
+    const hits = grown("hits_memory", "hits_pending", "hits_store");
+    const lookups = hits + grown("misses");
+    const lately = `of ${formatNumber(lookups)} keys in the last seconds`;
+    slots["cache-text"].textContent = lookups ? `${formatShare(hits / lookups)} found, ${lately}` : "nobody has asked in the last seconds";
+    showValues(this.cacheTotals, CACHE_TOTALS, { cache, failing: grown("errors") > 0 });
+  }
+
+  showStream() {
+    const { slots, queue } = this;
+    slots.stream.hidden = !queue.stream;
+    if (!queue.stream) return;
+    const { stream, look } = { ...queue.stream };
+    slots["stream-name"].textContent = stream;
+    slots.stream.classList.toggle("alarming", !look?.current);
+    slots.stream.classList.toggle("old", !look?.current);
+    slots["stream-totals"].hidden = !look;
+    slots["stream-text"].textContent = aboutStream(look);
+    if (look) showValues(this.streamTotals, STREAM_TOTALS, look);
+  }
+
   showError(now) {
     const { slots, metrics } = this;
     const error = metrics.last_error;
@@ -134,6 +185,28 @@ class QueueView {
     const rest = left === null ? 0 : left - (now - this.at);
     slots["next-text"].textContent = rest > 0 ? `in ${formatDuration(Math.max(1, Math.ceil(rest)))}` : "now";
   }
+}
+
+/** Put a place for each value into a list, and return these places. */
+function valuesIn(list, rows) {
+  return rows.map(([label]) => {
+    const value = element("dd");
+    list.append(element("div", {}, element("dt", {}, label), value));
+    return value;
+  });
+}
+
+function showValues(places, rows, from) {
+  rows.forEach(([, value, alarming], index) => {
+    places[index].textContent = value(from);
+    places[index].parentElement.classList.toggle("alarming", Boolean(alarming?.(from)));
+  });
+}
+
+function aboutStream(look) {
+  if (!look) return "What it holds is not known: no look at it has succeeded yet.";
+  if (!look.current) return `Not seen for ${formatDuration(look.age_seconds)}; this is how it was then.`;
+  return look.messages ? "Messages wait for a relay, or are on their way to the store." : "It is empty.";
 }
 
 function describe(error) {
@@ -216,7 +289,7 @@ function overall(all) {
   return ready === all.length ? `All ${ready} queues are ready` : `${ready} of ${all.length} queues are ready`;
 }
 
-/** Let the tab tell the worst state: in its title, and in its icon. */
+/** Show the worst state in the tab: in its title, and in its icon. */
 function showHead() {
   const all = [...views.values()];
   const worst = Math.min(...all.map(({ rank }) => rank));
@@ -257,7 +330,7 @@ async function poll() {
       const report = await response.json();
       if (!held && report.version === 1) receive(report);
     } catch {
-      // tick() tells
+      // tick() shows that there was no answer
     }
   }
   setTimeout(poll, 1000 * Math.max(0.1, EVERY_SECONDS - (seconds() - started)));
