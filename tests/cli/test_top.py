@@ -38,22 +38,26 @@ from provcache_trio._cli.misuse import MisuseError
 from provcache_trio._cli.output import OutputError
 from provcache_trio._cli.top import source as source_module
 from provcache_trio._cli.top.document import (
+    CacheNumbers,
     LastError,
     NoAnswerError,
     QueueNumbers,
     QueueStatus,
+    StreamLook,
+    StreamStatus,
     decode,
 )
 from provcache_trio._cli.top.source import Exchange, Source
 from provcache_trio._cli.top.table import draw
 from provcache_trio._cli.top.views import watch_queues
 from provcache_trio._cli.top.watch import History, Pace, Watch
-from provcache_trio._cli.top.words import in_one_line, last_error, short, span
+from provcache_trio._cli.top.words import in_one_line, last_error, short, span, volume
 from provcache_trio.status import StatusApp
 from provcache_trio.testing import MemoryRepository
 
 from tests.cli.support import PROGRAM, pseudo_terminal
 from tests.support.items import Item
+from tests.support.shown import CACHE as SHOWN_CACHE, LOOK as SHOWN_LOOK, Shown
 from tests.support.waiting import HANG_SECONDS, without_a_hang
 
 if TYPE_CHECKING:
@@ -85,7 +89,9 @@ def metrics(seconds: float = 0, **changes: Any) -> QueueNumbers:  # noqa: ANN401
 def queue(seconds: float = 0, *, name: str = "default", **changes: Any) -> QueueStatus:  # noqa: ANN401
     """Return a queue; ``changes`` are its own fields or those of its metrics."""
     own = {
-        each: changes.pop(each) for each in ("ready", "reason", "dead_letters") if each in changes
+        each: changes.pop(each)
+        for each in ("ready", "reason", "dead_letters", "cache", "stream")
+        if each in changes
     }
     summary = changes.pop("summary", "Entries are accepted and written; none is waiting.")
     own.setdefault("ready", True)
@@ -201,8 +207,14 @@ async def test_what_a_real_queue_reports_is_understood() -> None:
     async with open_write_behind_queue(repository, name="real") as real:
         await real.enqueue(Item("a"))
         scope = {"type": "http", "method": "GET", "path": "/status.json", "headers": []}
-        await StatusApp(real)(scope, receive, send)
-    (found,) = decode(sent[1]["body"]).queues
+        full = Shown(real.metrics(), cache=SHOWN_CACHE, stream="s", look=SHOWN_LOOK)
+        await StatusApp(real, full)(scope, receive, send)
+    found, shown = decode(sent[1]["body"]).queues
+    assert (shown.cache, shown.stream) == (
+        msgspec.convert(msgspec.to_builtins(SHOWN_CACHE), CacheNumbers),
+        StreamStatus("s", msgspec.convert(msgspec.to_builtins(SHOWN_LOOK), StreamLook)),
+    )
+    assert (found.cache, found.stream) == (None, None)
     assert (found.name, found.ready, found.metrics.total_enqueued) == ("real", True, 1)
     assert found.metrics.timestamp.utcoffset() == timedelta(0)
 
@@ -535,7 +547,7 @@ def drawn(watch: Watch, width: int = 80) -> list[str]:
     """Return the lines of a screen, as they are seen."""
     file = io.StringIO()
     console = Console(file=file, width=width, color_system=None)
-    console.print(draw(watch, console))
+    console.print(draw([watch], console))
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -620,7 +632,7 @@ def coloured(watch: Watch) -> str:
     console = Console(
         file=file, width=80, force_terminal=True, color_system="standard", no_color=False
     )
-    console.print(draw(watch, console))
+    console.print(draw([watch], console))
     return file.getvalue()
 
 
@@ -683,6 +695,147 @@ def test_a_line_tells_the_same() -> None:
     )
 
 
+# Caches and streams
+
+
+CACHE = CacheNumbers(
+    hits_memory=90, hits_pending=5, hits_store=1, misses=4, computations=3, errors=2, entries=1500
+)
+LOOK = StreamLook(
+    age_seconds=3.5,
+    current=True,
+    messages=1200,
+    bytes=895_000,
+    max_bytes=67_108_864,
+    oldest_seconds=12.25,
+    ack_pending=128,
+    redelivered=3,
+)
+STREAM = (
+    "1,200 messages, 895 kB of 67.1 MB (1.3 %), oldest 12.2 s, 128 held by relays, 3 redelivered"
+)
+
+
+def last_words(**parts: Any) -> str:  # noqa: ANN401  # a cache, a stream
+    """Return what a line has of a cache and a stream."""
+    line = in_one_line(queue(**parts), Pace(), BEGINNING)
+    return line.removesuffix(". Entries are accepted and written; none is waiting.").partition(
+        "last error none, "
+    )[2]
+
+
+def test_a_line_has_the_cache_and_the_stream() -> None:
+    both = last_words(cache=CACHE, stream=StreamStatus("decisions", LOOK))
+    cache = "cache: 96 % found, 3 computed, 2 failed, 1,500 in memory"
+    assert both == f"{cache}, stream decisions: {STREAM}"
+    unused = CacheNumbers(0, 0, 0, 0, 0, 0, 0)
+    assert last_words(cache=unused) == "cache: - % found, 0 computed, 0 failed, 0 in memory"
+
+
+@pytest.mark.parametrize(
+    ("look", "text"),
+    [
+        (None, "stream s: not known"),
+        (
+            msgspec.structs.replace(LOOK, age_seconds=400, current=False),
+            f"stream s: not seen for 7 min, then {STREAM}",
+        ),
+        (
+            msgspec.structs.replace(LOOK, max_bytes=None, bytes=5e13, messages=1),
+            ("stream s: 1 message, 50 TB, oldest 12.2 s, 128 held by relays, 3 redelivered"),
+        ),
+    ],
+    ids=["unknown", "stale", "unlimited"],
+)
+def test_what_is_not_known_of_a_stream_is_not_made_up(look: StreamLook | None, text: str) -> None:
+    assert last_words(stream=StreamStatus("s", look)) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (10_500_000, "10.5 MB"), (9.996e9, "10 GB")],
+)
+def test_volumes_have_the_unit_that_fits(count: float, text: str) -> None:
+    assert volume(count) == text
+
+
+def test_the_pace_of_a_cache_is_that_of_the_last_seconds() -> None:
+    history = History()
+    for second, (hits, misses) in enumerate([(100, 900), (190, 910), (280, 920)]):
+        numbers = CacheNumbers(hits, 0, 0, misses, 0, 0, 0)
+        history.add(metrics(second), numbers)
+    assert (history.pace().lookups, history.pace().hit_share) == (100, 0.9)
+    history.add(metrics(3), CacheNumbers(1, 0, 0, 0, 0, 0, 0))  # started again
+    assert history.pace().hit_share == 0.9
+    line = in_one_line(queue(cache=CACHE), history.pace(), BEGINNING)
+    assert "cache: 90 % found of 100 keys/s, 3 computed" in line
+
+
+def test_a_relay_accepts_what_it_takes_over() -> None:
+    history = History()
+    for second in range(2):
+        history.add(metrics(second, total_recovered=500 * second))
+    assert history.pace().accepted == 500
+
+
+async def test_the_table_has_a_line_for_a_cache_and_for_a_stream() -> None:
+    full = queue(cache=CACHE, stream=StreamStatus("decisions\x1b", LOOK))
+    lines = drawn(await watched(document(full)), 140)
+    assert lines[-2:] == [
+        "default: cache: 96 % found, 3 computed, 2 failed, 1,500 in memory",
+        f"default: stream decisions\\x1b: {STREAM}",
+    ]
+
+
+# Several programs
+
+
+async def test_several_programs_are_told_apart_by_their_instance() -> None:
+    first = await watched(document(queue(name="relay"), queue(name="failing", **FAILING)))
+    second = await watched(document(queue(name="relay")))
+    one, two = first.source.instance, second.source.instance
+    file = io.StringIO()
+    console = Console(file=file, width=120, color_system=None)
+    console.print(draw([first, second], console))
+    head, titles, *rows = file.getvalue().splitlines()
+    assert head.startswith("provcache top  2 programs  ")
+    assert titles.split()[:3] == ["instance", "queue", "state"]
+    assert [row.split()[:3] for row in rows[:3]] == [
+        [one, "failing", "waiting"],
+        [one, "relay", "running"],
+        [two, "relay", "running"],
+    ]
+    assert any(row.startswith(f"{two} relay: ready, ") for row in rows)
+    second.trouble = "Connection refused"
+    narrow = Console(file=(file := io.StringIO()), width=79, color_system=None)
+    narrow.print(draw([first, second], narrow))
+    text = " ".join(file.getvalue().split())
+    assert f"{two}: no answer for" in text
+    assert f"{one} relay: running, ready" in text
+
+
+async def test_once_prints_what_answers_and_names_what_does_not(
+    program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Program(document(queue(name="other")))
+    once = partial(watch_queues, [program.url, other.url], once=True)
+    here, there = (url.removeprefix("http://") for url in (program.url, other.url))
+    try:
+        status, text = await told(once)
+        assert status == 0
+        assert [line.split(",")[0] for line in text.splitlines()] == [
+            f"{here} default: running",
+            f"{there} other: running",
+        ]
+        other.body = document()
+        assert (await told(once))[0] == 1
+    finally:
+        other.stop()
+    status, text = await told(once)
+    assert (status, text.splitlines()[0].split(",")[0]) == (3, f"{here} default: running")
+    assert capsys.readouterr().err == f"provcache: {other.url}: Connection refused\n"
+
+
 # The command
 
 
@@ -709,7 +862,7 @@ async def told(call: Callable[[io.TextIOWrapper], Awaitable[int]]) -> tuple[int,
 async def test_once_prints_every_queue_and_the_status_tells_whether_all_are_ready(
     program: Program,
 ) -> None:
-    once = partial(watch_queues, program.url, once=True)
+    once = partial(watch_queues, [program.url], once=True)
     program.body = document(queue(name="one"), queue(name="two"))
     status, text = await told(once)
     assert status == 0
@@ -727,7 +880,7 @@ async def test_once_tells_an_unreachable_server_in_one_line(
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     secret = url.replace("//", "//user:secret@")
-    assert await told(partial(watch_queues, secret, once=True)) == (3, "")
+    assert await told(partial(watch_queues, [secret], once=True)) == (3, "")
     assert capsys.readouterr().err == f"provcache: {url}: Connection refused\n"
 
 
@@ -735,7 +888,7 @@ async def test_json_is_what_came_but_for_what_a_terminal_might_obey(program: Pro
     hostile = queue(name="\x1b[2J\x9b\u202e漢\x7f", **FAILING)
     odd = '"more": "\x1b\U0001f600",\r "deep": ' + "[" * 500 + "]" * 500 + ', "in_flight"'
     program.body = document(hostile).replace(b'"in_flight"', odd.encode().replace(b"\x1b", b"x"))
-    status, text = await told(partial(watch_queues, program.url, once=True, as_json=True))
+    status, text = await told(partial(watch_queues, [program.url], once=True, as_json=True))
     assert status == 1
     assert text.endswith("}\n")
     assert text.rstrip("\n").isprintable()
@@ -750,7 +903,7 @@ async def test_once_has_a_status_when_nobody_reads(program: Program, as_json: bo
     program.body = document(queue(**FAILING))
     with pipe() as (reader, writer):
         reader.close()
-        assert await watch_queues(program.url, writer, once=True, as_json=as_json) == 1
+        assert await watch_queues([program.url], writer, once=True, as_json=as_json) == 1
 
 
 @pytest.mark.parametrize(
@@ -759,12 +912,14 @@ async def test_once_has_a_status_when_nobody_reads(program: Program, as_json: bo
         ({"as_json": True}, "--json goes with --once"),
         ({"interval": 0.01}, "--interval is 0.1 to 3600 seconds"),
         ({"interval": math.nan}, "--interval is"),
-        ({"url": "localhost"}, "a status page is named by its URL"),
+        ({"urls": ["localhost"]}, "a status page is named by its URL"),
+        ({"urls": []}, "a status page is named by its URL"),
+        ({"urls": ["http://a", "http://b"], "once": True, "as_json": True}, "give one URL"),
     ],
 )
 async def test_what_makes_no_sense_is_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(MisuseError, match=complaint):
-        await watch_queues(**{"url": "http://127.0.0.1", "file": sys.stdout, **options})
+        await watch_queues(**{"urls": ["http://127.0.0.1"], "file": sys.stdout, **options})
 
 
 async def test_in_a_pipe_there_is_a_line_for_each_queue_again_and_again(program: Program) -> None:
@@ -772,7 +927,7 @@ async def test_in_a_pipe_there_is_a_line_for_each_queue_again_and_again(program:
     with pipe() as (reader, writer):
         lines: list[str] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(watch_queues, program.url, writer, interval=0.1))
+            nursery.start_soon(partial(watch_queues, [program.url], writer, interval=0.1))
             lines += [await trio.to_thread.run_sync(reader.readline) for _ in range(6)]
             program.stop()
             while not lines[-1].startswith("no answer"):
@@ -788,7 +943,7 @@ async def test_in_a_pipe_there_is_a_line_for_each_queue_again_and_again(program:
 async def test_it_ends_when_nobody_reads_the_lines(program: Program) -> None:
     with pipe() as (reader, writer), trio.fail_after(HANG_SECONDS):
         reader.close()
-        assert await watch_queues(program.url, writer) == 0
+        assert await watch_queues([program.url], writer) == 0
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -797,7 +952,7 @@ async def test_a_disk_that_is_full_is_told(program: Program, once: bool) -> None
         open("/dev/full", "w", encoding="utf-8") as file,  # noqa: ASYNC230, PTH123
         pytest.raises(OutputError, match="No space left on device"),
     ):
-        await watch_queues(program.url, file, once=once)
+        await watch_queues([program.url], file, once=once)
 
 
 async def test_a_pager_that_takes_nothing_holds_up_no_signal(program: Program) -> None:
@@ -811,7 +966,7 @@ async def test_a_pager_that_takes_nothing_holds_up_no_signal(program: Program) -
                 signal.raise_signal(signal.SIGTERM)
 
             nursery.start_soon(end)
-            assert await watch_queues(program.url, writer) == 143
+            assert await watch_queues([program.url], writer) == 143
 
 
 # On a terminal
@@ -863,7 +1018,7 @@ async def running(program: Program, glass: Glass, status: int) -> AsyncGenerator
     """Run the command in the block, which has to make it end with ``status``."""
 
     async def run() -> None:
-        found.append(await watch_queues(program.url, glass.file, interval=0.1))
+        found.append(await watch_queues([program.url], glass.file, interval=0.1))
 
     found: list[int] = []
     with trio.fail_after(HANG_SECONDS):
@@ -902,7 +1057,7 @@ async def test_how_long_there_is_no_answer_goes_on_while_it_waits_for_one(
 ) -> None:
     monkeypatch.setattr(source_module, "_TIMEOUT", 0.1)
     async with answering(b"", silent=True) as url, trio.open_nursery() as nursery:
-        nursery.start_soon(partial(watch_queues, url, glass.file, interval=0.1))
+        nursery.start_soon(partial(watch_queues, [url], glass.file, interval=0.1))
         await glass.until("no answer for .* ms: nothing came within 0.1 s")
         monkeypatch.setattr(source_module, "_TIMEOUT", 60)
         await glass.until(r"no answer for [\d.]+ s: nothing came")
@@ -916,7 +1071,7 @@ async def test_a_terminal_gets_lines_if_it_can_not_draw_or_they_are_asked_for(
 ) -> None:
     monkeypatch.setenv(name, value)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_queues, program.url, glass.file)
+        nursery.start_soon(watch_queues, [program.url], glass.file)
         await glass.until("default: running")
         nursery.cancel_scope.cancel()
     assert b"\x1b" not in glass.seen

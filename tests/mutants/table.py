@@ -2842,6 +2842,54 @@ CACHE = (
 )
 
 
+WATCHING = (
+    mutant(
+        "what was seen of a stream long ago counts as known now",
+        "stream/looks::what_was_not_seen_for_thirty_seconds_is_no_longer_current",
+        ("nats/_looks.py", "current=age_seconds <= _CURRENT_SECONDS", "current=True"),
+    ),
+    mutant(
+        "a look at a stream that hangs is waited for",
+        "stream/looks::a_look_that_hangs_is_cut_off_after_five_seconds",
+        ("nats/_looks.py", "trio.fail_after(_PATIENCE_SECONDS)", "trio.CancelScope()"),
+    ),
+    mutant(
+        "a look at a stream ends the relay by an error",
+        "stream/looks::failing_looks_end_nothing_and_are_logged_once[ours]",
+        ("nats/_looks.py", "except Exception as error:", "except StoreError as error:"),
+    ),
+    mutant(
+        "a relay looks over the connection that pulls",
+        "stream/looks::a_relay_that_may_not_look_does_its_work",
+        (
+            "nats/_relay.py",
+            "    looks = Looks(access, names)\n",
+            "    looks = Looks(access, names)\n    looks.session = puller.session\n",
+        ),
+    ),
+    mutant(
+        "what a cache has counted is forgotten when another one follows",
+        "cache/opening::a_queue_has_the_metrics_of_its_cache_and_those_of_earlier_ones "
+        "watching/otel::a_cache_is_exported_with_its_queue_and_its_counters_go_on",
+        ("_core/queue.py", "past.plus(cache.metrics())", "cache.metrics()"),
+    ),
+    mutant(
+        "Prometheus gets what was seen of a stream long ago",
+        "watching/prometheus::a_stream_is_shown_as_far_as_it_is_known_now[stale]",
+        (
+            "prometheus.py",
+            "metrics.look is not None and metrics.look.current",
+            "metrics.look is not None",
+        ),
+    ),
+    mutant(
+        "OpenTelemetry gets what was seen of a stream long ago",
+        "watching/otel::a_stream_is_exported_as_far_as_it_is_known_now",
+        ("otel.py", "stream.look is not None and stream.look.current", "stream.look is not None"),
+    ),
+)
+
+
 MUTANTS = (
     *ACCOUNTING,
     *ACCEPTING,
@@ -2861,4 +2909,5 @@ MUTANTS = (
     *GROWTH,
     *STREAM,
     *CACHE,
+    *WATCHING,
 )

@@ -140,7 +140,7 @@ async def test_a_look_that_hangs_is_cut_off_after_five_seconds(
         (StoreMisconfiguredError("x", error_class="Denied\n"), logging.WARNING, "Denied\\n"),
         (LookupError("of ours"), logging.INFO, "LookupError"),
     ],
-    ids=lambda it: getattr(it, "__class__", it).__name__,
+    ids=["away", "denied", "ours"],
 )
 async def test_failing_looks_end_nothing_and_are_logged_once(
     error: Exception,

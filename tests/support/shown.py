@@ -38,7 +38,7 @@ UNLIMITED = msgspec.structs.replace(LOOK, max_bytes=None)
 
 
 class Shown:
-    """A queue that never changes.
+    """A queue that changes only where a test does it.
 
     Args:
         metrics: its own.
@@ -59,14 +59,14 @@ class Shown:
     ) -> None:
         self.name = name
         self._metrics = metrics
-        self._cache = cache
+        self.cache = cache
         self._stream = None if stream is None else StreamMetrics(stream=stream, look=look)
 
     def metrics(self) -> WriteBehindMetrics:
         return self._metrics
 
     def cache_metrics(self) -> CacheMetrics | None:
-        return self._cache
+        return self.cache
 
     def stream_metrics(self) -> StreamMetrics | None:
         return self._stream

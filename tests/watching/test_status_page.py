@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import msgspec
 import pytest
 
 from provcache_trio import EntryRejectedError
 
 from tests.support.browser import Program, run_browser, run_program
+from tests.support.shown import CACHE, LOOK, STALE, UNLIMITED, Shown
 from tests.support.waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
@@ -216,6 +219,87 @@ def test_dead_letters_are_told(browser: Browser) -> None:
         )
         seen.until(f"/^[1-9]\\d* \\(12 kept\\)$/.test({letters}?.nextSibling.textContent)")
         assert seen.page.evaluate(f"{letters}.parentElement.className") == "alarming"
+
+
+def values_in(seen: Visit, queue: int, part: str) -> dict[str, str]:
+    """Return the numbers of a queue's cache or stream, by their labels."""
+    rows = seen.page.locator(f".queue:nth-child({queue}) [data-slot={part}-totals] > div")
+    return dict(row.inner_text().split("\n") for row in rows.all())
+
+
+def show(program: Program, *queues: Shown) -> None:
+    for queue in queues:
+        program.do(partial(program.server.app.add, queue))
+
+
+def test_a_cache_is_shown_with_its_queue(browser: Browser) -> None:
+    with run_program("plain") as program, visit(browser, program.server.url) as seen:
+        metrics = program.queues["plain"].metrics()
+        shown = Shown(metrics, "cached", cache=CACHE)
+        show(program, shown)
+        seen.until("document.querySelectorAll('h2').length == 2")
+        hidden = seen.page.locator(".part").evaluate_all("all => all.map(one => one.hidden)")
+        assert hidden == [True, True, False, True]  # a plain queue has neither
+        assert values_in(seen, 2, "cache") == {
+            "Found in memory": "101",
+            "Found pending": "11",
+            "Found in the store": "31",
+            "Not found": "7",
+            "Computed": "5",
+            "Shared waits": "3",
+            "Failed": "2",
+            "Remembered": "97",
+        }
+        text = ".queue:nth-child(2) [data-slot=cache-text]"
+        assert seen.text_of(text) == "nobody has asked in the last seconds"
+        shown.cache = msgspec.structs.replace(CACHE, hits_memory=191, misses=17, errors=3)
+        seen.until(f"document.querySelector({text!r}).innerText.startsWith('90 % found, of 100 ')")
+        assert seen.page.locator(".part .alarming dt").all_inner_texts() == ["Failed"]
+
+
+def test_a_stream_is_shown_as_far_as_it_is_known(browser: Browser) -> None:
+    with run_program("plain") as program, visit(browser, program.server.url) as seen:
+        metrics = program.queues["plain"].metrics()
+        show(
+            program,
+            Shown(metrics, "full", stream="decisions", look=LOOK),
+            Shown(metrics, "stale", stream="decisions", look=STALE),
+            Shown(metrics, "unlimited", stream="decisions", look=UNLIMITED),
+            Shown(metrics, "unknown", stream="<b>s</b>"),
+        )
+        seen.until("document.querySelectorAll('h2').length == 5")
+        numbers = {
+            "Messages": "1,200",
+            "Size": "900 kB",
+            "Limit": "1 MB",
+            "Full": "90 %",
+            "Oldest message": "1 min 1 s",
+            "Held by relays": "128",
+            "Redelivered": "4",
+            "Seen": "3.5 s ago",
+        }
+        assert values_in(seen, 2, "stream") == numbers
+        assert values_in(seen, 3, "stream") == numbers | {"Seen": "6 min 40 s ago"}
+        assert values_in(seen, 4, "stream") == numbers | {"Limit": "none", "Full": "\u2013"}
+        assert [
+            part.inner_text() for part in seen.page.locator("[data-slot=stream-text]").all()
+        ] == [
+            "",
+            "Messages wait for a relay, or are on their way to the store.",
+            "Not seen for 6 min 40 s; this is how it was then.",
+            "Messages wait for a relay, or are on their way to the store.",
+            "What it holds is not known: no look at it has succeeded yet.",
+        ]
+        assert seen.text_of(".queue:nth-child(5) [data-slot=stream-name]") == "<b>s</b>"
+        assert seen.page.locator(".queue:nth-child(5) [data-slot=stream-totals]").is_hidden()
+        alarming = seen.page.locator(".queue:nth-child(2) .part .alarming dt").all_inner_texts()
+        assert alarming == ["Full", "Redelivered"]
+        for scheme, width in LOOKS:
+            seen.page.emulate_media(color_scheme=scheme)
+            seen.page.set_viewport_size({"width": width, "height": 800})
+            assert overflow(seen.page) == 0, width
+            contrasts = seen.page.evaluate(CONTRASTS)
+            assert [one for one in contrasts if one[2] < one[1]] == []
 
 
 def test_an_answer_that_does_not_come_is_told_and_so_is_the_next(browser: Browser) -> None:

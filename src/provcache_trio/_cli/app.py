@@ -322,23 +322,23 @@ async def expire(
 
 @app.command
 async def top(
-    url: str,
-    /,
-    *,
+    *url: str,
     interval: float = 1.0,
     once: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Show the write-behind queues of a running program, live from its status page.
+    """Show the write-behind queues of running programs, live from their status pages.
 
-    On a terminal it shows a table until SIGINT (Ctrl-C), SIGTERM or SIGHUP ends it with status 130,
-    143 or 129. In a pipe, or with NO_COLOR set, it keeps printing a line for each queue.
+    With each queue it shows its cache and the stream behind it, if there are any. On a terminal it
+    shows a table until SIGINT (Ctrl-C), SIGTERM or SIGHUP ends it with status 130, 143 or 129. In a
+    pipe, or with NO_COLOR set, it keeps printing a line for each queue.
 
     Args:
-        url: The page, such as http://127.0.0.1:9464 or https://USER:PASSWORD@HOST/PREFIX/.
+        url: The page, such as http://127.0.0.1:9464 or https://USER:PASSWORD@HOST/PREFIX/; several
+            for several programs.
         interval: Seconds between updates, 0.1 to 3600.
-        once: Print a line for each queue and end. The status is 0 if there are queues and all are
-            ready, 1 if not, and 3 if there is no answer.
+        once: Print a line for each queue and end. The status is 0 if each program has queues and all
+            are ready, 1 if not, and 3 if a program does not answer.
         as_json: With --once, print the page's status.json.
     """
     return await watch_queues(url, sys.stdout, interval=interval, once=once, as_json=as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.console import Group
 from rich.table import Table
@@ -23,6 +23,8 @@ from .words import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from rich.console import Console, RenderableType
 
     from .document import QueueStatus
@@ -36,39 +38,69 @@ _NUMBERS: Final = (
 )  # fmt: skip
 
 
-def draw(watch: Watch, console: Console) -> RenderableType:
+def draw(watches: Sequence[Watch], console: Console) -> RenderableType:
     """Return a picture that fits the console: queues that are not ready come first."""
-    head = Text(f"provcache top  {watch.source.label}  {watch.answered}", "bold", no_wrap=True)
-    parts: list[RenderableType] = [head]
-    if watch.trouble:
-        of = f" (the numbers are of {watch.answered})" if watch.answered else ""
-        parts.append(Text(f"{no_answer(watch)}{of}", _BAD))
-    queues = sorted(watch.queues, key=lambda pair: pair[0].ready)
-    if not watch.answered:
+    several = len(watches) > 1
+    what = f"{len(watches)} programs" if several else watches[0].source.label
+    answered = max(watch.answered for watch in watches)
+    parts: list[RenderableType] = [
+        Text(f"provcache top  {what}  {answered}", "bold", no_wrap=True),
+        *(Text(_trouble(watch, several=several), _BAD) for watch in watches if watch.trouble),
+    ]
+    rows = [_Row(watch, queue, pace) for watch in watches for queue, pace in watch.queues]
+    rows.sort(key=lambda row: row.queue.ready)
+    if not answered:
         parts.append(Text("no answer yet", "dim"))
-    elif not queues:
+    elif not rows:
         parts.append(Text("no queue is open"))
     elif console.width < _NARROWEST:
-        parts += [Text(in_one_line(queue, pace, watch.document.time)) for queue, pace in queues]
+        parts += [Text(row.in_one_line(several=several)) for row in rows]
     else:
-        parts.append(_table(watch, queues))
-        parts += [_about(watch, queue, pace) for queue, pace in queues]
+        parts.append(_table(rows, several=several))
+        parts += [text for row in rows for text in _about(row, several=several)]
     return Group(*parts)
 
 
-def _table(watch: Watch, queues: list[tuple[QueueStatus, Pace]]) -> Table:
-    def ink(style: str) -> str:
-        return "dim" if watch.trouble else style  # grey: the numbers are old
+class _Row(NamedTuple):
+    """A queue, and the program that has it."""
 
+    watch: Watch
+    queue: QueueStatus
+    pace: Pace
+
+    def ink(self, style: str) -> str:
+        """Return ``style``, or grey: the numbers are old."""
+        return "dim" if self.watch.trouble else style
+
+    def name(self, *, several: bool) -> str:
+        """Return the queue's name, after its program's where there are several programs."""
+        return f"{self.watch.source.instance} {self.queue.name}" if several else self.queue.name
+
+    def in_one_line(self, *, several: bool) -> str:
+        """Return the state of the queue."""
+        instance = f"{self.watch.source.instance} " if several else ""
+        return instance + in_one_line(self.queue, self.pace, self.watch.document.time)
+
+
+def _trouble(watch: Watch, *, several: bool) -> str:
+    instance = f"{watch.source.instance}: " if several else ""
+    old = f" (the numbers are of {watch.answered})" if watch.answered else ""
+    return f"{instance}{no_answer(watch)}{old}"
+
+
+def _table(rows: Sequence[_Row], *, several: bool) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    if several:
+        table.add_column("instance", no_wrap=True, overflow="ellipsis")
     table.add_column("queue", no_wrap=True, overflow="ellipsis")
     table.add_column("state", no_wrap=True, overflow="ellipsis", max_width=10)
     for title in _NUMBERS:
         table.add_column(title, justify="right", no_wrap=True)
-    for queue, pace in queues:
-        metrics = queue.metrics
+    for row in rows:
+        metrics, pace, ink = row.queue.metrics, row.pace, row.ink
         table.add_row(
-            Text(printable(queue.name)),
+            *([row.watch.source.instance] if several else []),
+            Text(printable(row.queue.name)),
             Text(printable(metrics.state), ink(_STYLES.get(metrics.state, "yellow"))),
             short(metrics.current_queue_depth),
             short(metrics.in_flight),
@@ -82,17 +114,19 @@ def _table(watch: Watch, queues: list[tuple[QueueStatus, Pace]]) -> Table:
     return table
 
 
-def _about(watch: Watch, queue: QueueStatus, pace: Pace) -> Text:
-    """Return what the table has no room for."""
-    metrics = queue.metrics
+def _about(row: _Row, *, several: bool) -> Iterator[Text]:
+    """Yield what the table has no room for."""
+    queue, metrics = row.queue, row.queue.metrics
     words = [
-        f"{queue.name}: {readiness(queue)}",
+        readiness(queue),
         f"{short(metrics.total_retries)} retries",
         f"{short(metrics.producers_waiting)} callers waiting",
         f"dead letters {dead_letters(queue)}",
-        f"last error {last_error(queue, watch.document.time)}",
-        *about_cache(queue, pace),
-        *about_stream(queue),
+        f"last error {last_error(queue, row.watch.document.time)}",
     ]
-    style = "dim" if watch.trouble or queue.ready else ""
-    return Text(printable(f"{', '.join(words)}. {queue.summary}"), style)
+    style = "dim" if row.watch.trouble or queue.ready else ""
+    name = row.name(several=several)
+    yield Text(printable(f"{name}: {', '.join(words)}. {queue.summary}"), style)
+    for more in (about_cache(queue, row.pace), about_stream(queue)):
+        if more:
+            yield Text(printable(f"{name}: {', '.join(more)}"), row.ink(""))

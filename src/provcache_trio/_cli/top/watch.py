@@ -14,7 +14,7 @@ import trio
 from .document import Document, NoAnswerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .document import CacheNumbers, QueueNumbers, QueueStatus
     from .source import Source
@@ -148,6 +148,16 @@ class Watch:
         self.document, self.body, self.trouble = document, body, ""
         self.answered = f"{datetime.now().astimezone():%H:%M:%S}"
         self.since = trio.current_time()
+
+
+async def ask_all(watches: Sequence[Watch]) -> None:
+    """Ask every program once, all at the same time."""
+    if len(watches) == 1:
+        await watches[0].ask()
+        return
+    async with trio.open_nursery() as nursery:
+        for watch in watches:
+            nursery.start_soon(watch.ask)
 
 
 def _keyed(queues: Iterable[QueueStatus]) -> Iterator[tuple[tuple[str, int], QueueStatus]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from provcache_trio._cli.text import counted, duration, printable, size
+from provcache_trio._cli.text import counted, duration, printable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -107,8 +107,18 @@ def about_stream(queue: QueueStatus) -> list[str]:
 
 def _filled(look: StreamLook) -> str:
     if not look.max_bytes:
-        return size(look.bytes)
-    return f"{size(look.bytes)} of {size(look.max_bytes)} ({share(look.bytes / look.max_bytes)})"
+        return volume(look.bytes)
+    full = share(look.bytes / look.max_bytes)
+    return f"{volume(look.bytes)} of {volume(look.max_bytes)} ({full})"
+
+
+def volume(count: float) -> str:
+    """Return a number of bytes in the unit that fits it, about three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:  # noqa: PLR2004
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{short(count)} TB"
 
 
 def share(value: float | None) -> str:
