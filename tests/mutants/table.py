@@ -2576,7 +2576,7 @@ CACHE = (
         "cache/reads::what_others_enqueue_past_the_cache_is_found_too",
         (
             "_core/queue.py",
-            "self._line = self._simple_line if allowed else None",
+            "self._line = self._simple_line if cache is None else None",
             "self._line = self._simple_line",
         ),
     ),
