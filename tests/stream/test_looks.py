@@ -20,6 +20,7 @@ from provcache_trio.nats import _looks as module
 from provcache_trio.nats._looks import Looks
 from provcache_trio.nats._servers import read_access
 from provcache_trio.nats._stream import ConsumerInfo, State, StreamConfig, StreamInfo, names_of
+from provcache_trio.prometheus import QueueCollector
 from provcache_trio.testing import MemoryRepository
 
 from tests.support.bridges import BRIDGES, threads_left
@@ -230,6 +231,8 @@ async def test_a_relay_sees_what_it_holds_and_what_came_again(
     async with stream.relay(store, WriteBehindOptions(drain_timeout_seconds=0)) as relay:
         held = await look_of(relay, messages=3, ack_pending=3)
         assert held.redelivered == 0
+        samples = [one for family in QueueCollector(relay).collect() for one in family.samples]
+        assert {one.name: one.value for one in samples}["provcache_stream_messages"] == 3
     async with stream.relay(store) as relay, stream.repository() as repository:
         await look_of(relay, ack_pending=3, redelivered=3)
         report = await repository.check()
