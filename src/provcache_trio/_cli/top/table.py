@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .watch import Pace, Watch
 
 _NARROWEST: Final = 80  # columns; with less, numbers would be cut off
+_INSTANCE: Final = 22  # columns that host and port take besides
 _BAD: Final = "bold red"
 _STYLES: Final = {"running": "green", "waiting": _BAD, "paused": _BAD}
 _NUMBERS: Final = (
@@ -53,7 +54,7 @@ def draw(watches: Sequence[Watch], console: Console) -> RenderableType:
         parts.append(Text("no answer yet", "dim"))
     elif not rows:
         parts.append(Text("no queue is open"))
-    elif console.width < _NARROWEST:
+    elif console.width < _NARROWEST + several * _INSTANCE:
         parts += [Text(row.in_one_line(several=several)) for row in rows]
     else:
         parts.append(_table(rows, several=several))
