@@ -18,6 +18,7 @@ import trio
 from provcache_trio import (
     EntryRejectedError,
     StoreMisconfiguredError,
+    StoreUnavailableError,
     Table,
     TransientStoreError,
     WriteBehindOptions,
@@ -25,19 +26,23 @@ from provcache_trio import (
 )
 from provcache_trio._asyncio.bridge import DEFAULT_KIND
 from provcache_trio.postgres import open_postgres_repository
+from provcache_trio.postgres._requests import next_keys
 from provcache_trio.testing import MemoryDeadLetters
 
 from tests.support.bridges import Client, each_bridge
-from tests.support.postgres import quoted, schema
+from tests.support.postgres import connections, quoted, schema
 from tests.support.servers import other_postgres, postgres
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from provcache_trio._asyncio.bridge import BridgeKind
     from provcache_trio._vocabulary.fields import MergeRule
     from provcache_trio.postgres import PostgresRepository
+    from provcache_trio.postgres._pool import SessionPool
+    from provcache_trio.postgres._session import Statement
 
 E = TypeVar("E")
 
@@ -109,6 +114,7 @@ class Place:
         bridge: BridgeKind = DEFAULT_KIND,
         write_connections: int = 4,
         server_settings: Mapping[str, str] | None = None,
+        pgbouncer: bool = False,
     ) -> AbstractAsyncContextManager[PostgresRepository[E]]:
         return open_postgres_repository(
             self.dsn,
@@ -117,6 +123,7 @@ class Place:
             bridge=bridge,
             write_connections=write_connections,
             server_settings=server_settings,
+            pgbouncer=pgbouncer,
         )
 
 
@@ -839,10 +846,159 @@ async def test_a_column_that_is_not_null_refuses_none_before_it_is_sent(place: P
             await repository.upsert_many([document(2, None)])
 
 
+# Deleting many
+
+
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("_plan", "_repository", "_requests"):
+        monkeypatch.setattr(f"provcache_trio.postgres.{module}.MOST_DELETED_AT_ONCE", 3)
+
+
+async def looks(place: Place, name: str = "t") -> int:
+    """Return how often the table was read from its beginning; statistics come late."""
+    await place.execute("SELECT pg_stat_force_next_flush()")
+    [(number,)] = await place.rows(
+        f"SELECT seq_scan FROM pg_stat_user_tables WHERE relid = '{place.name(name)}'::regclass"
+    )
+    assert isinstance(number, int)
+    return number
+
+
+@pytest.mark.parametrize("pgbouncer", [False, True])
 async def test_many_rows_are_deleted_in_steps(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, few_at_once: None, pgbouncer: bool
 ) -> None:
-    monkeypatch.setattr("provcache_trio.postgres._plan._MOST_DELETED_AT_ONCE", 3)
+    async with place.open(Note, create=True, pgbouncer=pgbouncer) as repository:
+        await repository.upsert_many([Note(number) for number in range(20)])
+        await repository.upsert_many([Note(number, "other") for number in range(20, 24)])
+        assert await repository.delete_where(text="") == 20
+        assert await repository.delete_where(text="") == 0
+        assert await repository.delete_where(text="other") == 4
+        assert await repository.count() == 0
+
+
+async def test_rows_of_every_kind_of_key_are_deleted_in_steps(
+    place: Place, few_at_once: None
+) -> None:
+    names = [field.name for field in dataclasses.fields(Keyed)]
+    table = Table(Keyed, "keyed", schema=place.schema, key=tuple(names))
+    settings = {"DateStyle": "SQL, DMY", "TimeZone": "Asia/Kolkata", "bytea_output": "escape"}
+    entries = [
+        Keyed(f"{n}'\\", n, bool(n % 2), bytes([n, 92]), UUID(int=n), DAY.date(), DAY, Colour.RED)
+        for n in range(12)
+    ]
+    async with place.open(table, create=True, server_settings=settings) as repository:
+        assert await repository.upsert_many(entries) == 12
+        assert await repository.delete_where(colour=Colour.RED) == 12
+
+
+def between_steps(
+    repository: PostgresRepository[Any],
+    do: Callable[[], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Do something after some rows were deleted, and before more are asked for."""
+    run = repository._run
+
+    async def watched(pool: SessionPool[Any], statement: Statement[Any, object]) -> object:
+        if statement is next_keys:
+            await do()
+        return await run(pool, statement)
+
+    monkeypatch.setattr(repository, "_run", watched)
+
+
+async def test_rows_that_change_while_others_are_deleted_are_looked_at_again(
+    place: Place, few_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [  # one moves, one no longer matches, and one comes
+        f"UPDATE {place.name('t')} SET version = 1 WHERE id = 18",
+        f"UPDATE {place.name('t')} SET text = 'x' WHERE id = 19",
+        f"INSERT INTO {place.name('t')} VALUES (99, '', 0)",
+    ]
+
+    async def change() -> None:
+        while changes:
+            await place.execute(changes.pop())
+
     async with place.open(Note, create=True) as repository:
-        await repository.upsert_many([Note(number) for number in range(8)])
-        assert await repository.delete_where(text="") == 8
+        await repository.upsert_many([Note(number) for number in range(20)])
+        between_steps(repository, change, monkeypatch)
+        assert await repository.delete_where(text="") == 19
+        assert set(await repository.get_many(range(100))) == {19, 99}
+
+
+async def test_a_column_that_is_dropped_while_rows_are_deleted_is_a_person_s_matter(
+    place: Place, few_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.open(Note, create=True) as repository:
+        await repository.upsert_many([Note(number) for number in range(20)])
+        await place.execute(f"ALTER TABLE {place.name('t')} RENAME text TO words")
+        with pytest.raises(StoreMisconfiguredError, match="'text'"):
+            await repository.delete_where(text="")
+
+
+async def test_to_delete_many_rows_looks_through_the_table_twice_at_most(
+    place: Place, few_at_once: None
+) -> None:
+    async with place.open(Note, create=True) as repository:
+        await repository.upsert_many([Note(number, "ab"[number % 2]) for number in range(60)])
+        before = await looks(place)
+        assert await repository.delete_where(text="a") == 30
+        await place.execute("SELECT pg_stat_clear_snapshot()")
+        # The first step finds as many as it may delete; then a cursor goes through all.
+        assert await looks(place) <= before + 2
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "lost"])
+async def test_no_transaction_is_left_when_deleting_many_rows_ends_early(
+    place: Place, few_at_once: None, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    name = place.schema
+    listing = f"application_name = '{name}' AND state = 'idle in transaction'"
+
+    async def end() -> None:
+        if ending == "cancelled":
+            scope.cancel()
+            return
+        await place.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listing}"
+        )
+        await until(lambda: repository._lister.idle[0].will_connect)
+
+    expected = {
+        "cancelled": pytest.raises(trio.Cancelled),
+        "lost": pytest.raises(StoreUnavailableError, match="some rows had been deleted"),
+    }
+    async with place.open(
+        Note, create=True, server_settings={"application_name": name}
+    ) as repository:
+        await repository.upsert_many([Note(number) for number in range(20)])
+        between_steps(repository, end, monkeypatch)
+        with trio.CancelScope() as scope, expected[ending]:
+            await repository.delete_where(text="")
+        assert await connections(place.client, name, listing) == 0
+        assert await repository.count() == 20 - 6  # two steps
+        monkeypatch.undo()
+        assert await repository.delete_where(text="") == 20 - 6
+
+
+async def test_a_repository_is_left_in_time_while_many_rows_are_being_deleted(
+    place: Place, few_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleting = trio.Event()
+
+    async def wait() -> None:
+        deleting.set()
+        await trio.sleep_forever()
+
+    async def delete() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await repository.delete_where(text="")
+
+    async with trio.open_nursery() as nursery, place.open(Note, create=True) as repository:
+        await repository.upsert_many([Note(number) for number in range(20)])
+        between_steps(repository, wait, monkeypatch)
+        nursery.start_soon(delete)
+        await deleting.wait()

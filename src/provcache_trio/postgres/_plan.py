@@ -17,7 +17,7 @@ from provcache_trio._vocabulary.values import (
 
 from ._catalogue import quoted
 from ._codecs import codec_of
-from ._statements import Argument, StoredColumn, delete_some, sent, statements_of
+from ._statements import Argument, StoredColumn, deletion_of, sent, statements_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from ._catalogue import Catalogue
     from ._codecs import ColumnCodec
     from ._columns import Column
-    from ._statements import ColumnRule, Statements
+    from ._statements import ColumnRule, Deletion, Statements
 
 E = TypeVar("E")
 # A part of each argument, for some entries.
 Slice: TypeAlias = tuple[Any, ...]
 
 _C_ORDER: Final = ' COLLATE "C"'
-_MOST_DELETED_AT_ONCE: Final = 2000  # so that others may write in between
+MOST_DELETED_AT_ONCE: Final = 2000  # so that others may write in between
 # The most bytes of a value that a message of the server quotes.
 _MOST_QUOTED_BYTES: Final = 64
 _ABOUT_COLUMNS: Final = re.compile(r"\([^()]*\)=\(").search
@@ -140,10 +140,8 @@ class Plan(Generic[E]):
                 return error
         return EntryRejectedError("an entry was changed while it was being stored")
 
-    def delete_where(
-        self, before: object, equals: Mapping[str, object]
-    ) -> tuple[str, tuple[object, ...]]:
-        """Return the statement that deletes some of the rows that match, and its arguments.
+    def deletion(self, before: object, equals: Mapping[str, object]) -> Deletion:
+        """Return how the rows that match are deleted.
 
         Raises:
             TypeError: a value can't be that of its field, or can't be compared.
@@ -170,8 +168,9 @@ class Plan(Generic[E]):
             older = f"{how.column}{how.order} < {value_of(how, how.checked(before))}"
             # None is older than every other value.
             conditions.append(f"({how.column} IS NULL OR {older})")
-        statement = delete_some(self.target, self.columns, conditions, _MOST_DELETED_AT_ONCE)
-        return statement, tuple(arguments)
+        return deletion_of(
+            self.target, self.columns, conditions, tuple(arguments), MOST_DELETED_AT_ONCE
+        )
 
 
 # Tables of users
@@ -290,6 +289,7 @@ def _stored(
         told_apart="{}" + _C_ORDER if is_text else told_apart,
         may_be_null=not column.refuses_null,
         read=codec.read,
+        type=column.named,
     )
 
 

@@ -15,12 +15,16 @@ from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.values import UnfitError, checked_keys
 
+from ._plan import MOST_DELETED_AT_ONCE
 from ._pool import SessionPool, close_all
 from ._requests import (
     Prepared,
     affected,
     check,
     commit_in_log,
+    found_and_deleted,
+    list_keys,
+    next_keys,
     plan_of_connection,
     rows_of,
     send,
@@ -40,8 +44,8 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.table import Table
 
     from ._plan import Plan, Slice
-    from ._requests import Request
     from ._session import Connector, Statement
+    from ._statements import Deletion, Request
 
     E = TypeVar("E", default=ProvcacheEntry)
 else:
@@ -108,6 +112,10 @@ class PostgresRepository(Generic[E]):
         self._writers = SessionPool(writers, connector.password)
         reading = {"plan_cache_mode": "force_custom_plan"}
         self._reader = SessionPool([Session(connector, reading)], connector.password)
+        # It has a connection only while many rows are being deleted.
+        self._lister = SessionPool([Session(connector, reading)], connector.password)
+        self._listing = trio.Lock()
+        self._pooled = connector.pgbouncer
         self._calls = BridgeCalls(bridge, "the repository")
         # Infinity: nothing is in doubt.
         self._in_doubt_since = math.inf
@@ -269,6 +277,8 @@ class PostgresRepository(Generic[E]):
 
         They are deleted in steps, so that others may write in between: cancelled, or after an
         error, some may be deleted. ``flush`` the queue first, or what it still holds comes after.
+        The table is looked through once; where many match, by a connection of its own, in a
+        transaction that is open meanwhile. Behind a PgBouncer it is once for each step.
 
         Args:
             before: delete only versions whose ``newer`` field, or ``created_at``, has a smaller
@@ -287,16 +297,43 @@ class PostgresRepository(Generic[E]):
         if before is not None and self.table is not None and self.table.newer_field is None:
             raise TypeError("before: the table was declared without newer=")
 
-        def asked(plan: Plan[E]) -> Request:
-            return plan.delete_where(before, equals)
+        def deletion(plan: Plan[E]) -> Deletion:
+            return plan.deletion(before, equals)
 
         deleted = 0
         while True:
             # As one who reads, whose statements are planned for what is in the table now.
-            _, some = await self._ask(self._reader, asked, affected)
+            _, (found, some) = await self._ask(
+                self._reader, lambda plan: deletion(plan).first, found_and_deleted
+            )
             deleted += some
-            if not some:
+            if found < MOST_DELETED_AT_ONCE:
                 return deleted
+            # A cursor needs a connection that stays the same, which a pooler does not promise.
+            if not self._pooled:
+                async with self._listing:
+                    listed = partial(self._delete_listed, deletion)
+                    return deleted + await self._calls.run(listed)
+
+    async def _delete_listed(self, deletion: Callable[[Plan[E]], Deletion]) -> int:
+        """Delete the rows that a cursor lists, and return how many they were."""
+        deleted = 0
+        keys: list[tuple[str, ...]] = []
+
+        def of_keys(plan: Plan[E]) -> Request:
+            return deletion(plan).of_listed(keys)
+
+        try:
+            _, keys = await self._ask(self._lister, lambda plan: deletion(plan).listing, list_keys)
+            while keys:
+                _, some = await self._ask(self._reader, of_keys, affected)
+                deleted += some
+                keys = await self._run(self._lister, next_keys)
+        finally:
+            # Bounded: closing takes a second at most.
+            with trio.CancelScope(shield=True):
+                await self._calls.bridge.run(partial(close_all, self._lister.idle))
+        return deleted
 
     async def delete_expired(self, now: datetime, limit: int) -> int:
         """Delete entries whose ``expires_at`` has come, those that expired first first.

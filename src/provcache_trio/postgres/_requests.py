@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, final
 
 import asyncpg
 
-from provcache_trio._vocabulary.errors import StoreMisconfiguredError
+from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
 
-from ._statements import COMMIT_IN_LOG, MAY_NOT_COMMIT_IN_LOG
+from ._plan import MOST_DELETED_AT_ONCE
+from ._statements import COMMIT_IN_LOG, CURSOR, MAY_NOT_COMMIT_IN_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ._plan import Plan
+    from ._statements import Request
 
 E = TypeVar("E")
 T = TypeVar("T")
 
-Request: TypeAlias = tuple[str, tuple[object, ...]]  # a statement and its arguments
+# As texts, keys mean the same to another connection, whatever its settings are.
+_PLAIN_TEXTS: Final = (
+    "SELECT set_config('DateStyle', 'ISO', true), set_config('TimeZone', 'UTC', true)"
+)
 
 
 @final
@@ -109,3 +114,41 @@ async def commit_in_log(connection: asyncpg.Connection, packed: Prepared[Any]) -
         # whose rows are never updated has none: see ``check``.
         return await packed.send(connection, packed.plan.statements.upsert)
     return 0
+
+
+# To delete many rows
+
+
+async def found_and_deleted(
+    connection: asyncpg.Connection, statement: str, arguments: Sequence[object]
+) -> tuple[int, int]:
+    """Run ``statement`` and return how many rows it found, and how many it deleted."""
+    [(found, deleted)] = await connection.fetch(statement, *arguments)
+    return found, deleted
+
+
+async def list_keys(
+    connection: asyncpg.Connection, statement: str, arguments: Sequence[object]
+) -> list[tuple[str, ...]]:
+    """Open the cursor, in a transaction, and return the first keys that it lists, by column."""
+    await connection.execute("BEGIN READ ONLY")
+    try:
+        await connection.execute(_PLAIN_TEXTS)
+        await connection.execute(statement, *arguments)
+        return await _next_keys(connection)
+    except asyncpg.PostgresError:
+        # So that the table can be looked at again.
+        await connection.execute("ROLLBACK")  # noqa: ASYNC120  # cancelled, it is closed
+        raise
+
+
+async def next_keys(connection: asyncpg.Connection, _: Plan[E]) -> list[tuple[str, ...]]:
+    """Return the next keys that the cursor lists, by column; an empty list: there are none."""
+    if not connection.is_in_transaction():
+        raise StoreUnavailableError("the connection was lost when some rows had been deleted")
+    return await _next_keys(connection)
+
+
+async def _next_keys(connection: asyncpg.Connection) -> list[tuple[str, ...]]:
+    rows = await connection.fetch(f"FETCH {MOST_DELETED_AT_ONCE} FROM {CURSOR}")
+    return [*zip(*rows, strict=True)]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+# A statement and its arguments.
+Request: TypeAlias = tuple[str, tuple[object, ...]]
 ColumnRule: TypeAlias = Literal["key", "newer", "newest", "keep", "greatest", "least"]
 
 # This writes to the log, so that COMMIT waits for standbys, if it waits for any.
@@ -23,6 +25,7 @@ FROM pg_proc
 WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = 'pg_logical_emit_message'
     AND proargtypes[2] = 'text'::regtype
 """
+CURSOR: Final = "provcache_doomed"
 
 
 class StoredColumn(NamedTuple):
@@ -35,6 +38,7 @@ class StoredColumn(NamedTuple):
         told_apart: the expression that distinguishes two values; ``{}`` is the column.
         may_be_null: whether it may be NULL.
         read: the expression that reads it; ``{}`` is the column.
+        type: the type that its text is cast to, for a column of the key.
     """
 
     name: str
@@ -43,6 +47,7 @@ class StoredColumn(NamedTuple):
     told_apart: str = "{}"
     may_be_null: bool = False
     read: str = "{}"
+    type: str = "bytea"
 
 
 class Argument(NamedTuple):
@@ -134,20 +139,80 @@ def statements_of(
     )
 
 
-def delete_some(
-    target: str, columns: Sequence[StoredColumn], conditions: Sequence[str], at_most: int
-) -> str:
-    """Return the statement that deletes some of the rows that meet all ``conditions``.
+class Deletion(NamedTuple):
+    """How rows that meet conditions are deleted, few at a time.
+
+    Attributes:
+        some: the statement that finds some and deletes them; its row says how many of each.
+        listed_by: the one that opens ``CURSOR`` over the keys of all, each column as text.
+        listed: the one that deletes those of some keys; it has one argument more for each
+            column of the key: such texts.
+        arguments: of each.
+    """
+
+    some: str
+    listed_by: str
+    listed: str
+    arguments: tuple[object, ...]
+
+    @property
+    def first(self) -> Request:
+        """What finds some, and deletes them."""
+        return self.some, self.arguments
+
+    @property
+    def listing(self) -> Request:
+        """What opens the cursor."""
+        return self.listed_by, self.arguments
+
+    def of_listed(self, texts: Sequence[Sequence[str]]) -> Request:
+        """Return what deletes rows of some keys, by column."""
+        return self.listed, (*self.arguments, *texts)
+
+
+def deletion_of(
+    target: str,
+    columns: Sequence[StoredColumn],
+    conditions: Sequence[str],
+    arguments: tuple[object, ...],
+    at_most: int,
+) -> Deletion:
+    """Return how the rows that meet all ``conditions`` are deleted.
 
     They are found first, and then locked in the order in which every writer locks; one that was
     changed meanwhile is looked at again.
+
+    Args:
+        target: the table's name, quoted, in its schema.
+        columns: all that are stored.
+        conditions: of ``arguments``.
+        arguments: what they compare with.
+        at_most: so many in ``some``.
     """
-    keys = [column.name for column in columns if column.rule == "key"]
-    rows = _Rows(target, columns, keys)
+    keys = [column for column in columns if column.rule == "key"]
+    names = _list(column.name for column in keys)
+    rows = _Rows(target, columns, [column.name for column in keys])
     condition = " AND ".join(conditions)
-    found = f"SELECT {_list(keys)} FROM {target} WHERE {condition} LIMIT {at_most}"
-    return rows.delete(
-        f"WHERE {rows.among(found)} AND {condition} ORDER BY {rows.key_order()} FOR UPDATE"
+    order = f"ORDER BY {rows.key_order()} FOR UPDATE"
+    numbered = [*enumerate(keys, len(arguments) + 1)]
+    texts = _list(f"${number}::text[]" for number, _ in numbered)
+    cells = _list(f"text_{number}" for number, _ in numbered)
+    of_texts = _list(
+        f"text_{number}::{column.type} AS {column.name}" for number, column in numbered
+    )
+    given = f"SELECT {of_texts} FROM unnest({texts}) AS given ({cells}) OFFSET 0"
+    return Deletion(
+        some=f"WITH found AS (SELECT {names} FROM {target} WHERE {condition} LIMIT {at_most}),\n"
+        f"doomed AS (SELECT {names} FROM {target}"
+        f" WHERE {rows.among(f'SELECT {names} FROM found')} AND {condition} {order}),\n"
+        f"gone AS (DELETE FROM {target}"
+        f" WHERE {rows.among(f'SELECT {names} FROM doomed')} RETURNING 1)\n"
+        "SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM gone)",
+        listed_by=f"DECLARE {CURSOR} NO SCROLL CURSOR FOR"
+        f" SELECT {_list(f'{column.name}::text' for column in keys)} FROM {target}"
+        f" WHERE {condition}",
+        listed=rows.delete(f"WHERE {rows.among(given)} AND {condition} {order}"),
+        arguments=arguments,
     )
 
 
