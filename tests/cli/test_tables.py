@@ -526,7 +526,7 @@ def test_letters_of_another_type_can_not_be_read_with_a_table(
     assert run("dead-letters", "retry", "--in", str(dead), "--to", "sqlite:store.db") == 1
     out, err = capsys.readouterr()
     assert err == "provcache: letter 1 is no View, and stays\n"
-    assert "1 no View, kept: for the program that has their type, or --table" in out
+    assert "1 no View, kept: for the program that has their type, --table or --alias" in out
 
 
 def test_letters_of_a_table_are_sent_again(
@@ -541,6 +541,44 @@ def test_letters_of_a_table_are_sent_again(
     assert left_in(dead) == []
     capsys.readouterr()
     assert got(capsys, "stats", "--from", views, "--json")["entries"] == 3
+
+
+def rename_class(here: Path) -> None:
+    """Deploy a version in which the class of the entries has another name."""
+    (here / "shop.py").write_text(MODULE.replace("View(", "Visit(").replace("View,", "Visit,"))
+    del sys.modules["shop"]
+
+
+def test_letters_of_a_class_that_was_renamed_are_read_by_its_former_name(
+    views: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = here / "dead.db"
+    keep(dead, view(1), view(2))
+    rename_class(here)
+    file = ("--in", str(dead))
+    former = ("--alias", "shop.View")
+    for command, refused in ((("list",), "letter 1 can't be read"), (("show", "1"), "letter 1")):
+        assert run("dead-letters", *command, *file) == 1
+        assert refused in capsys.readouterr().err
+        assert run("dead-letters", *command, *file, *former) == 0
+    retry = ("dead-letters", "retry", *file, "--to", views)
+    assert run(*retry) == 1
+    assert "letter 1 is no Visit, and stays" in capsys.readouterr().err
+    assert run(*retry, "--alias", "shop.Other", *former) == 0
+    assert left_in(dead) == []
+
+
+def test_a_journal_of_a_class_that_was_renamed_is_replayed_by_its_former_name(
+    views: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = here / "journal"
+    journal_of(path, view(1), view(2))
+    rename_class(here)
+    replay = ("journal", "replay", str(path), "--to", views)
+    assert run(*replay) == 3
+    assert "--alias a name that their class had before" in capsys.readouterr().err
+    assert run(*replay, "--alias", "shop.View") == 0
+    assert "2 written; 0 stay in the journal" in capsys.readouterr().out
 
 
 def journal_of(path: Path, *objects: dict[str, object]) -> None:

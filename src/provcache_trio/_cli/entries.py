@@ -44,6 +44,7 @@ class Entries:
         table: the argument ``table`` of repositories.
         entry_type: the argument ``entry_type`` of journals and dead letters.
         any_type: the same, where any type is accepted unless a table is named.
+        aliases: former names of that type, which journals and dead letters may still have.
         no_such_key: the message for an entry that was not found.
     """
 
@@ -51,6 +52,9 @@ class Entries:
     entry_type: Any = ProvcacheEntry
     any_type: Any = msgspec.Raw
     no_such_key = "no entry has this VeriKey"
+
+    def __init__(self, aliases: Sequence[str] = ()) -> None:
+        self.aliases = tuple(aliases)
 
     @property
     def name(self) -> str:
@@ -87,7 +91,8 @@ class TableEntries(Entries):
 
     no_such_key = "no entry has this key"
 
-    def __init__(self, table: Table[Any]) -> None:
+    def __init__(self, table: Table[Any], aliases: Sequence[str] = ()) -> None:
+        super().__init__(aliases)
         self.table = self.entry_type = self.any_type = table
         self._declared = table
 
@@ -117,16 +122,20 @@ class TableEntries(Entries):
 PROVCACHE: Final = Entries()
 
 
-def entries_of(named: str | None) -> Entries:
-    """Return what entries are, where ``named`` is what ``--table`` says.
+def entries_of(named: str | None, aliases: Sequence[str] | None = None) -> Entries:
+    """Return what entries are.
 
     The module is imported as ``python -m`` would find it: from the current directory, too.
+
+    Args:
+        named: what ``--table`` says.
+        aliases: what ``--alias`` says.
 
     Raises:
         MisuseError: it does not name a table.
     """
     if named is None:
-        return PROVCACHE
+        return Entries(aliases) if aliases else PROVCACHE
     module_name, colon, attribute = named.partition(":")
     if not (colon and _are_names(module_name) and _are_names(attribute)):
         # Not quoted, as it may be a URL with a password.
@@ -138,7 +147,7 @@ def entries_of(named: str | None) -> Entries:
     if not isinstance(found, Table):
         what = f"the class {found.__name__}" if isinstance(found, type) else _an(type(found))
         raise MisuseError(f"--table: {named} is {what}, not a Table{_tables_in(module)}")
-    return TableEntries(cast("Any", found))
+    return TableEntries(cast("Any", found), aliases or ())
 
 
 def _are_names(dotted: str) -> bool:

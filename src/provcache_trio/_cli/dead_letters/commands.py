@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LettersFile: TypeAlias = Annotated[Path, Parameter(name="--in")]
 AsJson: TypeAlias = Annotated[bool, Parameter(name="--json", negative="")]
+Aliases: TypeAlias = Annotated[list[str] | None, Parameter(name="--alias", negative="")]
 Yes: TypeAlias = Annotated[bool, Parameter(negative="")]
 
 app = App(
@@ -48,6 +49,7 @@ async def list_(
     key: str | None = None,
     since: str | None = None,
     table: str | None = None,
+    alias: Aliases = None,
     json_: AsJson = False,
 ) -> int:
     """Print the letters, one per line, without their entries.
@@ -61,10 +63,11 @@ async def list_(
         since: Only letters that failed at this time or later: a time in UTC, or how long ago, such
             as 1h.
         table: What entries are: a Table of yours, as MODULE:NAME; by default anything.
+        alias: A former name of their class, such as shop.OldOrder; may be given repeatedly.
         json_: Print one JSON object per line.
     """
     check_is_no_url(str(in_))
-    only = _only(key, since, entries_of(table))
+    only = _only(key, since, entries_of(table, alias))
     results = Stream(sys.stdout)
     row_of = letters.facts_as_json if json_ else letters.as_row
     readable = unreadable = 0
@@ -93,7 +96,13 @@ async def list_(
 
 @app.command
 async def show(
-    number: int, /, *, in_: LettersFile, table: str | None = None, json_: AsJson = False
+    number: int,
+    /,
+    *,
+    in_: LettersFile,
+    table: str | None = None,
+    alias: Aliases = None,
+    json_: AsJson = False,
 ) -> int:
     """Print everything about one letter, including its entry.
 
@@ -104,12 +113,13 @@ async def show(
         number: The letter's number, as list prints it.
         in_: The file of dead letters.
         table: What its entry is: of a Table of yours, as MODULE:NAME; by default anything.
+        alias: A former name of its class, such as shop.OldOrder; may be given repeatedly.
         json_: Print one line of JSON.
     """
     check_is_no_url(str(in_))
     if not 0 <= number < 2**63:
         raise MisuseError("the number of a letter is 1 or more")
-    read = partial(letters.read_letter, in_, number, entries_of(table).any_type)
+    read = partial(letters.read_letter, in_, number, entries_of(table, alias))
     status, found = await attempt(read, str(in_))
     if status:
         return status
@@ -132,6 +142,7 @@ async def retry(
     key: str | None = None,
     since: str | None = None,
     table: str | None = None,
+    alias: Aliases = None,
     give_up_after: float = 600,
     json_: AsJson = False,
 ) -> int:
@@ -150,13 +161,14 @@ async def retry(
         since: Only letters that failed at this time or later: a time in UTC, or how long ago, such
             as 1h.
         table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
+        alias: A former name of their class, such as shop.OldOrder; may be given repeatedly.
         give_up_after: Stop after the store has been away, or has needed a person, for this many
             seconds; inf waits for ever.
         json_: Print the summary as one line of JSON.
     """
     check_give_up_after(give_up_after)
     check_is_no_url(str(in_))
-    entries = entries_of(table)
+    entries = entries_of(table, alias)
     only = _only(key, since, entries)
     job = Retry(in_, target_of(to, entries), only, as_json=json_, give_up_after=give_up_after)
     return await carry_out(job)
@@ -235,4 +247,5 @@ def _only(key: str | None, since: str | None, entries: Entries) -> Only:
         None if key is None else entries.letter_key(key),
         None if since is None else read_moment("--since", since, datetime.now(UTC)),
         entries.any_type,
+        entries.aliases,
     )

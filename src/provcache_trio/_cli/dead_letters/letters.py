@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from provcache_trio._cli.entries import Entries
     from provcache_trio.dead_letters import DeadLetters
 
 _PAGE: Final = 100
@@ -32,11 +33,13 @@ class Only(msgspec.Struct, frozen=True):
         key: letters with this key; None: with any key.
         since: letters that failed then or later; None: at any time.
         entry_type: the type that their entries are read as.
+        aliases: former names of that type.
     """
 
     key: str | None = None
     since: datetime | None = None
     entry_type: Any = msgspec.Raw
+    aliases: tuple[str, ...] = ()
 
     @property
     def means_all(self) -> bool:
@@ -57,7 +60,9 @@ async def visit(
     Raises:
         StoreError: the file can't be read.
     """
-    async with open_dead_letters(path, entry_type=only.entry_type, read_only=True) as letters:
+    async with open_dead_letters(
+        path, entry_type=only.entry_type, aliases=only.aliases, read_only=True
+    ) as letters:
         after = 0
         while page := await letters.letters(
             after=after, limit=_PAGE, key=only.key, since=only.since
@@ -99,12 +104,12 @@ def letter_facts(stored: StoredLetter[Any]) -> dict[str, object]:
 
 
 async def read_letter(
-    path: Path,
-    number: int,
-    entry_type: Any,  # noqa: ANN401  # a Table, or any type
+    path: Path, number: int, entries: Entries
 ) -> StoredLetter[Any] | UnreadableLetter | None:
     """Return the letter with this number, or None: there is none."""
-    async with open_dead_letters(path, entry_type=entry_type, read_only=True) as letters:
+    async with open_dead_letters(
+        path, entry_type=entries.any_type, aliases=entries.aliases, read_only=True
+    ) as letters:
         return await letters.get(number)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .letters import Only
 
-_OTHER_TYPE: Final = "for the program that has their type, or --table"
+_OTHER_TYPE: Final = "for the program that has their type, --table or --alias"
 
 
 class Retry(Resending):
@@ -76,8 +76,12 @@ class Retry(Resending):
         """
         with self.outage.scope:
             try:
+                entries = self.target.entries
                 async with open_dead_letters(
-                    self.path, entry_type=self.target.entries.entry_type, create=False
+                    self.path,
+                    entry_type=entries.entry_type,
+                    aliases=entries.aliases,
+                    create=False,
                 ) as letters:
                     await self._send_all(letters, progress)
             except DrainTimeoutError:

@@ -98,7 +98,13 @@ async def restore(
 
 @app.command
 async def replay(
-    path: Path, /, *, to: str, table: str | None = None, give_up_after: float = 600
+    path: Path,
+    /,
+    *,
+    to: str,
+    table: str | None = None,
+    alias: Annotated[list[str] | None, Parameter(negative="")] = None,
+    give_up_after: float = 600,
 ) -> int:
     """Write the entries of a journal that a dead process left to a store.
 
@@ -110,10 +116,11 @@ async def replay(
         path: The journal. No process may have it open.
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
         table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
+        alias: A former name of their class, as status prints it; may be given repeatedly.
         give_up_after: Stop after the store has been away, or has needed a person, for this many
             seconds; inf waits for ever.
     """
     check_give_up_after(give_up_after)
     check_is_no_url(str(path))
-    job = Replay(path, target_of(to, entries_of(table)), give_up_after=give_up_after)
+    job = Replay(path, target_of(to, entries_of(table, alias)), give_up_after=give_up_after)
     return await carry_out(job)

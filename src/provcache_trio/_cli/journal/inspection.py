@@ -77,11 +77,12 @@ def inspect_journal(path: Path) -> Inspection:
 
 def check_type(path: Path, found: Inspection, entries: Entries) -> None:
     """Raise JournalError unless a journal holds such entries."""
-    if found.entry_type != entries.type_name:
+    if found.entry_type not in {entries.type_name, *entries.aliases}:
         wanted = entries.name if entries.table is None else entries.type_name
         raise JournalError(
             f"journal {path} holds entries of type {found.entry_type}, and this command is for "
-            f"{wanted}: --table MODULE:NAME names the table of other entries. Or the program that "
+            f"{wanted}: --table MODULE:NAME names the table of other entries, and --alias a name "
+            "that their class had before. Or the program that "
             "wrote it replays them when it next opens it, by open_journal with that entry_type="
         )
 

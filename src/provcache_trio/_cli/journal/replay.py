@@ -65,7 +65,9 @@ class Replay(Resending):
         check_type(self.path, found, entries)
         try:
             with self.outage.scope, suppress(DrainTimeoutError):
-                async with open_journal(self.path, entry_type=entries.entry_type) as journal:
+                async with open_journal(
+                    self.path, entry_type=entries.entry_type, aliases=entries.aliases
+                ) as journal:
                     await self._write_all(journal, progress)
         finally:
             with suppress(ProvcacheError, OSError):
