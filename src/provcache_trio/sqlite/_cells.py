@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import UUID
 
@@ -188,7 +189,11 @@ def _bools(many: Sequence[Any]) -> Sequence[Cell] | None:
 
 
 def _uuids(many: Sequence[Any]) -> Sequence[Cell] | None:
-    return [*map(str, many)] if values.are(UUID, many) else None
+    if not values.are(UUID, many):
+        return None
+    # In less than half of the time that their own str() takes.
+    digits = [value.int.to_bytes(16).hex() for value in many]
+    return [f"{x[:8]}-{x[8:12]}-{x[12:16]}-{x[16:20]}-{x[20:]}" for x in digits]
 
 
 def _decimals(many: Sequence[Any]) -> Sequence[Cell] | None:
@@ -198,7 +203,7 @@ def _decimals(many: Sequence[Any]) -> Sequence[Cell] | None:
 def _moments_as_text(many: Sequence[Any]) -> Sequence[Cell] | None:
     if not values.are_in_utc(many):
         return None
-    return [value.isoformat(timespec="microseconds") for value in many]
+    return [*map(datetime.isoformat, many, repeat("T"), repeat("microseconds"))]
 
 
 def _moments_as_numbers(many: Sequence[Any]) -> Sequence[Cell] | None:
