@@ -6,27 +6,27 @@ import sqlite3
 import tempfile
 import time
 from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from provcache_trio import Table, WriteBehindOptions, open_write_behind_queue
+from provcache_trio import WriteBehindOptions, open_write_behind_queue
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.sqlite._rows import SCHEMA, UPSERT, cells_of
 
 from benchmarks.entries import Load
 from benchmarks.figures import Findings, absolute, interleaved, ratio
+from benchmarks.tables import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provcache_trio import ProvcacheEntry
+
+    from benchmarks.tables import PageView
 
 PART: Final = "SQLite"
 BATCH: Final = 500
@@ -39,21 +39,7 @@ OF_CPU: Final = ", CPU time"  # which other programs on the machine disturb less
 LAST_ONES: Final = "SELECT count(*) FROM provcache_entries WHERE created_at >= ?"
 
 
-@dataclass(frozen=True, slots=True)
-class PageView:
-    """An entry of somebody's own."""
-
-    id: UUID
-    seen_at: datetime
-    visitor: str
-    page: str
-    seconds: float
-    scrolled: int | None
-
-
-PAGE_VIEWS: Final = Table(
-    PageView, "page_view", key="id", newer="seen_at", merge={"scrolled": "greatest"}
-)
+VIEWS: Final = KINDS[6]
 # What somebody would write for that table.
 UPSERT_VIEW: Final = """
 INSERT INTO page_view AS t VALUES (?, ?, ?, ?, ?, ?)
@@ -141,23 +127,12 @@ def _loop(path: Path, entries: Sequence[ProvcacheEntry]) -> float:
 
 
 def _rate_of_views(
-    write: Callable[[Path, Sequence[PageView], Callable[[], float]], float],
+    write: Callable[[Path, Sequence[Any], Callable[[], float]], float],
     number: int,
     clock: Callable[[], float],
 ) -> float:
     """Return how many versions a second are written: each row is there once before."""
-    began = datetime(2026, 1, 1, tzinfo=UTC)
-    views = [
-        PageView(
-            id=UUID(int=n % (number // 2) << 64),
-            seen_at=began + timedelta(seconds=n),
-            visitor=f"visitor {n % 1000}",
-            page=f"/articles/{n % 97}",
-            seconds=n / 8,
-            scrolled=n % 3 or None,
-        )
-        for n in range(number)
-    ]
+    views = VIEWS.entries(number)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "views.sqlite")
         seconds = write(path, views, clock)
@@ -173,7 +148,7 @@ def _views_through_a_queue(
 ) -> float:
     async def main() -> float:
         options = WriteBehindOptions(batch_size=BATCH, queue_capacity=BATCH)
-        async with open_sqlite_repository(path, table=PAGE_VIEWS, create=True) as repository:
+        async with open_sqlite_repository(path, table=VIEWS.table, create=True) as repository:
             await repository.check()  # makes the file
             began = clock()
             async with open_write_behind_queue(repository, options) as queue:

@@ -11,7 +11,7 @@ from provcache_trio._pgserver.server import run_postgres_server
 
 from benchmarks.entries import Load
 from benchmarks.figures import Figure
-from benchmarks.postgres import clients, queue_runs
+from benchmarks.postgres import clients, queue_runs, tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -72,6 +72,23 @@ class Bench:
         share = self.theirs(clients.count, self.dsn, load) / load.rows
         self._kept[name] = min(share, self._kept.get(name, 1))
         return load.number / seconds
+
+    def table_rate(
+        self, function: Callable[..., float], columns: int, number: int, size: int
+    ) -> float:
+        """Return the entries per second into an own table, of the queue or of what is beside it.
+
+        Raises:
+            AssertionError: it lost entries.
+        """
+        self.theirs(tables.prepare, self.dsn, columns)
+        run = self.ours if function is tables.whole_queue else self.theirs
+        seconds: float = run(function, self.dsn, columns, number, size)
+        rows = self.theirs(tables.count, self.dsn, columns, number)
+        if rows != number // 2:
+            name = function.__name__
+            raise AssertionError(f"of {number // 2} rows, {name} left {rows} as they should be")
+        return number / seconds
 
     def losses(self) -> list[Figure]:
         """Return a figure for each peer that lost entries: the share that it kept at worst."""

@@ -114,7 +114,9 @@ def one_row(batch: Sequence[ProvcacheEntry]) -> Statement:
 WAYS: Final = {"by hand": by_hand, "packed": packed, "one row": one_row}
 
 
-def _on_asyncio(dsn: str, work: Callable[[asyncpg.Connection], Awaitable[float]]) -> float:
+def on_asyncio(dsn: str, work: Callable[[asyncpg.Connection], Awaitable[float]]) -> float:
+    """Return what ``work`` returns, with a connection, on a loop of asyncio's own."""
+
     async def connected() -> float:
         connection = await asyncpg.connect(dsn, server_settings=SETTINGS)
         try:
@@ -143,7 +145,7 @@ def prepare(dsn: str, load: Load) -> None:
         await connection.execute("CHECKPOINT")
         return 0
 
-    _on_asyncio(dsn, work)
+    on_asyncio(dsn, work)
 
 
 def count(dsn: str, load: Load) -> int:
@@ -154,7 +156,7 @@ def count(dsn: str, load: Load) -> int:
         rows: int = await connection.fetchval(statement, load.last_since)
         return rows
 
-    return int(_on_asyncio(dsn, work))
+    return int(on_asyncio(dsn, work))
 
 
 def loop(dsn: str, load: Load, way: str, size: int) -> float:
@@ -169,7 +171,7 @@ def loop(dsn: str, load: Load, way: str, size: int) -> float:
             await connection.execute(statement, *arguments)
         return time.perf_counter() - began
 
-    return _on_asyncio(dsn, work)
+    return on_asyncio(dsn, work)
 
 
 def flushq_seconds(dsn: str, load: Load, size: int, *, patient: bool) -> float:
@@ -203,7 +205,7 @@ def flushq_seconds(dsn: str, load: Load, size: int, *, patient: bool) -> float:
                 await done.wait()
         return time.perf_counter() - began
 
-    return _on_asyncio(dsn, work)
+    return on_asyncio(dsn, work)
 
 
 def psycopg_seconds(dsn: str, load: Load, size: int) -> float:
@@ -243,7 +245,7 @@ END $$"""  # noqa: S608  # made of names from here
         await connection.execute(statement)
         return time.perf_counter() - began
 
-    return _on_asyncio(dsn, work)
+    return on_asyncio(dsn, work)
 
 
 def copy(dsn: str, load: Load) -> float:
@@ -260,7 +262,7 @@ def copy(dsn: str, load: Load) -> float:
         )
         return time.perf_counter() - began
 
-    return _on_asyncio(dsn, work)
+    return on_asyncio(dsn, work)
 
 
 def bare_round_trip(dsn: str, times: int) -> float:
@@ -277,4 +279,4 @@ def bare_round_trip(dsn: str, times: int) -> float:
             seconds.append(time.perf_counter() - began)
         return statistics.median(seconds)
 
-    return _on_asyncio(dsn, work)
+    return on_asyncio(dsn, work)

@@ -14,10 +14,11 @@ import trio
 
 from provcache_trio import WriteBehindOptions, open_write_behind_queue
 from provcache_trio._asyncio.bridge import make_bridge
-from provcache_trio.postgres import PostgresRepository, open_postgres_repository
+from provcache_trio.postgres import open_postgres_repository
 
 from benchmarks.entries import make_entries
 from benchmarks.postgres.clients import IDLE_SECONDS, SCHEMA_NAME
+from benchmarks.postgres.steps import Steps, Watched
 from benchmarks.stores import Item, NullRepository
 
 if TYPE_CHECKING:
@@ -31,43 +32,6 @@ T = TypeVar("T")
 Kind = Literal["trio-asyncio", "thread"]
 
 _FULL_BATCHES_IN_LINE: Final = 4
-
-
-class Steps(trio.abc.Instrument):
-    """Notes, for every flush, the most CPU time that one task step took, in milliseconds.
-
-    A flush lasts until the next one begins.
-    """
-
-    def __init__(self) -> None:
-        self.longest: list[float] = []
-
-    def begin_flush(self) -> None:
-        """Begin."""
-        self.longest.append(0)
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # trio's names
-        """Begin."""
-        self._began = time.thread_time_ns()
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # likewise
-        """End."""
-        if self.longest:
-            milliseconds = (time.thread_time_ns() - self._began) / 1e6
-            self.longest[-1] = max(self.longest[-1], milliseconds)
-
-
-class _Watched:
-    """The repository; says when a flush begins."""
-
-    def __init__(self, repository: PostgresRepository, steps: Steps) -> None:
-        self._repository = repository
-        self._steps = steps
-        self.prepare = repository.prepare
-
-    async def upsert_many(self, entries: Sequence[ProvcacheEntry], /) -> int:
-        self._steps.begin_flush()
-        return await self._repository.upsert_many(entries)
 
 
 def whole_queue(dsn: str, load: Load, batch_size: int, writers: int) -> float:
@@ -102,7 +66,7 @@ def _write(dsn: str, load: Load, options: WriteBehindOptions, steps: Steps | Non
             async with trio.open_nursery() as nursery:
                 for _ in range(options.writers):  # each connects
                     nursery.start_soon(repository.upsert_many, ())
-            store = repository if steps is None else _Watched(repository, steps)
+            store = repository if steps is None else Watched(repository, steps)
             began = time.perf_counter()
             async with open_write_behind_queue(store, options) as queue:
                 await queue.enqueue_many(entries)

@@ -26,12 +26,12 @@ from benchmarks.figures import (
     percentile,
     ratio,
 )
-from benchmarks.postgres import clients, queue_runs
+from benchmarks.postgres import clients, queue_runs, tables
 from benchmarks.postgres.bench import Bench, open_bench
 from benchmarks.postgres.delay_line import delay_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 K = TypeVar("K")
 
@@ -52,6 +52,12 @@ COPY: Final = "COPY into an empty table"
 # Least ratio of the whole queue's rate to another's.
 LEAST: Final = {BY_HAND: 1.0, PACKED: 0.95, ONE_ROW: 15, FLUSHQ: 1.3}
 LEAST_BEST_TO_SERVER: Final = 0.85
+# The same of a table of somebody's own, by how many columns it has.
+LEAST_OF_TABLES: Final = {
+    6: {"loop with unnest": 0.9, "executemany": 1.3, "psycopg executemany": 3},
+    12: {"loop with unnest": 1.0, "executemany": 1.3, "psycopg executemany": 3},
+}
+MOST_TO_OPEN_MILLISECONDS: Final = 1
 MOST_IDLE_TO_BARE: Final = 1.3
 MOST_STEP_MILLISECONDS: Final = 5
 MOST_STEP_P99_MILLISECONDS: Final = 2
@@ -126,6 +132,8 @@ def run(*, quick: bool) -> Findings:
     with open_bench(PART) as bench:
         findings = Findings()
         _compare(bench, plan, findings)
+        compare_tables(bench, findings, plan.entries, plan.rounds)
+        open_tables(bench, findings, plan.round_trips // 10)
         _compare_best(bench, plan, findings)
         _draw_curves(bench, plan, findings)
         _draw_delays(bench, plan, findings)
@@ -174,6 +182,49 @@ def _is_here(name: str, findings: Findings) -> bool:
         reason = "it needs Python 3.12"
     findings.absent.append(f"{name}: {reason}")
     return False
+
+
+def compare_tables(bench: Bench, findings: Findings, number: int, rounds: int) -> None:
+    """Measure the queue into tables of somebody's own, beside what people write by hand."""
+    for columns, least in LEAST_OF_TABLES.items():
+        queue = f"whole queue, {columns} columns"
+        cases = {queue: partial(bench.table_rate, tables.whole_queue, columns, number, BATCH)}
+        bars: dict[str, float] = {}
+        for name, function in tables.BY_HAND.items():
+            if name == PSYCOPG and find_spec("psycopg") is None:  # as was noted before
+                continue
+            bars[f"{name}, {columns} columns"] = least[name]
+            cases[f"{name}, {columns} columns"] = partial(
+                bench.table_rate, function, columns, number, BATCH
+            )
+        rates = interleaved(cases, rounds)
+        findings.figures += [
+            absolute(PART, name, rates[name], RATE, better="more") for name in cases
+        ]
+        findings.figures += [
+            ratio(PART, queue, rates, queue, name, bar=bar, better="more")
+            for name, bar in bars.items()
+        ]
+
+
+def open_tables(bench: Bench, findings: Findings, times: int) -> None:
+    """Measure what it costs to read a table from the catalogue, on a connection that is new."""
+    trips = bench.theirs(tables.round_trip, bench.dsn, times)
+    for columns in LEAST_OF_TABLES:
+        bench.theirs(tables.prepare, bench.dsn, columns)
+        cpu, whole = bench.theirs(tables.opening, bench.dsn, columns, times)
+        name = f"opening a table of {columns} columns"
+        findings.figures += [
+            Figure(
+                part=PART,
+                name=f"{name}, CPU time",
+                value=cpu,
+                unit="ms",
+                bar=MOST_TO_OPEN_MILLISECONDS,
+            ),
+            Figure(part=PART, name=name, value=whole, unit="ms"),
+        ]
+    findings.figures.append(Figure(part=PART, name="SELECT 1, likewise", value=trips, unit="ms"))
 
 
 def _compare_best(bench: Bench, plan: Plan, findings: Findings) -> None:
@@ -361,7 +412,22 @@ def _time_steps(bench: Bench, plan: Plan, findings: Findings) -> None:
     for _ in range(plan.step_runs):
         bench.empty()
         longest += bench.ours(queue_runs.longest_steps, bench.dsn, load, BATCH)
-    name = f"longest step of a flush of {BATCH}, CPU time"
+    _add_steps(findings, f"longest step of a flush of {BATCH}, CPU time", longest)
+    time_steps_of_tables(bench, findings, plan.entries, plan.step_runs)
+
+
+def time_steps_of_tables(bench: Bench, findings: Findings, number: int, runs: int) -> None:
+    """Measure how long the event loop stands still while entries of an own table are written."""
+    for columns in LEAST_OF_TABLES:
+        longest: list[float] = []
+        for _ in range(runs):
+            bench.theirs(tables.prepare, bench.dsn, columns)
+            longest += bench.ours(tables.longest_steps, bench.dsn, columns, number, BATCH)
+        what = f"longest step of a flush of {BATCH} of {columns} columns, CPU time"
+        _add_steps(findings, what, longest)
+
+
+def _add_steps(findings: Findings, name: str, longest: Sequence[float]) -> None:
     findings.figures += [
         Figure(
             part=PART,
