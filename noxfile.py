@@ -169,7 +169,9 @@ def lowest(session: nox.Session) -> None:
 def heavy(session: nox.Session) -> None:
     """Run the tests that take seconds, and those of faults, once."""
     install(session, "test", extras=EVERYTHING)
-    session.run("pytest", *AT_ONCE, "-m", "heavy", *session.posargs, env=STEADY)
+    # Which tests of faults have a table of the user's own.
+    drawn = {"PROVCACHE_SEED": os.environ.get("PROVCACHE_SEED", name_commit(session))}
+    session.run("pytest", *AT_ONCE, "-m", "heavy", *session.posargs, env=STEADY | drawn)
 
 
 @nox.session

@@ -15,7 +15,13 @@ from provcache_trio._asyncio.bridge import DEFAULT_KIND
 
 from tests.chaos.verdict import verdict
 from tests.faults.catalogue import FAULTS
-from tests.faults.site import POISON, UNANSWERED, open_site, run_faulty_server
+from tests.faults.site import (
+    POISON,
+    UNANSWERED,
+    draws_own_table,
+    open_site,
+    run_faulty_server,
+)
 from tests.support.programs import ROOT
 
 if TYPE_CHECKING:
@@ -101,12 +107,12 @@ class Storm:
         ]
 
     async def _make(self, fault: Fault, site: Site, seconds: float) -> None:
-        self._note(f"{fault.name} (line {self._sites.index(site)}, {seconds:.2f} s)")
+        self.note(f"{fault.name} (line {self._sites.index(site)}, {seconds:.2f} s)")
         # Some wait for the moment to strike, which need not come while there are others.
         with trio.move_on_after(seconds + 5):
             async with fault.make(site):
                 await trio.sleep(seconds)
-        self._note(f"mended: {fault.name}")
+        self.note(f"mended: {fault.name}")
 
     async def _strike_a_process(self, chance: Random) -> None:
         await trio.sleep(chance.uniform(1, 6))
@@ -114,14 +120,14 @@ class Storm:
         process = self._processes[place]
         assert process is not None
         if chance.random() < 0.3:
-            self._note(f"kill process {place}")
+            self.note(f"kill process {place}")
             process.kill()
             await process.wait()
             self.killed.append(self._current[place])
             await self._start(place)
         else:
             seconds = chance.uniform(0.1, 3)
-            self._note(f"stop process {place} for {seconds:.2f} s")
+            self.note(f"stop process {place} for {seconds:.2f} s")
             os.kill(process.pid, signal.SIGSTOP)
             await trio.sleep(seconds)
             os.kill(process.pid, signal.SIGCONT)
@@ -135,7 +141,8 @@ class Storm:
         self._current[place] = record
         site = self._sites[place]
         bridge = DEFAULT_KIND if place == 0 else "thread"
-        arguments = (site.dsn, site.schema, bridge, str(self._seed), str(self._workers))
+        kind = "entries" if site.declared is None else "table"
+        arguments = (site.dsn, site.schema, kind, bridge, str(self._seed), str(self._workers))
         command = [sys.executable, "-m", "tests.chaos.worker", *arguments, str(record)]
         with (self._folder / f"log-{self._workers}").open("wb") as log:
             self._processes[place] = await trio.lowlevel.open_process(
@@ -144,7 +151,7 @@ class Storm:
 
     async def _end(self) -> None:
         """End the processes in order; each has to come to its end soon."""
-        self._note("everything is mended")
+        self.note("everything is mended")
         with trio.fail_after(SETTLED_SECONDS):
             for record in self._current.values():  # one that just starts does not hear us
                 while not (record.exists() and record.stat().st_size):  # noqa: ASYNC110  # no event tells
@@ -162,7 +169,7 @@ class Storm:
             for process in self._processes:
                 assert process is not None
                 process.kill()
-        self._note("the processes have ended")
+        self.note("the processes have ended")
 
     async def _count_connections(self) -> None:
         while True:
@@ -171,7 +178,8 @@ class Storm:
                 self.most_connections = max(self.most_connections, number)
             await trio.sleep(0.25)
 
-    def _note(self, what: str) -> None:
+    def note(self, what: str) -> None:
+        """Write down what is done now."""
         self.events.append(Event(trio.current_time() - self._began, what))
 
 
@@ -194,17 +202,19 @@ async def chaos(*, seconds: float, seed: int, folder: Path) -> Outcome:
 
     Args:
         seconds: how long; mending, settling and the verdict come on top.
-        seed: draws the faults, their times, and what the producers do.
+        seed: draws the table, the faults, their times, and what the producers do.
         folder: for the records and logs of the processes.
     """
     with run_faulty_server() as server:
         async with AsyncExitStack() as stack:
-            first = await stack.enter_async_context(open_site(server))
+            own_table = draws_own_table("chaos", str(seed))
+            first = await stack.enter_async_context(open_site(server, own_table=own_table))
             second = await stack.enter_async_context(open_site(server, like=first))
             await first.execute(
                 f"ALTER TABLE {first.table} ADD CHECK (hit_count <> {POISON}) NOT VALID"
             )
             storm = Storm(seed, [first, second], folder)
+            storm.note("a table of the user's own" if own_table else "the built-in table")
             await storm.run(seconds)
             wrong = storm.wrong + await verdict(first, storm.records, storm.killed)
             if storm.most_connections > MOST_CONNECTIONS:

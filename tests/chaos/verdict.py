@@ -113,8 +113,7 @@ async def _check_history(site: Site, asked: dict[str, Asked], failed: set[str]) 
         if name not in failed:
             hits.setdefault(entry.key, set()).add(entry.hits)
     rows = await site.fetch(
-        f"SELECT 'sha256:' || encode(veri_key, 'hex'), created_at, hit_count, feed_epoch"
-        f" FROM {site.schema}.history"
+        f"SELECT {site.veri_key}, created_at, hit_count, feed_epoch FROM {site.schema}.history"
     )
     for key, created, count, epoch in rows:
         name = str(epoch).rpartition(" ")[2]
@@ -132,8 +131,7 @@ async def _check_history(site: Site, asked: dict[str, Asked], failed: set[str]) 
 async def _check_rows(site: Site, safe: list[Asked]) -> list[str]:
     """What a caller knows to be stored is there, or something newer."""
     rows = await site.fetch(
-        "SELECT 'sha256:' || encode(veri_key, 'hex'), created_at, hit_count, last_accessed_at"
-        f" FROM {site.table}"
+        f"SELECT {site.veri_key}, created_at, hit_count, last_accessed_at FROM {site.table}"
     )
     stored = {key: rest for key, *rest in rows}
     wrong: list[str] = []

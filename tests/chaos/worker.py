@@ -27,7 +27,14 @@ from provcache_trio import (
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.testing import MemoryDeadLetters
 
-from tests.faults.site import COMMAND_SECONDS, CONNECT_SECONDS, POISON, REWRITTEN, SECRET
+from tests.faults.site import (
+    COMMAND_SECONDS,
+    CONNECT_SECONDS,
+    POISON,
+    REWRITTEN,
+    SECRET,
+    own_table_of,
+)
 from tests.support.entries import NOW, entry
 from tests.support.items import balance
 
@@ -172,8 +179,11 @@ def _name_of(made: ProvcacheEntry) -> str:
 
 
 async def main(
-    dsn: str, schema: str, bridge: BridgeKind, seed: str, number: str, record: str
+    dsn: str, schema: str, kind: str, bridge: BridgeKind, seed: str, number: str, record: str
 ) -> None:
+    where: dict[str, Any] = {"schema": schema}
+    if kind == "table":
+        where = {"table": own_table_of(schema)}
     descriptor = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     worker = Worker(int(number), seed, descriptor)
     letters = MemoryDeadLetters[ProvcacheEntry]()
@@ -189,7 +199,7 @@ async def main(
                 async with (
                     open_postgres_repository(
                         dsn,
-                        schema=schema,
+                        **where,
                         connect_timeout_seconds=CONNECT_SECONDS,
                         command_timeout_seconds=COMMAND_SECONDS,
                         bridge=bridge,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import hypothesis.strategies as st
 import msgspec
@@ -23,6 +23,7 @@ from provcache_trio import (
     EntryRejectedError,
     JournalError,
     QueueClosedError,
+    Table,
     TransientStoreError,
     WriteBehindCrashedError,
     WriteBehindOptions,
@@ -91,6 +92,7 @@ class QueueMachine(TrioMachine):
         beginning=st.sampled_from(["trouble", "peace", "poison"]),
         first_keys=st.lists(some_key, max_size=30),
         at_the_end=st.tuples(some_exit, st.booleans()),
+        with_table=st.booleans(),
     )
     def open_queue(
         self,
@@ -105,14 +107,12 @@ class QueueMachine(TrioMachine):
         beginning: str,
         first_keys: list[str],
         at_the_end: tuple[str, bool],
+        with_table: bool,
     ) -> None:
         self.options = self.widened(options)
-        self.store = MemoryRepository[Item](latency_seconds=latency, reject_with_index=with_index)
-        self.sink = Sink()
         self.with_sink = with_sink
         self.in_peace = beginning == "peace"  # no fault ever comes, so promptness is seen
-        self.witness = Witness(self.store, self.options, KEYS)
-        self.sink.witness = self.witness
+        self.plan_store(latency, with_index, with_table)
         self.at_the_end = at_the_end
         self.version = 0
         self.plan_journal(self.kind_of(with_journal), disk_seconds, held_keys)
@@ -144,6 +144,14 @@ class QueueMachine(TrioMachine):
     @staticmethod
     def kind_of(journal: str | None) -> str | None:
         return journal
+
+    def plan_store(self, latency: float, with_index: bool, with_table: bool) -> None:
+        self.store = MemoryRepository[Item](latency_seconds=latency, reject_with_index=with_index)
+        self.sink = Sink()
+        self.witness = Witness(self.store, self.options, KEYS)
+        self.sink.witness = self.witness
+        if with_table:
+            self.store.table = self.watched_table()
 
     def plan_journal(self, kind: str | None, disk_seconds: float, held_keys: list[str]) -> None:
         self.with_journal = kind is not None
@@ -182,8 +190,7 @@ class QueueMachine(TrioMachine):
                 async with open_write_behind_queue(
                     self.store,
                     self.options,
-                    key=self.witness.key,
-                    merge=self.witness.merge,
+                    **self.key_and_merge(),
                     dead_letters=self.sink if self.with_sink else None,
                     journal=self.journal,
                 ) as queue:
@@ -198,6 +205,25 @@ class QueueMachine(TrioMachine):
             finally:
                 self.left_at = trio.current_time()
                 self.left.set()
+
+    def watched_table(self) -> Table[Item]:
+        """Return a table that tells the witness of the keys and merges that the queue asks for."""
+        table = Table(Item, "item", key="veri_key")
+        real_merge = table.merge
+
+        def merge(old: Item, new: Item) -> Item:
+            assert real_merge(old, new) is new
+            return self.witness.merge(old, new)
+
+        table.key = self.witness.key
+        table.merge = merge  # type: ignore[method-assign,assignment]  # as a method is called
+        return table
+
+    def key_and_merge(self) -> dict[str, Any]:
+        """Return what the queue is told, if its repository has no table that says it."""
+        if self.store.table is not None:
+            return {}
+        return {"key": self.witness.key, "merge": self.witness.merge}
 
     def read_clock(self) -> float:
         """Be trio's clock for the queue's own tasks, and crash one of them on request."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -34,6 +36,8 @@ CONNECT_SECONDS: Final = 0.5
 COMMAND_SECONDS: Final = 0.6
 # What our own questions may meet while the server has a fault.
 UNANSWERED: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+SEED: Final = os.environ.get("PROVCACHE_SEED", "0")  # CI draws one for each commit
 
 _numbers = count(1)
 
@@ -82,6 +86,23 @@ def run_faulty_server(directory: Path | None = None) -> AbstractContextManager[P
     )
 
 
+def draws_own_table(what: str, seed: str = SEED) -> bool:
+    """Return whether entries go into a table of the user's own, as in half of all runs."""
+    return Random(f"{seed} {what}").random() < 0.5  # noqa: S311  # no secret
+
+
+def own_table_of(schema: str) -> Table[ProvcacheEntry]:
+    """Return a table with the rule of the built-in one, so that the same is expected."""
+    return Table(
+        ProvcacheEntry,
+        "entries",
+        schema=schema,
+        key="veri_key",
+        newer="created_at",
+        merge={"hit_count": "greatest", "last_accessed_at": "greatest"},
+    )
+
+
 class Site:
     """A place for one run.
 
@@ -106,20 +127,22 @@ class Site:
         self.standby: PostgresServer | None = None
         self.clock_is_behind = timedelta()
         self.declared: Table[ProvcacheEntry] | None = None
-        if own_table:  # by the same rule as the built-in one, so that the same is expected
-            self.declared = Table(
-                ProvcacheEntry,
-                "entries",
-                schema=self.schema,
-                key="veri_key",
-                newer="created_at",
-                merge={"hit_count": "greatest", "last_accessed_at": "greatest"},
-            )
+        if own_table:
+            self.declared = own_table_of(self.schema)
 
     @property
     def table(self) -> str:
         """The table of entries, as SQL has it."""
         return f"{self.schema}.entries"
+
+    @property
+    def veri_key(self) -> str:
+        """A row's VeriKey as text, as SQL has it."""
+        return "'sha256:' || encode(veri_key, 'hex')" if self.declared is None else "veri_key"
+
+    def stored_key(self, veri_key: str) -> object:
+        """Return the key of a row."""
+        return bytes.fromhex(veri_key[7:]) if self.declared is None else veri_key
 
     @property
     def admin(self) -> str:
@@ -218,5 +241,5 @@ async def open_site(
         if like is None:
             await site.prepare()
         else:
-            site.schema, site.role = like.schema, like.role
+            site.schema, site.role, site.declared = like.schema, like.role, like.declared
         yield site
