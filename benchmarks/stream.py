@@ -27,7 +27,8 @@ from benchmarks.entries import Load, make_entries
 from benchmarks.figures import Figure, Findings, absolute, interleaved, ratio
 from benchmarks.postgres.bench import Bench, open_bench
 from benchmarks.postgres.clients import SCHEMA_NAME
-from benchmarks.postgres.queue_runs import Steps, options_of
+from benchmarks.postgres.queue_runs import options_of
+from benchmarks.postgres.steps import Steps
 from tests.support.nats import run_cluster
 
 if TYPE_CHECKING:

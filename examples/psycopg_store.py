@@ -80,7 +80,7 @@ class PsycopgStore:
     @contextmanager
     def _transaction(self) -> Generator[psycopg.Connection]:
         try:
-            if self._connection is None or self._connection.closed:
+            if self._connection is None or self._connection.closed or self._line is None:
                 self.close()
                 connection = self._connect(autocommit=True)
                 self._line = line_of(connection)
@@ -93,11 +93,12 @@ class PsycopgStore:
 
     def stop(self) -> None:
         """Make the thread that uses the connection end: ask the server, then cut the line."""
-        if self._connection is not None and self._line is not None:
+        line, self._line = self._line, None  # so that nobody uses the connection again
+        if self._connection is not None and line is not None:
             with suppress(psycopg.Error):
                 self._connection.cancel_safe(timeout=1)
-            with suppress(OSError):  # it is cut already
-                self._line.shutdown(socket.SHUT_RDWR)
+            with line, suppress(OSError):  # it is cut already
+                line.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         for each in (self._connection, self._line):

@@ -83,6 +83,7 @@ class SQLAlchemyStore:
         ).execution_options(preserve_rowcount=True)  # which upsert_many returns
         self._driver: Any = None  # its connection, while it is in use
         self._line: socket.socket | None = None  # of PostgreSQL, which any thread may cut
+        self._was_cut = False
         self._seconds = seconds
 
     async def upsert_many(self, readings: Sequence[Reading], /) -> int:
@@ -106,6 +107,9 @@ class SQLAlchemyStore:
 
     @contextmanager
     def _transaction(self) -> Generator[Connection]:
+        if self._was_cut:
+            self._engine.dispose()  # so that nobody uses that connection again
+            self._was_cut = False
         try:
             with self._engine.begin() as connection:
                 driver: Any = connection.connection.driver_connection
@@ -126,6 +130,7 @@ class SQLAlchemyStore:
         with suppress(Exception):  # it has ended
             driver.interrupt() if line is None else driver.cancel_safe(timeout=1)
         if line is not None:
+            self._was_cut = True
             with suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
 

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,16 +20,17 @@ from tests.faults.scenario import FOUND, LOST, Log
 from tests.faults.site import open_site, run_faulty_server
 from tests.support.disks import can_mount, fill, small_volume
 from tests.support.items import balance
+from tests.support.programs import EXAMPLES
 from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator
+    from pathlib import Path
     from types import ModuleType
 
     from tests.faults.site import Site
     from tests.support.pgserver import PostgresServer
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "own_table.py"
 START = datetime(2026, 11, 30, 8, tzinfo=UTC)
 POISON = 7  # the number of an order that the table refuses
 TABLE = """
@@ -44,7 +44,8 @@ CREATE TABLE orders (
 @pytest.fixture
 def own_table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The example, as a module; its queue comes back soon when a store has come back."""
-    specification = importlib.util.spec_from_file_location("own_table", EXAMPLE)
+    path = EXAMPLES / "own_table.py"
+    specification = importlib.util.spec_from_file_location("own_table", path)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import trio
 
 ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def run_program(folder: Path, *arguments: str | Path) -> str:
+    """Run a Python program, which must succeed without a warning; return what it printed."""
+    command = [sys.executable, "-W", "error", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, check=True, timeout=60, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
 
 
 async def run_python(program: str, *arguments: str) -> bytes:

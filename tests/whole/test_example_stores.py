@@ -30,8 +30,8 @@ from provcache_trio.testing import MemoryDeadLetters, check_repository
 
 from tests.faults.proxy import open_proxy
 from tests.support.bridges import Client
+from tests.support.programs import EXAMPLES, run_program
 from tests.support.servers import postgres, run_sql, unused_port
-from tests.whole.test_examples import EXAMPLES, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -249,7 +249,7 @@ async def test_a_queue_over_it_keeps_the_neighbours_of_a_bad_reading(
 @pytest.mark.whole_process
 def test_it_is_a_program_too(place: Place, tmp_path: Path) -> None:
     file = EXAMPLES / f"{place.module.__name__}.py"
-    assert run(tmp_path, file, place.url) == "1 written\n"
+    assert run_program(tmp_path, file, place.url) == "1 written\n"
 
 
 # Cancellation and time limits

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import asynccontextmanager, closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -22,25 +21,17 @@ import trio
 from provcache_trio import EntryRejectedError, ProvcacheEntry, StoreUnavailableError
 from provcache_trio.sqlite import open_sqlite_repository
 
+from tests.support.programs import EXAMPLES, run_program
 from tests.support.servers import postgres, query, run_sql
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
+    from pathlib import Path
     from types import ModuleType
 
 pytestmark = pytest.mark.whole_process
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 SERVICE = (str(EXAMPLES / "service.py"),)
-
-
-def run(folder: Path, *arguments: str | Path) -> str:
-    """Run a Python program, which must succeed without a warning; return what it printed."""
-    command = [sys.executable, "-W", "error", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, check=True, timeout=60, stdout=subprocess.PIPE, text=True
-    )
-    return done.stdout
 
 
 async def missing_from(path: Path, keys: Iterable[str]) -> set[str]:
@@ -54,7 +45,7 @@ async def missing_from(path: Path, keys: Iterable[str]) -> set[str]:
 
 
 def test_the_minimal_program_writes_its_entry(tmp_path: Path) -> None:
-    assert run(tmp_path, EXAMPLES / "minimal.py") == "1 written to cache.db\n"
+    assert run_program(tmp_path, EXAMPLES / "minimal.py") == "1 written to cache.db\n"
     with closing(sqlite3.connect(tmp_path / "cache.db")) as connection:
         assert connection.execute("SELECT count(*) FROM provcache_readable").fetchone() == (1,)
 
@@ -63,13 +54,13 @@ def test_threads_record_every_file(tmp_path: Path) -> None:
     paths = [tmp_path / str(number) for number in range(50)]
     for path in paths:
         path.write_text(path.name)
-    assert run(tmp_path, EXAMPLES / "threads.py", "cache.db", *paths) == "written: 50\n"
+    assert run_program(tmp_path, EXAMPLES / "threads.py", "cache.db", *paths) == "written: 50\n"
 
 
 def test_the_example_of_tests_passes_without_this_project_s_settings(tmp_path: Path) -> None:
     options = ("-q", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider")
     pytest_trio = ("-o", "trio_mode=true")
-    printed = run(
+    printed = run_program(
         tmp_path, "-m", "pytest", *options, *pytest_trio, EXAMPLES / "test_an_application.py"
     )
     assert "4 passed" in printed
@@ -130,7 +121,7 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_the_own_store_keeps_the_peaks_and_refuses_the_impossible(tmp_path: Path) -> None:
     for _ in range(2):  # the second run finds everything stored
-        printed = run(tmp_path, EXAMPLES / "own_store.py")
+        printed = run_program(tmp_path, EXAMPLES / "own_store.py")
         assert printed.splitlines() == [
             "refused (IntegrityError): Peak(sensor='attic', value=-400.0)",
             "stored 2, refused 1",
