@@ -179,7 +179,7 @@ class Impatient(Progress):
             while not act():  # noqa: ASYNC110  # a job's attributes are plain
                 await trio.sleep(0.005)
 
-    def tell(self, text: str) -> None:
+    def add_line(self, text: str) -> None:
         self.notices.append(text)
 
 
