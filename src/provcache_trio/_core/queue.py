@@ -403,7 +403,8 @@ class WriteBehindQueue(Generic[E]):
         """Accept ``entry`` in one step, or return False if it has to wait for room."""
         if not self._lifetime.owner._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001  # as ``may_be_called``, inlined
             self._raise_why_not()
-        keyed: Any = entry  # as in ``enqueue_nowait``
+        # See ``enqueue_nowait``.
+        keyed: Any = entry
         try:
             key: Hashable = keyed.veri_key if self._reads_veri_key else self._key(entry)
             line = self._line or self._line_of(key)

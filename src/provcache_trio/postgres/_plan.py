@@ -38,7 +38,8 @@ E = TypeVar("E")
 Slice: TypeAlias = tuple[Any, ...]
 
 _C_ORDER: Final = ' COLLATE "C"'
-MOST_DELETED_AT_ONCE: Final = 2000  # so that others may write in between
+# The most rows that are deleted at once, so that others may write in between.
+MOST_DELETED_AT_ONCE: Final = 2000
 # The most bytes of a value that a message of the server quotes.
 _MOST_QUOTED_BYTES: Final = 64
 _ABOUT_COLUMNS: Final = re.compile(r"\([^()]*\)=\(").search
@@ -232,7 +233,8 @@ def _key_splitter(
         rows = [parts_of(table, key) for key in many]
         for row in rows:
             for field, value in zip(table.key_fields, row, strict=True):
-                argument(field, codecs[field.name], value)  # raises TypeError, and names it
+                # Raises TypeError with the name of the field.
+                argument(field, codecs[field.name], value)
         return [[row[number] for row in rows] for number in range(len(table.key_fields))]
 
     return split_keys
@@ -250,7 +252,8 @@ def _comparer(
             raise TypeError(f"{name} is stored as JSON, so it can't be compared")
 
         def checked(value: object) -> object:
-            argument(field, codecs[name], value)  # raises TypeError, and names it
+            # Raises TypeError with the name of the field.
+            argument(field, codecs[name], value)
             return value
 
         order = "" if columns[name].is_deterministic else _C_ORDER

@@ -275,20 +275,20 @@ class PostgresRepository(Generic[E]):
     async def delete_where(self, *, before: object = None, **equals: object) -> int:
         """Delete the entries whose fields have these values, and return how many there were.
 
-        They are deleted in steps, so that others may write in between: cancelled, or after an
-        error, some may be deleted. ``flush`` the queue first, or what it still holds comes after.
-        The table is looked through once; where many match, by a connection of its own, in a
-        transaction that is open meanwhile. Behind a PgBouncer it is once for each step.
+        They are deleted in steps, so that others may write in between; if the call is cancelled or
+        fails, some may be deleted. ``flush`` the queue first, or the entries that it still holds
+        are stored afterwards. The table is read once; if many rows match, by a separate connection
+        in a transaction that stays open meanwhile. Behind PgBouncer it is read once for each step.
 
         Args:
             before: delete only versions whose ``newer`` field, or ``created_at``, has a smaller
-                value, so that what is accepted afterwards stays.
-            equals: by name of the field; at least one. Without a table ``policy_hash``,
-                ``signer_set_hash`` and ``feed_epoch``.
+                value, so that entries accepted afterwards stay.
+            equals: values by field name; at least one. Without a table the fields are
+                ``policy_hash``, ``signer_set_hash`` and ``feed_epoch``.
 
         Raises:
-            TypeError: there is no condition; a value is none of its field, or is stored as JSON;
-                or ``before`` is given, and no field is ``newer``.
+            TypeError: there is no condition; a value does not fit its field, or is stored as JSON;
+                or ``before`` is given for a table without ``newer``.
             ValueError: there is no such field.
             EntryRejectedError: a constraint or a trigger refused it.
         """

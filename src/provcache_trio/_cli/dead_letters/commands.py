@@ -62,7 +62,7 @@ async def list_(
         key: Only letters with this key.
         since: Only letters that failed at this time or later: a time in UTC, or how long ago, such
             as 1h.
-        table: What entries are: a Table of yours, as MODULE:NAME; by default anything.
+        table: The Table that declares the entries, as MODULE:NAME; by default of any type.
         alias: A former name of their class, such as shop.OldOrder; may be given repeatedly.
         json_: Print one JSON object per line.
     """
@@ -112,7 +112,7 @@ async def show(
     Args:
         number: The letter's number, as list prints it.
         in_: The file of dead letters.
-        table: What its entry is: of a Table of yours, as MODULE:NAME; by default anything.
+        table: The Table that declares its entry, as MODULE:NAME; by default of any type.
         alias: A former name of its class, such as shop.OldOrder; may be given repeatedly.
         json_: Print one line of JSON.
     """
@@ -160,7 +160,7 @@ async def retry(
         key: Only letters with this key.
         since: Only letters that failed at this time or later: a time in UTC, or how long ago, such
             as 1h.
-        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
+        table: The Table that declares the entries, as MODULE:NAME; by default ProvcacheEntry.
         alias: A former name of their class, such as shop.OldOrder; may be given repeatedly.
         give_up_after: Stop after the store has been away, or has needed a person, for this many
             seconds; inf waits for ever.

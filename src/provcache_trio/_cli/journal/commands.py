@@ -115,7 +115,7 @@ async def replay(
     Args:
         path: The journal. No process may have it open.
         to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It has to exist.
-        table: What entries are: a Table of yours, as MODULE:NAME; by default ProvcacheEntry.
+        table: The Table that declares the entries, as MODULE:NAME; by default ProvcacheEntry.
         alias: A former name of their class, as status prints it; may be given repeatedly.
         give_up_after: Stop after the store has been away, or has needed a person, for this many
             seconds; inf waits for ever.
