@@ -123,13 +123,13 @@ PROVCACHE: Final = Entries()
 
 
 def entries_of(named: str | None, aliases: Sequence[str] | None = None) -> Entries:
-    """Return what entries are.
+    """Return the type of the entries.
 
     The module is imported as ``python -m`` would find it: from the current directory, too.
 
     Args:
-        named: what ``--table`` says.
-        aliases: what ``--alias`` says.
+        named: the value of ``--table``.
+        aliases: the values of ``--alias``.
 
     Raises:
         MisuseError: it does not name a table.

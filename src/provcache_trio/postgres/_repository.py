@@ -112,7 +112,7 @@ class PostgresRepository(Generic[E]):
         self._writers = SessionPool(writers, connector.password)
         reading = {"plan_cache_mode": "force_custom_plan"}
         self._reader = SessionPool([Session(connector, reading)], connector.password)
-        # It has a connection only while many rows are being deleted.
+        # Connected only while many rows are being deleted.
         self._lister = SessionPool([Session(connector, reading)], connector.password)
         self._listing = trio.Lock()
         self._pooled = connector.pgbouncer
@@ -302,21 +302,21 @@ class PostgresRepository(Generic[E]):
 
         deleted = 0
         while True:
-            # As one who reads, whose statements are planned for what is in the table now.
+            # By the reader, whose statements are planned for what the table holds now.
             _, (found, some) = await self._ask(
                 self._reader, lambda plan: deletion(plan).first, found_and_deleted
             )
             deleted += some
             if found < MOST_DELETED_AT_ONCE:
                 return deleted
-            # A cursor needs a connection that stays the same, which a pooler does not promise.
+            # A cursor needs one connection throughout, which a pooler does not promise.
             if not self._pooled:
                 async with self._listing:
                     listed = partial(self._delete_listed, deletion)
                     return deleted + await self._calls.run(listed)
 
     async def _delete_listed(self, deletion: Callable[[Plan[E]], Deletion]) -> int:
-        """Delete the rows that a cursor lists, and return how many they were."""
+        """Delete the rows that a cursor lists; return how many there were."""
         deleted = 0
         keys: list[tuple[str, ...]] = []
 

@@ -94,9 +94,9 @@ async def rows_of(
 
 
 async def check(connection: asyncpg.Connection, plan: Plan[Any]) -> None:
-    """Raise unless entries can be stored there, and again after a failure."""
+    """Raise unless entries can be stored there, also by a retry after a failure."""
     statements = plan.statements
-    # To store nothing asks for every right, table and column, and for a server that writes.
+    # Storing nothing needs every right, table and column, and a server that accepts writes.
     await affected(connection, statements.upsert_changes, plan.arguments_of(()))
     if not statements.upsert_locks and await connection.fetchval(MAY_NOT_COMMIT_IN_LOG):
         raise StoreMisconfiguredError(
@@ -106,12 +106,12 @@ async def check(connection: asyncpg.Connection, plan: Plan[Any]) -> None:
 
 
 async def commit_in_log(connection: asyncpg.Connection, packed: Prepared[Any]) -> int:
-    """Commit something for which COMMIT waits, and return how many rows it changed."""
+    """Commit something for which COMMIT waits; return how many rows that changed."""
     try:
         await connection.execute(COMMIT_IN_LOG)
     except asyncpg.InsufficientPrivilegeError:
-        # Somebody has revoked that. A lock of the rows is written to the log, too. A table
-        # whose rows are never updated has none: see ``check``.
+        # The right to do that was revoked. Locking the rows writes to the log, too. A table whose
+        # rows are never updated has no such locks; see ``check``.
         return await packed.send(connection, packed.plan.statements.upsert)
     return 0
 
@@ -122,7 +122,7 @@ async def commit_in_log(connection: asyncpg.Connection, packed: Prepared[Any]) -
 async def found_and_deleted(
     connection: asyncpg.Connection, statement: str, arguments: Sequence[object]
 ) -> tuple[int, int]:
-    """Run ``statement`` and return how many rows it found, and how many it deleted."""
+    """Run ``statement``; return how many rows it found, and how many it deleted."""
     [(found, deleted)] = await connection.fetch(statement, *arguments)
     return found, deleted
 
@@ -130,20 +130,20 @@ async def found_and_deleted(
 async def list_keys(
     connection: asyncpg.Connection, statement: str, arguments: Sequence[object]
 ) -> list[tuple[str, ...]]:
-    """Open the cursor, in a transaction, and return the first keys that it lists, by column."""
+    """Open the cursor in a transaction; return the first keys that it lists, by column."""
     await connection.execute("BEGIN READ ONLY")
     try:
         await connection.execute(_PLAIN_TEXTS)
         await connection.execute(statement, *arguments)
         return await _next_keys(connection)
     except asyncpg.PostgresError:
-        # So that the table can be looked at again.
+        # Then the table can be read again.
         await connection.execute("ROLLBACK")  # noqa: ASYNC120  # cancelled, it is closed
         raise
 
 
 async def next_keys(connection: asyncpg.Connection, _: Plan[E]) -> list[tuple[str, ...]]:
-    """Return the next keys that the cursor lists, by column; an empty list: there are none."""
+    """Return the next keys that the cursor lists, by column, or an empty list at the end."""
     if not connection.is_in_transaction():
         raise StoreUnavailableError("the connection was lost when some rows had been deleted")
     return await _next_keys(connection)

@@ -17,7 +17,7 @@ ColumnRule: TypeAlias = Literal["key", "newer", "newest", "keep", "greatest", "l
 
 # This writes to the log, so that COMMIT waits for standbys, if it waits for any.
 COMMIT_IN_LOG: Final = "SELECT pg_logical_emit_message(true, 'provcache_trio', '')"
-# Whether COMMIT waits for standbys, and somebody has taken the right to do that away.
+# Whether COMMIT waits for standbys, while this role may not write that message.
 MAY_NOT_COMMIT_IN_LOG: Final = """
 SELECT current_setting('synchronous_standby_names') <> ''
     AND NOT bool_and(has_function_privilege(oid, 'EXECUTE'))
@@ -140,14 +140,14 @@ def statements_of(
 
 
 class Deletion(NamedTuple):
-    """How rows that meet conditions are deleted, few at a time.
+    """The statements that delete the rows that meet conditions, few at a time.
 
     Attributes:
-        some: the statement that finds some and deletes them; its row says how many of each.
-        listed_by: the one that opens ``CURSOR`` over the keys of all, each column as text.
-        listed: the one that deletes those of some keys; it has one argument more for each
-            column of the key: such texts.
-        arguments: of each.
+        some: finds some rows and deletes them; returns both numbers.
+        listed_by: opens ``CURSOR`` over the keys of all rows, each column as text.
+        listed: deletes the rows of some keys; for each column of the key it has one more
+            argument, the texts of that column.
+        arguments: the arguments of each statement.
     """
 
     some: str
@@ -157,16 +157,16 @@ class Deletion(NamedTuple):
 
     @property
     def first(self) -> Request:
-        """What finds some, and deletes them."""
+        """The request that finds some rows and deletes them."""
         return self.some, self.arguments
 
     @property
     def listing(self) -> Request:
-        """What opens the cursor."""
+        """The request that opens the cursor."""
         return self.listed_by, self.arguments
 
     def of_listed(self, texts: Sequence[Sequence[str]]) -> Request:
-        """Return what deletes rows of some keys, by column."""
+        """Return the request that deletes the rows of some keys, given by column."""
         return self.listed, (*self.arguments, *texts)
 
 
@@ -177,17 +177,17 @@ def deletion_of(
     arguments: tuple[object, ...],
     at_most: int,
 ) -> Deletion:
-    """Return how the rows that meet all ``conditions`` are deleted.
+    """Return the statements that delete the rows that meet all ``conditions``.
 
-    They are found first, and then locked in the order in which every writer locks; one that was
-    changed meanwhile is looked at again.
+    The rows are found first, and then locked in the order in which every writer locks; a row that
+    was changed meanwhile is checked again.
 
     Args:
         target: the table's name, quoted, in its schema.
         columns: all that are stored.
-        conditions: of ``arguments``.
-        arguments: what they compare with.
-        at_most: so many in ``some``.
+        conditions: the conditions, in terms of ``arguments``.
+        arguments: the values that they compare with.
+        at_most: the most rows that ``some`` deletes.
     """
     keys = [column for column in columns if column.rule == "key"]
     names = _list(column.name for column in keys)
