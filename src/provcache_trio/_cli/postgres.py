@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from provcache_trio._vocabulary.fields import quoted
 from provcache_trio.postgres import open_postgres_repository
-from provcache_trio.postgres._catalogue import quoted, size_of
+from provcache_trio.postgres._catalogue import size_of
 from provcache_trio.postgres._dsn import Dsn
 from provcache_trio.postgres._schema import MIGRATIONS
 from provcache_trio.postgres._tables import TableInDatabase

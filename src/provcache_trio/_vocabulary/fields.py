@@ -157,3 +157,8 @@ def check_name(argument: str, name: object) -> None:
         cast("str", name).encode()
     except UnicodeEncodeError:
         raise ValueError(f"{argument} must not hold a lone surrogate") from None
+
+
+def quoted(name: str) -> str:
+    """Return ``name``, quoted for a statement of SQLite or PostgreSQL."""
+    return '"' + name.replace('"', '""') + '"'

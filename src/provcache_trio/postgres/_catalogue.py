@@ -9,6 +9,7 @@ import msgspec
 from asyncpg import InsufficientPrivilegeError
 
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
+from provcache_trio._vocabulary.fields import quoted
 
 from ._arrays import item_of
 from ._columns import FITTING, Column
@@ -111,11 +112,6 @@ class Catalogue(NamedTuple):
 
     target: str
     columns: dict[str, Column]
-
-
-def quoted(name: str) -> str:
-    """Return ``name``, quoted for a statement."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def read_catalogue(table: Table[Any], document: str | None) -> Catalogue:

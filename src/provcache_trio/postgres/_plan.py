@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.fields import quoted
 from provcache_trio._vocabulary.values import (
     argument,
     entry_maker,
@@ -15,7 +16,6 @@ from provcache_trio._vocabulary.values import (
     wrong_type,
 )
 
-from ._catalogue import quoted
 from ._codecs import codec_of
 from ._statements import Argument, StoredColumn, deletion_of, sent, statements_of
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from provcache_trio._vocabulary.columns import hashes_as_text
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
-from provcache_trio._vocabulary.fields import check_name
+from provcache_trio._vocabulary.fields import check_name, quoted
 
-from ._catalogue import quoted
 from ._rows import entries_plan
 
 if TYPE_CHECKING:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from ._catalogue import CATALOGUE, quoted, read_catalogue
+from provcache_trio._vocabulary.fields import quoted
+
+from ._catalogue import CATALOGUE, read_catalogue
 from ._columns import FITTING
 from ._plan import plan_of
 from ._schema import check_encoding, check_length, making

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from provcache_trio._disk.sqlite_connection import number_of
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
+from provcache_trio._vocabulary.fields import quoted
 
 from ._cells import DECIMAL_ORDER, FITTING, affinity_of, codec_of, compare_decimals
-from ._plan import TablePlan, plan_of, quoted
+from ._plan import TablePlan, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from provcache_trio._vocabulary.fields import quoted
 from provcache_trio._vocabulary.values import (
     UnfitError,
     argument,
@@ -104,11 +105,6 @@ class TablePlan(Plan[E]):
     def _cell(self, field: TableField, value: object) -> Cell:
         cell: Cell = argument(field, self.codecs[field.name], value)
         return cell
-
-
-def quoted(name: str) -> str:
-    """Return ``name``, quoted for a statement."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> TablePlan[E]:
