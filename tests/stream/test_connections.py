@@ -172,7 +172,7 @@ async def test_a_ping_that_is_answered_too_late_breaks_no_connection(
 ) -> None:
     async def work(connection: Connection) -> None:
         # As nats-py's own ``flush`` does when time is up.
-        given_up = asyncio.get_running_loop().create_future()
+        given_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         given_up.cancel()
         await connection._client._send_ping(given_up)
         await connection.settle(HANG_SECONDS)
