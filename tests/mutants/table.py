@@ -2859,6 +2859,11 @@ WATCHING = (
         ("nats/_looks.py", "except Exception as error:", "except StoreError as error:"),
     ),
     mutant(
+        "a look that is refused is repeated every ten seconds",
+        "stream/looks::a_look_that_is_refused_is_repeated_once_a_minute",
+        ("nats/_looks.py", "pause = _REFUSED_SECONDS", "pause = _EVERY_SECONDS"),
+    ),
+    mutant(
         "a relay looks over the connection that pulls",
         "stream/looks::a_relay_that_may_not_look_does_its_work",
         (

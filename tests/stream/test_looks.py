@@ -134,6 +134,18 @@ async def test_a_look_that_hangs_is_cut_off_after_five_seconds(
     assert seen.look is None
 
 
+async def test_a_look_that_is_refused_is_repeated_once_a_minute(
+    servers: Servers, autojump_clock: MockClock
+) -> None:
+    def refuse() -> object:
+        raise StoreMisconfiguredError("denied")
+
+    servers.answer = refuse
+    with trio.move_on_after(130):
+        await servers.looks.run(servers.run)
+    assert servers.asked == [0, 60, 120]
+
+
 @pytest.mark.parametrize(
     ("error", "level", "name"),
     [

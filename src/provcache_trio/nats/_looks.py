@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _EVERY_SECONDS: Final = 10.0
+_REFUSED_SECONDS: Final = 60.0  # after a look that needs a person: servers log each refusal
 _PATIENCE_SECONDS: Final = 5.0  # for a whole look, connecting included
 _CURRENT_SECONDS: Final = 30.0  # three looks: one or two may fail
 _REQUEST_SECONDS: Final = 2.0
@@ -64,6 +65,7 @@ class Looks:
         """
         self._clock = trio.lowlevel.current_clock().current_time
         while True:
+            pause = _EVERY_SECONDS
             try:
                 with trio.fail_after(_PATIENCE_SECONDS):
                     stream, consumer = await run(self._ask)
@@ -74,7 +76,9 @@ class Looks:
             # Whatever it is: what the stream holds may be unknown, but no relay ends for that.
             except Exception as error:  # noqa: BLE001
                 self._note(error)
-            await trio.sleep(_EVERY_SECONDS)
+                if isinstance(error, StoreMisconfiguredError):
+                    pause = _REFUSED_SECONDS
+            await trio.sleep(pause)
 
     async def _ask(self) -> tuple[StreamInfo, ConsumerInfo]:
         ask = partial(self.session.ask, payload=b"", patience=_REQUEST_SECONDS)
