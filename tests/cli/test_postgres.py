@@ -86,7 +86,7 @@ def test_reading_makes_no_schema(
         assert main([*command, "--from", url]) == 3
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
-        assert err.endswith("no provcache schema; provcache init --to makes it\n")
+        assert err.endswith("no schema 'provcache' of provcache's; provcache init --to makes it\n")
 
 
 def test_a_server_that_is_not_there_is_told_in_one_line_without_the_password(

@@ -53,7 +53,10 @@ async def test_a_call_of_more_than_half_a_minute_is_one_warning_and_in_metrics(
         assert queue.metrics().call_seconds == 29
         assert warnings_in(caplog) == []
         await trio.sleep(2)
-        said = "default: MemoryRepository.upsert_many has not returned for 30 s"
+        said = (
+            "default: MemoryRepository.upsert_many has not returned for 30 s; "
+            "what it was given waits for it"
+        )
         assert warnings_in(caplog) == [said]
         await trio.sleep(3600)
         assert queue.metrics().call_seconds == 3631
@@ -128,7 +131,10 @@ async def test_a_repository_that_does_not_return_when_cancelled_is_named_after_f
         await trio.sleep(10)
         assert warnings_in(caplog) == []
     assert trio.current_time() > 60
-    said = "default: Deaf.upsert_many does not return, 5 s after it was cancelled"
+    said = (
+        "default: Deaf.upsert_many does not return, 5 s after it was cancelled; "
+        "the queue can't end before"
+    )
     assert warnings_in(caplog) == [said]
     assert_settled(queue, persisted=1)
 

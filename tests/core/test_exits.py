@@ -379,7 +379,7 @@ async def test_at_the_deadline_what_is_left_is_handed_back_in_order_of_acceptanc
     assert error.metrics.state is QueueState.CLOSED
     assert_settled(queue, enqueued=8, persisted=1, coalesced=1, abandoned=6)
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.getMessage() == "late: 6 entries were not written and are handed back"
+    assert record.getMessage() == "late: 6 entries not written, and handed back in .undelivered"
     assert record.__dict__["count"] == 6
 
 
@@ -433,7 +433,7 @@ async def test_at_the_deadline_the_body_s_exception_gets_a_note(
     assert error.__context__ is None
     [note] = error.__notes__
     assert note == (
-        "queue 'default' could not write 3 entries within 10 s; they are in .undelivered"
+        "queue 'default' could not write 3 entries within 10 s; save what is in .undelivered"
     )
     assert queue.undelivered == tuple(items("abc"))
 
@@ -503,7 +503,7 @@ async def test_a_write_that_fails_when_it_is_cut_off_is_handed_back_without_a_ve
     assert len(store.calls) == 1
     assert queue.metrics().last_error is None
     [record] = caplog.records
-    assert record.getMessage() == "q: 1 entries were not written and are handed back"
+    assert record.getMessage() == "q: 1 entry not written, and handed back in .undelivered"
 
 
 async def test_a_write_that_ends_normally_although_cancelled_counts_as_persisted(

@@ -408,7 +408,7 @@ async def test_what_can_not_be_made_smaller_is_tried_less_and_less_often_and_log
         await trio.sleep_until(journal.tidy_at)
     assert waits[0] < 1
     assert waits[-1] == 30
-    assert caplog.text.count("stay in the journal for now") == 1
+    assert caplog.text.count("stay in the journal, and take room") == 1
     disk.foreign = 0
     await journal.tidy()
     assert not journal.overgrown

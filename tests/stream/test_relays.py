@@ -353,7 +353,8 @@ async def test_a_relay_of_a_stream_that_is_not_there_waits_for_a_person(
         error = relay.metrics().last_error
         assert error is not None
         assert error.error_class == f"stream {missing.name}: JetStream 10059"
-        assert f"store misconfigured, entries are kept until it works: {error.error_class}" in (
+        named = f"stream {missing.name} at 127.0.0.1:{missing.server.port}: there is no such stream"
+        assert f"store misconfigured, entries are kept until a person mends it: {named}" in (
             caplog.text
         )
         await missing.create()

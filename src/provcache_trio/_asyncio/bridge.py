@@ -64,6 +64,13 @@ def make_bridge(kind: BridgeKind) -> Bridge:
     if kind != "trio-asyncio":
         raise ValueError("bridge must be 'trio-asyncio' or 'thread'")
     # Imported only here, as the import changes asyncio for the whole process.
-    from .trio_asyncio import TrioAsyncioBridge  # noqa: PLC0415
+    try:
+        from .trio_asyncio import TrioAsyncioBridge  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(
+            f"trio-asyncio can't be imported ({error}): install it with the extra postgres or nats, or "
+            "open with bridge='thread'",
+            name=error.name,
+        ) from None
 
     return TrioAsyncioBridge()

@@ -42,7 +42,6 @@ _PAUSE: Final = 0.25
 _MADE_BY_CREATE: Final = (
     "with create=True it is made",
     "make it, or open the repository with create=True",
-    "see create=True",
 )
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from provcache_trio._vocabulary.plurals import counted
+
+__all__ = ["counted", "duration", "printable", "size"]
+
 
 def printable(text: str) -> str:
     """Return ``text`` with control characters escaped.
@@ -25,8 +29,3 @@ def duration(seconds: float) -> str:
 def size(count: int) -> str:
     """Return a number of bytes with its unit."""
     return f"{count / 1e6:,.1f} MB"
-
-
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number and its noun, such as ``1 row`` or ``2,000 rows``."""
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

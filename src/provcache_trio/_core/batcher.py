@@ -68,7 +68,7 @@ class Preparation(Generic[E]):
             self._lifetime.log(
                 logging.WARNING,
                 "%s did not return before the writer was free, three times in a row: "
-                "it is not called any more",
+                "it is not called any more, and batches are prepared when they are written",
                 self._name,
                 call=self._name,
             )

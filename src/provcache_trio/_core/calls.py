@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _SLOW_SECONDS: Final = 30.0
 _STUCK_SECONDS: Final = 5.0
+_SLOW: Final = "%s has not returned for %.0f s; what it was given waits for it"
+_STUCK: Final = "%s does not return, %.0f s after it was cancelled; the queue can't end before"
 
 
 class Call:
@@ -120,10 +122,10 @@ class Calls:
         for call in self._under_way:
             if is_stuck:
                 call.is_slow = True
-                self._log(call, "%s does not return, %.0f s after it was cancelled", _STUCK_SECONDS)
+                self._log(call, _STUCK, _STUCK_SECONDS)
             elif not call.is_slow and now >= call.began_at + _SLOW_SECONDS:
                 call.is_slow = True
-                self._log(call, "%s has not returned for %.0f s", now - call.began_at)
+                self._log(call, _SLOW, now - call.began_at)
 
     def _log(self, call: Call, message: str, seconds: float) -> None:
         self._lifetime.log(logging.WARNING, message, call.name, seconds, call=call.name)

@@ -12,6 +12,7 @@ from provcache_trio._vocabulary.errors import DrainTimeoutError, WriteBehindCras
 from provcache_trio._vocabulary.failures import leaves_of
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.options import WriteBehindOptions
+from provcache_trio._vocabulary.plurals import counted_entries
 from provcache_trio._vocabulary.protocols import E
 from provcache_trio._vocabulary.table import Table
 
@@ -394,8 +395,8 @@ class _Life(Generic[E]):
         last_straw = parts.supervisor.last_straw
         if last_straw is not None:
             crashed = WriteBehindCrashedError(
-                f"queue {name!r} gave up after {MOST_CRASHES} crashes of its tasks; "
-                f"{len(left)} entries are in .undelivered",
+                f"queue {name!r} gave up after {MOST_CRASHES} crashes of its tasks, which the log "
+                f"has; left in .undelivered: {counted_entries(len(left))}",
                 undelivered=left,
                 metrics=parts.queue.metrics(),
             )
@@ -409,8 +410,8 @@ class _Life(Generic[E]):
                 raise interrupt
             return
         message = (
-            f"queue {name!r} could not write {len(left)} entries{self._shortfall}; "
-            "they are in .undelivered"
+            f"queue {name!r} could not write {counted_entries(len(left))}{self._shortfall}; "
+            "save what is in .undelivered"
         )
         if interrupt is not None:
             interrupt.add_note(message)
@@ -427,13 +428,13 @@ class _Life(Generic[E]):
         if recorder is not None and unread:
             recorder.replay.log_rest()
         if left and kept:
-            where = "stay in the journal" if recorder is not None else "go back to the stream"
-            log(logging.WARNING, f"%d entries {where}", left, count=left)
+            where = "left in the journal" if recorder is not None else "given back to the stream"
+            log(logging.WARNING, f"%s {where}", counted_entries(left), count=left)
         elif left:
             log(
                 logging.ERROR,
-                "%d entries were not written and are handed back",
-                left,
+                "%s not written, and handed back in .undelivered",
+                counted_entries(left),
                 count=left,
             )
         elif not unread:

@@ -260,7 +260,7 @@ class Outbox(Generic[E]):
             self.failing = True
             self._lifetime.log(
                 logging.WARNING,
-                "dead letter sink failed, its letters wait: %s",
+                "dead letter sink failed, its letters wait until it works: %s",
                 failure.described(),
                 error_class=failure.error_class,
                 sqlstate=failure.sqlstate,

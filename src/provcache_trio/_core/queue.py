@@ -464,7 +464,10 @@ class WriteBehindQueue(Generic[E]):
         """Raise, since the entry has to wait for room or for the journal."""
         recorder = self._recorder
         if recorder is not None and recorder.always:
-            raise RuntimeError("with a journal of durability 'always', entries have to wait")
+            raise RuntimeError(
+                f"queue {self._lifetime.name!r}: with a journal of durability 'always' entries have "
+                "to wait for the disk: use enqueue"
+            )
         self._ledger.refused += 1
         self._room.hurry()
         raise trio.WouldBlock

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _MOST_IN_A_GROUP: Final = 250
 # The most entries that one step collects or notes.
 _MOST_AT_ONCE: Final = 250
+_NOT_EMPTIED: Final = (
+    "the journal could not be emptied, so the queue that opens it next stores it once more: %s"
+)
 
 
 class Recorder(Generic[E]):
@@ -91,7 +94,9 @@ class Recorder(Generic[E]):
             # This task crashed during a call.
             self._note_cut_off()
         for producer in self._group:
-            self._room.dismiss(producer, JournalError("the queue's journal task crashed"))
+            self._room.dismiss(
+                producer, JournalError("the queue's journal task crashed; try again")
+            )
         self._group = []
         while self._lifetime.recovering:
             if self._notes.settled and self._lifetime.clock() >= self._durability.retry_at:
@@ -140,7 +145,10 @@ class Recorder(Generic[E]):
                 self._room.dismiss(producer, JournalError(str(error)))
             else:
                 self._room.dismiss(
-                    producer, JournalError("the entry can't be written as JSON and read back")
+                    producer,
+                    JournalError(
+                        "the entry can't be written as JSON and read back: see entry_type of the journal"
+                    ),
                 )
 
     async def _next_group(self) -> list[Producer[E]]:
@@ -309,9 +317,10 @@ class Recorder(Generic[E]):
         key, more = unwritable[0].key, len(unwritable) - 1
         self._lifetime.log(
             logging.ERROR,
-            "entry can't be written to the journal as JSON and read back: %s%s",
+            "entry can't be written to the journal as JSON and read back, and would not survive a "
+            "crash; look at entry_type and its fields: %s%s",
             key,
-            f" (and {more} more)" if more else "",
+            f" (and {more:,} more)" if more else "",
             key=key,
         )
 
@@ -364,7 +373,7 @@ class Recorder(Generic[E]):
         self._calling = False
         self._again = self._in_call + self._again
         self._anew = True
-        self._durability.fail(JournalError("a call was cut off"))
+        self._durability.fail(JournalError("a call of the journal was cut off; it is tried again"))
 
     async def finish(self) -> None:
         """Leave the journal as the next queue should find it; shielded, and once."""
@@ -394,7 +403,7 @@ class Recorder(Generic[E]):
                 await self._journal.rewrite([])
             except JournalError as error:
                 # What is settled will be written to the store once more.
-                self._lifetime.log(logging.WARNING, "the journal could not be emptied: %s", error)
+                self._lifetime.log(logging.WARNING, _NOT_EMPTIED, error)
             else:
                 self._anew = False
                 self._notes.marked_at = None

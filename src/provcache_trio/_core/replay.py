@@ -10,6 +10,7 @@ import trio
 
 from provcache_trio._vocabulary.errors import JournalError
 from provcache_trio._vocabulary.metrics import FlushReason
+from provcache_trio._vocabulary.plurals import counted, counted_entries
 from provcache_trio._vocabulary.protocols import E, E_co
 
 from .batch import Place
@@ -179,7 +180,7 @@ class Replay(Generic[E]):
             self._lifetime.log(
                 logging.ERROR,
                 f"{self._record} does not merge with the version before (%s), and is "
-                "written behind it: %s",
+                "written behind it; mend merge: %s",
                 number,
                 type(error).__qualname__,
                 key,
@@ -205,7 +206,9 @@ class Replay(Generic[E]):
         self._keyless.popleft()
         self._taken += 1
         self._lifetime.log(
-            logging.ERROR, "record %d of the journal has no key, and is set aside", number
+            logging.ERROR,
+            "record %d of the journal has no key, and is set aside: mend key=, then restore it",
+            number,
         )
 
     async def _pause_after(self, error: JournalError) -> None:
@@ -219,7 +222,9 @@ class Replay(Generic[E]):
         self._last_fates = self._lanes.tails()
         self._over.set()
         if self._taken:
-            lifetime.log(logging.INFO, "journal replayed, entries taken over: %d", self._taken)
+            lifetime.log(
+                logging.INFO, "journal replayed: %s taken over", counted_entries(self._taken)
+            )
         if not self._journal.always:
             self._room.open_door()
         lifetime.note_settled()
@@ -238,13 +243,14 @@ class Replay(Generic[E]):
         held: int | None = getattr(self._journal, "entries_to_replay", None)
         if held is None:
             self._lifetime.log(
-                logging.WARNING, "older entries stay in the journal: not all were replayed yet"
+                logging.WARNING,
+                "older entries stay in the journal: the queue that opens it next replays them",
             )
             return
         left = held - self._taken
         self._lifetime.log(
             logging.WARNING,
-            "%d older entries stay in the journal: they were not replayed yet",
-            left,
+            "%s left in the journal: the queue that opens it next replays them",
+            counted(left, "older entry", "older entries"),
             count=left,
         )

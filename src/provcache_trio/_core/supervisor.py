@@ -72,7 +72,7 @@ class Supervisor:
         classes = ", ".join(type(leaf).__qualname__ for leaf in leaves)
         lifetime.log(
             logging.ERROR,
-            "%s crashed: %s\n%s",
+            "%s crashed: %s; if none of its frames is yours, report it\n%s",
             task.name,
             classes,
             Lines(frames),

@@ -188,7 +188,7 @@ class StoreWatch:
             self._doubts_reported = True
             self._lifetime.log(
                 logging.ERROR,
-                "%d entries fail alone for an unknown reason, and are kept: %s",
+                "%d entries fail alone for an unknown reason, and are kept; look into it: %s",
                 several,
                 failure.described(),
                 count=several,
@@ -215,8 +215,10 @@ class StoreWatch:
         misconfigured = failure.kind == Kind.MISCONFIGURED
         self._lifetime.log(
             logging.ERROR if misconfigured else logging.WARNING,
-            "store %s, entries are kept until it works: %s",
-            "misconfigured" if misconfigured else "lost",
+            "store %s: %s",
+            "misconfigured, entries are kept until a person mends it"
+            if misconfigured
+            else "lost, entries are kept until it works",
             failure.described(),
             error_class=failure.error_class,
             sqlstate=failure.sqlstate,

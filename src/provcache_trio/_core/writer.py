@@ -10,6 +10,7 @@ import trio
 
 from provcache_trio._vocabulary.failures import Failure, Kind
 from provcache_trio._vocabulary.metrics import FlushReason
+from provcache_trio._vocabulary.plurals import counted_entries
 from provcache_trio._vocabulary.protocols import E
 
 from .backoff import Backoff
@@ -210,7 +211,9 @@ class Writer(Generic[E]):
         if sizes is not None:
             self._log_sizes(sizes)
         self._lifetime.note_persisted(self._lane)
-        self._lifetime.log(logging.DEBUG, "batch persisted: %d entries", written, count=written)
+        self._lifetime.log(
+            logging.DEBUG, "batch persisted: %s", counted_entries(written), count=written
+        )
 
     # The store is away
 
@@ -368,8 +371,8 @@ class Writer(Generic[E]):
     def _log_retry(self, part: Part, failure: Failure) -> None:
         self._lifetime.log(
             logging.WARNING,
-            "batch failed and is retried: %d entries, %s",
-            len(part.keys),
+            "batch failed and is retried: %s, %s",
+            counted_entries(len(part.keys)),
             failure.described(),
             count=len(part.keys),
             error_class=failure.error_class,
@@ -391,7 +394,7 @@ class Writer(Generic[E]):
         self._lifetime.log(
             logging.WARNING,
             "calls with %d entries are too slow, with %d they work: fewer are sent at once, "
-            "until more work again",
+            "until more work again; lower batch_size if that lasts",
             sizes.too_slow,
             sizes.works,
             count=sizes.works,

@@ -101,7 +101,9 @@ def entry_of(row: Sequence[Any], moment: Callable[[Any], datetime]) -> Provcache
         )
     # A hash may be NULL, and a time may be before year 1 or after year 9999.
     except (AttributeError, msgspec.MsgspecError, OverflowError, TypeError, ValueError):
-        raise StoreMisconfiguredError("a stored row is not an entry") from None
+        raise StoreMisconfiguredError(
+            "a row of table entries is no ProvcacheEntry: something else has written it"
+        ) from None
 
 
 # Annotated as object: callers may give what their annotations do not allow.

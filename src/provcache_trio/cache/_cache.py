@@ -375,7 +375,7 @@ class Cache(Generic[E]):
 
     def _raise_if_closed(self) -> None:
         if self._is_closed:
-            raise trio.ClosedResourceError("the cache is closed")
+            raise trio.ClosedResourceError(f"the cache of queue {self._seam.name!r} is closed")
 
     # Reports of the queue; see ``EntryObserver``
 

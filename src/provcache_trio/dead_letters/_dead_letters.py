@@ -172,7 +172,7 @@ class _Opening(Opening["DeadLetters[E]"], Generic[E]):
     def __init__(self, file: DeadLettersFile, rows: LetterRows[E]) -> None:
         self._file = file
         self._rows = rows
-        self._calls = SQLiteCalls(file, "the store of dead letters")
+        self._calls = SQLiteCalls(file, f"the file of dead letters {file.path}")
 
     async def _open(self) -> DeadLetters[E]:
         await self._calls.run(self._file.open)

@@ -19,6 +19,7 @@ from provcache_trio._disk.sqlite_connection import (
     raise_if_foreign,
 )
 from provcache_trio._vocabulary.errors import EntryRejectedError, StoreUnavailableError
+from provcache_trio._vocabulary.plurals import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -223,8 +224,11 @@ class DeadLettersFile(SQLiteConnection):
                 return
             letters, size = connection.execute(_TOTALS).fetchone()
             if letters > self._max_letters or size > self._max_bytes:
-                most = "1 letter" if self._max_letters == 1 else f"{self._max_letters:,} letters"
-                raise DeadLettersFullError(f"no room: at most {most} and {self._max_bytes:,} bytes")
+                most = counted(self._max_letters, "letter")
+                raise DeadLettersFullError(
+                    f"no room: at most {most} and {self._max_bytes:,} bytes; "
+                    "send some again, purge some, or raise max_letters or max_bytes"
+                )
 
     def totals(self) -> tuple[int, int]:
         """Return how many letters there are, and how many bytes they take."""

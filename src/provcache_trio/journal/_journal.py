@@ -13,6 +13,7 @@ import trio
 from provcache_trio._disk.threads import in_thread
 from provcache_trio._vocabulary.errors import JournalError, StoreUnavailableError
 from provcache_trio._vocabulary.log import log
+from provcache_trio._vocabulary.plurals import counted
 
 from ._replay import Replay
 
@@ -31,6 +32,7 @@ Durability: TypeAlias = Literal["interval", "always"]
 _MOST_LINES: Final = 5
 _FIRST_WAIT_SECONDS: Final = 0.25
 _LONGEST_WAIT_SECONDS: Final = 30.0
+_NOT_TIDIED: Final = "settled entries stay in the journal, and take room, for now: %s"
 _MOST_DOUBLINGS: Final = 10
 
 
@@ -121,7 +123,9 @@ class FileJournal(Generic[E]):
     def attach(self) -> None:
         """Reserve the journal for one queue; see ``Journal.attach``."""
         if self._attached:
-            raise RuntimeError("a journal serves one queue, once; open it again for another")
+            raise RuntimeError(
+                f"journal {self._file.path} serves one queue, once; open it again for another"
+            )
         self._attached = True
 
     async def append(
@@ -166,7 +170,7 @@ class FileJournal(Generic[E]):
             wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**self._tidy_failures)
             self._tidy_at = trio.current_time() + wait
             if not self._tidy_failures:
-                log(logging.WARNING, "settled entries stay in the journal for now: %s", error)
+                log(logging.WARNING, _NOT_TIDIED, error)
             self._tidy_failures = min(self._tidy_failures + 1, _MOST_DOUBLINGS)
         else:
             self._tidy_failures = 0
@@ -230,14 +234,15 @@ class FileJournal(Generic[E]):
         for number, error in list(unread.items())[:_MOST_LINES]:
             log(
                 logging.ERROR,
-                "journal %s: record %d is no entry of its type (%s), and is set aside",
+                "journal %s: record %d is no entry of its type (%s), and is set aside; mend the type, "
+                "or open it with upgrade=, then restore it",
                 path,
                 number,
                 error,
             )
         if len(unread) > _MOST_LINES:
             more = len(unread) - _MOST_LINES
-            log(logging.ERROR, "journal %s: the same of %d more records", path, more)
+            log(logging.ERROR, "journal %s: the same of %s", path, counted(more, "more record"))
 
     async def set_aside(self, number: int, /) -> None:
         """Set an entry aside for a person; see ``Journal.set_aside``.

@@ -20,6 +20,7 @@ from provcache_trio._vocabulary.errors import (
 )
 from provcache_trio._vocabulary.log import log
 from provcache_trio._vocabulary.opening import Opening
+from provcache_trio._vocabulary.plurals import counted, counted_entries
 from provcache_trio._vocabulary.type_names import class_of
 
 from ._disk import Disk
@@ -192,12 +193,17 @@ class JournalOpening(Opening["FileJournal[E]"], Generic[E]):
 
 def _report(path: str, findings: Findings) -> None:
     if findings.entries:
-        log(logging.INFO, "journal %s holds %d entries to be replayed", path, findings.entries)
+        log(
+            logging.INFO,
+            "journal %s holds %s to be replayed",
+            path,
+            counted_entries(findings.entries),
+        )
     for first, last in findings.missing:
         log(
             logging.ERROR,
             "journal %s: records %d to %d are missing: lost, or cut off by a power cut before "
-            "they were reported as safe",
+            "they were reported as safe; look at the disk",
             path,
             first,
             last,
@@ -205,10 +211,10 @@ def _report(path: str, findings: Findings) -> None:
     if findings.damaged_bytes:
         log(
             logging.WARNING if findings.only_unfinished else logging.ERROR,
-            "journal %s: %d bytes are no record, %d of them at its end, where a crash leaves "
+            "journal %s: no record in %s, %d of them at its end, where a crash leaves "
             "what it cut off; they are kept, once, in %s.set-aside as soon as there is room",
             path,
-            findings.damaged_bytes,
+            counted(findings.damaged_bytes, "byte"),
             findings.unfinished_bytes,
             path,
         )

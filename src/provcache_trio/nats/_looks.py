@@ -48,7 +48,7 @@ class Looks:
     """
 
     def __init__(self, access: Access, names: Names) -> None:
-        self.session: Session = Session(access)
+        self.session: Session = Session(access, names.stream)
         self._names = names
         self._clock: Callable[[], float] | None = None
         self._last: tuple[float, StreamInfo, ConsumerInfo] | None = None

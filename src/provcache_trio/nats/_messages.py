@@ -8,6 +8,7 @@ import msgspec
 import trio
 
 from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.plurals import counted_entries
 from provcache_trio._vocabulary.protocols import E
 from provcache_trio._vocabulary.type_names import class_of, name_of
 
@@ -160,7 +161,7 @@ class Codec(Generic[E]):
                 found += len(entries)
                 yield entries
         if found != announced or not found:
-            raise UnreadableError(f"{announced} entries announced, {found} there")
+            raise UnreadableError(f"{counted_entries(announced)} announced, {found} there")
 
     def _entries(self, lines: memoryview) -> Sequence[E]:
         try:

@@ -53,7 +53,9 @@ async def syncs_always(url: str) -> tuple[str, bool]:
             body = await _get(parts, f"{parts.path.rstrip('/')}/varz")
         page = msgspec.json.decode(body, type=_Page)
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, msgspec.MsgspecError):
-        raise StoreUnavailableError("a server's monitoring page can't be read") from None
+        raise StoreUnavailableError(
+            f"the monitoring page of {parts.hostname}:{parts.port or _PORTS[parts.scheme]} can't be read"
+        ) from None
     return page.server_name, page.jetstream.config.sync_always
 
 

@@ -82,7 +82,7 @@ class Puller:
     """
 
     def __init__(self, access: Access, names: Names) -> None:
-        self.session: Session = Session(access, self._begin)
+        self.session: Session = Session(access, names.stream, self._begin)
         self.ack_wait_seconds: float = 0.0
         self._names = names
         self._arrived: dict[int, Message] = {}
@@ -177,7 +177,7 @@ class Puller:
             self._left = 0  # this pull is over, for whatever reason
             if status == _NOBODY:
                 self._failure = NoRespondersError(
-                    "nobody answers for the stream", error_class="NoResponders"
+                    f"nobody answers for stream {self._names.stream}", error_class="NoResponders"
                 )
         else:
             number = number_in(message.reply)

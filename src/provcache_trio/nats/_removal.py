@@ -41,8 +41,9 @@ async def take_out(
         StoreError: there is no such message, or no server answers.
         Exception: whatever ``keep`` raises; the message stays then.
     """
-    session = Session(read_access(servers))
-    await call_once(DEFAULT_KIND, partial(_take_out, session, names_of(stream), number, keep))
+    names = names_of(stream)
+    session = Session(read_access(servers), names.stream)
+    await call_once(DEFAULT_KIND, partial(_take_out, session, names, number, keep))
 
 
 async def _take_out(

@@ -136,7 +136,12 @@ def open_stream_repository(
     )
     opened = make_bridge(bridge)
     repository = StreamRepository[Any](
-        Session(access), names, table, publish_timeout_seconds, opened, Looks(access, names)
+        Session(access, names.stream),
+        names,
+        table,
+        publish_timeout_seconds,
+        opened,
+        Looks(access, names),
     )
     return _Opening(repository, opened)
 
@@ -219,7 +224,7 @@ class StreamRepository(Generic[E]):
         self._session = session
         self._names = names
         self._patience = publish_timeout_seconds
-        self._calls = BridgeCalls(bridge, "the repository")
+        self._calls = BridgeCalls(bridge, f"the repository of stream {names.stream}")
         self._looks = looks
 
     async def upsert_many(self, entries: Sequence[E], /) -> int:

@@ -26,6 +26,9 @@ class Server(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"nats://{host}:{self.port}"
 
+    def __str__(self) -> str:
+        return self.url.removeprefix("nats://")
+
 
 class Access(NamedTuple):
     """The servers of one cluster, and the credentials for them.

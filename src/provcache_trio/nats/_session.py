@@ -15,6 +15,7 @@ from provcache_trio._vocabulary.errors import (
     StoreError,
     StoreMisconfiguredError,
     StoreUnavailableError,
+    reworded,
 )
 
 from ._connection import Connection
@@ -59,9 +60,13 @@ class Session:
     """
 
     def __init__(
-        self, access: Access, prepare: Callable[[Connection], Awaitable[None]] | None = None
+        self,
+        access: Access,
+        stream: str,
+        prepare: Callable[[Connection], Awaitable[None]] | None = None,
     ) -> None:
         self._access = access
+        self._about = f"stream {stream} at {','.join(map(str, access.servers))}"
         self._prepare = prepare
         self._turn = 0  # which server is the first, next time
         self._connecting = asyncio.Lock()
@@ -95,7 +100,7 @@ class Session:
                     if not isinstance(failure, StoreMisconfiguredError):
                         failure = error
             assert failure is not None  # noqa: S101  # there is a server
-            raise failure
+            raise self._named(failure)
 
     async def _connect_to_next(self) -> Connection:
         servers = self._access.servers
@@ -128,13 +133,23 @@ class Session:
         connection = await self.connection()
         try:
             return await work(connection)
+        except StoreError as error:
+            raise self._named(error)  # noqa: B904  # itself
         except ProvcacheError:
             raise
         except Exception as error:  # noqa: BLE001  # translated
             failure = meaning_of(error, doing)
             if isinstance(error, TimeoutError):
                 await self.drop(connection)  # the server may have stopped
-        raise failure  # outside of the handler, or nats-py's error would be its context
+        # Outside of the handler, or nats-py's error would be its context.
+        raise self._named(failure)
+
+    def _named(self, error: StoreError) -> StoreError:
+        """Return ``error`` with the stream and its servers in front, once."""
+        message = str(error)
+        if message.startswith(self._about):
+            return error
+        return reworded(error, f"{self._about}: {message}")
 
     async def ask(
         self,

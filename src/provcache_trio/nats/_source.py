@@ -23,6 +23,7 @@ import trio
 
 from provcache_trio._vocabulary.errors import StoreError, StoreMisconfiguredError
 from provcache_trio._vocabulary.log import log
+from provcache_trio._vocabulary.plurals import counted
 from provcache_trio._vocabulary.protocols import E
 
 from ._messages import UnreadableError
@@ -261,9 +262,9 @@ class StreamSource(Generic[E]):
             if self._done or back:
                 log(
                     logging.WARNING,
-                    "%s: %d messages of %s come again only after a while: no server could be told",
+                    "%s: %s of %s not given back, as no server could be told: to come after a while",
                     self._relay,
-                    len(self._done) + len(back),
+                    counted(len(self._done) + len(back), "message"),
                     self.label,
                     queue=self._relay,
                 )

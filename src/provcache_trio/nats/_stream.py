@@ -226,7 +226,7 @@ async def create_stream(
         raise ValueError("ack_wait_seconds must be at least 1")
     wait = round(ack_wait_seconds * _NANOSECONDS)
     settings = stream_settings(names, max_bytes, replicas)
-    await call_once(bridge, partial(_create, Session(access), names, settings, wait))
+    await call_once(bridge, partial(_create, Session(access, names.stream), names, settings, wait))
 
 
 def stream_settings(names: Names, max_bytes: int, replicas: int) -> dict[str, Any]:

@@ -119,7 +119,9 @@ def translated(
     state = error.sqlstate
     reason = f"PostgreSQL reported {state} ({name})"
     return meaning.error(
-        _joined(reason, words_for(state or ""), _own_words_of_server(error), hint),
+        _joined(
+            reason, words_for(state or ""), _own_words_of_server(error) or _names_in(error), hint
+        ),
         error_class=name,
         sqlstate=state,
         constraint=_name(error.constraint_name),
@@ -163,6 +165,16 @@ def _own_words_of_server(error: PostgresError) -> str:
         return ""
     message = _name(error.message)
     return message or ""
+
+
+def _names_in(error: PostgresError) -> str:
+    """Return the names that the server reports beside its message."""
+    named = {
+        "table": _name(error.table_name),
+        "column": _name(error.column_name),
+        "constraint": _name(error.constraint_name),
+    }
+    return ", ".join(f"{what} {name}" for what, name in named.items() if name)
 
 
 def wrong_parameters(error: Exception, names: Iterable[str]) -> str:

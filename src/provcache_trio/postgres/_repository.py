@@ -116,7 +116,7 @@ class PostgresRepository(Generic[E]):
         self._lister = SessionPool([Session(connector, reading)], connector.password)
         self._listing = trio.Lock()
         self._pooled = connector.pgbouncer
-        self._calls = BridgeCalls(bridge, "the repository")
+        self._calls = BridgeCalls(bridge, f"the repository of {connector.label}")
         # Infinity: nothing is in doubt.
         self._in_doubt_since = math.inf
         # If so, rows that would not change are looked for: at first, as a journal may replay stored
@@ -295,7 +295,7 @@ class PostgresRepository(Generic[E]):
         if not equals:
             raise TypeError("delete_where needs at least one field=value")
         if before is not None and self.table is not None and self.table.newer_field is None:
-            raise TypeError("before: the table was declared without newer=")
+            raise TypeError(f"before: table {self.table.name!r} was declared without newer=")
 
         def deletion(plan: Plan[E]) -> Deletion:
             return plan.deletion(before, equals)
@@ -356,7 +356,9 @@ class PostgresRepository(Generic[E]):
         check_moment("now", now)
         check_int("limit", limit, at_least=1)
         if self.table is not None and self.table.expires_field is None:
-            raise TypeError("delete_expired: the table was declared without expires=")
+            raise TypeError(
+                f"delete_expired: table {self.table.name!r} was declared without expires="
+            )
         moment = microseconds_of(now)
         return await self._run(
             self._writers,

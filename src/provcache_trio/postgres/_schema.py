@@ -150,10 +150,13 @@ class Schema:
             async with making(connection, self._name):
                 version = await self._migrate(connection)
         if version == 0:
-            raise StoreMisconfiguredError("the database has no provcache schema; see create=True")
+            raise StoreMisconfiguredError(
+                f"the database has no schema {self._name!r} of provcache's; with create=True it is made"
+            )
         if version != len(MIGRATIONS):
             raise StoreMisconfiguredError(
-                f"the schema has version {version}, and this program knows {len(MIGRATIONS)}"
+                f"schema {self._name!r} has version {version}, and this program knows "
+                f"{len(MIGRATIONS)}; upgrade the program"
             )
         return self.plan
 

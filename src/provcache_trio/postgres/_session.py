@@ -95,6 +95,7 @@ class Connector(Generic[E]):
     """Makes connections; see ``open_postgres_repository`` for the arguments.
 
     Attributes:
+        label: the URL, without what may be secret.
         place: where entries are stored.
         password: the password that the application gives.
         pgbouncer: whether there is a PgBouncer in between.
@@ -113,6 +114,7 @@ class Connector(Generic[E]):
         password: PasswordSource = None,
     ) -> None:
         self._dsn = Dsn(dsn)
+        self.label: str = self._dsn.label
         # The index of the host to try first, next time.
         self._turn = 0
         # The server of the last connection.

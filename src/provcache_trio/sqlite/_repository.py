@@ -96,7 +96,7 @@ class _Opening(Opening["SQLiteRepository[E]"], Generic[E]):
     def __init__(self, file: SQLiteFile[E], table: Table[E] | None) -> None:
         self._file = file
         self._table = table
-        self._calls = SQLiteCalls(file, "the repository")
+        self._calls = SQLiteCalls(file, f"the repository of {file.path}")
 
     async def _open(self) -> SQLiteRepository[E]:
         return SQLiteRepository(self._file, self._calls, self._table)
@@ -213,7 +213,7 @@ class SQLiteRepository(Generic[E]):
         if not equals:
             raise TypeError("delete_where needs at least one field=value")
         if self.table is not None and before is not None and self.table.newer_field is None:
-            raise TypeError("before: the table was declared without newer=")
+            raise TypeError(f"before: table {self.table.name!r} was declared without newer=")
         return await self._calls.run(self._file.delete_where, before, equals)
 
     async def delete_expired(self, now: datetime, limit: int) -> int:
@@ -238,7 +238,9 @@ class SQLiteRepository(Generic[E]):
         check_moment("now", now)
         check_int("limit", limit, at_least=1)
         if self.table is not None and self.table.expires_field is None:
-            raise TypeError("delete_expired: the table was declared without expires=")
+            raise TypeError(
+                f"delete_expired: table {self.table.name!r} was declared without expires="
+            )
         return await self._calls.run(self._file.delete_expired, now, limit)
 
     async def check(self) -> None:

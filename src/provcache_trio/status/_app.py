@@ -88,7 +88,7 @@ class StatusApp:
             case "websocket":
                 await send({"type": "websocket.close"})  # which refuses it
             case _:
-                raise NotImplementedError("only HTTP is served")
+                raise NotImplementedError(f"only HTTP is served, not {scope['type']}")
 
     def _answer(self, method: str, path: str, accept: str) -> Answer:
         return answer(tuple(self._observed.values()), method, path, accept)

@@ -59,7 +59,13 @@ def open_status_server(
     check_int("port", port, at_least=0, at_most=_HIGHEST_PORT)
     names = _checked_names(allowed_hosts)
     # Here, because the app does without h11.
-    from ._connection import serve_connection  # noqa: PLC0415
+    try:
+        from ._connection import serve_connection  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"a status server needs {error.name}: pip install 'provcache-trio[status]'",
+            name=error.name,
+        ) from None
 
     return ServerOpening(app, host, port, names, serve_connection)
 

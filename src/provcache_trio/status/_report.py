@@ -14,6 +14,7 @@ from provcache_trio._vocabulary.metrics import (
     WriteBehindMetrics,
 )
 from provcache_trio._vocabulary.observed import cache_of, stream_of
+from provcache_trio._vocabulary.plurals import counted_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -113,21 +114,23 @@ def _summarize(metrics: WriteBehindMetrics) -> str:
         case QueueState.WAITING:
             return (
                 "The store can't be reached, or needs a person; "
-                f"{_entries(left)} wait{_s(left)} for it, and it is tried again without end."
+                f"{counted_entries(left)} wait{_s(left)} for it, and it is tried again without end."
             )
         case QueueState.PAUSED:
             return (
                 "Nothing is written, because a background task crashed or the dead letter sink "
-                f"fails; {_entries(left)} {_are(left)} kept until that is over."
+                f"fails; {counted_entries(left)} {_are(left)} kept until that is over."
             )
         case QueueState.DRAINING:
-            return f"No more entries are accepted; {_entries(left)} {_are(left)} left to write."
+            return (
+                f"No more entries are accepted; {counted_entries(left)} {_are(left)} left to write."
+            )
         case QueueState.CLOSED:  # pragma: no branch  # there is no other
             if metrics.total_abandoned == 0:
                 return "The queue has ended, and nothing was left behind."
             handed_back = metrics.total_abandoned
             return (
-                f"The queue has ended; {_entries(handed_back)} that {_are(handed_back)} not known "
+                f"The queue has ended; {counted_entries(handed_back)} that {_are(handed_back)} not known "
                 f"to be stored went back to the program."
             )
 
@@ -137,14 +140,10 @@ def _summarize_running(metrics: WriteBehindMetrics, left: int) -> str:
     if left == 0:
         return f"{doing}; none is waiting."
     age = _duration(metrics.oldest_pending_seconds)
-    summary = f"{doing}; {_entries(left)} {_are(left)} on the way, the oldest for {age}."
+    summary = f"{doing}; {counted_entries(left)} {_are(left)} on the way, the oldest for {age}."
     if metrics.call_seconds < _SLOW_CALL:
         return summary
     return f"{summary} A call of the store has not returned for {_duration(metrics.call_seconds)}."
-
-
-def _entries(count: int) -> str:
-    return "1 entry" if count == 1 else f"{count:,} entries"
 
 
 def _are(count: int) -> str:

@@ -74,7 +74,10 @@ class ServerOpening(Opening["StatusServer"]):
         self._connections: dict[trio.CancelScope, None] = {}  # the oldest first
 
     async def _open(self) -> StatusServer:
-        listener = await _listen(self._host, self._port)
+        try:
+            listener = await _listen(self._host, self._port)
+        except OSError as error:
+            raise _named(error, f"{self._host}:{self._port}") from None
         address = listener.socket.getsockname()[0]
         self._hosts = AllowedHosts(address, self._host, self._allowed_hosts)
         # From here to the end nothing yields, so a server is open or it is not.
@@ -128,6 +131,12 @@ class ServerOpening(Opening["StatusServer"]):
         finally:
             del self._connections[scope]
             self._free.release()
+
+
+def _named(error: OSError, address: str) -> OSError:
+    """Return an error of this kind that names the address; the system's does not."""
+    reason = error.strerror or str(error)
+    return type(error)(error.errno, f"a status server can't listen at {address}: {reason}")
 
 
 async def _listen(host: str, port: int) -> trio.SocketListener:

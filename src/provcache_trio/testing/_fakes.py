@@ -241,7 +241,7 @@ class MemoryRepository(_Scripted, Generic[E]):
             if self.table.newer_field is not None:
                 newer = self.table.newer_field.name
             elif before is not None:
-                raise TypeError("before: the table was declared without newer=")
+                raise TypeError(f"before: table {self.table.name!r} was declared without newer=")
         await self._arrive()
         doomed = [
             key
