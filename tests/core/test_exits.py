@@ -611,7 +611,7 @@ async def test_who_waits_for_a_fate_learns_it_from_the_drain(
         assert outcomes == {"one": None, "two": None, "flush": None}
         return
     errors = [cast("QueueClosedError", outcomes[name]) for name in ("one", "two")]
-    assert [str(error) for error in errors] == ["queue 'q' ended before that"] * 2
+    assert [str(error) for error in errors] == ["queue 'q' ended before the entry was stored"] * 2
     assert errors[0] is not errors[1]
     assert str(outcomes["flush"]) == "queue 'q' ended before it was flushed"
 

@@ -127,7 +127,7 @@ async def test_letters_that_never_fit_are_found_whatever_the_sink_says_of_them(
 ) -> None:
     store, sink = MemoryRepository[Item](), Vague(hint)
     store.reject(*map(str, range(18)))
-    with pytest.raises(DrainTimeoutError, match="entr(y|ies): the sink refuses them;") as caught:
+    with pytest.raises(DrainTimeoutError, match=r"entr(y|ies): the sink refuses them;") as caught:
         async with open_write_behind_queue(store, dead_letters=sink) as queue:
             await queue.persist(Item("good"))
             entries = [Item(f"{key}", key in bad) for key in range(18)]

@@ -141,7 +141,9 @@ class Assembly(Generic[E]):
         name = lifetime.name
         batches = [
             *self.outbox.abandon(),
-            *self.lanes.abandon(lambda: QueueClosedError(f"queue {name!r} ended before that")),
+            *self.lanes.abandon(
+                lambda: QueueClosedError(f"queue {name!r} ended before the entry was stored")
+            ),
         ]
         batches.sort(key=lambda batch: batch[0])
         lifetime.undelivered += tuple(entry for _, entries in batches for entry in entries)

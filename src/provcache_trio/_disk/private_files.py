@@ -75,7 +75,7 @@ def absolute(path: object) -> str:
     if isinstance(path, os.PathLike):
         name = os.fspath(cast("os.PathLike[str]", path))
     if not isinstance(name, str):
-        raise TypeError(f"path must be str or os.PathLike[str], not of {type(name).__name__}")
+        raise TypeError(f"path must be str or os.PathLike[str], not {type(name).__name__}")
     if name in {"", ":memory:"} or "\0" in name:
         raise ValueError("path must name a file")
     return os.path.abspath(name)  # noqa: PTH100

@@ -79,7 +79,7 @@ class Rules(Generic[E]):
             ValueError: there is no such field, or entries can't be invalidated by it.
         """
         if not equals:
-            raise TypeError("at least one field=value is needed")
+            raise TypeError("invalidate_where needs at least one field=value")
         for name, value in equals.items():
             if self.table is None:
                 condition_of(name, value)

@@ -102,7 +102,7 @@ class Codec(Generic[E]):
         except Exception as error:  # noqa: BLE001  # whatever an entry's class raises
             name = type(error).__name__
         raise EntryRejectedError(
-            "the entry would not be read back from the stream as it is",
+            f"the entry would not be read back from the stream as the {self.of} that it is",
             index=index,
             error_class=name,
         ) from None

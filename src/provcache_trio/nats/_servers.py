@@ -98,7 +98,7 @@ def _urls(servers: object) -> list[str]:
     if isinstance(servers, str):
         return [servers]
     if not isinstance(servers, Sequence):
-        raise TypeError(f"servers must be a str or several, not {type(servers).__name__}")
+        raise TypeError(f"servers must be a str or a sequence of str, not {type(servers).__name__}")
     urls = list(cast("Sequence[object]", servers))
     if not urls:
         raise ValueError("servers must name at least one")
