@@ -241,12 +241,17 @@ CASES = [
     Case("numeric(3, 1)[]", list[Decimal], ([Decimal("1.5")],), (([Decimal("1.25")], "1 after"),)),
     Case("interval[]", list[timedelta], ([timedelta(-1, 5)],)),
     Case("colour[]", list[Colour], ([Colour.RED, Colour.GREEN],)),
+    Case("small[]", list[int], ([1, 9], []), (([2**15], "2**15 - 1"),)),
+    Case("short[]", tuple[str, ...], (("abc", "ü☃é"),), ((("abcd",), "3 characters at most"),)),
+    Case("hue[]", list[list[Colour]], ([[Colour.RED], [Colour.GREEN]],)),
 ]
 MAKE_TYPES = """
     CREATE TYPE colour AS ENUM ('red', 'green', 'other');
     CREATE DOMAIN nonzero AS smallint CHECK (VALUE <> 0);
     CREATE DOMAIN small AS nonzero CHECK (VALUE < 10);
     CREATE DOMAIN tags AS text[];
+    CREATE DOMAIN short AS varchar(3);
+    CREATE DOMAIN hue AS colour CHECK (VALUE <> 'other');
     CREATE COLLATION ignoring (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 """
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 # has one.
 _UNWRAPPED: Final = """
     WITH RECURSIVE unwrapped AS (
-        SELECT t.*, a.atttypmod AS modifier, a.attnotnull AS refuses_null,
-            a.atthasdef OR a.attidentity <> '' AS has_default
-        FROM pg_type AS t WHERE t.oid = a.atttypid
+        SELECT t.*, {modifier} AS modifier, {refuses_null} AS refuses_null,
+            {has_default} AS has_default
+        FROM pg_type AS t WHERE t.oid = {type}
         UNION ALL
         SELECT t.*, CASE WHEN u.modifier = -1 THEN u.typtypmod ELSE u.modifier END,
             u.refuses_null OR u.typnotnull, u.has_default OR u.typdefault IS NOT NULL
@@ -36,6 +36,20 @@ _UNWRAPPED: Final = """
     )
     SELECT * FROM unwrapped WHERE typtype <> 'd'
 """
+_OF_COLUMN: Final = _UNWRAPPED.format(
+    type="a.atttypid",
+    modifier="a.atttypmod",
+    refuses_null="a.attnotnull",
+    has_default="a.atthasdef OR a.attidentity <> ''",
+)
+_IS_ARRAY: Final = "b.typcategory = 'A' AND b.typlen = -1"
+# The same of its elements, if it is an array: they may have a domain of their own.
+_OF_ELEMENTS: Final = _UNWRAPPED.format(
+    type="d.oid",
+    modifier="b.modifier",
+    refuses_null="b.refuses_null",
+    has_default="b.has_default",
+)
 # The size of a table, or of the partitions of one that has no size itself.
 _SIZE: Final = """
 SELECT coalesce(sum(pg_total_relation_size(relid)), pg_total_relation_size($1::text::regclass))
@@ -52,9 +66,9 @@ SELECT json_build_object(
             'name', a.attname,
             'declared', format_type(a.atttypid, a.atttypmod),
             'type', CASE WHEN s.nspname = 'pg_catalog' THEN e.typname ELSE '' END,
-            'named', quote_ident(s.nspname) || '.' || quote_ident(e.typname),
-            'is_array', b.typcategory = 'A' AND b.typlen = -1,
-            'modifier', b.modifier,
+            'named', quote_ident(o.nspname) || '.' || quote_ident(d.typname),
+            'is_array', {_IS_ARRAY},
+            'modifier', e.modifier,
             'refuses_null', b.refuses_null,
             'has_default', b.has_default,
             'is_generated', a.attgenerated <> '' OR a.attidentity = 'a',
@@ -65,9 +79,10 @@ SELECT json_build_object(
             )
         ) ORDER BY a.attnum)
         FROM pg_attribute AS a
-        CROSS JOIN LATERAL ({_UNWRAPPED}) AS b
-        JOIN pg_type AS e
-            ON e.oid = CASE WHEN b.typcategory = 'A' AND b.typlen = -1 THEN b.typelem ELSE b.oid END
+        CROSS JOIN LATERAL ({_OF_COLUMN}) AS b
+        JOIN pg_type AS d ON d.oid = CASE WHEN {_IS_ARRAY} THEN b.typelem ELSE b.oid END
+        JOIN pg_namespace AS o ON o.oid = d.typnamespace
+        CROSS JOIN LATERAL ({_OF_ELEMENTS}) AS e
         JOIN pg_namespace AS s ON s.oid = e.typnamespace
         LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

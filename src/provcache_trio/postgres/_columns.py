@@ -32,7 +32,7 @@ class Column(NamedTuple):
         declared: its type as people write it.
         type: the name of its base type, or of the elements' in an array; "" unless it is in
             pg_catalog.
-        named: the same in its schema, quoted.
+        named: the same in its schema, quoted; of an array of a domain, that domain.
         is_array: whether it is an array.
         modifier: the packed length, precision or scale of the type; -1: none.
         refuses_null: whether it is NOT NULL.
