@@ -132,14 +132,9 @@ async def list_keys(
 ) -> list[tuple[str, ...]]:
     """Open the cursor in a transaction; return the first keys that it lists, by column."""
     await connection.execute("BEGIN READ ONLY")
-    try:
-        await connection.execute(_PLAIN_TEXTS)
-        await connection.execute(statement, *arguments)
-        return await _next_keys(connection)
-    except asyncpg.PostgresError:
-        # Then the table can be read again.
-        await connection.execute("ROLLBACK")  # noqa: ASYNC120  # cancelled, it is closed
-        raise
+    await connection.execute(_PLAIN_TEXTS)
+    await connection.execute(statement, *arguments)
+    return await _next_keys(connection)
 
 
 async def next_keys(connection: asyncpg.Connection, _: Plan[E]) -> list[tuple[str, ...]]:
