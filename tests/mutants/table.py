@@ -2397,6 +2397,33 @@ POSTGRES_TABLES = (
         ),
     ),
     mutant(
+        "a row is deleted that no longer matches",
+        "stores/postgres_tables::rows_that_change_while_others_are_deleted_are_looked_at_again",
+        (
+            "postgres/_statements.py",
+            'f"WHERE {rows.among(given)} AND {condition} {order}"',
+            'f"WHERE {rows.among(given)} {order}"',
+        ),
+    ),
+    mutant(
+        "a transaction is left open by who deletes many rows",
+        "stores/postgres_tables::no_transaction_is_left_when_deleting_many_rows_ends_early[cancelled]",
+        (
+            "postgres/_repository.py",
+            "await self._calls.bridge.run(partial(close_all, self._lister.idle))",
+            "pass",
+        ),
+    ),
+    mutant(
+        "letters of a class that was renamed can't be read",
+        "cli/tables::letters_of_a_class_that_was_renamed_are_read_by_its_former_name",
+        (
+            "_cli/entries.py",
+            "        self.aliases = tuple(aliases)\n",
+            "        self.aliases = ()\n",
+        ),
+    ),
+    mutant(
         "a password that is asked for is asked for once",
         "stores/postgres_passwords::an_async_function_is_asked_for_the_password_at_each_connect[thread]",
         ("postgres/_pool.py", "            if session.will_connect:\n", "            if False:\n"),
