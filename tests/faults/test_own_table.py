@@ -210,7 +210,7 @@ async def test_into_sqlite_it_goes_on_when_somebody_has_locked_the_file(
     run.check(numbers_in(path))
 
 
-async def begun(connection: sqlite3.Connection) -> bool:
+def begun(connection: sqlite3.Connection) -> bool:
     try:
         connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError:  # it is being written

@@ -117,7 +117,8 @@ def open_postgres_repository(
             each new connection, and has ``connect_timeout_seconds``; while it raises exceptions,
             the store is unavailable.
         write_connections: most connections for writing; another one is made when the others are
-            busy. A queue needs as many as it has ``writers``. One more is made for reading.
+            busy. A queue needs as many as it has ``writers``. One more is made for reading, and
+            one while many rows are deleted.
         connect_timeout_seconds: for making one connection.
         command_timeout_seconds: for one statement. The server ends it a tenth earlier, and
             waits half as long for a lock.
