@@ -19,10 +19,10 @@ from provcache_trio._cli.app import app
 
 from tests.support import walks
 from tests.support.entries import entry
+from tests.support.exports import MODULES, is_protocol
 from tests.support.programs import ROOT
 from tests.support.walks import HERE, SECRET, WALKS
 from tests.support.walks.commands import COMMAND_WALKS, STORE
-from tests.whole.test_exports import MODULES, is_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,14 +55,19 @@ MAKERS = {"store_error_of"}
 QUIET = {
     "Histogram.plus",
     "Table.make",  # whatever the class raises
+    "WriteBehindQueue.cache_metrics",
     "WriteBehindQueue.metrics",
+    "WriteBehindQueue.stream_metrics",
     "cache.Cache.accepted",
     "cache.Cache.metrics",
     "cache.Cache.refused",
+    "cache.CacheMetrics.plus",
     "journal.FileJournal.begin",
     "journal.FileJournal.set_aside",  # tries again later
     "journal.FileJournal.tidy",  # logs what fails
     "nats.Relay.metrics",
+    "nats.Relay.stream_metrics",
+    "nats.StreamRepository.stream_metrics",
     "otel.OpenTelemetry.closed",
     "otel.OpenTelemetry.flush",
     "otel.OpenTelemetry.opened",

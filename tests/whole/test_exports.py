@@ -19,6 +19,8 @@ import pytest
 import provcache_trio
 import provcache_trio.testing
 
+from tests.support.exports import MODULES, is_protocol
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FunctionType
@@ -59,43 +61,6 @@ NAMES = [
     "store_error_of",
 ]
 
-# ... and in the modules beside it.
-MODULES = {
-    "cache": ["Cache", "CacheMetrics", "ReadableRepository", "open_cache"],
-    "dead_letters": [
-        "DeadLetters",
-        "DeadLettersFullError",
-        "StoredLetter",
-        "UnreadableLetter",
-        "open_dead_letters",
-    ],
-    "journal": [
-        "Durability",
-        "FileJournal",
-        "Restored",
-        "SetAside",
-        "count_set_aside",
-        "open_journal",
-        "restore_set_aside",
-    ],
-    "nats": [
-        "Relay",
-        "StreamLook",
-        "StreamMetrics",
-        "StreamReport",
-        "StreamRepository",
-        "create_stream",
-        "open_relay",
-        "open_stream_repository",
-    ],
-    "otel": ["OpenTelemetry"],
-    "postgres": ["PostgresRepository", "open_postgres_repository"],
-    "prometheus": ["QueueCollector"],
-    "sqlite": ["SQLiteRepository", "open_sqlite_repository"],
-    "status": ["ObservedQueue", "StatusApp", "StatusServer", "open_status_server"],
-    "testing": ["MemoryDeadLetters", "MemoryRepository", "RepositoryCrash", "check_repository"],
-}
-
 OFFERED = {name: getattr(provcache_trio, name) for name in provcache_trio.__all__}
 CLASSES = [value for value in OFFERED.values() if isinstance(value, type)]
 FUNCTIONS = [value for value in OFFERED.values() if inspect.isfunction(value)]
@@ -125,10 +90,6 @@ def test_every_public_name_is_offered() -> None:
     modules = {name for name in public if inspect.ismodule(getattr(provcache_trio, name))}
     assert {path.stem for path in PACKAGE.glob("[!_]*")} >= modules
     assert public - modules == set(NAMES) - {"__version__"}
-
-
-def is_protocol(kind: type) -> bool:
-    return getattr(kind, "_is_protocol", False)
 
 
 def test_every_class_is_final_or_made_to_be_a_base_or_a_record() -> None:

@@ -410,6 +410,13 @@ async def into_a_closed_repository(_: Path) -> None:
     await repository.upsert_many([row()])
 
 
+@walk("nats.StreamRepository.watch", trio.ClosedResourceError, "stream S")
+async def of_a_closed_repository_from_time_to_time(_: Path) -> None:
+    async with open_stream_repository("nats://127.0.0.1:1", "S") as repository:
+        pass
+    await repository.watch()
+
+
 @walk("nats.open_relay", TypeError, "repository")
 async def a_relay_to_nowhere(_: Path) -> None:
     open_relay(URL, "S", WRONG)

@@ -75,7 +75,7 @@ calls("build_veri_key", ValueError, "time_window", lambda: veri_key(time_window=
 calls("merge_entries", ValueError, "veri_key", lambda: merge_entries(entry(1), entry(2)))
 
 calls("WriteBehindOptions", TypeError, "batch_size", lambda: WriteBehindOptions(batch_size=True))
-calls("WriteBehindOptions", TypeError, "batchsize", lambda: WriteBehindOptions(batchsize=1))
+calls("WriteBehindOptions", TypeError, "batchsize", lambda: WriteBehindOptions(**MISSPELT))
 calls("WriteBehindOptions", ValueError, "writers", lambda: WriteBehindOptions(writers=0))
 calls(
     "WriteBehindOptions",
