@@ -145,11 +145,8 @@ class Session:
         raise self._named(failure)
 
     def _named(self, error: StoreError) -> StoreError:
-        """Return ``error`` with the stream and its servers in front, once."""
-        message = str(error)
-        if message.startswith(self._about):
-            return error
-        return reworded(error, f"{self._about}: {message}")
+        """Return ``error`` with the stream and its servers in front."""
+        return reworded(error, f"{self._about}: {error}")
 
     async def ask(
         self,
