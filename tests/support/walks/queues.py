@@ -124,7 +124,7 @@ async def a_queue_that_another_task_leaves(_: Path) -> None:
         except RuntimeError as error:
             errors.append(error)
 
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # another task is the point
         nursery.start_soon(leave, name="other task")
     await opening.__aexit__(None, None, None)
     raise errors[0]
@@ -345,7 +345,7 @@ async def a_cache(**arguments: Any) -> AsyncGenerator[Cache[Any]]:  # noqa: ANN4
 
 
 @walk("cache.open_cache", TypeError, "queue")
-async def no_queue(_: Path) -> None:
+def no_queue(_: Path) -> None:
     open_cache(WRONG, MemoryRepository[Any]())
 
 
@@ -374,11 +374,11 @@ async def a_second_cache(_: Path) -> None:
         raise AssertionError("it opened")
 
 
-async def compute_another() -> ProvcacheEntry:  # as compute has to be
+async def compute_another() -> ProvcacheEntry:  # noqa: ASYNC124  # as compute has to be
     return row("another")
 
 
-async def compute_nothing() -> Any:  # noqa: ANN401  # the mistake
+async def compute_nothing() -> Any:  # noqa: ANN401, ASYNC124  # the mistake
     return SECRET
 
 
@@ -417,7 +417,7 @@ for method, error, about, use in (
             await answer
 
 
-async def WRONG_LATER() -> Any:  # noqa: ANN401, N802  # never called
+async def WRONG_LATER() -> Any:  # noqa: ANN401, ASYNC124, N802  # never called
     raise AssertionError("it was called")
 
 
@@ -434,7 +434,7 @@ async def a_closed_cache(_: Path) -> None:
     await cache.get(key_of(1))
 
 
-async def compute() -> ProvcacheEntry:  # as compute has to be
+async def compute() -> ProvcacheEntry:  # noqa: ASYNC124  # as compute has to be
     return row(1)
 
 
@@ -458,7 +458,7 @@ async def of_a_queue_that_ended(_: Path) -> None:
     leave = trio.Event()
     errors: list[BaseException] = []
 
-    async def hold(task_status: Any) -> None:  # noqa: ANN401  # trio's
+    async def hold(task_status: Any) -> None:  # noqa: ANN401, ASYNC114  # trio's; started here only
         async with a_queue(store, name="jobs") as queue:
             task_status.started(queue)
             await leave.wait()

@@ -91,19 +91,19 @@ def without(module: str) -> Generator[None]:
 
 
 @walk("postgres.open_postgres_repository", ImportError, "trio-asyncio", "bridge='thread'")
-async def postgres_without_trio_asyncio(_: Path) -> None:
+def postgres_without_trio_asyncio(_: Path) -> None:
     with without("trio_asyncio"):
         open_postgres_repository(NOBODY, bridge="trio-asyncio")
 
 
 @walk("nats.open_stream_repository", ImportError, "trio-asyncio", "bridge='thread'")
-async def a_stream_without_trio_asyncio(_: Path) -> None:
+def a_stream_without_trio_asyncio(_: Path) -> None:
     with without("trio_asyncio"):
         open_stream_repository("nats://n1", "S", bridge="trio-asyncio")
 
 
 @walk("nats.open_relay", ImportError, "trio-asyncio", "bridge='thread'")
-async def a_relay_without_trio_asyncio(_: Path) -> None:
+def a_relay_without_trio_asyncio(_: Path) -> None:
     with without("trio_asyncio"):
         open_relay("nats://n1", "S", MemoryRepository[Any](), bridge="trio-asyncio")
 
@@ -418,12 +418,12 @@ async def of_a_closed_repository_from_time_to_time(_: Path) -> None:
 
 
 @walk("nats.open_relay", TypeError, "repository")
-async def a_relay_to_nowhere(_: Path) -> None:
+def a_relay_to_nowhere(_: Path) -> None:
     open_relay(URL, "S", WRONG)
 
 
 @walk("nats.open_relay", ValueError, "'visits'", "order")
-async def a_relay_into_a_table_without_newer(_: Path) -> None:
+def a_relay_into_a_table_without_newer(_: Path) -> None:
     open_relay(URL, "S", MemoryRepository(table=VISITS))
 
 

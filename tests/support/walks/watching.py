@@ -79,7 +79,7 @@ async def at_an_unknown_name(_: Path) -> None:
 
 
 @walk(SERVER, ModuleNotFoundError, "h11", "provcache-trio[status]")
-async def without_h11(_: Path) -> None:
+def without_h11(_: Path) -> None:
     with without("h11"):
         open_status_server()
 
