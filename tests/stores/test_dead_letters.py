@@ -567,7 +567,8 @@ async def test_being_full_is_logged_once_per_change(
         await store.put_many([numbered(6)])
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     room = f"{path}: no room: at most 1 letter and 268,435,456 bytes"
-    full = f"dead letters are full, new ones wait: {room}"
+    help_ = "send some again, purge some, or raise max_letters or max_bytes"
+    full = f"dead letters are full, new ones wait: {room}; {help_}"
     assert told == [("ERROR", full), ("INFO", "dead letters have room again")] * 2
 
 

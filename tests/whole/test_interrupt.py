@@ -357,7 +357,9 @@ def test_the_second_interrupt_of_a_drain_ends_it_and_hands_back(
     assert queue.metrics().state is QueueState.CLOSED
     assert_settled(queue, abandoned=3)
     [note] = caught.value.exceptions[0].__notes__
-    assert "3 entries: the drain was interrupted; they are in .undelivered" in note
+    assert (
+        "could not write 3 entries: the drain was interrupted; save what is in .undelivered" in note
+    )
 
 
 def test_an_interrupt_during_the_drain_of_an_interrupted_body_ends_it(

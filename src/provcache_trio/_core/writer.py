@@ -211,9 +211,8 @@ class Writer(Generic[E]):
         if sizes is not None:
             self._log_sizes(sizes)
         self._lifetime.note_persisted(self._lane)
-        self._lifetime.log(
-            logging.DEBUG, "batch persisted: %s", counted_entries(written), count=written
-        )
+        # For each batch, so nothing is made for a log that nobody keeps.
+        self._lifetime.log(logging.DEBUG, "batch persisted, entries: %d", written, count=written)
 
     # The store is away
 
