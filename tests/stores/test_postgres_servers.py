@@ -194,7 +194,8 @@ async def hardened(server: PostgresServer, database: str, *made: str) -> AsyncGe
                 await admin.execute(statement)
             yield admin
         finally:
-            await admin.execute("DROP OWNED BY guest")
+            with trio.move_on_after(10, shield=True):
+                await admin.execute("DROP OWNED BY guest")
 
 
 async def wait_for(admin: Client, standby: str) -> None:
