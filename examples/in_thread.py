@@ -11,8 +11,10 @@ import trio
 T = TypeVar("T")
 
 
-async def in_thread(work: Callable[[], T], stop: Callable[[], None], *, seconds: float) -> T:
-    """Run ``work`` in a thread, and return what it returns.
+async def in_thread(
+    work: Callable[[], T], stop: Callable[[], None], turn: trio.Lock, *, seconds: float
+) -> T:
+    """Run ``work`` in a thread, once it has its ``turn``, and return what it returns.
 
     When the caller is cancelled, or after ``seconds``, ``stop`` is run in another thread. It must
     make ``work`` end soon, which is waited for: nobody else may use the connection before.
@@ -28,15 +30,19 @@ async def in_thread(work: Callable[[], T], stop: Callable[[], None], *, seconds:
         results.append(result)
         token.run_sync_soon(ended.set)
 
-    trio.lowlevel.start_thread_soon(work, deliver)
     with trio.fail_after(seconds):
+        # Some writers of a queue, or its reader, may call at the same time.
+        await turn.acquire()
         try:
+            trio.lowlevel.start_thread_soon(work, deliver)
             await ended.wait()
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(stop)
                 await ended.wait()
             raise
+        finally:
+            turn.release()
     return results[0].unwrap()
 
 

@@ -55,15 +55,18 @@ class PsycopgStore:
         self._connection: psycopg.Connection | None = None
         self._line: socket.socket | None = None  # the connection's, which any thread may cut
         self._seconds = seconds
+        self._turn = trio.Lock()  # of whoever uses the connection
 
     async def upsert_many(self, readings: Sequence[Reading], /) -> int:
         # In order of their keys, so that no two writers wait for each other.
         rows = sorted(astuple(reading) for reading in readings)
-        return await in_thread(partial(self._upsert, rows), self.stop, seconds=self._seconds)
+        return await in_thread(
+            partial(self._upsert, rows), self.stop, self._turn, seconds=self._seconds
+        )
 
     async def get_many(self, sensors: Iterable[str]) -> Mapping[str, Reading]:
         work = partial(self._get, [*sensors])
-        return await in_thread(work, self.stop, seconds=self._seconds)
+        return await in_thread(work, self.stop, self._turn, seconds=self._seconds)
 
     def _upsert(self, rows: Sequence[tuple[object, ...]]) -> int:
         with self._transaction() as connection:

@@ -85,16 +85,17 @@ class SQLAlchemyStore:
         self._line: socket.socket | None = None  # of PostgreSQL, which any thread may cut
         self._was_cut = False
         self._seconds = seconds
+        self._turn = trio.Lock()  # of whoever uses the connection
 
     async def upsert_many(self, readings: Sequence[Reading], /) -> int:
         # In order of their keys, so that no two writers wait for each other.
         rows = [reading._asdict() for reading in sorted(readings, key=itemgetter(0))]
         work = partial(self._write, rows)
-        return await in_thread(work, self._stop, seconds=self._seconds)
+        return await in_thread(work, self._stop, self._turn, seconds=self._seconds)
 
     async def get_many(self, sensors: Iterable[str]) -> Mapping[str, Reading]:
         work = partial(self._read, [*sensors])
-        return await in_thread(work, self._stop, seconds=self._seconds)
+        return await in_thread(work, self._stop, self._turn, seconds=self._seconds)
 
     def _write(self, rows: Sequence[Mapping[str, object]]) -> int:
         with self._transaction() as connection:

@@ -628,8 +628,8 @@ class QueueMachine(TrioMachine):
 
     @property
     def end_seconds(self) -> float:
-        """How long the journal's call under way and its last ones take."""
-        return EPSILON_SECONDS + 3 * self.disk_seconds
+        """How long the journal's write under way and its last one take; each may rewrite it first."""
+        return EPSILON_SECONDS + 4 * self.disk_seconds
 
     def check_journal(self) -> bool:
         """Check what the journal holds at the end; return whether that is all that is left."""

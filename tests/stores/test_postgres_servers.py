@@ -211,12 +211,13 @@ async def wait_for(admin: Client, standby: str) -> None:
 
 async def is_acknowledged_only_with_a_standby(store: PostgresRepository, admin: Client) -> None:
     """Demand that no retry finds the row stored before a standby has it."""
-    for _ in range(3):
+    tries = 0
+    # On the primary a try stores it, unless the time was over before it came that far.
+    while tries < 3 or await admin.value("SELECT count(*) FROM provcache.entries") == 0:
         with raises(StoreUnavailableError):
             await store.upsert_many([row(0)])
         store._in_doubt_since -= 86_400  # a queue may wait for so long before it tries again
-    # It was stored, by the first try, on the primary.
-    assert await admin.value("SELECT count(*) FROM provcache.entries") == 1
+        tries += 1
     await wait_for(admin, "")
 
     async def stored() -> bool:
@@ -257,11 +258,12 @@ async def test_a_role_that_may_not_mark_the_log_waits_for_a_standby_all_the_same
         await admin.execute(
             "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA provcache TO guest"
         )
+        await wait_for(admin, "nobody")
+        async with open_postgres_repository(dsn, server_settings=GUEST) as patient:
+            await patient.check()
         async with open_postgres_repository(
             dsn, server_settings=GUEST, command_timeout_seconds=0.5
         ) as store:
-            await wait_for(admin, "nobody")
-            await store.check()
             await is_acknowledged_only_with_a_standby(store, admin)
 
 

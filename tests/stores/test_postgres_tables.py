@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import re
@@ -27,6 +28,7 @@ from provcache_trio import (
 from provcache_trio._asyncio.bridge import DEFAULT_KIND
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.postgres._requests import next_keys
+from provcache_trio.postgres._tables import TableInDatabase
 from provcache_trio.testing import MemoryDeadLetters
 
 from tests.support.bridges import Client, each_bridge
@@ -37,6 +39,8 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+
+    import asyncpg
 
     from provcache_trio._asyncio.bridge import BridgeKind
     from provcache_trio._vocabulary.fields import MergeRule
@@ -713,6 +717,29 @@ async def test_connections_that_looked_before_look_again(place: Place) -> None:
 
 
 # Making a table
+
+
+async def test_whoever_found_no_table_before_another_connection_made_it_finds_it_then(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = TableInDatabase._read
+    overtaken: list[TableInDatabase[Any]] = []
+
+    async def read_late(it: TableInDatabase[Any], connection: asyncpg.Connection) -> str | None:
+        document = await read(it, connection)
+        if document is None and not overtaken:
+            overtaken.append(it)
+            while it.plan is None:  # noqa: ASYNC110  # nobody sets an event
+                await asyncio.sleep(0.001)
+        return document
+
+    monkeypatch.setattr(TableInDatabase, "_read", read_late)
+    async with place.open(Note, create=True, write_connections=2) as repository:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(repository.upsert_many, [Note(1)])
+            nursery.start_soon(repository.upsert_many, [Note(2)])
+        assert await repository.count() == 2
+    assert overtaken
 
 
 async def test_a_table_without_a_schema_is_made_where_the_search_path_says(place: Place) -> None:

@@ -313,7 +313,7 @@ async def test_a_full_disk_of_the_journal_takes_no_answer_away_and_is_reported(
             await until(lambda: durable(service))
             # With a database that is away until the drain ends, the journal keeps it all.
             assert await service.end() == 0
-            await until(lambda: "20 entries stay in the journal" in service.log)
+            await until(lambda: "20 entries left in the journal" in service.log)
 
 
 async def test_what_can_not_be_answered_says_why(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class Footprints:
 
 @pytest.mark.one_lane
 async def test_the_walk_of_an_entry_is_the_one_that_the_page_describes(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, writers: int
 ) -> None:
     passed = Footprints()
     before = sys.getprofile()
@@ -68,7 +68,8 @@ async def test_the_walk_of_an_entry_is_the_one_that_the_page_describes(
         finally:
             sys.setprofile(before)
         assert queue.metrics().total_persisted == 1
-    assert {module for module, _ in ROWS} == passed.functions.keys()
+    chooses = {"_core/lanes.py"} if writers > 1 else set[str]()
+    assert {module for module, _ in ROWS} | chooses == passed.functions.keys()
     for module, functions in ROWS:
         named = set(re.findall(r"`([\w.]+)`", functions))
         assert named

@@ -61,8 +61,10 @@ class TableInDatabase(Generic[E]):
             asyncpg.PostgresError: it can't be read or created.
         """
         check_encoding(connection)
+        # Known before it is read: another connection may create the table in between.
+        is_first = self.plan is None
         document = await self._read(connection)
-        if document is None and self._create and self.plan is None:
+        if document is None and self._create and is_first:
             # Only now, and not later, when somebody may be replacing the table by another one.
             document = await self._made(connection)
         if self.plan is None or document != self._document:

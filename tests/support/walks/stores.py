@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from contextlib import asynccontextmanager, closing, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 from uuid import uuid4
@@ -230,7 +230,8 @@ async def guarded(store: str, path: Path) -> AsyncGenerator[Any]:
 
 for store, kind in {"sqlite": "SQLiteRepository", "postgres": "PostgresRepository"}.items():
     for method, call in {
-        "upsert_many": lambda it: it.upsert_many([Visit(SECRET, 99)]),
+        # Newer than what an earlier walk may have left, or it would not be written at all.
+        "upsert_many": lambda it: it.upsert_many([Visit(SECRET, 99, at=NOW + timedelta(days=1))]),
         "delete_many": lambda it: it.delete_many([SECRET]),
         "delete_where": lambda it: it.delete_where(url=SECRET),
         "delete_expired": lambda it: it.delete_expired(NOW, 10),
