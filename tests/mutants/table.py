@@ -2360,7 +2360,13 @@ POSTGRES_TABLES = (
     mutant(
         "a table that was renamed is made once more",
         "stores/postgres_tables::a_migration_while_it_runs_is_seen_at_the_next_call",
-        ("postgres/_tables.py", "self._create and self.plan is None", "self._create"),
+        ("postgres/_tables.py", "self._create and is_first", "self._create"),
+    ),
+    mutant(
+        "who looked before another connection made the table does not find it",
+        "stores/postgres_tables::"
+        "whoever_found_no_table_before_another_connection_made_it_finds_it_then",
+        ("postgres/_tables.py", "self._create and is_first", "self._create and self.plan is None"),
     ),
     mutant(
         "an index on some of the rows is taken for one on all",
