@@ -912,6 +912,23 @@ async def test_many_rows_are_deleted_in_steps(
         assert await repository.count() == 0
 
 
+@pytest.mark.parametrize("pgbouncer", [False, True])
+async def test_rows_that_a_trigger_keeps_are_not_deleted_for_ever(
+    place: Place, few_at_once: None, pgbouncer: bool
+) -> None:
+    async with place.open(Note, create=True, pgbouncer=pgbouncer) as repository:
+        await repository.upsert_many([Note(number) for number in range(20)])
+        await place.execute(
+            "CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+        )
+        await place.execute(
+            "CREATE TRIGGER kept BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION kept()"
+        )
+        with trio.fail_after(30):
+            assert await repository.delete_where(text="") == 0
+        assert await repository.count() == 20
+
+
 @pytest.fixture
 async def elsewhere(schema: str) -> AsyncGenerator[Place]:
     """A place on the oldest server that is here."""

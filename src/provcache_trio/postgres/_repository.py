@@ -307,7 +307,8 @@ class PostgresRepository(Generic[E]):
                 self._reader, lambda plan: deletion(plan).first, found_and_deleted
             )
             deleted += some
-            if found < MOST_DELETED_AT_ONCE:
+            # Without a cursor, rows that a trigger or a policy keeps would be found for ever.
+            if found < MOST_DELETED_AT_ONCE or (self._pooled and not some):
                 return deleted
             # A cursor needs one connection throughout, which a pooler does not promise.
             if not self._pooled:
