@@ -369,9 +369,9 @@ async def test_a_dead_letter_that_was_not_written_before_is_written(
     async with open_write_behind_queue(store, SOON, journal=journal, dead_letters=sink) as queue:
         await queue.enqueue(Item("bad", 7))
         await queue.flush()
-        assert b"bad" not in disk.names[PATH].data
+        assert b'"bad"' not in disk.names[PATH].data
         await trio.sleep(1)
-        assert b"bad" in disk.names[PATH].data
+        assert b'"bad"' in disk.names[PATH].data
     sink.up()
     _, journal = journal_on(disk, always=False)
     async with open_write_behind_queue(store, journal=journal, dead_letters=sink):
