@@ -75,6 +75,8 @@ if PGBOUNCER is None:
     MISSING.append("a queue behind PgBouncer: no pgbouncer (apt-get install pgbouncer)")
 
 EVERYTHING = "[cli,nats,otel,postgres,prometheus,status]"
+# What tests, drives a browser or builds installs the same: of one Python, .ci/run has it once.
+ALL_TESTS = ("test", "browser", "package")
 # Tests spend half of their time waiting; and a worker that has none left takes those of another.
 # Each takes two seconds to collect them, and servers of its own. CI runs other sessions beside.
 AT_ONCE = ("-n", os.environ.get("TEST_WORKERS", "3"), "--dist", "worksteal")
@@ -90,6 +92,18 @@ def find_code() -> list[Path]:
         path
         for top in map(Path, CODE)
         for path in (sorted(top.rglob("*.py")) if top.is_dir() else [top])
+    ]
+
+
+def find_tests(*markers: str) -> list[str]:
+    """Return the files that name one of ``markers``; tests/conftest.py wants those that have it to.
+
+    To collect all tests takes each worker two seconds, for sessions that run a few of them.
+    """
+    return [
+        str(path)
+        for path in sorted(Path("tests").rglob("test_*.py"))
+        if any(marker in path.read_text("utf-8") for marker in markers)
     ]
 
 
@@ -141,7 +155,7 @@ def tests(session: nox.Session) -> None:
     makes it slow. ``unkind`` runs all but a few tests on the newest one, and draws a tenth of the
     examples: here it draws them in full, and runs those few. With arguments, it is any of them.
     """
-    install(session, "test", extras=EVERYTHING)
+    install(session, *ALL_TESTS, extras=EVERYTHING)
     chosen: tuple[str, ...]
     if session.posargs:
         chosen = (QUICK,)
@@ -149,7 +163,8 @@ def tests(session: nox.Session) -> None:
         few = ("--few",) if len(PYTHONS) > 1 else ()
         chosen = (f"{QUICK} and not two_pythons", "--cov", "--cov-report=", *few)
     elif session.python == PYTHONS[-1]:
-        chosen = (f"{QUICK} and (hypothesis or stops_processes)",)
+        few_of_them = ("hypothesis", "stops_processes")
+        chosen = (f"{QUICK} and ({' or '.join(few_of_them)})", *find_tests(*few_of_them))
     else:
         chosen = (WITHIN, "--few")
     session.run("pytest", *AT_ONCE, "-m", *chosen, *session.posargs, env=STEADY)
@@ -168,10 +183,11 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 def heavy(session: nox.Session) -> None:
     """Run the tests that take seconds, and those of faults, once."""
-    install(session, "test", extras=EVERYTHING)
+    install(session, *ALL_TESTS, extras=EVERYTHING)
     # Which tests of faults have a table of the user's own.
     drawn = {"PROVCACHE_SEED": os.environ.get("PROVCACHE_SEED", name_commit(session))}
-    session.run("pytest", *AT_ONCE, "-m", "heavy", *session.posargs, env=STEADY | drawn)
+    chosen = session.posargs or find_tests("heavy")
+    session.run("pytest", *AT_ONCE, "-m", "heavy", *chosen, env=STEADY | drawn)
 
 
 @nox.session
@@ -181,15 +197,15 @@ def tools(session: nox.Session) -> None:
     markers = [marker for marker, found in here.items() if found is not None]
     if not markers:
         session.skip("neither chromium nor promtool is here")
-    install(session, "test", "browser", extras=EVERYTHING)
-    command = ("pytest", *AT_ONCE, "-m", " or ".join(markers), *session.posargs)
-    session.run(*command, env=STEADY)
+    install(session, *ALL_TESTS, extras=EVERYTHING)
+    chosen = session.posargs or find_tests(*markers)
+    session.run("pytest", *AT_ONCE, "-m", " or ".join(markers), *chosen, env=STEADY)
 
 
 @nox.session(python=PYTHONS[-1:])
 def unkind(session: nox.Session) -> None:
     """Run the quick tests on a machine that is as unkind as a seed says: ``-- SEED``."""
-    install(session, "test", extras=EVERYTHING)
+    install(session, *ALL_TESTS, extras=EVERYTHING)
     seed, *arguments = session.posargs or [name_commit(session)]
     chosen = f"{QUICK} and not stops_processes"
     session.run("python", "-m", "tests.unkind", seed, "--few", "-m", chosen, *arguments)
@@ -198,14 +214,14 @@ def unkind(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Put known bugs into a copy of the code and demand that the tests find each of them."""
-    install(session, "test", extras=EVERYTHING)
+    install(session, *ALL_TESTS, extras=EVERYTHING)
     session.run("python", "-m", "tests.mutants", *session.posargs, env=STEADY)
 
 
 @nox.session
 def mutants_in_lanes(session: nox.Session) -> None:
     """Demand the same of queues with four writers."""
-    install(session, "test", extras=EVERYTHING)
+    install(session, *ALL_TESTS, extras=EVERYTHING)
     session.run("python", "-m", "tests.mutants", "--writers", "4", *session.posargs, env=STEADY)
 
 
@@ -236,7 +252,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[:1])
 def package(session: nox.Session) -> None:
     """Build what users get, twice, and follow the quickstart with it in an empty environment."""
-    install(session, "package", "test", extras=EVERYTHING)
+    install(session, *ALL_TESTS, extras=EVERYTHING)
     session.run("python", "-m", "tests.packaged", *session.posargs)
 
 

@@ -61,16 +61,32 @@ def check_that_all_pass(mutants: list[Mutant], writers: int) -> str:
 
 
 def put_into_a_copy(mutant: Mutant, folder: Path) -> str:
-    """Copy the package to ``folder``, with the bug; return "", or why that can't be done."""
+    """Put the package with the bug into ``folder``; return "", or why that can't be done."""
     copy = folder / PACKAGE.name
-    shutil.copytree(PACKAGE, copy)  # with times of files, so compiled ones stay valid
+    link_to_all_but(PACKAGE, copy, {PACKAGE / change.file for change in mutant.changes})
     for change in mutant.changes:
         file = copy / change.file
-        text = file.read_text("utf-8")
+        text = (file if file.exists() else PACKAGE / change.file).read_text("utf-8")
         if text.count(change.old) != 1:
             return f"no longer applies: {change.file} has the text {text.count(change.old)} times"
         file.write_text(text.replace(change.old, change.new), "utf-8")
     return ""
+
+
+def link_to_all_but(source: Path, target: Path, files: set[Path]) -> None:
+    """Make ``target`` the folder ``source`` without ``files``, and links of the rest of it."""
+    target.mkdir()
+    for path in source.iterdir():
+        if any(path in file.parents for file in files):
+            link_to_all_but(path, target / path.name, files)
+        elif path.name == "__pycache__" and any(file.parent == source for file in files):
+            stems = {file.stem for file in files}
+            compiled = [one for one in path.iterdir() if one.name.partition(".")[0] not in stems]
+            (target / path.name).mkdir()
+            for one in compiled:
+                (target / path.name / one.name).symlink_to(one)
+        elif path not in files:
+            (target / path.name).symlink_to(path)
 
 
 def run_tests(tests: tuple[str, ...], folder: Path, writers: int) -> str:

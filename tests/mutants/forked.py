@@ -25,12 +25,15 @@ WARM = multiprocessing.get_context("forkserver")
 # What the package and its tests import, but neither of them. One that can't be imported is left out.
 WARM.set_forkserver_preload(
     [
-        *("asyncio", "asyncpg", "cyclopts", "h11", "hypercorn.trio", "hypothesis.stateful"),
-        "nats.aio.client",
-        *("opentelemetry.sdk.trace.export", "opentelemetry.sdk.metrics.export"),
-        *("prometheus_client", "pytest", "pytest_cov.plugin", "pytest_trio", "rich.console"),
-        *("sqlite3", "trio.testing", "trio_asyncio", "trustme", "xdist.plugin"),
-        "_hypothesis_pytestplugin",
+        *("asyncio", "asyncpg", "cyclopts", "cyclopts.completion", "h11", "hypercorn.trio"),
+        *("hypothesis.stateful", "msgspec.inspect", "nats.aio.client"),
+        *("opentelemetry.sdk.trace.export.in_memory_span_exporter",),
+        *("opentelemetry.sdk.metrics.export", "prometheus_client.parser", "pytest"),
+        *("pytest_cov.plugin", "pytest_trio", "rich.live", "rich.table", "sqlite3"),
+        *("trio.testing", "trio_asyncio", "trustme"),
+        # What pytest imports by itself whenever it begins.
+        *("_hypothesis_pytestplugin", "anyio.pytest_plugin", "anyio._backends._asyncio"),
+        *("anyio._backends._trio", "pdb", "unittest.mock", "xdist.looponfail", "xdist.newhooks"),
     ]
 )
 
