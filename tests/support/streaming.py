@@ -10,14 +10,16 @@ lost entries would pass. SIGTERM ends both in good order.
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
+import multiprocessing
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from itertools import count
+from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
@@ -130,6 +132,20 @@ async def relay(url: str, stream: str, store: str, letters: str) -> None:
 
 # The processes, and the check
 
+# Forked by a process that has imported it all: for that, each took longer than for its work.
+WARM: Final = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["tests.support.streaming"])
+# What they took is counted as ours once it has been waited for.
+atexit.register(forkserver._forkserver._stop)  # type: ignore[attr-defined]  # it is not public
+
+
+def _begin(command: list[str], said: Path, errors: Path) -> None:
+    """Be the new process: do as ``command`` says."""
+    for number, path in ((1, said), (2, errors)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), number)
+    main(command)
+
 
 class Program:
     """One of these programs, and what it said."""
@@ -137,28 +153,31 @@ class Program:
     def __init__(self, folder: Path, *arguments: object) -> None:
         self._said = folder / f"said {next(_numbers)}"
         self._errors = self._said.with_suffix(".errors")
-        with self._said.open("wb") as said, self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.streaming", *map(str, arguments)],
-                stdout=said,
-                stderr=errors,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
+        self._said.touch()
+        command = [str(argument) for argument in arguments]
+        these = (command, self._said, self._errors)
+        self._process = WARM.Process(target=_begin, args=these, daemon=True)
+        self._process.start()
 
     def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End it by a signal; by SIGTERM, it must end well."""
         self.send(number)
-        status = self._process.wait(HANG_SECONDS)
+        self._process.join(HANG_SECONDS)
         expected = 0 if number is signal.SIGTERM else -number
-        assert status == expected, self._errors.read_text()
+        assert self._process.exitcode == expected, self._errors.read_text()
 
     def kill(self) -> None:
         """End it if it has not ended."""
         self._process.kill()
-        self._process.wait()
+        self._process.join()
+
+    def count(self, what: str) -> int:
+        """Return how often it said something of one kind."""
+        return (b"\n" + self._said.read_bytes()).count(b"\n" + what.encode() + b" ")
 
     def said(self, what: str) -> list[tuple[int, int]]:
         """Return what it said of one kind: numbers and versions."""
@@ -225,9 +244,9 @@ def check(found: Found, offered: Iterable[tuple[int, int]], acknowledged: Iterab
     return count
 
 
-def main() -> None:
-    """Do as the command line says."""
-    command, url, stream, *rest = sys.argv[1:]
+def main(arguments: Sequence[str]) -> None:
+    """Do as ``arguments`` say: those of a command line."""
+    command, url, stream, *rest = arguments
     if command == "produce":
         trio.run(produce, url, stream, int(rest[0]))
     else:
@@ -235,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

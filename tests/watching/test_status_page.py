@@ -356,7 +356,6 @@ def test_it_works_wherever_it_is_mounted(browser: Browser) -> None:
     with run_program("scans") as program:
         root = program.server.url
         with browser.new_context() as context:
-            page = context.new_page()
             asked: list[str] = []
 
             # As a server would that has it mounted there, and does not redirect to the slash.
@@ -365,8 +364,9 @@ def test_it_works_wherever_it_is_mounted(browser: Browser) -> None:
                 asked.append(url.removeprefix(root))
                 route.continue_(url=root + url.removeprefix(f"{root}internal/queue").lstrip("/"))  # type: ignore[attr-defined]
 
-            page.route("**/internal/**", pass_on)
             for path in ("internal/queue", "internal/queue/"):
+                page = context.new_page()
+                page.route("**/internal/**", pass_on)
                 page.goto(root + path)
                 page.locator("h2").wait_for()
                 assert asked[:2] == [path, "internal/queue/status.json"]
@@ -375,6 +375,7 @@ def test_it_works_wherever_it_is_mounted(browser: Browser) -> None:
                     f"{root}internal/queue/{name}"
                     for name in ("status.json", "metrics", "readyz", "livez")
                 ]
+                page.close()  # else it asks again, before the next one does
                 asked.clear()
 
 
