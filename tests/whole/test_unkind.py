@@ -91,5 +91,6 @@ def test_a_seed_says_the_order_of_tests(tmp_path: Path) -> None:
         assert sorted(lines) == sorted(names)
         return lines
 
-    assert order("1") == order("1")
-    assert order("1") != order("2")
+    of_one = order("1")
+    assert order("1") == of_one
+    assert order("2") != of_one
