@@ -2569,6 +2569,20 @@ STREAM = (
         ),
     ),
     mutant(
+        "an entry that is too large for one server is refused",
+        "stream/producers::an_entry_that_is_too_large_for_one_server_goes_to_another",
+        ("nats/_repository.py", "others = self._session.servers - 1", "others = 0"),
+    ),
+    mutant(
+        "a server that needs a person is passed over in silence",
+        "stream/producers::a_server_that_needs_a_person_is_passed_over_and_logged_once",
+        (
+            "nats/_session.py",
+            "                    self._report_passed_over(failures)\n",
+            "",
+        ),
+    ),
+    mutant(
         "a password is sent in plain text",
         "stream/producers::nothing_is_sent_without_tls_where_it_is_wanted",
         ("nats/_connection.py", "        if self._wants_tls and not", "        if False and not"),

@@ -10,19 +10,27 @@ import json
 import random
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
+import msgspec
 import pytest
 import trio
 
-from provcache_trio import StoreMisconfiguredError, StoreUnavailableError
+from provcache_trio import (
+    DecisionDigest,
+    ReplaySeed,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+)
 from provcache_trio.nats import create_stream, open_relay, open_stream_repository
-from provcache_trio.nats._removal import take_out
 from provcache_trio.postgres import open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
@@ -40,9 +48,11 @@ from tests.support.pgserver import run_postgres_server
 from tests.support.servers import QUIET
 from tests.support.streaming import (
     BAD,
+    DECISION,
     Found,
     Program,
     check,
+    entry as sent_entry,
     read_letters,
     read_postgres,
     read_store,
@@ -54,12 +64,23 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from tests.support.guards import Guard
     from tests.support.nats import Cluster, NatsServer
     from tests.support.pgserver import PostgresServer
 
 pytestmark = [pytest.mark.heavy, pytest.mark.stops_processes]
 
 BEFORE: Final = 200  # acknowledged before the fault, and again after it
+LARGE: Final = 9  # the number of an entry that is large; no producer has it
+NEEDS_A_PERSON: Final = "until a person mends it"
+REFUSED: Final = "access was refused"
+NO_TRUST: Final = "no TLS that both sides trust"
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the programs, and what is run in this process, trust the cluster."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(nats_cluster().trust))
 
 
 async def create(cluster: Cluster, stream: str, **settings: Any) -> None:  # noqa: ANN401  # of ``create_stream``
@@ -94,6 +115,7 @@ class Site:
         self.stream = unused_stream()
         self.store = folder / "store.db"
         self.letters: list[Path] = []
+        self.ours: list[tuple[int, int]] = []  # what we have sent ourselves
         self.producers: list[Program] = []
         self.relays: list[Program] = []
         self.running: list[Program] = []
@@ -110,9 +132,9 @@ class Site:
         ) as store:
             await store.check()
 
-    def produce(self) -> Program:
+    def produce(self, url: str | None = None) -> Program:
         first = 1000 + 10_000_000 * len(self.producers)
-        return self._run(self.producers, "produce", self.cluster.url, self.stream, first)
+        return self._run(self.producers, "produce", url or self.cluster.url, self.stream, first)
 
     def relay(self) -> Program:
         self.letters.append(self.folder / f"letters {len(self.letters)}.db")
@@ -136,7 +158,7 @@ class Site:
         return self.cluster.leader(self.stream)
 
     def acknowledged(self) -> list[tuple[int, int]]:
-        return [one for program in self.producers for one in program.said("a")]
+        return self.ours + [one for program in self.producers for one in program.said("a")]
 
     def count(self) -> int:
         """Return how many were acknowledged."""
@@ -178,14 +200,29 @@ class Site:
 
         return trio.run(put)
 
-    @staticmethod
-    def is_stopped_at(number: int, relay: Program) -> bool:
-        return f"message {number} of" in relay.errors()
+    def is_in_the_way(self, number: int) -> bool:
+        """Return whether a relay has stopped at this message."""
+        return any(f"message {number} of" in relay.errors() for relay in self.relays)
 
-    def take_out(self, number: int) -> None:
-        kept: list[bytes] = []
-        trio.run(take_out, self.cluster.url, self.stream, number, kept.append)
-        assert b"what is to come" in kept[0]
+    def take_out(self, number: int) -> bytes:
+        """Take a message out as an operator does; return what was in it."""
+        file = self.folder / f"message {number}"
+        place = f"{self.cluster.url}/{self.stream}"
+        command = ["relay", "--from", place, "--skip", str(number), "--into", str(file)]
+        subprocess.run([sys.executable, "-m", "provcache_trio", *command], check=True)
+        return file.read_bytes()
+
+    # What programs log
+
+    def how_often(self, words: str) -> int:
+        return sum(one.errors().count(words) for one in self.running)
+
+    @contextmanager
+    def each_says(self, words: str) -> Generator[None]:
+        """Wait at the end until every program has logged that, once more."""
+        before = [(one, one.errors().count(words)) for one in self.running]
+        yield
+        wait_until(lambda: all(one.errors().count(words) > had for one, had in before))
 
     def stored(self) -> dict[int, int]:
         return read_store(self.store) if self.postgres is None else read_postgres(self.postgres.dsn)
@@ -226,7 +263,7 @@ class Site:
         for relay in [one for one in self.relays if one in self.running]:
             self.end(relay)
         self._watching = False
-        offered = [one for program in self.producers for one in program.said("o")]
+        offered = [one for program in self.producers for one in program.said("o")] + self.ours
         found = Found(self.stored(), read_letters(self.letters))
         assert not self._went_back, self._went_back[:5]
         return check(found, offered, self.acknowledged())
@@ -342,14 +379,122 @@ def sink_failing(site: Site) -> None:
         site.until_more()
 
 
-def message_unreadable(site: Site) -> None:
-    """A program of next year sends a message: all relays stop there, until a person takes it out."""
-    number = site.put(b'{"provcache":9,"of":"what is to come","count":1}\n{}\n')
+def messages_unreadable(site: Site) -> None:
+    """A program of next year sends one, another one sends garbage: a person takes them out."""
+    sent = b'{"provcache":9,"of":"what is to come","count":1}\n{}\n', b"\x00\xff\n"
+    numbers = [site.put(data) for data in sent]
     site.until_more()
-    wait_until(
-        lambda: all(site.is_stopped_at(number, one) for one in site.relays if one in site.running)
+    for number, data in zip(numbers, sent, strict=True):
+        wait_until(partial(site.is_in_the_way, number))
+        assert site.take_out(number) == data
+
+
+def message_too_large_for_one(site: Site) -> None:
+    """A server takes only small messages: batches are divided for it, and others get what is too large."""
+    one, *others = site.cluster.servers
+    one.most_bytes = 16 * 1024  # fewer than 50 entries
+    one.reload()  # a client that sends more is thrown out
+    producer = site.produce(site.cluster.url_of(one))
+    wait_until(lambda: producer.said("a"))
+    site.end(producer)
+    url = site.cluster.url_of(one, *others)
+    large = msgspec.structs.replace(
+        sent_entry(LARGE, len(site.ours) + 1), decision=large_decision()
     )
-    site.take_out(number)
+
+    async def send() -> None:
+        async with open_stream_repository(url, site.stream) as repository:
+            assert await repository.upsert_many([large]) == 1
+
+    trio.run(send)
+    site.ours.append((LARGE, large.hit_count))
+    one.most_bytes = None
+    one.reload()
+
+
+def password_changed(site: Site) -> None:
+    for server in site.cluster.servers:
+        guard_of(server).password = "another"  # noqa: S105  # of a server of the test's own
+    with site.each_says(REFUSED):
+        site.cluster.reload()
+    mend_all(site)
+
+
+def user_revoked(site: Site) -> None:
+    """First by one server, which stops nobody; then by all."""
+    first, *others = site.cluster.servers
+    guard_of(first).user = "somebody else"
+    first.reload()
+    producer = site.produce(site.cluster.url_of(first, *others))
+    wait_until(lambda: producer.said("a"))
+    assert passed_over(producer, first, REFUSED)
+    site.end(producer)
+    site.until_more()
+    for server in others:
+        guard_of(server).user = "somebody else"
+    with site.each_says(REFUSED):
+        site.cluster.reload()
+    mend_all(site)
+
+
+def certificate_of_one_expired(site: Site) -> None:
+    one_has_a_bad_certificate(site, expired=True)
+
+
+def certificate_of_one_is_for_another_host(site: Site) -> None:
+    one_has_a_bad_certificate(site, host="n1.example")
+
+
+def one_has_a_bad_certificate(site: Site, **certificate: Any) -> None:  # noqa: ANN401  # of ``certify``
+    first, *others = site.cluster.servers
+    guard_of(first).certify(**certificate)
+    first.end()  # whoever was connected to it has to look for another one
+    first.start()
+    site.cluster.wait()
+    producer = site.produce(site.cluster.url_of(first, *others))
+    wait_until(lambda: producer.said("a"))
+    assert passed_over(producer, first, NO_TRUST)
+    site.end(producer)
+    site.until_more()
+    guard_of(first).mend()
+    first.reload()
+
+
+def all_certificates_expired(site: Site) -> None:
+    for server in site.cluster.servers:
+        guard_of(server).certify(expired=True)
+        # So that everyone is thrown out, and has to look at the certificate.
+        guard_of(server).password = "another"  # noqa: S105  # of a server of the test's own
+    before = site.how_often("certificate has expired")
+    with site.each_says(NEEDS_A_PERSON):
+        site.cluster.reload()
+    # Some may have seen an old certificate together with the new password.
+    assert site.how_often("certificate has expired") > before
+    mend_all(site)
+
+
+def guard_of(server: NatsServer) -> Guard:
+    assert server.guard is not None
+    return server.guard
+
+
+def mend_all(site: Site) -> None:
+    for server in site.cluster.servers:
+        guard_of(server).mend()
+    site.cluster.reload()
+
+
+def passed_over(program: Program, server: NatsServer, why: str) -> bool:
+    """Return whether ``program`` has logged, in one line, that it left out ``server`` for that reason."""
+    return any(
+        f"connecting to 127.0.0.1:{server.port}: {why}" in line and "another server" in line
+        for line in program.errors().splitlines()
+    )
+
+
+def large_decision() -> DecisionDigest:
+    feeds = tuple(f"{number:0200}" for number in range(200))
+    return msgspec.structs.replace(DECISION, replay_seed=ReplaySeed(feed_ids=feeds))
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -367,7 +512,16 @@ FAULTS: tuple[Fault, ...] = (
     relays_stopped,
     entries_refused,
     sink_failing,
-    message_unreadable,
+    messages_unreadable,
+    message_too_large_for_one,
+)
+# One after the other: each takes a moment, so they share the programs.
+OF_ACCESS: tuple[Fault, ...] = (
+    password_changed,
+    user_revoked,
+    certificate_of_one_expired,
+    certificate_of_one_is_for_another_host,
+    all_certificates_expired,
 )
 
 
@@ -384,9 +538,15 @@ def run(site: Site, *faults: Fault) -> None:
         assert site.settle() >= 2 * BEFORE * len(faults)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_nothing_acknowledged_is_lost_by_one_fault(fault: Fault, tmp_path: Path) -> None:
-    run(Site(nats_cluster(), tmp_path), fault)
+@pytest.mark.parametrize(
+    "faults",
+    [*((fault,) for fault in FAULTS), OF_ACCESS],
+    ids=lambda faults: " ".join(fault.__name__ for fault in faults),
+)
+def test_nothing_acknowledged_is_lost_by_one_fault(
+    faults: tuple[Fault, ...], tmp_path: Path
+) -> None:
+    run(Site(nats_cluster(), tmp_path), *faults)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -394,7 +554,8 @@ def test_nothing_acknowledged_is_lost_by_many_faults(
     seed: int, tmp_path: Path, counts: Callable[[int, int], int]
 ) -> None:
     dice = random.Random(seed)  # noqa: S311  # no secret
-    run(Site(nats_cluster(), tmp_path), *dice.sample(FAULTS, counts(4, len(FAULTS))))
+    faults = FAULTS + OF_ACCESS
+    run(Site(nats_cluster(), tmp_path), *dice.sample(faults, counts(4, len(faults))))
 
 
 def test_everything_can_be_restarted_under_load_one_after_the_other(tmp_path: Path) -> None:
@@ -446,7 +607,7 @@ async def test_a_minority_acknowledges_nothing_and_check_says_so() -> None:
     stream = unused_stream()
     await create(cluster, stream, max_bytes=MEGABYTE)
     last = cluster.servers[2]
-    async with open_stream_repository(last.url, stream) as repository:
+    async with open_stream_repository(cluster.url_of(last), stream) as repository:
         report = await repository.check(monitor_url=[one.monitor_url for one in cluster.servers])
         assert (report.replicas, report.current, report.sync_always) == (3, 3, True)
         partly = await repository.check(monitor_url=last.monitor_url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,7 +31,7 @@ from tests.support.tables import Reading
 from tests.support.waiting import until, without_a_hang
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator, Generator
     from pathlib import Path
 
     from provcache_trio._asyncio.bridge import BridgeKind
@@ -99,6 +99,47 @@ async def test_a_batch_that_exceeds_what_the_server_takes_is_several_messages() 
         assert stream.messages() == before
 
 
+@pytest.fixture
+async def two_servers() -> AsyncGenerator[tuple[Stream, str]]:
+    """Give a stream, and the URL of another server with one of that name that takes only small messages."""
+    with run_nats_server("max_payload: 8192") as small:
+        large = Stream(nats_server(), BRIDGES[0])
+        await large.create()
+        await create_stream(small.url, large.name, max_bytes=MEGABYTE, replicas=1)
+        yield large, small.url
+
+
+async def test_an_entry_that_is_too_large_for_one_server_goes_to_another(
+    two_servers: tuple[Stream, str],
+) -> None:
+    large, small = two_servers
+    fits, fits_elsewhere, too_large = (Reading("x" * size, 1, 1) for size in (1, 8192, MEGABYTE))
+    async with open_stream_repository([small, large.url], large.name, table=NEWER) as repository:
+        await repository.upsert_many([fits])
+        assert large.messages() == 0
+        await repository.upsert_many([fits, fits_elsewhere])
+        assert large.messages() == 1
+        for _ in range(2):  # once the servers' limits are known, too
+            with pytest.raises(EntryRejectedError, match="too large") as caught:
+                await repository.upsert_many([fits, too_large])
+            assert caught.value.index == 1
+        assert repository._session._turn == 2  # both were tried once
+        await repository._run(repository._session.close)
+        assert await repository._run(repository._session.leave_for_larger)
+
+
+async def test_an_entry_that_no_server_takes_is_refused_after_each_was_asked_once(
+    two_servers: tuple[Stream, str],
+) -> None:
+    large, small = two_servers
+    too_large = Reading("x" * MEGABYTE, 1, 1)
+    async with open_stream_repository([small, large.url], large.name, table=NEWER) as repository:
+        for _ in range(2):
+            with pytest.raises(EntryRejectedError, match="too large"):
+                await repository.upsert_many([too_large])
+            assert repository._session._turn == 2
+
+
 async def test_a_full_stream_is_unavailable_and_keeps_what_it_has(stream: Stream) -> None:
     small = Stream(stream.server, stream.bridge)
     await small.create(max_bytes=8192)
@@ -134,6 +175,33 @@ async def test_a_server_that_is_down_is_passed_over(stream: Stream) -> None:
     servers = [f"nats://127.0.0.1:{unused_port()}", stream.url]
     async with open_stream_repository(servers, stream.name, bridge=stream.bridge) as repository:
         assert await repository.upsert_many([entry(1)]) == 1
+
+
+async def test_a_server_that_needs_a_person_is_passed_over_and_logged_once(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    with run_nats_server('authorization { token: "s3cr3t" }') as server:
+        async with open_stream_repository(
+            [server.url, stream.url], stream.name, bridge=stream.bridge
+        ) as repository:
+            for number in range(4):
+                assert await repository.upsert_many([entry(number)]) == 1
+                await repository._run(repository._session.close)
+            place = server.url.removeprefix("nats://")
+            logged = f"connecting to {place}: access was refused; another server is used"
+            assert caplog.text.count(logged) == 1
+            server.settings = ""
+            server.reload()
+            for _ in range(2):  # whichever server it is that is next
+                await repository._run(repository._session.close)
+                with suppress(StoreMisconfiguredError):  # the other has no such stream
+                    await repository.upsert_many([entry(5)])
+            server.settings = 'authorization { token: "s3cr3t" }'
+            server.reload()
+            for _ in range(2):
+                await repository._run(repository._session.close)
+                await repository.upsert_many([entry(6)])
+            assert caplog.text.count(logged) == 2  # it was well meanwhile
 
 
 async def test_create_stream_changes_nothing_the_second_time(stream: Stream) -> None:
@@ -277,6 +345,14 @@ async def test_a_token_comes_from_the_url_or_from_an_argument() -> None:
             await repository.check()
 
 
+async def test_a_server_that_is_too_busy_to_let_us_in_is_unavailable() -> None:
+    with run_nats_server('authorization { token: "s3cr3t", timeout: 0.000001 }') as server:
+        async with open_stream_repository(server.url, "mine", token="s3cr3t") as repository:  # noqa: S106
+            for _ in range(5):
+                with raises(StoreUnavailableError, "connecting"):
+                    await repository.check()
+
+
 @pytest.fixture
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -304,7 +380,9 @@ async def test_tls_is_spoken_with_whom_it_trusts(
         strange = server.url.replace("nats:", "tls:")
         for url in (strange, server.url):  # trusts nobody of the test's, or knows of no TLS
             async with open_stream_repository(url, "mine", **who) as repository:
-                with raises(StoreMisconfiguredError, "TLS"):
+                with raises(
+                    StoreMisconfiguredError, r"TLS that both .* \(unable to get local issuer"
+                ):
                     await repository.check()
 
 
@@ -315,7 +393,7 @@ async def test_nothing_is_sent_without_tls_where_it_is_wanted(bridge: BridgeKind
         whoever: tuple[dict[str, Any], ...] = ({"user": "a user", "password": SECRET}, {})
         for who in whoever:
             async with open_stream_repository(url, "mine", bridge=bridge, **who) as repository:
-                with raises(StoreMisconfiguredError, "TLS|access"):
+                with raises(StoreMisconfiguredError, "the server speaks no TLS|access"):
                     await repository.check()
         assert server.page("varz")["in_msgs"] == 0
 

@@ -19,10 +19,12 @@ from provcache_trio import (
 from provcache_trio.dead_letters import open_dead_letters
 from provcache_trio.nats import open_relay
 from provcache_trio.nats._puller import number_in
+from provcache_trio.nats._removal import take_out
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
 
-from tests.support.bridges import threads_left
+from tests.support.bridges import BRIDGES, threads_left
 from tests.support.entries import by_key, entry, key_of
+from tests.support.nats import MEGABYTE, run_nats_server
 from tests.support.streams import Stream, ask, stream
 from tests.support.tables import Reading
 from tests.support.waiting import until, without_a_hang
@@ -429,6 +431,29 @@ async def test_a_message_that_cannot_be_read_stops_the_relay_until_it_is_gone(
             await stream.until_empty()
         await until(lambda: relay.metrics().state is QueueState.RUNNING)
     assert store.rows == by_key(ENTRIES[:6])
+
+
+async def test_a_message_that_is_larger_than_the_server_takes_by_now_is_no_hindrance() -> None:
+    with run_nats_server() as server:
+        server.most_bytes = 16 * MEGABYTE
+        server.reload()
+        here = Stream(server, BRIDGES[0])
+        await here.create()
+        rows = [Reading(sensor, 1, 1) for sensor in ("a", 9 * MEGABYTE * "b", "c")]
+        async with here.repository(table=NEWER) as repository:
+            for row in rows:
+                await repository.upsert_many([row])
+        await here.put_raw(9 * MEGABYTE * b"?")
+        server.most_bytes = MEGABYTE
+        server.reload()
+        store: MemoryRepository[Any] = MemoryRepository(table=NEWER)
+        async with here.relay(store, QUICK) as relay:
+            await until(lambda: "UnreadableMessage 4" in str(relay.metrics().last_error))
+            kept: list[bytes] = []
+            await take_out(server.url, here.name, 4, kept.append)
+            await here.until_empty()
+        assert set(store.rows.values()) == set(rows)
+        assert list(map(len, kept)) == [9 * MEGABYTE]
 
 
 async def test_what_a_table_cannot_read_is_not_thrown_away(stream: Stream) -> None:

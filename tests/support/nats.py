@@ -17,12 +17,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.support.guards import Guard, pass_of
 from tests.support.routes import Routes
 from tests.support.servers import unused_port
 from tests.support.waiting import HANG_SECONDS, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
 MEGABYTE: Final = 1024 * 1024
 LOOK_SECONDS: Final = 2  # for a page of a server that may be stopped, and is asked again
@@ -44,14 +45,19 @@ class NatsServer:
         folder: where it keeps what it has.
         name: what it is called.
         settings: lines of its configuration.
+        guard: what it demands of its clients.
     """
 
-    def __init__(self, folder: Path, name: str, settings: str = "") -> None:
+    def __init__(
+        self, folder: Path, name: str, settings: str = "", guard: Guard | None = None
+    ) -> None:
         self.name = name
         self.port = unused_port()
         self.monitor = unused_port()
         self.settings = settings
         self.sync = "always"
+        self.guard = guard
+        self.most_bytes: int | None = None
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +70,12 @@ class NatsServer:
     def monitor_url(self) -> str:
         return f"http://127.0.0.1:{self.monitor}"
 
-    def start(self) -> None:
-        """Start it; ``wait`` waits until it can be used."""
-        config = self._folder / "nats.conf"
-        config.write_text(
+    @property
+    def _config(self) -> Path:
+        return self._folder / "nats.conf"
+
+    def _configure(self) -> None:
+        self._config.write_text(
             f"server_name: {self.name}\n"
             f"listen: 127.0.0.1:{self.port}\n"
             f"http: 127.0.0.1:{self.monitor}\n"
@@ -75,12 +83,24 @@ class NatsServer:
             "max_memory_store: 64MB, max_file_store: 1TB }\n"
             # The default is two minutes, in which it sends its clients away one by one.
             'lame_duck_grace_period: "100ms"\nlame_duck_duration: "30s"\n'
-            f"{self.settings}\n"
+            f"{'' if self.most_bytes is None else f'max_payload: {self.most_bytes}'}\n"
+            f"{'' if self.guard is None else self.guard.settings}{self.settings}\n"
         )
+
+    def start(self) -> None:
+        """Start it; ``wait`` waits until it can be used."""
+        self._configure()
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_program(), "-c", str(config)], stdout=log, stderr=log
+                [_program(), "-c", str(self._config)], stdout=log, stderr=log
             )
+
+    def reload(self) -> None:
+        """Have it read its configuration again, and return when it goes by it."""
+        before = self.page("varz")["config_load_time"]
+        self._configure()
+        self.send(signal.SIGHUP)
+        wait_until(lambda: self.page("varz")["config_load_time"] != before)
 
     def page(self, path: str, patience: float = HANG_SECONDS) -> Any:  # noqa: ANN401  # JSON
         """Return a page of its monitoring; raise OSError if there is none within ``patience``."""
@@ -137,16 +157,31 @@ def _program() -> str:
 
 
 class Cluster:
-    """Three servers, and what connects them."""
+    """Three servers, and what connects them.
 
-    def __init__(self, servers: Sequence[NatsServer], routes: Routes) -> None:
+    Args:
+        trust: the file with the authority of those that are guarded.
+    """
+
+    def __init__(
+        self, servers: Sequence[NatsServer], routes: Routes, trust: Path | None = None
+    ) -> None:
         self.servers = servers
         self.routes = routes
+        self.trust = trust
 
     @property
     def url(self) -> str:
-        places = ",".join(f"127.0.0.1:{one.port}" for one in self.servers)
-        return f"nats://{places}"
+        return self.url_of(*self.servers)
+
+    def url_of(self, *servers: NatsServer) -> str:
+        """Return the URL for clients that try these servers in this order."""
+        places = ",".join(f"127.0.0.1:{one.port}" for one in servers)
+        return f"nats://{places}" if self.trust is None else f"tls://{pass_of()}@{places}"
+
+    def reload(self) -> None:
+        for one in self.servers:
+            one.reload()
 
     def wait(self) -> None:
         """Wait until every server can be used, and whoever leads them knows that."""
@@ -216,10 +251,15 @@ def run_nats_server(settings: str = "", sync: str = "always") -> Generator[NatsS
 
 
 @contextmanager
-def run_cluster() -> Generator[Cluster]:
-    """Run three servers; give them when they can be used."""
+def run_cluster(*, guarded: bool = False) -> Generator[Cluster]:
+    """Run three servers; give them when they can be used.
+
+    Args:
+        guarded: they want TLS and a password, as any should that are reached over a network.
+    """
     with _folder() as folder:
         servers = [NatsServer(Path(folder) / name, name) for name in ("n1", "n2", "n3")]
+        trust = _guard(servers, Path(folder)) if guarded else None
         ports = {one.name: unused_port() for one in servers}
         routes = Routes(ports)
         for one in servers:
@@ -229,7 +269,7 @@ def run_cluster() -> Generator[Cluster]:
                 f'advertise: "127.0.0.1:9", routes: {json.dumps(routes.urls(one.name))} }}\n'
             )
             one.start()
-        cluster = Cluster(servers, routes)
+        cluster = Cluster(servers, routes, trust)
         try:
             cluster.wait()
             yield cluster
@@ -237,6 +277,17 @@ def run_cluster() -> Generator[Cluster]:
             for one in servers:
                 one.end()
             routes.close()
+
+
+def _guard(servers: Iterable[NatsServer], folder: Path) -> Path:
+    import trustme  # noqa: PLC0415  # the benchmarks have none
+
+    authority = trustme.CA()
+    for one in servers:
+        one.guard = Guard(folder / f"guard of {one.name}", authority)
+    trust = folder / "trust.pem"
+    authority.cert_pem.write_to_path(trust)
+    return trust
 
 
 @cache
@@ -248,4 +299,4 @@ def nats_server() -> NatsServer:
 @cache
 def nats_cluster() -> Cluster:
     """Return a cluster, likewise; whatever a test breaks of it, it mends."""
-    return _running.enter_context(run_cluster())
+    return _running.enter_context(run_cluster(guarded=True))

@@ -7,6 +7,7 @@ no answer in time, connection refused or lost          unavailable
 503: no responder, no leader, no quorum (10008)        unavailable
 10077: the stream is full, and discards what is new    unavailable
 authorization, permissions, TLS                        misconfigured
+a login that took the server too long                  unavailable
 10059, 10014: no such stream, no such consumer         misconfigured
 10005: enough servers, but one of them is offline      unavailable
 10005, 10047, 10074: too few servers, or little room   misconfigured
@@ -52,6 +53,7 @@ _WORDS: Final[Mapping[int, str]] = {
     10058: "the stream is there, with other settings",
     10148: "the stream's consumer is there, with other settings",
 }
+_SLOW_LOGIN: Final = "authentication timeout"
 _CUT_OFF: Final = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
 
 
@@ -96,17 +98,28 @@ def meaning_of(error: Exception, doing: str) -> StoreError:
         doing: what failed, for the message.
     """
     name = type(error).__name__
+    needed = _what_needs_a_person(error)
+    if needed is not None:
+        return StoreMisconfiguredError(f"{doing}: {needed}", error_class=name)
+    # Whoever was too busy to log in is told so in words.
+    is_late = isinstance(error, TimeoutError) or _SLOW_LOGIN in str(error).lower()
+    why = "no answer in time" if is_late else name
+    return StoreUnavailableError(f"{doing}: {why}", error_class=name)
+
+
+def _what_needs_a_person(error: Exception) -> str | None:
     text = str(error).lower()
-    if isinstance(error, DeniedError) or "authorization" in text or "authentication" in text:
-        return StoreMisconfiguredError(f"{doing}: access was refused", error_class=name)
-    of_tls = isinstance(error, ssl.SSLError) and not isinstance(error, _CUT_OFF)
-    if of_tls or isinstance(error, PlainTextError):
-        return StoreMisconfiguredError(f"{doing}: no TLS that both sides trust", error_class=name)
+    of_access = "authorization" in text or "authentication" in text
+    if isinstance(error, DeniedError) or (of_access and _SLOW_LOGIN not in text):
+        return "access was refused"
+    if isinstance(error, PlainTextError):
+        return "the server speaks no TLS"
+    if isinstance(error, ssl.SSLError) and not isinstance(error, _CUT_OFF):
+        why = getattr(error, "verify_message", None) or error.reason
+        return f"no TLS that both sides trust ({why})"
     if isinstance(error, (FileNotFoundError, PermissionError, ImportError, ValueError)):
-        return StoreMisconfiguredError(f"{doing}: the credentials can't be used", error_class=name)
-    if isinstance(error, TimeoutError):
-        return StoreUnavailableError(f"{doing}: no answer in time", error_class=name)
-    return StoreUnavailableError(f"{doing}: {name}", error_class=name)
+        return "the credentials can't be used"
+    return None
 
 
 class PlainTextError(Exception):

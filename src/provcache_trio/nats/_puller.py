@@ -41,6 +41,7 @@ _SILENCE_SECONDS: Final = 2.5  # after which a pull is taken for dead
 _PATIENCE: Final = 1.0
 _SENT_IN_A_STEP: Final = 100
 _HEARTBEAT, _NOBODY = "100", "503"
+_TOO_LARGE: Final = "Message Size Exceeds MaxBytes"
 
 
 class Message(NamedTuple):
@@ -89,6 +90,7 @@ class Puller:
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._left = 0  # messages that the pull under way may still bring
+        self._next_is_large = False  # the next message is larger than a pull allows
         self._heard_at = 0.0
         self._failure: StoreError | None = None
         self._news = asyncio.Event()
@@ -158,23 +160,30 @@ class Puller:
             self._subscription = await connection.subscribe(self._inbox, self._arrive)
         request = {
             "batch": _MESSAGES_IN_PULL,
-            # Large enough for any message.
+            # Large enough for any message that this server takes.
             "max_bytes": max(_BYTES_IN_PULL, 2 * connection.most_bytes),
             "expires": _PULL_SECONDS * _NANOSECONDS,
             "idle_heartbeat": _HEARTBEAT_SECONDS * _NANOSECONDS,
         }
+        if self._next_is_large:
+            # Another server took it, or this one did before its limit was lowered.
+            request["batch"] = 1
+            del request["max_bytes"]
+            self._next_is_large = False
         self._heard_at = asyncio.get_running_loop().time()
-        self._left = _MESSAGES_IN_PULL
+        self._left = request["batch"]
         subject = self._names.api("CONSUMER.MSG.NEXT", consumer=True)
         await connection.publish(subject, msgspec.json.encode(request), self._inbox)
 
     async def _arrive(self, message: Msg) -> None:
         self._heard_at = asyncio.get_running_loop().time()
-        status = (message.headers or {}).get("Status")
+        headers = message.headers or {}
+        status = headers.get("Status")
         if status is not None and not message.data:
             if status == _HEARTBEAT:
                 return
             self._left = 0  # this pull is over, for whatever reason
+            self._next_is_large = headers.get("Description") == _TOO_LARGE
             if status == _NOBODY:
                 self._failure = NoRespondersError(
                     f"nobody answers for stream {self._names.stream}", error_class="NoResponders"

@@ -23,6 +23,7 @@ import trio
 from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio._asyncio.calls import BridgeCalls
 from provcache_trio._vocabulary.checks import check_seconds
+from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.protocols import E
 from provcache_trio._vocabulary.table import Table
@@ -237,8 +238,8 @@ class StreamRepository(Generic[E]):
             How many entries there are, once a majority of the servers has them.
 
         Raises:
-            EntryRejectedError: an entry has another type, is too large for a message, or would not
-                be read back unchanged; ``index`` says which one.
+            EntryRejectedError: an entry has another type, is too large for a message to any of the
+                servers that answer, or would not be read back unchanged; ``index`` says which one.
         """
         lines = entries.lines if isinstance(entries, _Prepared) else await self._encode(entries)
         await self._run(partial(self._publish, lines))
@@ -299,11 +300,25 @@ class StreamRepository(Generic[E]):
 
     async def _publish(self, lines: Lines) -> None:
         try:
-            await self._session.use(partial(self._send, lines), "publishing")
+            await self._publish_where_it_fits(lines)
         except NoRespondersError:
             # There may be no leader at the moment, or no such stream.
             await self._session.ask(self._names.api("STREAM.INFO"), b"", StreamInfo)  # noqa: ASYNC120  # asyncio's
             raise
+
+    async def _publish_where_it_fits(self, lines: Lines) -> None:
+        # Each server has a limit of its own for the size of a message.
+        others = self._session.servers - 1
+        while True:
+            try:
+                await self._session.use(partial(self._send, lines), "publishing")
+            except EntryRejectedError as error:
+                refused = error
+            else:
+                return
+            if not others or not await self._session.leave_for_larger():
+                raise refused
+            others -= 1
 
     async def _send(self, lines: Lines, connection: Connection) -> None:
         # All messages are made before one is sent, since an entry may be too large.

@@ -6,6 +6,7 @@ Any number of calls may be under way.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import msgspec
@@ -17,16 +18,17 @@ from provcache_trio._vocabulary.errors import (
     StoreUnavailableError,
     reworded,
 )
+from provcache_trio._vocabulary.log import log
 
 from ._connection import Connection
 from ._errors import ApiError, meaning_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from nats.aio.client import Msg
 
-    from ._servers import Access
+    from ._servers import Access, Server
 
 T = TypeVar("T")
 A = TypeVar("A", bound="Answer")
@@ -71,6 +73,13 @@ class Session:
         self._turn = 0  # which server is the first, next time
         self._connecting = asyncio.Lock()
         self._connection: Connection | None = None
+        self._reported: dict[Server, str] = {}  # servers that need a person, and what was logged
+        self._most_bytes: dict[Server, int] = {}  # what each took when we were connected to it
+
+    @property
+    def servers(self) -> int:
+        """The number of servers."""
+        return len(self._access.servers)
 
     @property
     def current(self) -> Connection | None:
@@ -91,21 +100,40 @@ class Session:
             if (current := self.current) is not None:  # somebody else was quicker
                 return current
             await self._close()
-            failure: StoreError | None = None
+            failures: dict[Server, StoreError] = {}
             for _ in self._access.servers:
+                server = self._next_server()
                 try:
-                    return await self._connect_to_next()
+                    connection = await self._connect_to(server)
                 except StoreError as error:
-                    # An error that needs a person counts more than servers that are down.
-                    if not isinstance(failure, StoreMisconfiguredError):
-                        failure = error
-            assert failure is not None  # noqa: S101  # there is a server
-            raise self._named(failure)
+                    failures[server] = error
+                else:
+                    self._report_passed_over(failures)
+                    return connection
+            raise self._named(_gravest(failures.values()))
 
-    async def _connect_to_next(self) -> Connection:
+    def _next_server(self) -> Server:
         servers = self._access.servers
         server = servers[self._turn % len(servers)]
         self._turn += 1
+        return server
+
+    def _report_passed_over(self, failures: Mapping[Server, StoreError]) -> None:
+        """Log, once, each server that needs a person although another one serves us well."""
+        for server, error in failures.items():
+            words = str(error)
+            if isinstance(error, StoreMisconfiguredError) and self._reported.get(server) != words:
+                self._reported[server] = words
+                log(
+                    logging.WARNING,
+                    "%s: %s; another server is used",
+                    self._about,
+                    words,
+                    server=str(server),
+                    error_class=error.error_class,
+                )
+
+    async def _connect_to(self, server: Server) -> Connection:
         try:
             connection = await Connection.open(server, self._access, _CONNECT_SECONDS)
             try:
@@ -117,11 +145,28 @@ class Session:
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001  # translated
-            failure = meaning_of(error, "connecting")
+            which = f" to {server}" if len(self._access.servers) > 1 else ""
+            failure = meaning_of(error, f"connecting{which}")
         else:
             self._connection = connection
+            self._reported.pop(server, None)
+            self._most_bytes[server] = connection.most_bytes
             return connection
         raise failure  # outside of the handler, or nats-py's error would be its context
+
+    async def leave_for_larger(self) -> bool:
+        """Leave a server that takes no larger message for one that may; return whether there is one.
+
+        Whatever else is under way on the connection fails as if it were lost.
+        """
+        connection = self._connection
+        if connection is None:
+            return True
+        most, known = connection.most_bytes, self._most_bytes
+        if all(known.get(server, most + 1) <= most for server in self._access.servers):
+            return False
+        await self._close()
+        return True
 
     async def use(self, work: Callable[[Connection], Awaitable[T]], doing: str) -> T:
         """Return what ``work`` returns for a connection.
@@ -181,6 +226,11 @@ class Session:
     async def close(self) -> None:
         """Close the connection, in two seconds at most."""
         await self._close()
+
+
+def _gravest(failures: Iterable[StoreError]) -> StoreError:
+    """Return the first that needs a person, which counts more than servers that are down, or the first."""
+    return min(failures, key=lambda error: not isinstance(error, StoreMisconfiguredError))
 
 
 async def close_all(*sessions: Session) -> None:
