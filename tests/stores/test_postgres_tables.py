@@ -959,7 +959,7 @@ def between_steps(
     do: Callable[[], Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Do something after some rows were deleted, and before more are asked for."""
+    """Do something before more rows are asked for, while some are deleted."""
     run = repository._run
 
     async def watched(pool: SessionPool[Any], statement: Statement[Any, object]) -> object:
@@ -1023,9 +1023,14 @@ async def test_no_transaction_is_left_when_deleting_many_rows_ends_early(
     place: Place, few_at_once: None, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     name = place.schema
+
+    async def page_is_gone() -> bool:
+        return await place.rows(f"SELECT count(*) FROM {place.name('t')}") == [(20 - 6,)]
+
     listing = f"application_name = '{name}' AND state = 'idle in transaction'"
 
     async def end() -> None:
+        await until(page_is_gone)  # the one under way
         if ending == "cancelled":
             scope.cancel()
             return

@@ -147,7 +147,9 @@ def test_every_fault_has_its_row_and_every_test_that_is_named_is_there() -> None
     rows = re.findall(r"^\| \[([^\]]+)\]\(../../tests/faults/catalogue.py\)", text, re.MULTILINE)
     assert sorted(row.replace(" ", "_") for row in rows) == sorted(FAULTS)
     cluster = (ROOT / "tests/stream/test_cluster.py").read_text("utf-8")
-    (faults,) = re.findall(r"^FAULTS.*?= \((.*?)^\)", cluster, re.MULTILINE | re.DOTALL)
+    faults = "".join(
+        re.findall(r"^(?:FAULTS|OF_ACCESS).*?= \((.*?)^\)", cluster, re.MULTILINE | re.DOTALL)
+    )
     rows = re.findall(r"^\| \[([^\]]+)\]\(../../tests/stream/test_cluster.py\)", text, re.MULTILINE)
     assert sorted(row.replace(" ", "_") for row in rows) == sorted(re.findall(r"\w+", faults))
     for test, path in re.findall(r"\[`(test_\w+)`\]\(\.\./\.\./([^)]+)\)", text):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 import trio
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .bridge import Bridge, BridgeKind
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @final
@@ -101,6 +102,42 @@ async def shut_down(bridge: Bridge, end: Callable[[], Awaitable[None]]) -> None:
         await bridge.close()  # noqa: ASYNC102  # shields itself
     if interrupt is not None:
         raise interrupt
+
+
+async def together(
+    first: Callable[[], Awaitable[T]], second: Callable[[], Awaitable[U]]
+) -> tuple[T, U]:
+    """Run both at the same time; return what they return.
+
+    Raises:
+        BaseException: when both have ended, what ``first`` raised, or else what ``second`` did; never
+            a group, which callers would have to expect although one call at a time raises none.
+    """
+    one, other = _Ended(first), _Ended(second)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other.run)
+        await one.run()
+    return one.result(), other.result()
+
+
+class _Ended(Generic[T]):
+    """A call, and how it ended."""
+
+    def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
+        self._call = call
+        self._returned: list[T] = []
+        self._raised: list[BaseException] = []
+
+    async def run(self) -> None:
+        try:
+            self._returned.append(await self._call())
+        except BaseException as error:  # noqa: ASYNC103, BLE001  # ``result`` raises it, cancellation included
+            self._raised.append(error)
+
+    def result(self) -> T:
+        for error in self._raised:
+            raise error
+        return self._returned[0]
 
 
 # Protected: Ctrl-C between opening and closing would leave the loop running.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, cast, final
 
 import trio
 
-from provcache_trio._asyncio.calls import BridgeCalls
+from provcache_trio._asyncio.calls import BridgeCalls, together
 from provcache_trio._vocabulary.checks import check_int, check_moment
 from provcache_trio._vocabulary.columns import blobs_of, microseconds_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry
@@ -324,12 +324,19 @@ class PostgresRepository(Generic[E]):
         def of_keys(plan: Plan[E]) -> Request:
             return deletion(plan).of_listed(keys)
 
+        async def delete() -> int:
+            _, some = await self._ask(self._reader, of_keys, affected)
+            return some
+
+        async def list_more() -> list[tuple[str, ...]]:
+            return await self._run(self._lister, next_keys)
+
         try:
             _, keys = await self._ask(self._lister, lambda plan: deletion(plan).listing, list_keys)
             while keys:
-                _, some = await self._ask(self._reader, of_keys, affected)
+                # At the same time, as they keep different processes of the server busy.
+                some, keys = await together(delete, list_more)
                 deleted += some
-                keys = await self._run(self._lister, next_keys)
         finally:
             # Bounded: closing takes a second at most.
             with trio.CancelScope(shield=True):
