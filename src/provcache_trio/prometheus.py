@@ -163,29 +163,32 @@ def _families(snapshots: Mapping[str, _Snapshot]) -> list[Metric]:
     caches = {name: one.cache for name, one in snapshots.items() if one.cache is not None}
     streams = {name: one.stream for name, one in snapshots.items() if one.stream is not None}
     return [
-        *(_counter(_QUEUE, number, queues) for number in _COUNTERS),
-        *(_gauge(_QUEUE, number, queues) for number in _GAUGES),
+        *(_numbers(CounterMetricFamily, _QUEUE, number, queues) for number in _COUNTERS),
+        *(_numbers(GaugeMetricFamily, _QUEUE, number, queues) for number in _GAUGES),
         *(_histogram(number, queues) for number in _HISTOGRAMS),
         _flushes(queues),
         _states(queues),
         _durable(queues),
         _errors(queues),
         _lookups(caches),
-        *(_counter(_CACHE, number, caches) for number in _CACHE_COUNTERS),
-        _gauge(_CACHE, _Number("entries", "entries", "Keys that memory holds."), caches),
+        *(_numbers(CounterMetricFamily, _CACHE, number, caches) for number in _CACHE_COUNTERS),
+        _numbers(
+            GaugeMetricFamily,
+            _CACHE,
+            _Number("entries", "entries", "Keys that memory holds."),
+            caches,
+        ),
         *_stream_families(streams),
     ]
 
 
-def _counter(prefix: str, number: _Number, snapshots: Mapping[str, object]) -> Metric:
-    family = CounterMetricFamily(prefix + number.name, number.about, labels=["queue"])
-    for name, metrics in snapshots.items():
-        family.add_metric([name], getattr(metrics, number.field))
-    return family
-
-
-def _gauge(prefix: str, number: _Number, snapshots: Mapping[str, object]) -> Metric:
-    family = GaugeMetricFamily(prefix + number.name, number.about, labels=["queue"])
+def _numbers(
+    family_of: type[CounterMetricFamily | GaugeMetricFamily],
+    prefix: str,
+    number: _Number,
+    snapshots: Mapping[str, object],
+) -> Metric:
+    family = family_of(prefix + number.name, number.about, labels=["queue"])
     for name, metrics in snapshots.items():
         family.add_metric([name], getattr(metrics, number.field))
     return family
