@@ -29,6 +29,7 @@ import trio.testing
 
 from provcache_trio import WriteBehindOptions, WriteBehindQueue, open_write_behind_queue
 
+from benchmarks.cache import lasting_entries, warm_cache
 from benchmarks.stores import HeldRepository, Item, NullRepository
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ MORE = 5000  # entries accepted beside those that wait
 # How many wait, and what accepting one more may cost then, of what it costs with the fewest. The
 # keys of a million are in several dicts, none of which takes long to grow.
 WAITING = {1000: 1.0, 10_000: 1.15, 100_000: 1.15, 1_000_000: 2.5}
+SLOWER = 10  # a persist costs so much that fewer are enough
 RAW = "raw channel"
+PERSIST = "persist, idle queue"
+PEEK = "peek of a cache"
 # Under callgrind everything takes fifty times as long, on a busy machine more: no clock may
 # decide how many batches are written.
 NEVER = 3600.0
@@ -181,6 +185,8 @@ async def cases(entries: int, waiting: Sequence[int], mark: Callable[[], object]
             await queue.flush()
             mark()
     await cases_waiting(waiting, mark)
+    await case_persist(entries // SLOWER, mark)
+    await case_peek(entries, mark)
 
 
 async def cases_waiting(counts: Sequence[int], mark: Callable[[], object]) -> None:
@@ -202,6 +208,29 @@ async def cases_waiting(counts: Sequence[int], mark: Callable[[], object]) -> No
             await one_by_one(queue, some)
             mark()
         store.release()
+
+
+async def case_persist(entries: int, mark: Callable[[], object]) -> None:
+    """Have an idle queue store one entry after another: what its tasks take beside the store."""
+    items = [Item(f"persisted-{n}") for n in range(entries)]
+    async with open_write_behind_queue(NullRepository()) as queue:
+        gc.collect()
+        mark()
+        for item in items:
+            await queue.persist(item)
+        mark()
+
+
+async def case_peek(entries: int, mark: Callable[[], object]) -> None:
+    """Look for what the memory of a cache holds."""
+    held = lasting_entries()
+    async with warm_cache(held) as cache:
+        keys = [held[n % len(held)].veri_key for n in range(entries)]
+        gc.collect()
+        mark()
+        for key in keys:
+            cache.peek(key)
+        mark()
 
 
 async def one_by_one(queue: WriteBehindQueue[Item], items: Sequence[Item]) -> None:  # noqa: ASYNC124  # like the others
@@ -233,6 +262,8 @@ COUNTED = {
     RAW: ENTRIES,
     **dict.fromkeys(TO_SETTLED, ENTRIES),
     **{accepting(count): MORE for count in WAITING},
+    PERSIST: ENTRIES // SLOWER,
+    PEEK: ENTRIES,
 }
 
 
