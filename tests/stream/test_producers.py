@@ -367,7 +367,7 @@ def tls_settings(authority: trustme.CA, folder: Path) -> str:
 
 @each_bridge
 async def test_tls_is_spoken_with_whom_it_trusts(
-    authority: trustme.CA, tmp_path: Path, bridge: BridgeKind
+    authority: trustme.CA, tmp_path: Path, bridge: BridgeKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
@@ -384,6 +384,11 @@ async def test_tls_is_spoken_with_whom_it_trusts(
                     StoreMisconfiguredError, r"TLS that both .* \(unable to get local issuer"
                 ):
                     await repository.check()
+        who["password"] = "wrong"  # noqa: S105  # of no server
+        async with open_stream_repository(server.url, "mine", tls=trusting, **who) as repository:
+            with raises(StoreMisconfiguredError, "access"):
+                await repository.check()
+    assert "eof_received" not in caplog.text
 
 
 @each_bridge

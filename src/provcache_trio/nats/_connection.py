@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
@@ -45,7 +46,16 @@ class _ConnectError(Exception):
 
 
 class _Client(Client):
-    """nats-py's client, which stays connected when an answer comes that nobody waits for any more."""
+    """nats-py's client, which stays connected when an answer comes that nobody waits for any more.
+
+    And which does not have asyncio warn, for each connection over TLS that a server ends, that
+    "returning true from eof_received() has no effect when using ssl".
+    """
+
+    async def _process_connect_init(self) -> None:
+        transport: Any = self._transport
+        transport.connect_tls = partial(_connect_tls, transport, transport.connect_tls)
+        await super()._process_connect_init()
 
     async def _process_pong(self) -> None:
         # nats-py sets the result of a future that it has cancelled itself when time was up, logs a
@@ -55,6 +65,16 @@ class _Client(Client):
             self._pings_outstanding = 0
         else:
             await super()._process_pong()
+
+
+async def _connect_tls(
+    transport: Any,  # noqa: ANN401  # nats-py's
+    connect_tls: Callable[..., Awaitable[None]],
+    *arguments: object,
+) -> None:
+    await connect_tls(*arguments)
+    # As asyncio's own upgrade to TLS notes it.
+    transport._io_writer.transport.get_protocol()._over_ssl = True  # noqa: SLF001  # nothing public does
 
 
 @final
