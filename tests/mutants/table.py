@@ -1289,14 +1289,23 @@ POSTGRES = (
         "stores/postgres::a_connection_that_is_ended_before_its_first_call_calls_for_nobody",
         (
             "postgres/_session.py",
-            "if isinstance(error, (asyncpg.PostgresError, OSError, ProvcacheError)):",
+            "if isinstance(error, OSError) or not is_lost(error, ended=connection.is_closed()):",
             "if True:",
+        ),
+    ),
+    mutant(
+        "a defect on a connection that works counts as an outage",
+        "stores/postgres::a_statement_that_is_called_wrongly_is_no_outage",
+        (
+            "postgres/_errors.py",
+            "return AWAY if is_lost(error, ended=ended) else UNKNOWN",
+            "return AWAY",
         ),
     ),
     mutant(
         "a lock that somebody holds is no reason to wait",
         "faults/faults::a_queue_recovers_and_has_lost_nothing_when[somebody_holds_rows_for_longer_than_every_timeout]",
-        ("_vocabulary/sqlstates.py", '"55P03": _BUSY,', '"55P03": _UNKNOWN,'),
+        ("_vocabulary/sqlstates.py", '"55P03": _BUSY,', '"55P03": UNKNOWN,'),
     ),
     mutant(
         "an error of asyncpg, which quotes the row, is the context of ours",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
@@ -21,6 +22,7 @@ from provcache_trio import (
     open_write_behind_queue,
 )
 from provcache_trio.postgres import _schema as schema_module, open_postgres_repository
+from provcache_trio.postgres._requests import Prepared
 from provcache_trio.postgres._rows import entries_plan
 from provcache_trio.postgres._session import Connector, Session
 from provcache_trio.testing import MemoryDeadLetters
@@ -744,6 +746,92 @@ async def upsert_that_is_cancelled(store: PostgresRepository) -> None:
         await store.upsert_many([row(0)])
 
 
+# Defects
+
+
+def undefined(*_: object) -> object:
+    """Raise NameError, which quotes what was in a row, as many errors of Python do."""
+    return eval(f"_{SECRET}")  # noqa: S307  # no name of anything
+
+
+@each_bridge
+async def test_a_defect_on_a_connection_that_works_is_no_outage(
+    store: PostgresRepository, schema: str, bridge: BridgeKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_postgres_repository(postgres().dsn, schema=schema, bridge=bridge) as other:
+        await other.check()
+        monkeypatch.setattr(Prepared, "send", undefined)
+        with raises(StoreError, error_class="NameError", sqlstate=None):
+            await other.upsert_many([row(0)])
+        monkeypatch.undo()
+        assert await other.upsert_many([row(0)]) == 1
+
+
+async def test_a_defect_that_some_entry_meets_costs_no_other_entry_and_is_seen_at_once(
+    store: PostgresRepository, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Prepared.send
+
+    async def fail_with_some(
+        self: Prepared[ProvcacheEntry], connection: asyncpg.Connection, statement: str
+    ) -> int:
+        return await send(self, connection, undefined() if row(3) in self else statement)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Prepared, "send", fail_with_some)
+    letters = MemoryDeadLetters[ProvcacheEntry]()
+    options = msgspec.structs.replace(SOON, max_retries=3)
+    async with open_write_behind_queue(store, options, dead_letters=letters) as queue:
+        await queue.enqueue_many([row(number) for number in range(8)])
+        with trio.fail_after(HANG_SECONDS):
+            await queue.flush()
+    assert [letter.entry for letter in letters.letters] == [row(3)]
+    assert letters.letters[0].error_class == "NameError"
+    assert await store.count() == 7
+    first = next(record for record in caplog.records if record.levelname == "WARNING")
+    assert re.fullmatch(
+        r"default: batch failed and is retried: 8 entries, 127.*: a defect of provcache_trio or "
+        r"its driver, to be reported: NameError at \S+/postgres/_repository\.py:\d+",
+        first.getMessage(),
+    )
+    assert SECRET not in caplog.text
+
+
+async def test_a_statement_that_is_called_wrongly_is_no_outage(store: PostgresRepository) -> None:
+    with raises(StoreError, error_class="InterfaceError"):
+        await store._run(store._writers, lambda one, _: one.execute("SELECT 1", "one too many"))
+    assert await store.upsert_many([row(0)]) == 1
+
+
+async def test_a_defect_while_connecting_blames_no_entry_and_needs_a_person(
+    schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_postgres_repository(postgres().dsn, schema=schema, create=True) as other:
+        monkeypatch.setattr(Connector, "_guard", undefined)
+        with raises(StoreMisconfiguredError, error_class="NameError"):
+            await other.upsert_many([row(0)])
+
+
+async def test_a_batch_for_which_there_is_no_memory_is_stored_in_parts(
+    store: PostgresRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Prepared.send
+
+    async def fail_with_many(
+        self: Prepared[ProvcacheEntry], connection: asyncpg.Connection, statement: str
+    ) -> int:
+        if len(self) > 3:
+            raise MemoryError
+        return await send(self, connection, statement)
+
+    monkeypatch.setattr(Prepared, "send", fail_with_many)
+    async with open_write_behind_queue(store, SOON) as queue:
+        await queue.enqueue_many([row(number) for number in range(20)])
+        with trio.fail_after(HANG_SECONDS):
+            await queue.flush()
+    assert await store.count() == 20
+    assert queue.metrics().total_failed == 0
+
+
 class Silent:
     """A connection that is lost, or makes others wait; asyncpg's interface as far as it is used."""
 
@@ -939,7 +1027,7 @@ async def test_a_connection_that_is_ended_in_a_call_is_unavailable_and_replaced(
 async def test_a_connection_that_is_ended_before_its_first_call_calls_for_nobody(
     schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def end(_: Connector[Any], connection: asyncpg.Connection) -> None:  # noqa: ASYNC124
+    async def end(_: object, connection: asyncpg.Connection, __: object) -> None:  # noqa: ASYNC124
         connection.terminate()
 
     monkeypatch.setattr(Connector, "_guard", end)

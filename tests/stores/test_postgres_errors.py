@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 
@@ -17,13 +18,25 @@ from provcache_trio import (
     TransientStoreError,
     store_error_of,
 )
-from provcache_trio._vocabulary.sqlstates import MEANINGS
+from provcache_trio._vocabulary.sqlstates import MEANINGS, words_for
 from provcache_trio.postgres._errors import meaning_of_error, translated
 
 KNOWN: list[type[asyncpg.PostgresError]] = [
     one
     for one in vars(exceptions).values()
     if isinstance(one, type) and issubclass(one, asyncpg.PostgresError) and one.sqlstate
+]
+
+
+DEFECTS = [
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 ]
 
 
@@ -72,7 +85,7 @@ def no_partition() -> asyncpg.PostgresError:
         # asyncpg's own
         (exceptions.DataError("x"), EntryRejectedError, True),
         (exceptions.InternalClientError("x"), StoreUnavailableError, False),
-        (exceptions.InterfaceError("x"), StoreUnavailableError, False),
+        (exceptions.InterfaceError("x"), StoreError, False),
         (exceptions.ClientConfigurationError("x"), StoreMisconfiguredError, False),
         (OverflowError("x"), StoreMisconfiguredError, False),
         # asyncio's
@@ -80,7 +93,9 @@ def no_partition() -> asyncpg.PostgresError:
         (TimeoutError("x"), StoreUnavailableError, False),
         (ssl.SSLCertVerificationError("x"), StoreMisconfiguredError, False),
         (ssl.SSLError("x"), StoreUnavailableError, False),
-        (RuntimeError("x"), StoreUnavailableError, False),
+        (EOFError("x"), StoreUnavailableError, False),
+        # A defect
+        *((kind("x"), StoreError, False) for kind in DEFECTS),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
@@ -88,6 +103,27 @@ def test_an_error_on_a_connection_means_one_thing(
     error: Exception, meaning: type[Exception], keep: bool
 ) -> None:
     assert meaning_of_error(error, connected=True) == (meaning, keep)
+
+
+@pytest.mark.parametrize("kind", [exceptions.InterfaceError, *DEFECTS])
+def test_on_a_connection_that_the_server_ended_nothing_is_a_defect(kind: type[Exception]) -> None:
+    found = meaning_of_error(kind("x"), connected=True, ended=True)
+    assert found == (StoreUnavailableError, False)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_defect_is_reported_by_its_class_and_its_place_in_the_package(connected: bool) -> None:
+    with pytest.raises(TypeError, match="subscriptable") as caught:
+        words_for(None)  # type: ignore[arg-type]  # a defect
+    told = translated(caught.value, meaning_of_error(caught.value, connected=connected))
+    assert type(told) is (StoreError if connected else StoreMisconfiguredError)
+    assert told.error_class == "TypeError"
+    place = rf"TypeError at {re.escape(words_for.__code__.co_filename)}:\d+"
+    defect = "a defect of provcache_trio or its driver, to be reported"
+    assert re.fullmatch(f"{defect}: {place}", str(told))
+    # Without frames of the package there is no place.
+    told = translated(KeyError("s3cr3t"), meaning_of_error(KeyError(), connected=connected))
+    assert str(told) == f"{defect}: KeyError"
 
 
 def test_behind_pgbouncer_a_protocol_violation_is_a_server_that_is_away() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -45,7 +47,7 @@ from tests.support.strategies import FIRST, LAST
 from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
     from pathlib import Path
 
 SECRET = "s3cr3t"  # noqa: S105  # what no message may quote
@@ -124,6 +126,58 @@ async def until_writing(path: Path) -> None:
 def remove(path: Path, *suffixes: str) -> None:
     for suffix in suffixes:
         path.with_name(path.name + suffix).unlink()
+
+
+# Defects
+
+
+def one_cell_too_many(cells: Sequence[object]) -> Sequence[object]:
+    return [*cells, SECRET]
+
+
+def no_such_cell(cells: Sequence[object]) -> Sequence[object]:
+    return dict(enumerate(cells))[SECRET]  # type: ignore[index, return-value]  # the defect
+
+
+@pytest.mark.parametrize(
+    ("defect", "error", "message"),
+    [
+        (
+            one_cell_too_many,
+            "ProgrammingError",
+            r".*/cache.db: a defect .*: ProgrammingError at .*",
+        ),
+        (no_such_cell, "KeyError", r"KeyError at .*/sqlite/_file\.py:\d+"),
+    ],
+    ids=["of a statement", "of Python"],
+)
+async def test_a_defect_costs_only_the_entry_that_meets_it_and_is_seen_at_once(
+    store: SQLiteRepository,
+    defect: Callable[[Sequence[object]], Sequence[object]],
+    error: str,
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan = store._file._plan
+    bad = entry(3, feed_epoch=SECRET)
+
+    def cells_of(entries: Sequence[ProvcacheEntry]) -> Generator[Sequence[object]]:
+        for one, cells in zip(entries, plan.cells_of(entries), strict=True):
+            yield defect(cells) if one == bad else cells
+
+    store._file._plan = dataclasses.replace(plan, cells_of=cells_of)  # type: ignore[arg-type]  # the defect
+    letters = MemoryDeadLetters[ProvcacheEntry]()
+    options = WriteBehindOptions(max_retries=3, retry_base_seconds=0.01)
+    async with open_write_behind_queue(store, options, dead_letters=letters) as queue:
+        await queue.enqueue_many([*map(entry, range(3)), bad, *map(entry, range(4, 8))])
+        with trio.fail_after(HANG_SECONDS):
+            await queue.flush()
+    assert [(letter.entry, letter.error_class) for letter in letters.letters] == [(bad, error)]
+    assert await store.count() == 7
+    first = next(record for record in caplog.records if record.levelname == "WARNING")
+    beginning = "default: batch failed and is retried: 8 entries, "
+    assert re.fullmatch(re.escape(beginning) + message, first.getMessage())
+    assert SECRET not in caplog.text
 
 
 # The file

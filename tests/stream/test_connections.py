@@ -13,9 +13,11 @@ import trio
 
 from provcache_trio import (
     QueueState,
+    StoreError,
     StoreMisconfiguredError,
     StoreUnavailableError,
     WriteBehindOptions,
+    open_write_behind_queue,
 )
 from provcache_trio.nats import _puller as puller_module, open_stream_repository
 from provcache_trio.nats._connection import Connection
@@ -131,6 +133,91 @@ async def test_a_lost_connection_does_nothing_more(
         with pytest.raises(StoreUnavailableError, match="LostError"):
             await use(repository, lose_it)
         await repository.check()
+
+
+# Defects
+
+
+def undefined(*_: object) -> object:
+    """Raise NameError, as a defect of ours would."""
+    return eval("_no_name")  # noqa: S307  # no name of anything
+
+
+async def test_a_defect_on_a_connection_that_works_is_no_outage(stream: Stream) -> None:
+    async with stream.repository() as repository:
+
+        async def work(_: Connection) -> None:  # noqa: ASYNC124  # is awaited
+            undefined()
+
+        async def lose_and_work(one: Connection) -> None:  # noqa: ASYNC124  # likewise
+            one._lose()
+            undefined()
+
+        with pytest.raises(StoreError, match=r"a test: a defect .*: NameError at ") as caught:
+            await use(repository, work)
+        assert type(caught.value) is StoreError
+        # Where the connection is lost, nats-py may raise anything.
+        with pytest.raises(StoreUnavailableError, match="a test: NameError"):
+            await use(repository, lose_and_work)
+        await repository.check()
+
+
+async def test_a_defect_while_connecting_blames_no_entry_and_needs_a_person(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "subscribe", undefined)
+    async with stream.repository() as repository:
+        with pytest.raises(
+            StoreMisconfiguredError, match=r"connecting: a defect .*: NameError at "
+        ):
+            await repository.check()
+
+
+async def test_a_producer_sends_less_at_once_where_there_is_no_memory(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = Codec.messages
+
+    def fail_with_many(self: Codec[Any], lines: Any, most: int) -> Any:  # noqa: ANN401
+        if len(lines) > 3:
+            raise MemoryError
+        return messages(self, lines, most)
+
+    monkeypatch.setattr(Codec, "messages", fail_with_many)
+    async with stream.repository() as repository:
+        async with open_write_behind_queue(repository, QUICK) as queue:
+            await queue.enqueue_many(ENTRIES[:20])
+            with without_a_hang():
+                await queue.flush()
+        assert queue.metrics().total_persisted == 20
+
+
+async def test_a_defect_of_a_relay_s_pulling_is_reported_at_once_and_loses_nothing(
+    stream: Stream, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stream.put(ENTRIES[:5])
+    store: MemoryRepository[ProvcacheEntry] = MemoryRepository()
+    monkeypatch.setattr(Puller, "_pull", undefined)
+    async with stream.relay(store, QUICK) as relay:
+        await until(lambda: relay.metrics().state is QueueState.WAITING)
+        assert "store misconfigured" in caplog.text
+        assert "NameError at " in caplog.text
+        monkeypatch.undo()
+        await stream.until_empty()
+    assert store.rows == by_key(ENTRIES[:5])
+
+
+async def test_a_defect_of_a_relay_s_answers_is_a_crash_and_loses_nothing(
+    stream: Stream, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stream.put(ENTRIES[:5])
+    store: MemoryRepository[ProvcacheEntry] = MemoryRepository()
+    monkeypatch.setattr(puller_module, "_publish_all", undefined)
+    async with stream.relay(store, QUICK):
+        await until(lambda: "answers crashed: StoreError" in caplog.text)
+        monkeypatch.undo()
+        await stream.until_empty()
+    assert store.rows == by_key(ENTRIES[:5])
 
 
 async def test_what_waits_for_an_answer_learns_at_once_that_there_will_be_none(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, Protocol
 
 import trio
 
-from provcache_trio._vocabulary.failures import Failure
+from provcache_trio._vocabulary.failures import Failure, Kind
 from provcache_trio._vocabulary.protocols import E, E_co
 
 from .backoff import Backoff
@@ -159,7 +159,11 @@ class Intake(Generic[E]):
             self._watch.answered(self._backoff)
 
     def _note(self, failure: Failure) -> None:
-        failure = failure._replace(error_class=f"{self._source.label}: {failure.error_class}")
+        failure = failure._replace(
+            error_class=f"{self._source.label}: {failure.error_class}",
+            # A defect has no entry to blame, so a person has to mend it.
+            kind=failure.kind if failure.kind is Kind.UNAVAILABLE else Kind.MISCONFIGURED,
+        )
         self._watch.note(failure)
         self._watch.lost(self._backoff, failure)
 

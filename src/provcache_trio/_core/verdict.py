@@ -90,6 +90,8 @@ def classify(error: BaseException, owner: object = None) -> Failure:
         error_class=decisive.error_class or failure.error_class,
         sqlstate=decisive.sqlstate,
         constraint=decisive.constraint,
+        # A built-in store's message names the place itself, if it matters.
+        where=None if decisive.reason else failure.where,
         position=decisive.index if isinstance(decisive, EntryRejectedError) else None,
     )
 

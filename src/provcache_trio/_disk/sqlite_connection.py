@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
 from provcache_trio._vocabulary.errors import (
     EntryRejectedError,
+    StoreError,
     StoreMisconfiguredError,
     StoreUnavailableError,
 )
+from provcache_trio._vocabulary.failures import described_defect
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -183,10 +185,14 @@ class SQLiteConnection:
             yield connection
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+            if (code := getattr(error, "sqlite_errorcode", None)) is None:
+                # Of the module, not of SQLite: it was called wrongly.
+                self._roll_back(keep=False)
+                name = type(error).__name__
+                raise StoreError(described_defect(error), error_class=name) from None
             translated, clean = _BY_RESULT_CODE.get(code & 0xFF, _OTHERWISE)
             self._roll_back(keep=clean)
-            name: str = getattr(error, "sqlite_errorname", type(error).__name__)
+            name = error.sqlite_errorname
             what = ": ".join(filter(None, (f"SQLite reported {name}", self._reason(error, name))))
             raise translated(what, error_class=name) from None
         except BaseException:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, cast
+import traceback
+from typing import Final, NamedTuple, cast
 
 from .errors import EntryRejectedError, StoreError
+
+_PACKAGE: Final = __name__.partition(".")[0]
 
 
 class Kind(enum.IntEnum):
@@ -89,3 +92,16 @@ def leaves_of(error: BaseException) -> list[BaseException]:
         return [error]
     group = cast("BaseExceptionGroup[BaseException]", error)
     return [leaf for child in group.exceptions for leaf in leaves_of(child)]
+
+
+def described_defect(error: Exception) -> str:
+    """Describe an error that neither a store nor a network raises, by its class and where it is from.
+
+    The place is file and line of the innermost frame of this package. The message is not included,
+    as it may quote a row.
+    """
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).startswith(_PACKAGE):
+            place = f" at {frame.f_code.co_filename}:{line}"
+    return f"a defect of {_PACKAGE} or its driver, to be reported: {type(error).__name__}{place}"

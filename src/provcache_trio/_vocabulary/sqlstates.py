@@ -42,7 +42,7 @@ _BUSY: Final = Meaning(StoreUnavailableError, keep=True)
 ROLLED_BACK: Final = Meaning(TransientStoreError, keep=True)
 REFUSED: Final = Meaning(EntryRejectedError, keep=True)
 PERSON: Final = Meaning(StoreMisconfiguredError, keep=False)
-_UNKNOWN: Final = Meaning(StoreError, keep=False)
+UNKNOWN: Final = Meaning(StoreError, keep=False)
 
 # By SQLSTATE; by its first two characters for states that are not listed in full.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -50,7 +50,7 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     "08": AWAY,  # connection exceptions
     "08P01": PERSON,  # protocol violation: that is no PostgreSQL, or a pooler in the way
     "0A": PERSON,  # feature not supported
-    "21": _UNKNOWN,  # cardinality violation: a key twice, which is merged before
+    "21": UNKNOWN,  # cardinality violation: a key twice, which is merged before
     "22": REFUSED,  # data exceptions
     "2200H": PERSON,  # a sequence is used up: of a column that somebody added
     "23": REFUSED,  # constraints
@@ -151,7 +151,7 @@ def words_for(sqlstate: str) -> str:
 def meaning_of(sqlstate: str, function: str | None = None) -> Meaning:
     """Return what ``sqlstate`` means, reported by that function of the server."""
     exactly = _BY_FUNCTION.get((sqlstate, function)) if function is not None else None
-    return exactly or MEANINGS.get(sqlstate) or MEANINGS.get(sqlstate[:2]) or _UNKNOWN
+    return exactly or MEANINGS.get(sqlstate) or MEANINGS.get(sqlstate[:2]) or UNKNOWN
 
 
 def store_error_of(

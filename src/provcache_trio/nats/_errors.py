@@ -13,6 +13,8 @@ a login that took the server too long                  unavailable
 10005, 10047, 10074: too few servers, or little room   misconfigured
 10058, 10148: there, with other settings               misconfigured
 anything else that a server says                       misconfigured
+a defect, on a connection that works                   unknown
+a defect, while connecting                             misconfigured
 ===================================================== ========================================
 
 A publisher gets the same 503 whether the stream is missing or has no leader, so it asks for the
@@ -25,12 +27,14 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from nats.errors import Error as NatsError
 
 from provcache_trio._vocabulary.errors import (
     StoreError,
     StoreMisconfiguredError,
     StoreUnavailableError,
 )
+from provcache_trio._vocabulary.failures import described_defect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,21 +94,33 @@ class LostError(Exception):
     """The connection is lost."""
 
 
-def meaning_of(error: Exception, doing: str) -> StoreError:
-    """Return the error to raise for one that nats-py or asyncio raised.
+_OF_NETWORK: Final = (OSError, EOFError, NatsError, LostError)
+_OF_CREDENTIALS: Final = (FileNotFoundError, PermissionError, ImportError, ValueError)
+
+
+def meaning_of(error: Exception, doing: str, *, connected: bool, lost: bool = False) -> StoreError:
+    """Return the error to raise for one that nats-py, asyncio or a defect raised.
 
     Args:
         error: what was raised.
         doing: what failed, for the message.
+        connected: whether there was a connection; without one, nothing can have been stored.
+        lost: whether that connection has ended by now, when nats-py may raise anything.
     """
     name = type(error).__name__
     needed = _what_needs_a_person(error)
+    if needed is None and not connected and isinstance(error, _OF_CREDENTIALS):
+        needed = "the credentials can't be used"
     if needed is not None:
         return StoreMisconfiguredError(f"{doing}: {needed}", error_class=name)
     # Whoever was too busy to log in is told so in words.
-    is_late = isinstance(error, TimeoutError) or _SLOW_LOGIN in str(error).lower()
-    why = "no answer in time" if is_late else name
-    return StoreUnavailableError(f"{doing}: {why}", error_class=name)
+    if isinstance(error, TimeoutError) or _SLOW_LOGIN in str(error).lower():
+        return StoreUnavailableError(f"{doing}: no answer in time", error_class=name)
+    if lost or isinstance(error, _OF_NETWORK):
+        return StoreUnavailableError(f"{doing}: {name}", error_class=name)
+    # Not an outage, which would be waited for.
+    kind = StoreError if connected else StoreMisconfiguredError
+    return kind(f"{doing}: {described_defect(error)}", error_class=name)
 
 
 def _what_needs_a_person(error: Exception) -> str | None:
@@ -117,8 +133,6 @@ def _what_needs_a_person(error: Exception) -> str | None:
     if isinstance(error, ssl.SSLError) and not isinstance(error, _CUT_OFF):
         why = getattr(error, "verify_message", None) or error.reason
         return f"no TLS that both sides trust ({why})"
-    if isinstance(error, (FileNotFoundError, PermissionError, ImportError, ValueError)):
-        return "the credentials can't be used"
     return None
 
 

@@ -108,7 +108,7 @@ class Puller:
 
     def _note_trouble(self, error: Exception) -> None:
         if isinstance(error, DeniedError):
-            self._failure = meaning_of(error, "pulling")
+            self._failure = meaning_of(error, "pulling", connected=True)
         self._news.set()
 
     # Pulling

@@ -146,7 +146,7 @@ class Session:
             raise
         except Exception as error:  # noqa: BLE001  # translated
             which = f" to {server}" if len(self._access.servers) > 1 else ""
-            failure = meaning_of(error, f"connecting{which}")
+            failure = meaning_of(error, f"connecting{which}", connected=False)
         else:
             self._connection = connection
             self._reported.pop(server, None)
@@ -173,17 +173,18 @@ class Session:
 
         Raises:
             StoreError: it failed; after silence or a lost connection it may have been done all the same.
-            ProvcacheError: ``work`` raised it.
+            ProvcacheError, MemoryError: ``work`` raised it.
         """
         connection = await self.connection()
         try:
             return await work(connection)
         except StoreError as error:
             raise self._named(error)  # noqa: B904  # itself
-        except ProvcacheError:
+        except (ProvcacheError, MemoryError):
+            # A queue sends less at once after a MemoryError.
             raise
         except Exception as error:  # noqa: BLE001  # translated
-            failure = meaning_of(error, doing)
+            failure = meaning_of(error, doing, connected=True, lost=connection.lost)
             if isinstance(error, TimeoutError):
                 await self.drop(connection)  # the server may have stopped
         # Outside of the handler, or nats-py's error would be its context.

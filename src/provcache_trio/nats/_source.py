@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 import trio
 
-from provcache_trio._vocabulary.errors import StoreError, StoreMisconfiguredError
+from provcache_trio._vocabulary.errors import (
+    StoreError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+)
 from provcache_trio._vocabulary.log import log
 from provcache_trio._vocabulary.plurals import counted
 from provcache_trio._vocabulary.protocols import E
@@ -207,7 +211,7 @@ class StreamSource(Generic[E]):
             self._bell = trio.Event()
             try:
                 await self._send_answers()
-            except StoreError:
+            except StoreUnavailableError:
                 self._bell.set()
                 await trio.sleep(_PAUSE_SECONDS)
 
@@ -230,7 +234,7 @@ class StreamSource(Generic[E]):
             await trio.sleep(self._puller.ack_wait_seconds / _EXTENSIONS or _PAUSE_SECONDS)
             try:
                 await self._bridge.run(partial(self._puller.extend, self._replies()))
-            except StoreError:
+            except StoreUnavailableError:
                 await trio.sleep(_PAUSE_SECONDS)
 
     def _replies(self) -> list[str]:

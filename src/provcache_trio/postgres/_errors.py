@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Final
 
 from asyncpg.exceptions import (
     ClientConfigurationError,
+    InterfaceError,
+    InternalClientError,
     PostgresError,
     TargetServerAttributeNotMatched,
 )
 
 from provcache_trio._vocabulary.errors import StoreUnavailableError
+from provcache_trio._vocabulary.failures import described_defect
 from provcache_trio._vocabulary.sqlstates import (
     AWAY,
     PERSON,
     REFUSED,
     ROLLED_BACK,
+    UNKNOWN,
     Meaning,
     meaning_of,
     words_for,
@@ -47,15 +51,22 @@ _NAMES_ONLY: Final = frozenset(
         "parserOpenTable",  # no such relation
     }
 )
+# Raised by calls on a connection that was lost; TimeoutError is an OSError.
+_LOST: Final = (OSError, EOFError, InternalClientError, InterfaceError)
+# Raised while connecting, for arguments that can't be used.
+_OF_ARGUMENTS: Final = (ValueError, OverflowError)
 _CUT_OFF: Final = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
 
 
-def meaning_of_error(error: Exception, *, connected: bool, pgbouncer: bool = False) -> Meaning:
+def meaning_of_error(
+    error: Exception, *, connected: bool, ended: bool = False, pgbouncer: bool = False
+) -> Meaning:
     """Return what ``error`` means.
 
     Args:
-        error: the exception that asyncpg, or asyncio below it, raised.
+        error: the exception that was raised: by asyncpg, by asyncio below it, or by a defect.
         connected: whether there was a connection; without one, nothing can have been stored.
+        ended: whether that connection is known to be closed.
         pgbouncer: whether there is a PgBouncer in between.
     """
     if isinstance(error, PostgresError):
@@ -71,12 +82,23 @@ def meaning_of_error(error: Exception, *, connected: bool, pgbouncer: bool = Fal
     # OverflowError: a time beyond the year 9999 that another program stored.
     if isinstance(error, (ssl.CertificateError, ClientConfigurationError, OverflowError)):
         return PERSON
+    if connected:
+        return AWAY if is_lost(error, ended=ended) else UNKNOWN
     # A file that is not a certificate, a wrong key, or no common version of TLS.
     of_tls = isinstance(error, ssl.SSLError) and not isinstance(error, _CUT_OFF)
-    # OSError and TimeoutError; and asyncpg's own errors: on a connection that the server ended, any
-    # call may raise InternalClientError or InterfaceError.
-    away = connected or (isinstance(error, OSError) and not of_tls and not _is_without_tls(error))
+    away = isinstance(error, OSError) and not of_tls and not _is_without_tls(error)
     return AWAY if away else PERSON
+
+
+def is_lost(error: Exception, *, ended: bool) -> bool:
+    """Return whether the connection was lost; ``ended``: it is closed by now.
+
+    Any other error that is no ``PostgresError`` is a defect, which must not be waited for as if it were
+    an outage.
+    """
+    # On a connection that has ended asyncpg may raise even AttributeError. On one that works,
+    # InterfaceError means that it was called wrongly.
+    return ended or (isinstance(error, _LOST) and not isinstance(error, InterfaceError))
 
 
 def _meaning_of_server(error: PostgresError) -> Meaning:
@@ -114,6 +136,8 @@ def translated(
         )
     if not isinstance(error, PostgresError):
         reason = _joined(f"asyncpg reported {name}", _reason_of(error), hint)
+        if meaning is UNKNOWN or not isinstance(error, (*_LOST, *_OF_ARGUMENTS)):
+            reason = described_defect(error)
         # SSLCertVerificationError has OpenSSL's code there; none of these has an SQLSTATE.
         return meaning.error(reason, error_class=name)
     state = error.sqlstate

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar, 
 import asyncpg
 
 from provcache_trio._vocabulary.errors import (
-    ProvcacheError,
     StoreError,
     StoreMisconfiguredError,
     StoreUnavailableError,
@@ -20,7 +19,7 @@ from provcache_trio._vocabulary.sqlstates import PERSON
 
 from ._dsn import Dsn, Server
 from ._dsn_files import unreadable_tls_file
-from ._errors import meaning_of_error, timed_out, translated, wrong_parameters
+from ._errors import is_lost, meaning_of_error, timed_out, translated, wrong_parameters
 from ._password import Password
 
 if TYPE_CHECKING:
@@ -192,7 +191,7 @@ class Connector(Generic[E]):
             await self._guard(connection, server)
             await self.place.look(connection)
         except Exception as error:
-            if isinstance(error, (asyncpg.PostgresError, OSError, ProvcacheError)):
+            if isinstance(error, OSError) or not is_lost(error, ended=connection.is_closed()):
                 raise
             # asyncpg's own error on a connection that the server ended, which needs no person.
             name = type(error).__name__
@@ -280,6 +279,9 @@ class Session(Generic[E]):
             plan = await self._look(connection)
             began = asyncio.get_running_loop().time()
             result = await self._call(statement, connection, plan)
+        except MemoryError:
+            # A queue then sends less at once.
+            raise
         except StoreError as error:
             failure: StoreError | EntryRejectedError = error
         except Exception as error:  # noqa: BLE001  # translated
@@ -298,8 +300,12 @@ class Session(Generic[E]):
         self, error: Exception, waited: float
     ) -> tuple[StoreError | EntryRejectedError, bool]:
         """Return the error to raise, and whether the connection is as good as before."""
-        pgbouncer = self._connector.pgbouncer
-        meaning = meaning_of_error(error, connected=self.connected, pgbouncer=pgbouncer)
+        meaning = meaning_of_error(
+            error,
+            connected=self.connected,
+            ended=self.will_connect,
+            pgbouncer=self._connector.pgbouncer,
+        )
         hint = self._connector.hint(error) if not self.connected else ""
         if await self._may_only_read(error):
             meaning, hint = PERSON, "default_transaction_read_only is set for this role or database"
