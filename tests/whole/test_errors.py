@@ -16,6 +16,8 @@ import provcache_trio
 from provcache_trio import ProvcacheError
 from provcache_trio._cli import main, stores as cli_stores
 from provcache_trio._cli.app import app
+from provcache_trio._core.verdict import classify
+from provcache_trio._vocabulary.failures import Kind
 
 from tests.support import walks
 from tests.support.entries import entry
@@ -38,6 +40,20 @@ PAGE = (ROOT / "docs" / "using" / "errors.md").read_text("utf-8")
 TEXTS = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", PAGE, re.MULTILINE))
 SECTIONS = {
     heading: re.findall(r"^    (\S.*)$", text, re.MULTILINE) for heading, text in TEXTS.items()
+}
+# What the page says of an error, by what a queue does when its store raises it.
+WAIT_OR_ACT = {
+    Kind.UNAVAILABLE: "Wait",  # it keeps the batch, and tries again without end
+    Kind.TRANSIENT: "Wait",  # it tries again
+    Kind.MISCONFIGURED: "Act",  # it keeps the batch, and logs an error
+    Kind.REJECTED: "Act",  # it makes the entry a dead letter
+    Kind.UNKNOWN: "Act",  # it looks for the entry to blame, which becomes a dead letter
+}
+# Errors of which the page says otherwise, and why.
+BY_OTHER_MEANS = {
+    "DeadLettersFullError": "Act",  # tried again without end, but only a person makes room
+    "JournalError": "Either",  # not of a store: an open queue tries again, opening does not
+    "OSError": "Act",  # not of a store: a status server that can't listen ends
 }
 # Whatever these raise is somebody's own.
 OTHERS = {"Exception", "BaseException"}
@@ -222,6 +238,10 @@ async def test_an_error_names_what_it_is_about_and_no_secret(walk: Walk, tmp_pat
     assert SECRET not in "".join(traceback.format_exception_only(error))
     assert SECRET not in repr({**vars(error), "undelivered": None, "__notes__": None})
     section = name_of(walk.error)
+    of_queue = WAIT_OR_ACT[classify(error).kind]
+    assert said_of(section) == BY_OTHER_MEANS.get(section, of_queue), (
+        f"docs/using/errors.md, {section}"
+    )
     patterns = [one for one in SECTIONS[section] if matches(one, message.partition("\n")[0])]
     assert patterns or not message, f"docs/using/errors.md, {section}: add {message!r}"
 
@@ -270,6 +290,20 @@ def test_a_command_says_in_its_last_line_what_is_wrong_and_no_secret(
 # The page
 
 
-def test_the_page_has_what_it_is_about_first_and_whether_to_wait_or_to_act() -> None:
-    for heading, text in TEXTS.items():
-        assert re.match(r"\n\*\*(Wait|Act|Either)[^*]*\.\*\* ", text), heading
+def said_of(section: str) -> str:
+    """Return the word with which a section of the page begins."""
+    found = re.match(r"\n\*\*(Wait|Act|Either)\.\*\* ", TEXTS[section])
+    assert found is not None, section
+    return found.group(1)
+
+
+def test_the_page_says_first_of_each_error_whether_to_wait_or_to_act() -> None:
+    assert {said_of(section) for section in TEXTS} == {"Wait", "Act", "Either"}
+
+
+def test_the_page_says_otherwise_than_a_queue_does_only_where_it_must() -> None:
+    for section, word in BY_OTHER_MEANS.items():
+        kinds = [walk.error for walk in WALKS if name_of(walk.error) == section]
+        assert kinds
+        made = classify(kinds[0].__new__(kinds[0]))
+        assert WAIT_OR_ACT[made.kind] != word, f"{section} needs no exception"
