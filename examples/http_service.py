@@ -197,8 +197,9 @@ def make_app(dsn: str, state: Path, program: str) -> Starlette:
                 connect_timeout_seconds=STORE_SECONDS,
                 command_timeout_seconds=STORE_SECONDS,
             ) as repository,
-            open_dead_letters(state / "dead-letters.db") as letters,
+            # First, as only the journal waits for a predecessor that still drains.
             open_journal(state / "journal", lock_timeout_seconds=30) as journal,
+            open_dead_letters(state / "dead-letters.db") as letters,
             open_write_behind_queue(
                 repository, OPTIONS, name="decisions", journal=journal, dead_letters=letters
             ) as queue,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _RULES: Final = ("newest", "keep", "greatest", "least")
 _AS_KEYS: Final = frozenset({"str", "int", "bool", "bytes", "UUID", "date", "datetime"})
+# What to take instead of a type that has no order.
+_INSTEAD: Final = {"float": "; NaN has no order, so use Decimal"}
 _ORDERED: Final = frozenset({"str", "int", "date", "datetime", "Decimal"})
 
 
@@ -194,7 +196,7 @@ class Table(Generic[E]):
         if field.kind not in _ORDERED or field.members is not None:
             raise TypeError(
                 f"{argument}: field {name!r} must be an int, date, datetime, Decimal or str, and "
-                f"is {_described(field)}"
+                f"is {_described(field)}{_INSTEAD.get(field.kind, '')}"
             )
         if field in self.key_fields:
             raise ValueError(f"{argument}: field {name!r} is part of the key")
