@@ -268,7 +268,7 @@ def test_the_errors_of_a_stream_that_need_a_person_are_those_of_the_code() -> No
             found = ours.fullmatch(f"{front}{error.error_class}")
             assert (found is not None) == isinstance(error, StoreMisconfiguredError), error
     for cls in (DeniedError, PlainTextError):
-        error = meaning_of(cls("x"), "pulling")
+        error = meaning_of(cls("x"), "pulling", connected=True)
         assert isinstance(error, StoreMisconfiguredError)
         assert ours.fullmatch(str(error.error_class))
     assert ours.fullmatch("stream decisions: UnreadableMessage 4711")
