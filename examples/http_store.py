@@ -2,7 +2,7 @@
 
 The API takes a batch whole or not at all, keeps the newer of two readings, and says which reading it
 refuses: ``PUT`` with ``[{"sensor": …, "taken_at": …, "celsius": …}, …]`` answers ``{"changed": 2}``, or 422 with
-``{"index": 1}``.
+``{"index": 1}``. Needs httpx2 beside the package: ``pip install httpx2``.
 """
 
 import sys

@@ -137,7 +137,9 @@ def read_catalogue(table: Table[Any], document: str | None) -> Catalogue:
             column.
     """
     if document is None:
-        where = "the search path" if table.schema is None else f"schema {table.schema!r}"
+        where = f"schema {table.schema!r}"
+        if table.schema is None:
+            where = "the search path, and no schema= was given"
         raise StoreMisconfiguredError(
             f"there is no table {table.name!r} in {where}; make it, or open the repository with "
             "create=True",
@@ -175,7 +177,10 @@ def _misfit(table: Table[Any], problem: str, column: str | None = None) -> Store
 def _check_column(table: Table[Any], field: TableField, column: Column | None) -> None:
     if column is None:
         raise _misfit(
-            table, f"it has no column {field.column!r}, for field {field.name!r}", field.column
+            table,
+            f"it has no column {field.column!r}, for field {field.name!r}; if it is called otherwise, "
+            "name it in columns=",
+            field.column,
         )
     if column.is_generated:
         raise _misfit(table, f"column {column.name!r} is generated", column.name)

@@ -136,7 +136,10 @@ def _is_strict(connection: sqlite3.Connection, table: Table[Any]) -> bool:
 def _fitting_affinity(table: Table[Any], field: TableField, column: _Column | None) -> Affinity:
     if column is None:
         raise _misfit(
-            table, f"it has no column {field.column!r}, for field {field.name!r}", field.column
+            table,
+            f"it has no column {field.column!r}, for field {field.name!r}; if it is called otherwise, "
+            "name it in columns=",
+            field.column,
         )
     if column.is_generated:
         raise _misfit(table, f"column {column.name!r} is generated", column.name)
