@@ -91,15 +91,15 @@ def make_entries(keys: Iterable[int], version: int, seed_bytes: int = 0) -> list
         seed_bytes: as in ``Load``.
     """
 
-    def digest(value: int) -> str:
+    def digest(value: int | str) -> str:
         return f"sha256:{sha256(str(value).encode()).hexdigest()}"
 
     return [
         ProvcacheEntry(
             veri_key=digest(key),
             decision=DecisionDigest(
-                verdict_hash=digest(number + 2),
-                proof_root=digest(number + 3),
+                verdict_hash=digest(f"verdict {number}"),
+                proof_root=digest(f"proof {number}"),
                 replay_seed=_seed(number, seed_bytes) if seed_bytes else USUAL_SEED,
                 trust_score=number % 101,
             ),

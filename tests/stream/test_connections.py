@@ -19,7 +19,12 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
-from provcache_trio.nats import _puller as puller_module, open_stream_repository
+from provcache_trio.nats import (
+    StreamRepository,
+    _puller as puller_module,
+    create_stream,
+    open_stream_repository,
+)
 from provcache_trio.nats._connection import Connection
 from provcache_trio.nats._errors import ApiError
 from provcache_trio.nats._looks import Looks
@@ -30,6 +35,7 @@ from provcache_trio.nats._session import Answer, NoRespondersError
 from provcache_trio.nats._source import StreamSource
 from provcache_trio.nats._stream import (
     Cluster,
+    Names,
     Replica,
     check_majority,
     keepers_of,
@@ -37,9 +43,9 @@ from provcache_trio.nats._stream import (
 )
 from provcache_trio.testing import MemoryRepository
 
-from tests.support.bridges import BRIDGES, threads_left
+from tests.support.bridges import BRIDGES, each_bridge, threads_left
 from tests.support.entries import by_key, entry
-from tests.support.nats import nats_server, run_nats_server
+from tests.support.nats import MEGABYTE, nats_server, run_nats_server
 from tests.support.servers import unused_port
 from tests.support.streams import Stream, ask, stream
 from tests.support.waiting import HANG_SECONDS, until, without_a_hang
@@ -47,10 +53,12 @@ from tests.support.waiting import HANG_SECONDS, until, without_a_hang
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 
+    from nats.aio.client import Msg
     from trio.testing import MockClock
 
     from provcache_trio import ProvcacheEntry
-    from provcache_trio.nats import Relay, StreamRepository
+    from provcache_trio._asyncio.bridge import BridgeKind
+    from provcache_trio.nats import Relay
 
 __all__ = ["stream"]  # a fixture
 
@@ -106,6 +114,122 @@ async def on_its_side(relay: Relay[Any], change: Callable[[Puller], None]) -> No
         relay._source._puller._news.set()
 
     await relay._source._bridge.run(there)
+
+
+# A leader that a test plays
+
+
+class Played(Names):
+    """Names by which entries are published to the test, not to the stream."""
+
+    @property
+    def subject(self) -> str:
+        return f"played.{self.stream}"
+
+
+async def answer_as(
+    leader: StreamRepository[Any], answer: Callable[[Connection, Msg], Awaitable[None]]
+) -> None:
+    """Have ``answer`` called with each message that is published by those names."""
+
+    async def begin(connection: Connection) -> None:
+        await connection.subscribe(leader._names.subject, partial(answer, connection))
+        await connection.settle(HANG_SECONDS)
+
+    await use(leader, begin)
+
+
+async def test_what_a_former_leader_left_unanswered_is_published_to_the_next_one(
+    stream: Stream,
+) -> None:
+    came: list[bytes] = []
+
+    async def answer(connection: Connection, message: Msg) -> None:
+        came.append(message.data)
+        if len(came) == 1:
+            advisory = f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream.name}"
+            await connection.publish(advisory, b"{}")
+        else:
+            await connection.publish(message.reply, b'{"seq":1}')
+
+    async with (
+        stream.repository() as leader,
+        stream.repository(publish_timeout_seconds=3600) as repository,
+    ):
+        leader._names = repository._names = Played(stream.name)
+        await answer_as(leader, answer)
+        with without_a_hang():
+            assert await repository.upsert_many([entry(1)]) == 1
+    assert len(came) == 2
+    assert came[0] == came[1]
+
+
+async def test_while_a_leader_is_elected_publishing_waits_and_sends_only_what_is_unanswered(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    send_once = StreamRepository._send_once
+
+    async def note(
+        self: StreamRepository[Any], messages: Sequence[bytes], connection: Connection
+    ) -> tuple[list[bytes], Exception | None]:
+        left, why = await send_once(self, messages, connection)
+        tried.append(len(left))
+        return left, why
+
+    came: list[bytes] = []
+
+    async def answer(connection: Connection, message: Msg) -> None:
+        came.append(message.data)
+        if len(came) == 1:
+            await connection._client.publish(message.reply, headers={"Status": "503"})
+        else:
+            await connection.publish(message.reply, b'{"seq":1}')
+
+    monkeypatch.setattr(StreamRepository, "_send_once", note)
+    async with (
+        stream.repository() as leader,
+        stream.repository(publish_timeout_seconds=3600) as repository,
+    ):
+        leader._names = repository._names = Played(stream.name)
+        with without_a_hang():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(repository.upsert_many, [entry(n) for n in range(3000)])
+                await until(lambda: len(tried) > 1)
+                messages = tried[0]
+                assert set(tried) == {messages}
+                await answer_as(leader, answer)
+    assert (messages > 1, tried[-2:], len(came)) == (True, [1, 0], messages + 1)
+
+
+@each_bridge
+async def test_a_stream_without_a_leader_for_too_long_is_unavailable(bridge: BridgeKind) -> None:
+    # To such a user, nobody answers at all.
+    settings = "accounts { A { users = [ { user: a, password: a } ] } }"
+    with run_nats_server(settings) as server:
+        async with open_stream_repository(
+            server.url,
+            "mine",
+            user="a",
+            password="a",  # noqa: S106
+            publish_timeout_seconds=0.2,
+            bridge=bridge,
+        ) as repository:
+            with pytest.raises(StoreUnavailableError, match="nobody answers") as caught:
+                await repository.upsert_many([entry(1)])
+    assert not isinstance(caught.value, StoreMisconfiguredError)
+
+
+@each_bridge
+async def test_who_may_not_listen_to_advisories_may_publish(bridge: BridgeKind) -> None:
+    denied = 'permissions: { subscribe: { deny: "$JS.EVENT.>" } }'
+    settings = f"authorization {{ users = [ {{ user: a, password: a, {denied} }} ] }}"
+    with run_nats_server(settings) as server:
+        user = {"user": "a", "password": "a", "bridge": bridge}
+        await create_stream(server.url, "mine", max_bytes=MEGABYTE, replicas=1, **user)
+        async with open_stream_repository(server.url, "mine", **user) as repository:
+            for number in range(20):
+                assert await repository.upsert_many([entry(number)]) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import is_
 from typing import TYPE_CHECKING, Final, Generic
 
+import msgspec
 import trio
 
 from provcache_trio._vocabulary.protocols import E
@@ -71,20 +72,23 @@ class Fate:
         self.letters: int = 0
 
 
-class Place:
-    """The place of one unsettled entry in a journal."""
+class Place(msgspec.Struct, eq=False, gc=False):
+    """The place of one unsettled entry in a journal.
 
-    __slots__ = ("entry", "gone", "numbers", "unsafe")
+    There is one for each entry that is recovered or relayed, so it costs the collector nothing: it
+    can't be part of a cycle, unless an entry leads to its own queue.
 
-    def __init__(self) -> None:
-        # The numbers of its records; merging makes one entry of several records.
-        self.numbers: list[int] = []
-        # True once the entry is settled.
-        self.gone: bool = False
-        # The entry as the journal holds it.
-        self.entry: object = None
-        # True for a dead letter that is still to be written.
-        self.unsafe: bool = False
+    Attributes:
+        numbers: the numbers of its records; merging makes one entry of several records.
+        gone: True once the entry is settled.
+        entry: the entry as the journal holds it.
+        unsafe: True for a dead letter that is still to be written.
+    """
+
+    numbers: list[int] = []
+    gone: bool = False
+    entry: object = None
+    unsafe: bool = False
 
 
 class Journaled:

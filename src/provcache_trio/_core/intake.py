@@ -77,11 +77,13 @@ class SourceNotes(Notes[E]):
         super().__init__(clock)
         self._source = source
 
+    def hold(self, place: Place, entry: E) -> None:
+        """Do nothing: the source holds the entry, and nobody writes it anew."""
+
     def settle(self, places: Iterable[Place]) -> None:
         """See ``Notes.settle``."""
-        super().settle(places)
-        settled, self.settled = self.settled, []
-        self._source.settled(settled)
+        self._source.settled([number for place in places for number in place.numbers])
+        self.bell.ring()
 
 
 class Intake(Generic[E]):

@@ -147,11 +147,12 @@ class Replay(Generic[E]):
 
     def _take_over(self) -> None:
         """Take over the page, up to an entry that can't merge with the one in line."""
-        while self._page and not self._is_held_up:
-            number, entry = self._page[0]
+        page, key_of, line_of = self._page, self._key, self._line_of
+        while page and not self._is_held_up:
+            number, entry = page[0]
             try:
-                key = self._key(entry)
-                line = self._line_of(key)
+                key = key_of(entry)
+                line = line_of(key)
                 # Hashes and compares the key.
                 holder = line.holder(key)
             except Exception:  # noqa: BLE001  # whatever the user's key raised
@@ -160,7 +161,7 @@ class Replay(Generic[E]):
                 if not self._recover(line, key, holder, number, entry):
                     break
             # Only now, so an entry that crashes this task is taken over again.
-            self._page.popleft()
+            page.popleft()
         self._lanes.seal(FlushReason.DRAIN if self._lifetime.closing.is_set() else FlushReason.DUE)
 
     def _recover(

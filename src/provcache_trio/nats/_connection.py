@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 from nats.aio.client import Client
 from nats.errors import UnexpectedEOF
 
-from ._errors import DeniedError, LostError, PlainTextError
+from ._errors import DeniedError, LeaderChangedError, LostError, PlainTextError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _CLOSE_SECONDS: Final = 1.0
 _PING_SECONDS: Final = 20
+_ADVISORY: Final = '"$js.event.advisory.'
 _HEADER_BYTES: Final = 512  # which a server may count, but nats-py does not
 
 
@@ -166,7 +167,7 @@ class Connection:
             raise _ConnectError(error)
         if isinstance(error, UnexpectedEOF):
             self._lose()
-        elif "permissions violation" in str(error).lower():
+        elif "permissions violation" in (text := str(error).lower()) and _ADVISORY not in text:
             # The server does not say which request it denied.
             self._fail(DeniedError(str(error)))
 
@@ -178,11 +179,14 @@ class Connection:
         self._fail(LostError())
 
     def _fail(self, error: Exception) -> None:
+        self._fail_requests(error)
+        for ended in self._ended:
+            ended(error)
+
+    def _fail_requests(self, error: Exception) -> None:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)
-        for ended in self._ended:
-            ended(error)
 
     async def _answer(self, message: Msg) -> None:
         future = self._waiting.get(message.subject.rpartition(".")[2])
@@ -237,6 +241,21 @@ class Connection:
         self._subscriptions.append(subscription)
         raise_if_cancelled()
         return subscription
+
+    async def watch_leader(self, stream: str) -> None:
+        """From now on, fail requests with LeaderChangedError when ``stream`` gets another leader.
+
+        Otherwise what was on its way to the former one would wait for its whole time. Where a user may
+        not listen to the servers' advisories, it does.
+
+        Raises:
+            Exception: whatever nats-py raises.
+        """
+
+        async def elected(_message: Msg) -> None:
+            self._fail_requests(LeaderChangedError())
+
+        await self.subscribe(f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream}", elected)
 
     def new_inbox(self) -> str:
         """Return a subject that no other client uses."""

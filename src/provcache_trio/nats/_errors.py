@@ -94,7 +94,11 @@ class LostError(Exception):
     """The connection is lost."""
 
 
-_OF_NETWORK: Final = (OSError, EOFError, NatsError, LostError)
+class LeaderChangedError(Exception):
+    """The stream has another leader, and the former one answers no more."""
+
+
+_OF_NETWORK: Final = (OSError, EOFError, NatsError, LostError, LeaderChangedError)
 _OF_CREDENTIALS: Final = (FileNotFoundError, PermissionError, ImportError, ValueError)
 
 

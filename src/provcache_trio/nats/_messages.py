@@ -1,12 +1,20 @@
-"""The format of a message: one line of envelope, then one line for each entry."""
+"""The format of a message: one line of envelope, then the entries, one in each line.
+
+In a message of some size the lines are compressed (format 2): names of fields, and hashes in
+hexadecimal, take several times the space, on every disk of the stream and between its servers, that their
+content needs. Small messages (format 1) stay as they are.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+import zlib
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 import trio
 
+from provcache_trio._vocabulary.entries import ProvcacheEntry
 from provcache_trio._vocabulary.errors import EntryRejectedError
 from provcache_trio._vocabulary.plurals import counted_entries
 from provcache_trio._vocabulary.protocols import E
@@ -19,15 +27,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FORMAT: Final = 1
+PLAIN: Final = 1
+COMPRESSED: Final = 2  # the lines are one or more streams of zlib, each of whole lines
 _IN_A_STEP: Final = 250  # entries; they take a millisecond or two
+_LEVEL: Final = 1  # the higher ones take two or three times as long, and save little
+_WORTH_IT: Final = 4096  # bytes
+_MOST_IN_A_PIECE: Final = 256 * 1024  # bytes, but for a line that is longer
+_MOST_BYTES: Final = 64 * 1024 * 1024  # the largest payload that a server can be set to
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """The first line of a message.
 
     Attributes:
-        provcache: ``FORMAT`` of the program that sent it.
+        provcache: the format of what follows.
         of: the name of the declared table, or of the type, of its entries.
         count: the number of entries.
     """
@@ -41,8 +54,24 @@ class UnreadableError(Exception):
     """This program can't read a message; the text says why, and quotes nothing."""
 
 
-class Lines(tuple[bytes, ...]):
-    """Encoded entries, one in each item."""
+class Piece(NamedTuple):
+    """Some encoded entries, of which a message holds all or none.
+
+    Attributes:
+        first: the index of the first of them in the batch.
+        number: how many they are.
+        lines: what they are encoded to.
+        packed: the same, compressed; empty: that is not worth it.
+    """
+
+    first: int
+    number: int
+    lines: bytes
+    packed: bytes
+
+
+class Encoded(tuple[Piece, ...]):
+    """Encoded entries, in their order."""
 
     __slots__ = ()
 
@@ -68,7 +97,7 @@ class Codec(Generic[E]):
 
     # Writing
 
-    async def encode(self, entries: Sequence[E]) -> Lines:
+    async def encode(self, entries: Sequence[E]) -> Encoded:
         """Return ``entries`` encoded, in their order.
 
         Other tasks run between steps of a millisecond or two.
@@ -76,29 +105,36 @@ class Codec(Generic[E]):
         Raises:
             EntryRejectedError: an entry would not be read back unchanged; ``index`` says which one.
         """
-        lines: list[bytes] = []
+        pieces: list[Piece] = []
         for start in range(0, len(entries), _IN_A_STEP):
             if start:
                 await trio.lowlevel.checkpoint()
-            lines += self._lines_of(entries[start : start + _IN_A_STEP], start)
-        return Lines(lines)
+            some = entries[start : start + _IN_A_STEP]
+            lines = self._lines_of(some, start)
+            whole = Piece(start, len(some), lines, b"")
+            for piece in _cut(whole, _MOST_IN_A_PIECE):
+                if piece.first > start:
+                    await trio.lowlevel.checkpoint()
+                worth_it = len(piece.lines) >= _WORTH_IT
+                pieces.append(piece._replace(packed=_compress(piece.lines)) if worth_it else piece)
+        return Encoded(pieces)
 
-    def _lines_of(self, entries: Sequence[E], start: int) -> list[bytes]:
+    def _lines_of(self, entries: Sequence[E], start: int) -> bytes:
         try:
             encoded = self._encode(entries)
             # Here an entry is refused; later, its message would stop every relay.
-            if self._reads_back(encoded, entries):
-                return encoded.splitlines()
+            if self._are_sure(entries) or self._reads_back(encoded, entries):
+                return encoded
         except Exception:  # noqa: BLE001, S110  # whatever an entry's class raises: looked for below
             pass
-        return [self._line_of(entry, start + at) for at, entry in enumerate(entries)]
+        return b"".join([self._line_of(entry, start + at) for at, entry in enumerate(entries)])
 
     def _line_of(self, entry: E, index: int) -> bytes:
         name: str | None = None
         try:
             encoded = self._encode([entry])
-            if self._reads_back(encoded, [entry]):
-                return encoded[:-1]
+            if self._are_sure([entry]) or self._reads_back(encoded, [entry]):
+                return encoded
         except Exception as error:  # noqa: BLE001  # whatever an entry's class raises
             name = type(error).__name__
         raise EntryRejectedError(
@@ -107,38 +143,55 @@ class Codec(Generic[E]):
             error_class=name,
         ) from None
 
+    def _are_sure(self, entries: Sequence[E]) -> bool:
+        """Return whether they are read back unchanged because they could be constructed.
+
+        To decode them would cost more than all the rest of what a producer does.
+        """
+        return self.entry_type is ProvcacheEntry and {*map(type, entries)} == {ProvcacheEntry}
+
     def _reads_back(self, encoded: bytes, entries: Sequence[E]) -> bool:
         values = self._values
         same = list(map(values, self._decode(encoded))) == list(map(values, entries))
         return same and all(isinstance(entry, self.entry_type) for entry in entries)
 
-    def messages(self, lines: Lines, most_bytes: int) -> list[bytes]:
-        """Return ``lines`` in as few messages as possible.
+    def messages(self, encoded: Encoded, most_bytes: int) -> list[bytes]:
+        """Return what is encoded in messages, each of which has at most that size before compression.
 
         Raises:
             EntryRejectedError: an entry does not fit into a message.
         """
-        beginning = len(self._beginning(len(lines)))
+        # No message has more entries, or a longer beginning.
+        longest = len(self._beginning(PLAIN, sum(piece.number for piece in encoded)))
+        room = max(most_bytes - longest, 0)
         messages: list[bytes] = []
-        first, size = 0, beginning
-        for at, line in enumerate(lines):
-            needs = len(line) + 1
-            if beginning + needs > most_bytes:
+        together: list[Piece] = []
+        size = 0
+        for piece in chain.from_iterable(_cut(piece, room) for piece in encoded):
+            if len(piece.lines) > room:
                 raise EntryRejectedError(
-                    f"the entry is too large for a message of {most_bytes:,} bytes", index=at
+                    f"the entry is too large for a message of {most_bytes:,} bytes",
+                    index=piece.first,
                 )
-            if size + needs > most_bytes:
-                messages.append(self._message(lines[first:at]))
-                first, size = at, beginning
-            size += needs
-        messages.append(self._message(lines[first:]))
+            if size + len(piece.lines) > room:
+                messages.append(self._message(together, size))
+                together, size = [], 0
+            together.append(piece)
+            size += len(piece.lines)
+        if together:  # no entries are no message
+            messages.append(self._message(together, size))
         return messages
 
-    def _beginning(self, count: int) -> bytes:
-        return msgspec.json.encode(Envelope(provcache=FORMAT, of=self.of, count=count)) + b"\n"
+    def _message(self, pieces: Sequence[Piece], size: int) -> bytes:
+        count = sum(piece.number for piece in pieces)
+        if size >= _WORTH_IT:
+            packed = [piece.packed or _compress(piece.lines) for piece in pieces]
+            if sum(map(len, packed)) < size:
+                return b"".join([self._beginning(COMPRESSED, count), *packed])
+        return b"".join([self._beginning(PLAIN, count), *(piece.lines for piece in pieces)])
 
-    def _message(self, lines: Sequence[bytes]) -> bytes:
-        return self._beginning(len(lines)) + b"\n".join(lines) + b"\n"
+    def _beginning(self, form: int, count: int) -> bytes:
+        return msgspec.json.encode(Envelope(provcache=form, of=self.of, count=count)) + b"\n"
 
     # Reading
 
@@ -148,20 +201,19 @@ class Codec(Generic[E]):
         Raises:
             UnreadableError: this program can't read the message.
         """
-        if not data.endswith(b"\n"):
-            data += b"\n"
         head_ends = data.find(b"\n") + 1
-        announced = self._envelope(data[:head_ends]).count
-        # Counted before anything is decoded, which may take long.
-        found = data.count(b"\n", head_ends)
-        if found == announced:
-            found = 0
-            for some in _parts(data, head_ends):
+        envelope = self._envelope(data[:head_ends])
+        is_plain = envelope.provcache == PLAIN
+        found = 0
+        for lines, start in ((data, head_ends),) if is_plain else _unpacked(data, head_ends):
+            for some, count in _parts(lines, start):
                 entries = self._entries(some)
                 found += len(entries)
+                if len(entries) < count:
+                    raise UnreadableError("an empty line")
                 yield entries
-        if found != announced or not found:
-            raise UnreadableError(f"{counted_entries(announced)} announced, {found} there")
+        if found != envelope.count or not found:
+            raise UnreadableError(f"{counted_entries(envelope.count)} announced, {found} there")
 
     def _entries(self, lines: memoryview) -> Sequence[E]:
         try:
@@ -175,24 +227,60 @@ class Codec(Generic[E]):
             envelope = msgspec.json.decode(head, type=Envelope)
         except msgspec.MsgspecError:
             raise UnreadableError("no envelope") from None
-        if envelope.provcache != FORMAT:
+        if envelope.provcache not in (PLAIN, COMPRESSED):
             raise UnreadableError(f"format {envelope.provcache} is not known here")
         if envelope.of != self.of:
             raise UnreadableError(f"entries of {envelope.of}, not of {self.of}")
         return envelope
 
 
-def _parts(data: bytes, start: int) -> Iterator[memoryview]:
-    """Yield the lines from ``start`` on, in parts that are decoded in one step each.
+def _compress(lines: bytes) -> bytes:
+    return zlib.compress(lines, _LEVEL)
+
+
+def _unpacked(data: bytes, start: int) -> Iterator[tuple[bytes, int]]:
+    """Yield what is compressed in ``data`` from ``start`` on, stream by stream, each from 0 on."""
+    rest: bytes | memoryview = memoryview(data)[start:]
+    while rest:
+        stream = zlib.decompressobj()
+        try:
+            lines = stream.decompress(rest, _MOST_BYTES)
+        except zlib.error:
+            raise UnreadableError("what is compressed is damaged") from None
+        if not stream.eof:
+            raise UnreadableError("what is compressed is cut off, or too large")
+        yield lines, 0
+        rest = stream.unused_data
+
+
+def _cut(piece: Piece, most: int) -> Iterator[Piece]:
+    """Yield ``piece``, or cut it into some that have at most ``most`` bytes; but no line is cut."""
+    lines = piece.lines
+    start, first = 0, piece.first
+    while len(lines) - start > most:
+        end = lines.rfind(b"\n", start, start + most) + 1 or lines.find(b"\n", start + most) + 1
+        some = lines[start:end]
+        number = some.count(b"\n")
+        yield Piece(first, number, some, b"")
+        start, first = end, first + number
+    if start == 0:
+        yield piece
+    elif start < len(lines):
+        yield Piece(first, piece.first + piece.number - first, lines[start:], b"")
+
+
+def _parts(lines: bytes, start: int) -> Iterator[tuple[memoryview, int]]:
+    """Yield the lines from ``start`` on, in parts that are decoded in one step each, and their number.
 
     To split them line by line would take a tenth as long as decoding them.
     """
-    view = memoryview(data)
-    while start < len(data):
-        end = start
-        for _ in range(_IN_A_STEP):
-            end = data.find(b"\n", end) + 1
-            if end == len(data):
-                break
-        yield view[start:end]
+    if not lines.endswith(b"\n"):
+        lines += b"\n"
+    view = memoryview(lines)
+    while start < len(lines):
+        end, count = start, 0
+        while count < _IN_A_STEP and end < len(lines):
+            end = lines.find(b"\n", end) + 1
+            count += 1
+        yield view[start:end], count
         start = end

@@ -23,16 +23,21 @@ import trio
 from provcache_trio._asyncio.bridge import DEFAULT_KIND, make_bridge
 from provcache_trio._asyncio.calls import BridgeCalls
 from provcache_trio._vocabulary.checks import check_seconds
-from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.errors import (
+    EntryRejectedError,
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+)
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.protocols import E
 from provcache_trio._vocabulary.table import Table
 
+from ._errors import LeaderChangedError
 from ._looks import Looks
-from ._messages import Codec, Lines
+from ._messages import Codec, Encoded
 from ._monitor import read_monitor_url
 from ._servers import read_access
-from ._session import Answer, NoRespondersError, Session, answer_in, close_all
+from ._session import Answer, NoRespondersError, Session, answer_in, ask, close_all
 from ._stream import StreamInfo, StreamReport, names_of, report_of
 
 if TYPE_CHECKING:
@@ -51,6 +56,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_SECONDS: Final = 3600
+_ANSWER_SECONDS: Final = 2.0
+_PAUSE_SECONDS: Final = 0.05
 
 
 @overload
@@ -137,7 +144,7 @@ def open_stream_repository(
     )
     opened = make_bridge(bridge)
     repository = StreamRepository[Any](
-        Session(access, names.stream),
+        Session(access, names.stream, lambda connection: connection.watch_leader(names.stream)),
         names,
         table,
         publish_timeout_seconds,
@@ -241,8 +248,8 @@ class StreamRepository(Generic[E]):
             EntryRejectedError: an entry has another type, is too large for a message to any of the
                 servers that answer, or would not be read back unchanged; ``index`` says which one.
         """
-        lines = entries.lines if isinstance(entries, _Prepared) else await self._encode(entries)
-        await self._run(partial(self._publish, lines))
+        encoded = entries.encoded if isinstance(entries, _Prepared) else await self._encode(entries)
+        await self._run(partial(self._publish, encoded))
         return len(entries)
 
     async def prepare(self, entries: Sequence[E], /) -> Sequence[E]:
@@ -254,7 +261,7 @@ class StreamRepository(Generic[E]):
         await trio.lowlevel.checkpoint()
         return cast("Sequence[E]", _Prepared(entries, await self._encode(entries)))
 
-    async def _encode(self, entries: Sequence[E]) -> Lines:
+    async def _encode(self, entries: Sequence[E]) -> Encoded:
         return await self._codec.encode(tuple(entries))
 
     async def check(self, *, monitor_url: str | Sequence[str] | None = None) -> StreamReport:
@@ -298,20 +305,12 @@ class StreamRepository(Generic[E]):
 
     # On asyncio's side
 
-    async def _publish(self, lines: Lines) -> None:
-        try:
-            await self._publish_where_it_fits(lines)
-        except NoRespondersError:
-            # There may be no leader at the moment, or no such stream.
-            await self._session.ask(self._names.api("STREAM.INFO"), b"", StreamInfo)  # noqa: ASYNC120  # asyncio's
-            raise
-
-    async def _publish_where_it_fits(self, lines: Lines) -> None:
+    async def _publish(self, encoded: Encoded) -> None:
         # Each server has a limit of its own for the size of a message.
         others = self._session.servers - 1
         while True:
             try:
-                await self._session.use(partial(self._send, lines), "publishing")
+                await self._session.use(partial(self._send, encoded), "publishing")
             except EntryRejectedError as error:
                 refused = error
             else:
@@ -320,9 +319,48 @@ class StreamRepository(Generic[E]):
                 raise refused
             others -= 1
 
-    async def _send(self, lines: Lines, connection: Connection) -> None:
+    async def _send(self, encoded: Encoded, connection: Connection) -> None:
         # All messages are made before one is sent, since an entry may be too large.
-        messages = self._codec.messages(lines, connection.most_bytes)
+        left = self._codec.messages(encoded, connection.most_bytes)
+        left, why = await self._send_once(left, connection)
+        if why is None:
+            return
+        # The servers elect a leader in a moment, or in some seconds; or there is no such stream, which
+        # they say half a second later.
+        until = asyncio.get_running_loop().time() + self._patience
+        asking = asyncio.create_task(self._demand_stream(connection))
+        try:
+            while why is not None and asyncio.get_running_loop().time() < until:
+                await asyncio.wait((asking,), timeout=_PAUSE_SECONDS)
+                if asking.done():
+                    asking.result()
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                left, why = await self._send_once(left, connection)
+            if why is not None:
+                await asking
+                raise why
+        finally:
+            asking.cancel()
+
+    async def _demand_stream(self, connection: Connection) -> None:
+        """Ask for the stream.
+
+        Raises:
+            StoreMisconfiguredError: there is none.
+        """
+        subject = self._names.api("STREAM.INFO")
+        try:
+            await ask(connection, subject, b"", StreamInfo, patience=_ANSWER_SECONDS)
+        except StoreMisconfiguredError:
+            raise
+        except (TimeoutError, StoreUnavailableError, LeaderChangedError):
+            # That is no news.
+            pass
+
+    async def _send_once(
+        self, messages: Sequence[bytes], connection: Connection
+    ) -> tuple[list[bytes], Exception | None]:
+        """Publish ``messages``; return those that no leader has answered, and why."""
         answers = await asyncio.gather(
             *(
                 connection.request(self._names.subject, message, self._patience)
@@ -330,10 +368,17 @@ class StreamRepository(Generic[E]):
             ),
             return_exceptions=True,
         )
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            answer_in(answer, _Published)
+        left: list[bytes] = []
+        why: Exception | None = None
+        for message, answer in zip(messages, answers, strict=True):
+            try:
+                if isinstance(answer, BaseException):
+                    raise answer
+                answer_in(answer, _Published)
+            except (NoRespondersError, LeaderChangedError) as error:
+                left.append(message)
+                why = error
+        return left, why
 
     # Calling over the bridge
 
@@ -348,9 +393,9 @@ class StreamRepository(Generic[E]):
 class _Prepared(tuple[Any, ...]):  # noqa: SLOT001  # a tuple can have none
     """Entries, and their encoded form."""
 
-    lines: Lines
+    encoded: Encoded
 
-    def __new__(cls, entries: Sequence[object], lines: Lines) -> Self:
+    def __new__(cls, entries: Sequence[object], encoded: Encoded) -> Self:
         self = super().__new__(cls, entries)
-        self.lines = lines
+        self.encoded = encoded
         return self
