@@ -1483,12 +1483,12 @@ JOURNAL = (
         "journal/journal::a_crash_in_the_middle_of_a_page_costs_nothing_of_it",
         (
             "_core/replay.py",
-            "            number, entry = self._page[0]\n",
-            "            number, entry = self._page.popleft()\n",
+            "            number, entry = page[0]\n",
+            "            number, entry = page.popleft()\n",
         ),
         (
             "_core/replay.py",
-            "            self._page.popleft()\n",
+            "            page.popleft()\n",
             "",
         ),
     ),
@@ -2548,8 +2548,50 @@ STREAM = (
         "stream/messages::an_empty_line_is_no_entry",
         (
             "nats/_messages.py",
-            "        if found != announced or not found:\n",
+            "                if len(entries) < count:\n",
+            "                if False:\n",
+        ),
+    ),
+    mutant(
+        "a message with fewer entries than announced is taken for whole",
+        "stream/messages::a_message_that_this_program_does_not_know_is_unreadable",
+        (
+            "nats/_messages.py",
+            "        if found != envelope.count or not found:\n",
             "        if not found:\n",
+        ),
+    ),
+    mutant(
+        "what is compressed and cut off is taken for whole",
+        "stream/messages::a_compressed_message_that_is_not_whole_is_unreadable",
+        ("nats/_messages.py", "        if not stream.eof:\n", "        if False:\n"),
+    ),
+    mutant(
+        "an entry is only known to be too large by the size of its piece",
+        "stream/messages::an_entry_that_fits_into_no_message_is_refused_by_its_index",
+        ("nats/_messages.py", "index=piece.first,", "index=0,"),
+    ),
+    mutant(
+        "a publish waits for the former leader",
+        "stream/connections::what_a_former_leader_left_unanswered_is_published_to_the_next_one",
+        (
+            "nats/_connection.py",
+            "            self._fail_requests(LeaderChangedError())\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "who may not listen to advisories may not publish",
+        "stream/connections::who_may_not_listen_to_advisories_may_publish",
+        ("nats/_connection.py", " and _ADVISORY not in text:", ":"),
+    ),
+    mutant(
+        "while a leader is elected everything is published again",
+        "stream/connections::while_a_leader_is_elected_publishing_waits_and_sends_only_what_is_unanswered",
+        (
+            "nats/_repository.py",
+            "                left, why = await self._send_once(left, connection)\n",
+            "                _, why = await self._send_once(left, connection)\n",
         ),
     ),
     mutant(
@@ -2564,7 +2606,7 @@ STREAM = (
     ),
     mutant(
         "an entry is sent whatever comes of it",
-        "stream/messages::a_time_that_json_does_not_bring_back_is_refused",
+        "stream/messages::what_would_not_be_read_back_as_it_is_is_refused_by_its_index",
         ("nats/_messages.py", "        return same and all(", "        return True or all("),
     ),
     mutant(

@@ -182,7 +182,8 @@ async def test_while_a_leader_is_elected_publishing_waits_and_sends_only_what_is
     async def answer(connection: Connection, message: Msg) -> None:
         came.append(message.data)
         if len(came) == 1:
-            await connection._client.publish(message.reply, headers={"Status": "503"})
+            client: Any = connection._client
+            await client.publish(message.reply, headers={"Status": "503"})
         else:
             await connection.publish(message.reply, b'{"seq":1}')
 
@@ -225,7 +226,7 @@ async def test_who_may_not_listen_to_advisories_may_publish(bridge: BridgeKind) 
     denied = 'permissions: { subscribe: { deny: "$JS.EVENT.>" } }'
     settings = f"authorization {{ users = [ {{ user: a, password: a, {denied} }} ] }}"
     with run_nats_server(settings) as server:
-        user = {"user": "a", "password": "a", "bridge": bridge}
+        user: dict[str, Any] = {"user": "a", "password": "a", "bridge": bridge}
         await create_stream(server.url, "mine", max_bytes=MEGABYTE, replicas=1, **user)
         async with open_stream_repository(server.url, "mine", **user) as repository:
             for number in range(20):
