@@ -256,6 +256,31 @@ async def test_a_key_of_a_journal_that_can_not_be_compared_at_the_last_moment_is
     assert_settled(queue, recovered=2, persisted=2)
 
 
+@pytest.mark.one_lane
+async def test_a_key_of_a_journal_that_can_never_be_compared_is_set_aside_and_stops_nothing(
+    store: MemoryRepository[Item], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Never:
+        """A key that can't be compared with any other."""
+
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            raise LookupError("never")
+
+    def key(item: Item) -> object:
+        return "c" if item == Item("c") else Never()
+
+    journal = MemoryJournal(holds={1: Item("a"), 2: Item("b"), 3: Item("c")})
+    options = WriteBehindOptions(coalesce=False)
+    async with open_write_behind_queue(store, options, key=key, journal=journal) as queue:
+        await queue.flush()
+    assert set(store.rows) == {"a", "c"}
+    assert (journal.rows, journal.aside) == ({}, [2])
+    assert_settled(queue, recovered=2, persisted=2)
+
+
 def test_what_can_not_be_noted_as_in_line_is_not_left_in_the_open_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

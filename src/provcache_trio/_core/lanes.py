@@ -37,8 +37,6 @@ class Lanes(Generic[E]):
 
     def number_of(self, key: Hashable) -> int:
         """Return the index of the line that ``key`` belongs to."""
-        if len(self.lines) == 1:
-            return 0
         return (hash(key) * _SPREAD >> 32) % len(self.lines)
 
     def seal(self, reason: FlushReason) -> None:

@@ -95,6 +95,8 @@ class Replay(Generic[E]):
         # True while that entry holds the replay up.
         self._is_held_up = False
         self._taken = 0
+        # The last entry that could not be put in line, though nothing was there to merge with.
+        self._unplaced = 0
         # Set when the replay is over or was given up.
         self._over = trio.Event()
         # The last fates of the replayed entries, once it is over.
@@ -175,6 +177,9 @@ class Replay(Generic[E]):
         try:
             batch = line.recover(key, entry, holder)
         except Exception as error:  # noqa: BLE001  # whatever the user's merge raised
+            if holder is None:
+                # There was nothing to merge with: comparing its key has failed.
+                return not self._try_again(number)
             # Both were accepted, so neither is lost. As without the crash, the older one is
             # written first, then the newer one, and the store judges each.
             self._unmerged, self._is_held_up = key, True
@@ -197,6 +202,14 @@ class Replay(Generic[E]):
         self._notes.hold(place, batch.entries[key])
         self._taken += 1
         return True
+
+    def _try_again(self, number: int) -> bool:
+        """Return True the first time, and after that set aside an entry whose key can't be compared."""
+        if self._unplaced != number:
+            self._unplaced = number
+            return True
+        self._keyless.append(number)
+        return False
 
     async def _set_aside(self, number: int) -> None:
         try:
