@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -161,11 +161,11 @@ async def test_a_defect_costs_only_the_entry_that_meets_it_and_is_seen_at_once(
     plan = store._file._plan
     bad = entry(3, feed_epoch=SECRET)
 
-    def cells_of(entries: Sequence[ProvcacheEntry]) -> Generator[Sequence[object]]:
+    def cells_of(entries: Sequence[ProvcacheEntry]) -> Generator[Any]:
         for one, cells in zip(entries, plan.cells_of(entries), strict=True):
             yield defect(cells) if one == bad else cells
 
-    store._file._plan = dataclasses.replace(plan, cells_of=cells_of)  # type: ignore[arg-type]  # the defect
+    store._file._plan = dataclasses.replace(plan, cells_of=cells_of)
     letters = MemoryDeadLetters[ProvcacheEntry]()
     options = WriteBehindOptions(max_retries=3, retry_base_seconds=0.01)
     async with open_write_behind_queue(store, options, dead_letters=letters) as queue:
