@@ -37,6 +37,7 @@ from provcache_trio.testing import MemoryRepository
 
 from tests.support.entries import by_key, entry
 from tests.support.nats import (
+    BETWEEN_LOOKS,
     LOOK_SECONDS,
     MEGABYTE,
     nats_cluster,
@@ -63,6 +64,9 @@ from tests.support.waiting import until, wait_until
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+
+    from provcache_trio import ProvcacheEntry
+    from provcache_trio.nats import StreamRepository
 
     from tests.support.guards import Guard
     from tests.support.nats import Cluster, NatsServer
@@ -259,7 +263,7 @@ class Site:
         """End the producers, wait for the relays, end them, and check; return how much there was."""
         for producer in [one for one in self.producers if one in self.running]:
             self.end(producer)
-        wait_until(self.is_empty)
+        wait_until(self.is_empty, every=BETWEEN_LOOKS)
         for relay in [one for one in self.relays if one in self.running]:
             self.end(relay)
         self._watching = False
@@ -602,6 +606,14 @@ def test_a_full_stream_lets_producers_wait_and_loses_nothing(tmp_path: Path) -> 
         site.settle()
 
 
+async def is_taken(repository: StreamRepository[ProvcacheEntry], one: ProvcacheEntry) -> bool:
+    try:
+        await repository.upsert_many([one])
+    except StoreUnavailableError:
+        return False
+    return True
+
+
 async def test_a_minority_acknowledges_nothing_and_check_says_so() -> None:
     cluster = nats_cluster()
     stream = unused_stream()
@@ -629,14 +641,7 @@ async def test_a_minority_acknowledges_nothing_and_check_says_so() -> None:
         for server in cluster.servers[:2]:
             server.start()
 
-        async def is_well() -> bool:
-            try:
-                await repository.upsert_many([entry(2)])
-            except StoreUnavailableError:
-                return False
-            return True
-
-        await until(is_well)
+        await until(lambda: is_taken(repository, entry(2)))
     cluster.wait()
 
 
@@ -669,7 +674,7 @@ async def test_a_cluster_that_has_forgotten_all_needs_a_person_and_then_goes_on(
 
             await until(needs_a_person)
             await create(cluster, "mine", max_bytes=MEGABYTE)
-            await repository.upsert_many([entry(2)])
+            await until(lambda: is_taken(repository, entry(2)))  # its leader may not be found yet
             await until(lambda: len(store.rows) == 2)
         assert store.rows == by_key([entry(1), entry(2)])
         assert relay.undelivered == ()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MEGABYTE: Final = 1024 * 1024
 LOOK_SECONDS: Final = 2  # for a page of a server that may be stopped, and is asked again
+BETWEEN_LOOKS: Final = 0.05  # seconds: each page takes a server and us milliseconds
 
 _running = ExitStack()
 atexit.register(_running.close)
@@ -120,7 +121,7 @@ class NatsServer:
         """Start it, and return when it can be used; elsewhere, if somebody else was quicker."""
         for _ in range(3):
             self.start()
-            wait_until(lambda: self.is_ready() or self.has_ended())
+            wait_until(lambda: self.is_ready() or self.has_ended(), every=BETWEEN_LOOKS)
             if not self.has_ended():
                 return
             self.port, self.monitor = unused_port(), unused_port()
@@ -185,8 +186,8 @@ class Cluster:
 
     def wait(self) -> None:
         """Wait until every server can be used, and whoever leads them knows that."""
-        wait_until(lambda: all(one.is_ready() for one in self.servers))
-        wait_until(lambda: any(map(self._is_complete, self.servers)))
+        wait_until(lambda: all(one.is_ready() for one in self.servers), every=BETWEEN_LOOKS)
+        wait_until(lambda: any(map(self._is_complete, self.servers)), every=BETWEEN_LOOKS)
 
     def _is_complete(self, server: NatsServer) -> bool:
         """Return whether ``server`` leads the others, and has heard of each lately."""
@@ -210,7 +211,7 @@ class Cluster:
             ]
             return bool(found)
 
-        wait_until(look)
+        wait_until(look, every=BETWEEN_LOOKS)
         return found[0]
 
     def _leader_of(self, server: NatsServer, stream: str) -> str | None:

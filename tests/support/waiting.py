@@ -30,12 +30,17 @@ async def until(condition: Callable[[], object]) -> None:
             await trio.sleep(0.005)
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    """Do what ``until`` does, in a thread of which nobody else has need."""
+def wait_until(condition: Callable[[], object], *, every: float = 0.005) -> None:
+    """Do what ``until`` does, in a thread of which nobody else has need.
+
+    Args:
+        condition: what must come true.
+        every: seconds between two looks; more where a look takes work, of others, too.
+    """
     latest = time.monotonic() + HANG_SECONDS
     while not condition():
         assert time.monotonic() < latest, "it does not come true"
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 @contextmanager
