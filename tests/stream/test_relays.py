@@ -214,7 +214,8 @@ async def test_held_messages_are_extended_for_as_long_as_it_takes(stream: Stream
     await hasty.create(ack_wait_seconds=1)
     store: MemoryRepository[Any] = MemoryRepository()
     store.stall()
-    options = WriteBehindOptions(batch_size=2, queue_capacity=4)
+    # If this fails, the store is still stalled, and the exit need not wait long for it.
+    options = WriteBehindOptions(batch_size=2, queue_capacity=4, drain_timeout_seconds=1)
     other: MemoryRepository[Any] = MemoryRepository()
     heard: dict[bytes, list[float]] = {}
 
