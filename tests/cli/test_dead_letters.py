@@ -130,6 +130,8 @@ def test_list_prints_json_on_request(path: Path, capsys: pytest.CaptureFixture[s
         "error_class": "UniqueViolationError",
         "sqlstate": "23505",
         "constraint": "one_per_key",
+        "field": None,
+        "reason": None,
         "attempts": 2,
         "opened_at": "2026-11-25T11:59:59+00:00",
         "failed_at": "2026-11-25T12:00:01+00:00",
@@ -142,7 +144,7 @@ def test_list_prints_json_on_request(path: Path, capsys: pytest.CaptureFixture[s
     [
         ([], [1, 2, 3]),
         (["--key", key_of(2)], [2]),
-        (["--key", "none"], []),
+        (["--key", key_of(9)], []),
         (["--since", "2026-11-25T12:00:02"], [2, 3]),
         (["--since", "2026-11-25T13:00:02.000001+01:00"], [3]),
         (["--since", "2026-11-26"], []),
@@ -159,8 +161,18 @@ def test_list_filters(
 
 
 def test_list_tells_that_there_is_none(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("list --key none", path) == 0
+    assert run("list --key", path, key_of(9)) == 0
     assert capsys.readouterr() == ("no letters\n", "")
+
+
+@pytest.mark.parametrize("json_", [[], ["--json"]], ids=["text", "json"])
+def test_list_does_not_take_a_key_that_it_can_not_read_for_one_without_letters(
+    json_: list[str], path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("list --key", path, '[1,"2026-11-30T11:00:00+01:00"]', *json_) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no letter has a key that is written like this; --table MODULE:NAME" in err
 
 
 def test_list_goes_through_all_pages(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import SQLiteRepository
 from provcache_trio.testing import MemoryRepository
 
-from tests.cli.letters import left_in, letter, put_entries
+from tests.cli.letters import left_in, letter, put, put_entries
 from tests.cli.support import NOW, Impatient, change, entry, leave, lines, names
 from tests.support.nats import nats_server, unused_stream
 from tests.support.servers import postgres, run_sql
@@ -501,7 +501,10 @@ def test_letters_of_a_table_are_listed_shown_and_purged_by_their_key(
     keep(dead, view(1), view(2, note="ü"))
     arguments = ("--in", str(dead), "--key", '["a", 2]')
     listed = got(capsys, "dead-letters", "list", *arguments, "--json")
-    assert (listed["id"], listed["key"]) == (2, "('a', 2)")
+    assert (listed["id"], listed["key"]) == (2, '["a",2]')
+    # As it is listed, it finds the letter without a table, too.
+    assert main(["dead-letters", "list", *arguments[:2], "--key", listed["key"], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == 2
     shown = got(capsys, "dead-letters", "show", "2", "--in", str(dead), "--json")
     assert shown["entry"]["note"] == "ü"
     assert run("dead-letters", "show", "2", "--in", str(dead)) == 0
@@ -510,6 +513,67 @@ def test_letters_of_a_table_are_listed_shown_and_purged_by_their_key(
     assert left_in(dead) == [1]
     assert run("dead-letters", "list", "--in", str(dead), "--key", '["a"]') == 2
     assert "has to be given in full: site, number" in capsys.readouterr().err
+
+
+def refused(entry: Any, **changes: Any) -> DeadLetter[Any]:  # noqa: ANN401
+    """Return the letter of an entry that the repository refused by itself."""
+    return DeadLetter(
+        entry=entry,
+        key=(entry.site, entry.number),
+        error_class="EntryRejectedError",
+        sqlstate=None,
+        constraint=None,
+        attempts=1,
+        opened_at=NOW,
+        failed_at=NOW,
+        **changes,
+    )
+
+
+def test_why_an_entry_was_refused_is_in_every_answer(
+    views: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = entries_of("shop:VIEWS").entry_type
+    good, other = entries(view(1), view(2))
+    naive = msgspec.structs.replace(good, seen_at=NOW.replace(tzinfo=None))
+    unfit = msgspec.structs.replace(other, hits="many")
+    put(
+        here / "dead.db",
+        [
+            refused(naive, field="seen_at", reason="seen_at must be an aware datetime"),
+            refused(unfit, field="hits", reason="hits must be an int, not str"),
+            refused(msgspec.structs.replace(unfit, number=3), field="hits"),
+            refused(msgspec.structs.replace(unfit, number=4)),
+        ],
+        table,
+    )
+    file = ("--in", str(here / "dead.db"))
+    assert main(["dead-letters", "list", *file]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.partition("  [")[2] for row in rows] == [
+        '"a",1]  EntryRejectedError: seen_at must be an aware datetime',
+        '"a",2]  EntryRejectedError: hits must be an int, not str',
+        '"a",3]  EntryRejectedError: field hits',
+        '"a",4]  EntryRejectedError',
+    ]
+    assert main(["dead-letters", "show", "1", *file, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["field"], shown["reason"]) == ("seen_at", "seen_at must be an aware datetime")
+    assert main(["dead-letters", "show", "2", *file]) == 0
+    assert "reason       hits must be an int, not str\n" in capsys.readouterr().out
+    assert run("dead-letters", "list", *file) == 1
+    assert 'letter 2 can\'t be read (key ["a",2]): hits must be' in capsys.readouterr().err
+    assert run("dead-letters", "retry", *file, "--to", views) == 1
+    out, err = capsys.readouterr()
+    assert [line.removeprefix("provcache: ") for line in err.splitlines()] == [
+        "letter 2 is no View, and stays: it was refused, hits must be an int, not str",
+        "letter 3 is no View, and stays: it was refused, field hits",
+        "letter 4 is no View, and stays",
+        "letter 1 was refused, and stays: EntryRejectedError, field seen_at: seen_at must be an "
+        "aware datetime, not a naive one",
+    ]
+    assert "2 no View, kept: their values do not fit the type" in out
+    assert "1 no View, kept: for the program that has their type" in out
 
 
 def test_letters_of_another_type_can_not_be_read_with_a_table(
@@ -624,7 +688,7 @@ def test_an_entry_that_a_table_refuses_stays_in_the_journal(
     assert run("journal", "replay", str(path), "--to", "sqlite:store.db") == 1
     out, err = capsys.readouterr()
     assert "1 written; 1 stay in the journal" in out
-    assert err.startswith(r"provcache: ('\x1b', 1) was refused, and stays: ")
+    assert err.startswith(r'provcache: ["\u001b",1] was refused, and stays: ')
 
 
 def test_a_journal_of_another_type_is_refused_with_both_names(

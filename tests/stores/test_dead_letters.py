@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import logging
 import os
 import random
@@ -16,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -185,6 +187,12 @@ async def test_an_entry_need_not_define_equality(path: Path) -> None:
     assert found.entry.name == "a"
 
 
+class Color(enum.Enum):
+    """A part of a key."""
+
+    RED = "red"
+
+
 @pytest.mark.parametrize(
     ("key", "shown"),
     [
@@ -192,13 +200,19 @@ async def test_an_entry_need_not_define_equality(path: Path) -> None:
         ("", ""),
         ("\udcff", "\\udcff"),
         (7, "7"),
-        ((1, "x"), "(1, 'x')"),
-        (None, "None"),
+        ((1, "x"), '[1,"x"]'),
+        (
+            (Color.RED, datetime(2026, 11, 30, 11, tzinfo=timezone(timedelta(hours=1)))),
+            '["red","2026-11-30T10:00:00Z"]',
+        ),
+        (datetime(2026, 11, 30, 11), "2026-11-30T11:00:00"),
+        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (None, "null"),
         (Fraction(1, 2), "Fraction(1, 2)"),
     ],
     ids=repr,
 )
-async def test_a_key_that_is_no_text_is_shown_as_its_repr(
+async def test_a_key_that_is_no_text_is_shown_as_json_or_else_as_its_repr(
     store: DeadLetters[ProvcacheEntry], key: object, shown: str
 ) -> None:
     await store.put_many([letter(entry(), key)])

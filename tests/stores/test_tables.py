@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,15 @@ import pytest
 import trio
 from hypothesis import given, settings, strategies as st
 
-from provcache_trio import EntryRejectedError, Table
+from provcache_trio import (
+    EntryRejectedError,
+    Table,
+    WriteBehindOptions,
+    open_write_behind_queue,
+)
 from provcache_trio.postgres import PostgresRepository, open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
-from provcache_trio.testing import MemoryRepository, check_repository
+from provcache_trio.testing import MemoryDeadLetters, MemoryRepository, check_repository
 
 from tests.support.servers import postgres, unused_schema
 from tests.support.shapes import SHAPES, Shape
@@ -289,3 +295,27 @@ async def test_a_table_of_extremes_only_takes_the_extremes(opener: Opener) -> No
         assert await repository.upsert_many([kind(1, 4, 7)]) == 1
         assert await repository.upsert_many([kind(1, 4, 7), kind(1, 5, 8)]) == 0
         assert await repository.get_many([1]) == {1: kind(1, 5, 7)}
+
+
+@each_store
+async def test_any_number_of_values_that_do_not_fit_stops_nothing(opener: Opener) -> None:
+    letters = MemoryDeadLetters[Reading]()
+    options = WriteBehindOptions(batch_size=40, flush_interval_seconds=0)
+    async with (
+        opener(READINGS) as repository,
+        open_write_behind_queue(repository, options, dead_letters=letters) as queue,
+    ):
+        for number in range(100):
+            await queue.enqueue(Reading("a", number, price=Decimal("NaN")))
+        await queue.flush()
+        assert queue.metrics().total_failed == 100
+        with pytest.raises(
+            EntryRejectedError, match=r"the store refused the entry \(price must"
+        ) as caught:
+            await queue.persist(Reading("b", 0, price=0.5))  # type: ignore[arg-type]  # bad
+        await queue.persist(Reading("b", 1))
+    assert caught.value.reason == "price must be a Decimal, not float"
+    assert {letter.reason for letter in letters.letters} == {
+        "price must be a finite Decimal",
+        "price must be a Decimal, not float",
+    }

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from provcache_trio import ProvcacheEntry, Table
+from provcache_trio._vocabulary.keys import key_text
 from provcache_trio._vocabulary.type_names import class_of, name_of
-from provcache_trio.dead_letters._rows import text_of
 
 from .misuse import MisuseError
 from .text import printable
@@ -77,8 +77,17 @@ class Entries:
         return words[0]
 
     def letter_key(self, word: str) -> str:
-        """Return a key as text, as dead letters have it."""
-        return word
+        """Return a key as text, as dead letters have it.
+
+        Raises:
+            MisuseError: it is not a key of the table.
+        """
+        parts = _array_in(word)
+        return word if parts == (word,) else key_text(tuple(parts))
+
+    def may_mean_another(self, word: str) -> bool:
+        """Return whether ``word`` may be a key that dead letters have in other words."""
+        return not _is_veri_key(word)
 
     def label_of(self, entry: Any) -> str:  # noqa: ANN401  # of that type
         """Return the key of an entry, for messages."""
@@ -113,10 +122,13 @@ class TableEntries(Entries):
         return key[0] if len(key) == 1 else tuple(key)
 
     def letter_key(self, word: str) -> str:
-        return text_of(self.read_key([word]))
+        return key_text(self.read_key([word]))
+
+    def may_mean_another(self, word: str) -> bool:  # noqa: ARG002  # see above
+        return False
 
     def label_of(self, entry: Any) -> str:  # noqa: ANN401  # of that type
-        return printable(text_of(self._declared.key(entry)))
+        return printable(key_text(self._declared.key(entry)))
 
 
 PROVCACHE: Final = Entries()

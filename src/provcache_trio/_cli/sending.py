@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from provcache_trio import open_write_behind_queue
+from provcache_trio._vocabulary.letters import why
 
 from .running import Job
 from .stores import wait_until_ready
@@ -114,7 +115,7 @@ class Resending(Job):
             # Every sent entry is now in one of three places; compared by identity, as several may have one
             # key, or be equal.
             open_fates = () if queue is None else queue.undelivered
-            refusals = {id(letter.entry): _reason_of(letter) for letter in sink.letters}
+            refusals = {id(letter.entry): why(letter) for letter in sink.letters}
             left = {*refusals, *map(id, open_fates)}
             for one in sent:
                 if reason := refusals.get(id(one.entry)):
@@ -143,12 +144,6 @@ class _Refused:
     async def put_many(self, letters: Sequence[DeadLetter[Any]], /) -> None:
         await trio.lowlevel.checkpoint()
         self.letters += letters
-
-
-def _reason_of(letter: DeadLetter[Any]) -> str:
-    sqlstate = f", SQLSTATE {letter.sqlstate}" if letter.sqlstate else ""
-    constraint = f", constraint {letter.constraint}" if letter.constraint else ""
-    return f"{letter.error_class}{sqlstate}{constraint}"
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, Generic
 import trio
 
 from provcache_trio._vocabulary.failures import Kind
+from provcache_trio._vocabulary.keys import shown_key
+from provcache_trio._vocabulary.letters import why
 from provcache_trio._vocabulary.protocols import DeadLetter, E
 
 from .backoff import Backoff
@@ -136,6 +138,7 @@ class Outbox(Generic[E]):
                     sqlstate=failure.sqlstate,
                     constraint=failure.constraint,
                     field=failure.field,
+                    reason=failure.own_reason,
                     attempts=refusal.tries,
                     opened_at=opened_at,
                     failed_at=now,
@@ -172,15 +175,15 @@ class Outbox(Generic[E]):
         for letter in letters:
             self._lifetime.log(
                 logging.ERROR,
-                "entry dead-lettered%s: %s (%s%s%s)",
+                "entry dead-lettered%s: %s (%s)",
                 remark,
-                letter.key,
-                letter.error_class,
-                f", SQLSTATE {letter.sqlstate}" if letter.sqlstate else "",
-                f", field {letter.field}" if letter.field else "",
+                shown_key(letter.key),
+                why(letter),
                 key=letter.key,
                 error_class=letter.error_class,
                 sqlstate=letter.sqlstate,
+                field=letter.field,
+                reason=letter.reason,
             )
         self._lifetime.note_settled()
 
@@ -241,7 +244,7 @@ class Outbox(Generic[E]):
         self._lifetime.log(
             logging.ERROR,
             "the dead letter sink can never take a letter, which is kept until the queue ends: %s (%s)",
-            letter.key,
+            shown_key(letter.key),
             failure.described(),
             key=letter.key,
             error_class=failure.error_class,

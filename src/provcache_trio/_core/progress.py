@@ -19,7 +19,8 @@ unavailable waits                                                waits
 =========== ==================================================== ================================
 
 While the store is under suspicion each failure waits, no hint is believed, and parts far from
-what was refused are tried first.
+what was refused are tried first. An entry that the repository refused without asking the store
+is no sign of that: it does not wait, its hint is believed, and its refusal is final at once.
 
 When nothing is left to be tried, the refused entries become dead letters, except for these:
 

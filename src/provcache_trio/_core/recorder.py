@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, cast
 import trio
 
 from provcache_trio._vocabulary.errors import JournalError, QueueClosedError
+from provcache_trio._vocabulary.keys import shown_key
 from provcache_trio._vocabulary.protocols import E
 
 from .batch import Place
@@ -319,7 +320,7 @@ class Recorder(Generic[E]):
             logging.ERROR,
             "entry can't be written to the journal as JSON and read back, and would not survive a "
             "crash; look at entry_type and its fields: %s%s",
-            key,
+            shown_key(key),
             f" (and {more:,} more)" if more else "",
             key=key,
         )

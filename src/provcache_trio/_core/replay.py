@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, Protocol
 import trio
 
 from provcache_trio._vocabulary.errors import JournalError
+from provcache_trio._vocabulary.keys import shown_key
 from provcache_trio._vocabulary.metrics import FlushReason
 from provcache_trio._vocabulary.plurals import counted, counted_entries
 from provcache_trio._vocabulary.protocols import E, E_co
@@ -189,7 +190,7 @@ class Replay(Generic[E]):
                 "written behind it; mend merge: %s",
                 number,
                 type(error).__qualname__,
-                key,
+                shown_key(key),
                 key=key,
                 error_class=type(error).__qualname__,
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Generic
 import trio
 
 from provcache_trio._vocabulary.failures import Failure, Kind
+from provcache_trio._vocabulary.keys import shown_key
 from provcache_trio._vocabulary.metrics import FlushReason
 from provcache_trio._vocabulary.plurals import counted_entries
 from provcache_trio._vocabulary.protocols import E
@@ -253,7 +254,7 @@ class Writer(Generic[E]):
         if several == 1:
             await self._refuse(batch, progress, part, call, failure)
             return
-        believed = progress.believes_hints and not self._watch.suspecting
+        believed = progress.believes_hints and (failure.local or not self._watch.suspecting)
         if believed and type(index) is int and 0 <= index < several:
             progress.single_out(part, index)
         else:
@@ -275,10 +276,14 @@ class Writer(Generic[E]):
         *,
         condemned: bool = False,
     ) -> None:
-        """Take an entry out of the batch; a condemned one was counted when it first failed alone."""
+        """Take an entry out of the batch.
+
+        A condemned one was counted when it first failed alone. One that was refused before the store
+        was asked is never counted.
+        """
         watch = self._watch
         (key,) = part.keys
-        if not condemned:
+        if not (condemned or failure.local):
             watch.refused(self.backoff, call, failure, counts=progress.counts(key, watch.run))
         unsure = watch.suspecting and not progress.stored
         progress.done(part)
@@ -289,7 +294,7 @@ class Writer(Generic[E]):
             epoch=watch.epoch,
             suspected=watch.suspecting,
             proven=progress.stored,
-            final=condemned or (key in progress.second and not unsure),
+            final=condemned or failure.local or (key in progress.second and not unsure),
         )
         watch.doubts(self.backoff, len(progress.doubts))
         await self._wait_under_suspicion(failure)
@@ -351,7 +356,7 @@ class Writer(Generic[E]):
 
     async def _wait_under_suspicion(self, failure: Failure) -> None:
         """Wait if the store refuses everything, or entries put back would be retried without pause."""
-        if self._watch.suspecting:
+        if self._watch.suspecting and not failure.local:
             self._watch.hold(self.backoff, failure)
             self._failures += 1
             await self.backoff.wait(self._failures)
@@ -382,7 +387,7 @@ class Writer(Generic[E]):
         self._lifetime.log(
             logging.WARNING,
             "entry fails alone, and is kept until it is known why: %s, %s",
-            key,
+            shown_key(key),
             failure.described(),
             key=key,
             error_class=failure.error_class,

@@ -60,6 +60,9 @@ class SQLiteCalls:
                     self._raise_if_closed()
                     # If this raises, the cancellation is why the call failed.
                     await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120
+                if isinstance(error, EntryRejectedError) and error.local:
+                    # It is about the entry, not about the file.
+                    raise
                 # The message holds names only, as all messages about files do.
                 raise reworded(error, f"{self._file.path}: {error}")  # noqa: B904  # itself
 

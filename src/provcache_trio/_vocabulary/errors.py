@@ -87,10 +87,14 @@ class EntryRejectedError(_DriverError):
             a hint, which the queue checks by writing that entry alone. None: the queue finds
             the entry by halving.
         field: name of the field whose value can't be stored, or None.
+        local: whether the repository itself found that out, before the store was asked. Such a
+            refusal shows nothing about the store, so however many there are, the queue does not
+            blame the store for them.
     """
 
     index: int | None = None
     field: str | None = None
+    local: bool = False
 
     def __init__(
         self,
@@ -98,6 +102,7 @@ class EntryRejectedError(_DriverError):
         *,
         index: int | None = None,
         field: str | None = None,
+        local: bool = False,
         error_class: str | None = None,
         sqlstate: str | None = None,
         constraint: str | None = None,
@@ -114,6 +119,35 @@ class EntryRejectedError(_DriverError):
         )
         self.index = index
         self.field = field
+        self.local = local
+
+
+def unfit(
+    reason: str,
+    *,
+    index: int | None = None,
+    field: str | None = None,
+    error_class: str | None = None,
+    table: str | None = None,
+    column: str | None = None,
+) -> EntryRejectedError:
+    """Return the error for an entry that can't be stored, whatever the store.
+
+    Args:
+        reason: why; it names fields and types, and never quotes the entry, so it is logged and kept.
+        index: see ``EntryRejectedError``, as of the others.
+    """
+    error = EntryRejectedError(
+        reason,
+        index=index,
+        field=field,
+        local=True,
+        error_class=error_class,
+        table=table,
+        column=column,
+    )
+    error.reason = reason
+    return error
 
 
 class StoreError(_DriverError):

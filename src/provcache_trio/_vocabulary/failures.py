@@ -65,6 +65,17 @@ class Failure(NamedTuple):
         return f"{reason or self.error_class}{''.join(beside)}{where}"
 
     @property
+    def local(self) -> bool:
+        """Return whether an entry was refused without asking the store, which so is not to blame."""
+        return self.kind is Kind.REJECTED and getattr(self.error, "local", False) is True
+
+    @property
+    def own_reason(self) -> str | None:
+        """Return why an entry was refused, if that may be kept: a server's words may quote a row."""
+        reason: object = getattr(self.error, "reason", None) if self.local else None
+        return reason if isinstance(reason, str) else None
+
+    @property
     def field(self) -> str | None:
         """Return the name of the field that can't be stored, if it is known."""
         field: object = getattr(self.error, "field", None)
@@ -76,12 +87,14 @@ class Failure(NamedTuple):
         error = EntryRejectedError(
             f"the store refused the entry ({named})",
             field=self.field,
+            local=self.local,
             error_class=self.error_class,
             sqlstate=self.sqlstate,
             constraint=self.constraint,
             table=getattr(self.error, "table", None),
             column=getattr(self.error, "column", None),
         )
+        error.reason = self.own_reason
         error.__cause__ = self.error
         return error
 

@@ -77,6 +77,8 @@ class DeadLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
         sqlstate: five-character SQLSTATE, or None.
         constraint: name of the violated constraint, or None.
         field: name of the field that could not be stored, or None.
+        reason: why, in words that quote no entry, if the repository found that out itself, before
+            the store was asked; or None.
         attempts: how many ``upsert_many`` calls included the entry.
         opened_at: when its batch was opened, that is, when the batch's oldest entry was
             accepted; aware, UTC.
@@ -92,6 +94,7 @@ class DeadLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
     opened_at: datetime
     failed_at: datetime
     field: str | None = None
+    reason: str | None = None
 
 
 class DeadLetterSink(Protocol[E_contra]):

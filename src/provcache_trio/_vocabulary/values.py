@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from .errors import EntryRejectedError, StoreMisconfiguredError
+from .errors import EntryRejectedError, StoreMisconfiguredError, unfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -359,7 +359,7 @@ def argument(field: TableField, codec: Codec, value: object) -> Any:  # noqa: AN
 
 def wrong_type(table: Table[Any], entry: object) -> EntryRejectedError:
     """Return the error for an entry of another type than the table's."""
-    return EntryRejectedError(
+    return unfit(
         f"an entry must be a {table.entry_type.__name__}, not {type(entry).__name__}",
         table=table.name,
     )
@@ -367,7 +367,7 @@ def wrong_type(table: Table[Any], entry: object) -> EntryRejectedError:
 
 def changed(table: Table[Any]) -> EntryRejectedError:
     """Return the error for an entry that could not be encoded before, and now can."""
-    return EntryRejectedError("an entry was changed while it was being stored", table=table.name)
+    return unfit("an entry was changed while it was being stored", table=table.name)
 
 
 def refusal(
@@ -379,7 +379,7 @@ def refusal(
             codecs[field.name].encode(getattr(entry, field.name))
         except (AttributeError, UnfitError) as error:
             problem = error if isinstance(error, UnfitError) else "has no value"
-            return EntryRejectedError(
+            return unfit(
                 f"{field.name} {problem}", table=table.name, column=field.column, field=field.name
             )
     return None

@@ -42,8 +42,8 @@ class StoredLetter(msgspec.Struct, Generic[E_co], frozen=True, kw_only=True):
     Attributes:
         id: its number, 1 or more; later letters have higher numbers, and none is ever used again.
         entry_type: the name of its entry's type, as ``package.module.Class``.
-        letter: the letter. Its ``key`` is text: the ``repr`` of a key that is not a str. Entry and
-            times are as they were.
+        letter: the letter. Its ``key`` is text: a key that is not a str is JSON, or what JSON
+            writes as a str, or else its ``repr``. Entry and times are as they were.
     """
 
     id: int
@@ -57,10 +57,13 @@ class UnreadableLetter(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: its number.
         key: its key, as far as it can be read.
+        reason: why its entry was refused, if it is of the given type and may not fit for that
+            very reason; or None.
     """
 
     id: int
     key: str
+    reason: str | None = None
 
 
 @overload
@@ -301,8 +304,8 @@ class DeadLetters(Generic[E]):
         try:
             letter = self._rows.letter_of(row)
             return StoredLetter(id=number, entry_type=str(entry_type), letter=letter)
-        except UnreadableLetterError:
-            return UnreadableLetter(id=number, key=str(key))
+        except UnreadableLetterError as error:
+            return UnreadableLetter(id=number, key=str(key), reason=error.reason)
 
 
 # Annotated as object, since callers may pass values that the annotations do not allow.

@@ -11,6 +11,7 @@ import msgspec
 from provcache_trio._disk.documents import reader_of
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.keys import key_text
 from provcache_trio._vocabulary.protocols import DeadLetter
 from provcache_trio._vocabulary.type_names import name_of
 
@@ -32,7 +33,15 @@ _decode_any: Final = msgspec.json.Decoder(DeadLetter[object]).decode
 
 
 class UnreadableLetterError(Exception):
-    """A row does not hold a letter with an entry of this type."""
+    """A row does not hold a letter with an entry of this type.
+
+    Attributes:
+        reason: why the entry was refused, if the row is a letter with an entry of this type.
+    """
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__()
+        self.reason = reason
 
 
 class LetterRows(Generic[E]):
@@ -77,11 +86,12 @@ class LetterRows(Generic[E]):
     def _row_of(self, letter: DeadLetter[E]) -> NewRow:
         plain = DeadLetter(
             entry=letter.entry,
-            key=text_of(letter.key),
+            key=key_text(letter.key),
             error_class=text_of(letter.error_class),
             sqlstate=None if letter.sqlstate is None else text_of(letter.sqlstate),
             constraint=None if letter.constraint is None else text_of(letter.constraint),
             field=None if letter.field is None else text_of(letter.field),
+            reason=None if letter.reason is None else text_of(letter.reason),
             attempts=letter.attempts,
             opened_at=letter.opened_at,
             failed_at=letter.failed_at,
@@ -138,7 +148,16 @@ class LetterRows(Generic[E]):
         try:
             return self._read(cast("bytes", row[2]))
         except Exception:  # noqa: BLE001  # some of it is the check of a user's type
-            raise UnreadableLetterError from None
+            raise UnreadableLetterError(_reason_in(row[2])) from None
+
+
+def _reason_in(document: object) -> str | None:
+    """Return why the entry of a letter was refused, as far as it is known."""
+    try:
+        letter = _decode_any(cast("bytes", document))
+    except Exception:  # noqa: BLE001  # a damaged row may hold anything
+        return None
+    return letter.reason or (letter.field and f"field {letter.field}")
 
 
 def text_of(value: object) -> str:

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from provcache_trio._vocabulary.entries import ProvcacheEntry
-from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.errors import unfit
 from provcache_trio._vocabulary.plurals import counted_entries
 from provcache_trio._vocabulary.protocols import E
 from provcache_trio._vocabulary.type_names import class_of, name_of
@@ -137,7 +137,7 @@ class Codec(Generic[E]):
                 return encoded
         except Exception as error:  # noqa: BLE001  # whatever an entry's class raises
             name = type(error).__name__
-        raise EntryRejectedError(
+        raise unfit(
             f"the entry would not be read back from the stream as the {self.of} that it is",
             index=index,
             error_class=name,
@@ -169,7 +169,7 @@ class Codec(Generic[E]):
         size = 0
         for piece in chain.from_iterable(_cut(piece, room) for piece in encoded):
             if len(piece.lines) > room:
-                raise EntryRejectedError(
+                raise unfit(
                     f"the entry is too large for a message of {most_bytes:,} bytes",
                     index=piece.first,
                 )

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.errors import EntryRejectedError, unfit
 from provcache_trio._vocabulary.fields import quoted
 from provcache_trio._vocabulary.values import (
     argument,
@@ -139,7 +139,7 @@ class Plan(Generic[E]):
             if error is not None:
                 error.index = index
                 return error
-        return EntryRejectedError("an entry was changed while it was being stored")
+        return unfit("an entry was changed while it was being stored")
 
     def deletion(self, before: object, equals: Mapping[str, object]) -> Deletion:
         """Return how the rows that match are deleted.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from provcache_trio._vocabulary.checks import check_moment
 from provcache_trio._vocabulary.columns import COLUMNS, HASHES, blobs_of, condition_of, entry_of
 from provcache_trio._vocabulary.entries import ProvcacheEntry, merge_entries
-from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.errors import EntryRejectedError, unfit
 
 from ._codecs import in_braces, in_brackets, listed
 from ._plan import Comparison, Plan
@@ -148,14 +148,14 @@ def _as_it_is(moment: datetime) -> datetime:
 def _refusal(entry: ProvcacheEntry) -> EntryRejectedError | None:
     """Return the error for an entry that can't be sent, or None."""
     if type(entry) is not ProvcacheEntry:
-        return EntryRejectedError(f"an entry must be a ProvcacheEntry, not {type(entry).__name__}")
+        return unfit(f"an entry must be a ProvcacheEntry, not {type(entry).__name__}")
     try:
         entry.__post_init__()
         entry.decision.__post_init__()
         entry.decision.replay_seed.__post_init__()
     except (TypeError, ValueError) as error:
         name = type(error).__name__
-        return EntryRejectedError("an entry was changed after it was made", error_class=name)
+        return unfit("an entry was changed after it was made", error_class=name)
     return None
 
 

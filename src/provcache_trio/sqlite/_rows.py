@@ -18,7 +18,7 @@ from provcache_trio._vocabulary.columns import (
     moment_of,
 )
 from provcache_trio._vocabulary.entries import ProvcacheEntry
-from provcache_trio._vocabulary.errors import EntryRejectedError
+from provcache_trio._vocabulary.errors import unfit
 
 from ._plan import Plan
 
@@ -154,7 +154,7 @@ def cells_of(entry: ProvcacheEntry) -> Cells:
     """
     if type(entry) is not ProvcacheEntry:
         # A subclass would lose fields.
-        raise EntryRejectedError(f"an entry must be a ProvcacheEntry, not {type(entry).__name__}")
+        raise unfit(f"an entry must be a ProvcacheEntry, not {type(entry).__name__}")
     decision, accessed = entry.decision, entry.last_accessed_at
     return (
         blob_of(entry.veri_key),

@@ -54,12 +54,12 @@ async def list_(
 ) -> int:
     """Print the letters, one per line, without their entries.
 
-    A service may have the file open. The status is 1 if a letter can't be read, and 3 if the
-    file can't be read.
+    A service may have the file open. The status is 1 if a letter can't be read, or --key may need
+    --table to match, and 3 if the file can't be read.
 
     Args:
         in_: The file of dead letters.
-        key: Only letters with this key.
+        key: Only letters with this key, as it is listed; one of several values is a JSON array.
         since: Only letters that failed at this time or later: a time in UTC, or how long ago, such
             as 1h.
         table: The Table that declares the entries, as MODULE:NAME; by default of any type.
@@ -67,7 +67,8 @@ async def list_(
         json_: Print one JSON object per line.
     """
     check_is_no_url(str(in_))
-    only = _only(key, since, entries_of(table, alias))
+    entries = entries_of(table, alias)
+    only = _only(key, since, entries)
     results = Stream(sys.stdout)
     row_of = letters.facts_as_json if json_ else letters.as_row
     readable = unreadable = 0
@@ -77,7 +78,7 @@ async def list_(
         for each in page:
             if not isinstance(each, StoredLetter):
                 unreadable += 1
-                complain(f"letter {each.id} can't be read (key {each.key})", str(in_))
+                complain(letters.unreadable(each), str(in_))
                 continue
             readable += 1
             if readable == 1 and not json_:
@@ -89,7 +90,15 @@ async def list_(
     results.check()
     if status:
         return status
-    if not readable and not unreadable and not json_:
+    found = readable or unreadable
+    if not found and key is not None and entries.may_mean_another(key):
+        complain(
+            "no letter has a key that is written like this; --table MODULE:NAME reads it as the "
+            "table's entries have it",
+            str(in_),
+        )
+        return Status.NOT_ALL
+    if not found and not json_:
         put_line("no letters", sys.stdout)
     return Status.NOT_ALL if unreadable else Status.DONE
 
@@ -127,7 +136,7 @@ async def show(
         complain(f"there is no letter {number}", str(in_))
         return Status.NOT_ALL
     if not isinstance(found, StoredLetter):
-        complain(f"letter {number} can't be read (key {found.key})", str(in_))
+        complain(letters.unreadable(found), str(in_))
         return Status.NOT_ALL
     for line in [letters.as_json(found)] if json_ else letters.as_text(found):
         put_line(line, sys.stdout)

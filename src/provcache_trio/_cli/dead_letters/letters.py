@@ -78,9 +78,17 @@ def as_row(stored: StoredLetter[Any]) -> str:
     """Return a line of the table: why a letter is there, without its entry."""
     letter = stored.letter
     error = " ".join(filter(None, (letter.error_class, letter.sqlstate, letter.constraint)))
+    if letter.field or letter.reason:
+        error = f"{error}: {letter.reason or f'field {letter.field}'}"
     failed_at = f"{letter.failed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     line = f"{stored.id:>6}  {failed_at}  {letter.attempts:>8}  {letter.key}  {error}"
     return printable(line)
+
+
+def unreadable(letter: UnreadableLetter) -> str:
+    """Return the line for a letter that can't be read, with the reason if it is known."""
+    reason = f": {letter.reason}" if letter.reason else ""
+    return f"letter {letter.id} can't be read (key {letter.key}){reason}"
 
 
 def facts_as_json(stored: StoredLetter[Any]) -> str:
@@ -97,6 +105,8 @@ def letter_facts(stored: StoredLetter[Any]) -> dict[str, object]:
         "error_class": letter.error_class,
         "sqlstate": letter.sqlstate,
         "constraint": letter.constraint,
+        "field": letter.field,
+        "reason": letter.reason,
         "attempts": letter.attempts,
         "opened_at": letter.opened_at.astimezone(UTC).isoformat(),
         "failed_at": letter.failed_at.astimezone(UTC).isoformat(),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _OTHER_TYPE: Final = "for the program that has their type, --table or --alias"
 
+_UNFIT: Final = "their values do not fit the type; a program can mend them, by upgrade="
+
 
 class Retry(Resending):
     """Sends letters through a queue again, and removes those that were stored.
@@ -62,6 +64,8 @@ class Retry(Resending):
         self.matched = 0
         self.removed = 0
         self.unreadable = 0
+        # Those among them that are of the target's type, but do not fit it.
+        self._unfit = 0
         self._as_json = as_json
 
     async def run(self, progress: Progress) -> None:
@@ -107,7 +111,9 @@ class Retry(Resending):
                         readable.append(Kept(each.id, f"letter {each.id}", each.letter.entry))
                     else:
                         self.unreadable += 1
-                        progress.add_line(f"letter {each.id} is no {name}, and stays")
+                        self._unfit += each.reason is not None
+                        why = f": it was refused, {each.reason}" if each.reason else ""
+                        progress.add_line(f"letter {each.id} is no {name}, and stays{why}")
                 await self.send(store, readable, partial(self._remove, letters), progress)
 
     async def _remove(self, letters: DeadLetters[Any], numbers: Sequence[int]) -> None:
@@ -136,9 +142,11 @@ class Retry(Resending):
         if not self.started:
             return []
         rest = self.matched - self.stored - self.refused - self.unreadable
+        name = self.target.entries.name
         counts = [
             (self.stored - self.removed, "persisted, not yet removed: will be sent again"),
-            (self.unreadable, f"no {self.target.entries.name}, kept: {_OTHER_TYPE}"),
+            (self.unreadable - self._unfit, f"no {name}, kept: {_OTHER_TYPE}"),
+            (self._unfit, f"no {name}, kept: {_UNFIT}"),
             (rest, "not tried or not known to be persisted, kept"),
         ]
         where = f"from {printable(str(self.path))} into {printable(self.target.label)}"
