@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import reduce
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Generic
 
 from provcache_trio._vocabulary.entries import ProvcacheEntry, merge_or_replace
@@ -340,6 +341,24 @@ class Line(Generic[E]):
             return batch.entries[key]
         refusal = batch.refused.get(key)
         return None if refusal is None else refusal.entry
+
+    def behind(self, turn: int) -> E | None:
+        """Return an entry in line, the newest first, then in each turn another; None: there is none.
+
+        It stays where it is. No older version of its key is open, so that writing it before what
+        stands in front of it, and once more later, changes nothing.
+        """
+        if not self.batches:
+            return None
+        back, nth = divmod(turn, len(self.batches))
+        *before, batch = islice(self.batches, len(self.batches) - nth)
+        key = next(islice(reversed(batch.entries), back % len(batch.entries), None))
+        writing = self.writing
+        if writing is not None and (key in writing.entries or key in writing.refused):
+            return None
+        if any(key in older.entries for older in before):
+            return None
+        return batch.entries[key]
 
     def folded(self, key: Hashable) -> E | None:
         """Return all versions of ``key`` with open fates, merged oldest first; None if there is none."""

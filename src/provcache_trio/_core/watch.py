@@ -11,6 +11,7 @@ trusting   refusal, the 20th           suspecting new epoch; the last call begun
                                                   hold this lane; one line for a person
 trusting   proof by call c             trusting   what began before c leaves the run
 suspecting refusal                     suspecting hold this lane
+suspecting a held lane has waited      suspecting it tries an entry from behind, which may prove
 suspecting proof by a call that began  suspecting none: the store was another then
            before the suspicion
 suspecting proof by a later call       trusting   new epoch; empty run; release and wake every

@@ -72,6 +72,8 @@ class Writer(Generic[E]):
         self._closed = 0
         # The number of the last call that changed something.
         self._last_stored = 0
+        # The number of entries from behind that were tried.
+        self._probes = 0
         self._pace = Pace(lifetime.options.batch_size)
         self.backoff = Backoff(lifetime)
 
@@ -189,9 +191,7 @@ class Writer(Generic[E]):
         self, batch: Batch[E], progress: Progress, part: Part, call: int, changed: object
     ) -> None:
         written = len(part.keys)
-        if type(changed) is not int or not 0 <= changed <= written:
-            # The rows are stored, whatever the repository returned.
-            changed = written
+        changed = _changed(changed, written)
         self._line.persisted(batch, part, written - changed)
         if changed:
             progress.stored = True
@@ -360,6 +360,29 @@ class Writer(Generic[E]):
             self._watch.hold(self.backoff, failure)
             self._failures += 1
             await self.backoff.wait(self._failures)
+            await self._probe()
+
+    async def _probe(self) -> None:
+        """Try an entry from behind: a store that takes it is well, and the ones in front are bad.
+
+        Otherwise a run of bad entries would stop the good ones behind it. It stays in line, and is
+        written once more in its turn, which changes nothing.
+        """
+        watch = self._watch
+        entry = self._line.behind(self._probes) if watch.suspecting else None
+        if entry is None:
+            return
+        self._probes += 1
+        call = watch.begin()
+        result = await result_of(
+            lambda: self._repository.upsert_many((entry,)),
+            self._lifetime.scope,
+            self._repository.watched,
+        )
+        # What else it may be is met by the next call for the batch.
+        if not isinstance(result, Failure) and _changed(result, 1):
+            self._last_stored = call
+            watch.proved(self.backoff, call)
 
     async def _wait_after_unknown(self, progress: Progress, failure: Failure) -> None:
         """Wait once an entry has failed alone, unless entries are known to be to blame."""
@@ -403,3 +426,8 @@ class Writer(Generic[E]):
             sizes.works,
             count=sizes.works,
         )
+
+
+def _changed(returned: object, written: int) -> int:
+    """Return how many rows a call changed; they are stored, whatever the repository returned."""
+    return returned if type(returned) is int and 0 <= returned <= written else written
