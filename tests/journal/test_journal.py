@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+import math
 import os
 import threading
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import msgspec
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from provcache_trio import (
     DrainTimeoutError,
@@ -28,6 +31,7 @@ from provcache_trio import (
 from provcache_trio._core.recorder import Recorder
 from provcache_trio.journal import FileJournal, open_journal
 from provcache_trio.journal._disk import Disk
+from provcache_trio.journal._documents import Documents
 from provcache_trio.journal._file import JournalFile
 from provcache_trio.journal._records import Beginning, RecordKind, pack, read_beginning
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository
@@ -655,6 +659,56 @@ async def test_a_producer_of_an_entry_that_json_does_not_hold_is_told_and_no_oth
 async def refused(queue: WriteBehindQueue[Any], entry: object) -> None:
     with pytest.raises(JournalError, match="JSON"):
         await queue.enqueue(entry)
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """An entry that JSON holds, if its fields are what they should be."""
+
+    limit: ClassVar[int] = 7
+    veri_key: str
+    at: Annotated[datetime, msgspec.Meta(tz=True)]
+    value: float = 0.0
+    text: str = ""
+
+
+GOOD = Measured("a", datetime(2026, 11, 30, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "fault"),
+    [
+        (Measured, replace(GOOD, at=GOOD.at.replace(tzinfo=None)), "its field 'at' does not"),
+        (Measured, replace(GOOD, value=math.nan), "its field 'value' does not"),
+        (Measured, Item("a"), "it is a Item, not a Measured; see entry_type of the journal"),
+        (Measured, replace(GOOD, text=10**6 * "long enough"), "it is larger than"),
+        (Item, Item("a"), "see its fields, and entry_type of the journal"),
+    ],
+    ids=["naive", "nan", "another type", "too large", "no field"],
+)
+async def test_what_json_does_not_hold_is_named_and_never_quoted(
+    kind: type[Any],
+    entry: Any,  # noqa: ANN401  # of any type
+    fault: str,
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if type(entry) is kind is Item:
+        monkeypatch.setattr(Documents, "document_of", lambda *_: None)
+    for durability in ("always", "interval"):
+        async with (
+            open_journal(path, entry_type=kind, durability=durability) as journal,
+            open_write_behind_queue(MemoryRepository[Any](), SOON, journal=journal) as queue,
+        ):
+            if durability == "always":
+                with pytest.raises(JournalError) as caught:
+                    await queue.enqueue(entry)
+                begin = f"entry a can't be written as JSON and read back: {fault}"
+                assert str(caught.value).startswith(begin)
+            else:
+                await queue.enqueue(entry)
+                await until(lambda: fault in caplog.text)
+    assert "2026" not in caplog.text
 
 
 async def test_an_entry_that_json_does_not_hold_is_logged_by_its_key_and_written(

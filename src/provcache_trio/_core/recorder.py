@@ -16,6 +16,7 @@ import trio
 
 from provcache_trio._vocabulary.errors import JournalError, QueueClosedError
 from provcache_trio._vocabulary.keys import shown_key
+from provcache_trio._vocabulary.log import escaped
 from provcache_trio._vocabulary.protocols import E
 
 from .batch import Place
@@ -145,12 +146,17 @@ class Recorder(Generic[E]):
             elif error is not None:
                 self._room.dismiss(producer, JournalError(str(error)))
             else:
+                key = escaped(shown_key(producer.key))
+                fault = self._fault_of(item)
                 self._room.dismiss(
                     producer,
-                    JournalError(
-                        "the entry can't be written as JSON and read back: see entry_type of the journal"
-                    ),
+                    JournalError(f"entry {key} can't be written as JSON and read back: {fault}"),
                 )
+
+    def _fault_of(self, item: _Item[E]) -> str:
+        """Return why the journal can't hold an entry."""
+        ask: Callable[[E], str] | None = getattr(self._journal, "fault_of", None)
+        return "see entry_type of the journal" if ask is None else ask(item.entry)
 
     async def _next_group(self) -> list[Producer[E]]:
         lifetime, deadline = self._lifetime, math.inf
@@ -319,9 +325,10 @@ class Recorder(Generic[E]):
         self._lifetime.log(
             logging.ERROR,
             "entry can't be written to the journal as JSON and read back, and would not survive a "
-            "crash; look at entry_type and its fields: %s%s",
+            "crash: %s%s: %s",
             shown_key(key),
             f" (and {more:,} more)" if more else "",
+            self._fault_of(unwritable[0]),
             key=key,
         )
 

@@ -130,7 +130,8 @@ class Journal(Protocol[E]):
     by itself after a failure, so that no ``rewrite`` is needed. ``async def tidy(self)`` makes it
     smaller and is called instead of ``rewrite`` when it is overgrown; ``tidy_at: float`` is when
     to look again, on trio's clock. ``entries_to_replay: int`` is the number of entries that it
-    held when it was opened, so that the log can report how many were not replayed.
+    held when it was opened, so that the log can report how many were not replayed. ``fault_of(entry)``
+    returns why it can't hold an entry, in words that quote none of its values.
 
     It gives each entry a number, ascending from 1 or more. One queue uses it, once, and makes
     one call at a time. When a call returns, its work is done; otherwise it has to raise

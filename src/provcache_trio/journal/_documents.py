@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, get_origin, get_type_hints
 
 import msgspec
 
@@ -52,6 +53,24 @@ class Documents(Generic[E]):
             return None
         return document if len(document) < MOST_PAYLOAD_BYTES // 2 else None
 
+    def fault_of(self, entry: object) -> str:
+        """Return why an entry has no document, in words that name types and fields and no value."""
+        kind: object = self.entry_type
+        if isinstance(kind, type) and not isinstance(entry, kind):
+            found = type(entry).__name__
+            return f"it is a {found}, not a {kind.__name__}; see entry_type of the journal"
+        # Looking at a user's type may raise anything.
+        with suppress(Exception):
+            if len(self._encode(entry)) >= MOST_PAYLOAD_BYTES // 2:
+                return f"it is larger than {MOST_PAYLOAD_BYTES // 2:,} bytes"
+        with suppress(Exception):
+            hints = get_type_hints(kind, include_extras=True).items()
+            fields = ((name, hint) for name, hint in hints if get_origin(hint) is not ClassVar)
+            for name, hint in fields:
+                if not _reads_back(getattr(entry, name), hint):
+                    return f"its field {name!r} does not"
+        return "see its fields, and entry_type of the journal"
+
     def entry_of(self, document: bytes) -> E:
         """Return the entry in a document, with the help of ``upgrade`` if it does not fit.
 
@@ -59,3 +78,11 @@ class Documents(Generic[E]):
             Exception: it is not an entry of this type.
         """
         return self._read(document)
+
+
+def _reads_back(value: object, hint: object) -> bool:
+    try:
+        back: object = msgspec.json.decode(msgspec.json.encode(value), type=hint)
+    except Exception:  # noqa: BLE001  # a user's type may raise anything
+        return False
+    return back == value

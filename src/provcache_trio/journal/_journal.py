@@ -94,6 +94,10 @@ class FileJournal(Generic[E]):
         """The type of the entries."""
         return self._documents.entry_type
 
+    def fault_of(self, entry: object) -> str:
+        """Return why the journal can't hold ``entry``, without any of its values."""
+        return self._documents.fault_of(entry)
+
     @property
     def always(self) -> bool:
         """Whether an entry is accepted only once it is on disk."""
