@@ -565,12 +565,12 @@ def test_why_an_entry_was_refused_is_in_every_answer(
     assert 'letter 2 can\'t be read (key ["a",2]): hits must be' in capsys.readouterr().err
     assert run("dead-letters", "retry", *file, "--to", views) == 1
     out, err = capsys.readouterr()
+    naive_one = "seen_at must be an aware datetime, not a naive one"
     assert [line.removeprefix("provcache: ") for line in err.splitlines()] == [
         "letter 2 is no View, and stays: it was refused, hits must be an int, not str",
         "letter 3 is no View, and stays: it was refused, field hits",
         "letter 4 is no View, and stays",
-        "letter 1 was refused, and stays: EntryRejectedError, field seen_at: seen_at must be an "
-        "aware datetime, not a naive one",
+        f"letter 1 was refused, and stays: EntryRejectedError, field seen_at: {naive_one}",
     ]
     assert "2 no View, kept: their values do not fit the type" in out
     assert "1 no View, kept: for the program that has their type" in out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+import sqlite3
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from decimal import Decimal
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ from provcache_trio import (
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio._vocabulary.fields import quoted
 from provcache_trio.postgres import PostgresRepository, open_postgres_repository
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryDeadLetters, MemoryRepository, check_repository
 
-from tests.support.servers import postgres, unused_schema
+from tests.support.servers import postgres, run_sql, unused_schema
 from tests.support.shapes import SHAPES, Shape
 from tests.support.tables import NOW, READINGS, Everything, Reading, everything, folded, readings
 
@@ -319,3 +321,46 @@ async def test_any_number_of_values_that_do_not_fit_stops_nothing(opener: Opener
         "price must be a finite Decimal",
         "price must be a Decimal, not float",
     }
+
+
+class Remark(msgspec.Struct, frozen=True):
+    """An entry of which two fields may be None."""
+
+    id: int
+    text: str | None = None
+    more: dict[str, int] | None = None
+
+
+@pytest.mark.parametrize("store", STORES)
+async def test_check_reports_a_field_that_may_be_none_where_the_table_takes_no_null(
+    store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    strict = {"text": "text NOT NULL DEFAULT 'x'", "more": "text NOT NULL"}
+    lines = ", ".join(f"{name} {column}" for name, column in strict.items())
+    statement = f"CREATE TABLE remark (id bigint PRIMARY KEY, {lines})"
+    opened: AbstractAsyncContextManager[Any]
+    if store == "sqlite":
+        with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+            connection.execute(statement)
+        opened = open_sqlite_repository(tmp_path / "a.db", table=Table(Remark, "remark", key="id"))
+    else:
+        schema = unused_schema()
+        script = f"CREATE SCHEMA {quoted(schema)}; SET search_path = {quoted(schema)}; {statement}"
+        await run_sql(postgres().dsn, script)
+        table = Table(Remark, "remark", schema=schema, key="id")
+        opened = open_postgres_repository(postgres().dsn, table=table)
+    async with opened as repository:
+        await repository.check()
+        assert [record.getMessage() for record in caplog.records] == [
+            f"table remark: column {name} is NOT NULL, and field {name} may be None; such an entry "
+            "is refused"
+            for name in strict
+        ]
+        full = Remark(1, "x", {"a": 1})
+        for bad, field in ((Remark(2, None, {}), "text"), (Remark(2, "x", None), "more")):
+            with pytest.raises(EntryRejectedError) as caught:
+                await repository.upsert_many([full, bad])
+            error = caught.value
+            assert (error.index, error.field, error.local) == (1, field, True)
+        assert await repository.upsert_many([full]) == 1
+        assert await repository.get_many([1]) == {1: full}

@@ -135,7 +135,11 @@ def unfit(
 
     Args:
         reason: why; it names fields and types, and never quotes the entry, so it is logged and kept.
-        index: see ``EntryRejectedError``, as of the others.
+        index: see ``EntryRejectedError``.
+        field: see there.
+        error_class: see there.
+        table: see there.
+        column: see there.
     """
     error = EntryRejectedError(
         reason,

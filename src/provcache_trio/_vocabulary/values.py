@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
@@ -13,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from .errors import EntryRejectedError, StoreMisconfiguredError, unfit
+from .log import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -355,6 +357,35 @@ def argument(field: TableField, codec: Codec, value: object) -> Any:  # noqa: AN
         return codec.encode(value)
     except UnfitError as error:
         raise TypeError(f"{field.name} {error}") from None
+
+
+def without_none(codec: Codec) -> Codec:
+    """Return ``codec`` for a column that is NOT NULL."""
+
+    def encode(value: object) -> Any:  # noqa: ANN401  # a cell
+        if value is None:
+            raise UnfitError("must not be None, as its column is NOT NULL")
+        return codec.encode(value)
+
+    def encode_all(values: Sequence[Any]) -> Sequence[Any] | None:
+        return None if None in values else codec.encode_all(values)
+
+    return codec._replace(encode=encode, encode_all=encode_all)
+
+
+def report_unfilled(table: Table[Any], fields: Iterable[TableField]) -> None:
+    """Log that ``fields`` may be None, though their columns are NOT NULL."""
+    for field in fields:
+        log(
+            logging.WARNING,
+            "table %s: column %s is NOT NULL, and field %s may be None; such an entry is refused",
+            table.name,
+            field.column,
+            field.name,
+            table=table.name,
+            column=field.column,
+            field=field.name,
+        )
 
 
 def wrong_type(table: Table[Any], entry: object) -> EntryRejectedError:

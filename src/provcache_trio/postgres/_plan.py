@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from provcache_trio._vocabulary.errors import EntryRejectedError, unfit
@@ -13,6 +14,7 @@ from provcache_trio._vocabulary.values import (
     entry_maker,
     parts_of,
     refusal,
+    report_unfilled,
     wrong_type,
 )
 
@@ -82,6 +84,7 @@ class Plan(Generic[E]):
         fields_by_column: the names of fields, by column.
         comparison: returns the comparison for a field's name; raises TypeError or ValueError.
         newer: the name of the field that decides which version is newer, or None.
+        report: logs what ``check`` finds odd about the table, and is no error.
     """
 
     target: str
@@ -99,6 +102,7 @@ class Plan(Generic[E]):
     fields_by_column: Mapping[str, str]
     comparison: Callable[[str], Comparison]
     newer: str | None
+    report: Callable[[], None]
 
     def once_each(self, entries: Sequence[E]) -> Sequence[E]:
         """Return ``entries`` with the versions of each key merged, as a statement takes a key once."""
@@ -211,6 +215,11 @@ def plan_of(table: Table[E], catalogue: Catalogue) -> Plan[E]:
         fields_by_column={field.column: field.name for field in table.fields},
         comparison=_comparer(table, columns, plain, arguments),
         newer=None if table.newer_field is None else table.newer_field.name,
+        report=partial(
+            report_unfilled,
+            table,
+            [one for one in table.fields if one.optional and columns[one.name].refuses_null],
+        ),
     )
 
 

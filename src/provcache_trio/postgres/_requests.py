@@ -103,6 +103,7 @@ async def check(connection: asyncpg.Connection, plan: Plan[Any]) -> None:
             "a retry would not wait for standbys: grant EXECUTE on"
             " pg_logical_emit_message(boolean, text, text) to this role"
         )
+    plan.report()
 
 
 async def commit_in_log(connection: asyncpg.Connection, packed: Prepared[Any]) -> int:

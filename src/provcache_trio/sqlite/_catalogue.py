@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from provcache_trio._disk.sqlite_connection import number_of
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
 from provcache_trio._vocabulary.fields import quoted
+from provcache_trio._vocabulary.values import without_none
 
 from ._cells import DECIMAL_ORDER, FITTING, affinity_of, codec_of, compare_decimals
 from ._plan import TablePlan, plan_of
@@ -35,6 +36,7 @@ class _Column(NamedTuple):
     affinity: Affinity
     is_generated: bool
     must_be_given: bool
+    refuses_null: bool
     place_in_key: int
 
 
@@ -87,9 +89,14 @@ def read_plan(connection: sqlite3.Connection, table: Table[E]) -> TablePlan[E] |
         raise _misfit(table, f"it is a {what}, into which SQLite can't upsert")
     columns = {column.name.lower(): column for column in _columns(connection, table)}
     codecs: dict[str, Codec] = {}
+    unfilled: list[TableField] = []
     for field in table.fields:
         column = columns.pop(field.column.lower(), None)
-        codecs[field.name] = codec_of(field, _fitting_affinity(table, field, column))
+        codec = codec_of(field, _fitting_affinity(table, field, column))
+        if field.optional and column is not None and column.refuses_null:
+            codec = without_none(codec)
+            unfilled.append(field)
+        codecs[field.name] = codec
     for column in columns.values():
         if column.must_be_given:
             raise _misfit(
@@ -98,7 +105,7 @@ def read_plan(connection: sqlite3.Connection, table: Table[E]) -> TablePlan[E] |
                 column.name,
             )
     _check_key(connection, table)
-    return plan_of(table, codecs, version)
+    return plan_of(table, codecs, version, unfilled)
 
 
 def _misfit(table: Table[Any], problem: str, column: str | None = None) -> StoreMisconfiguredError:
@@ -122,6 +129,7 @@ def _columns(connection: sqlite3.Connection, table: Table[Any]) -> Iterable[_Col
             affinity=affinity,
             is_generated=hidden in _GENERATED,
             must_be_given=bool(not_null) and default is None and not hidden and not place,
+            refuses_null=bool(not_null),
             place_in_key=place,
         )
 

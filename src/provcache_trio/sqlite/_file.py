@@ -17,6 +17,7 @@ from provcache_trio._vocabulary.errors import (
     StoreMisconfiguredError,
     StoreUnavailableError,
 )
+from provcache_trio._vocabulary.values import report_unfilled
 
 from ._catalogue import prepare, read_plan, schema_version, statements_for
 from ._plan import TablePlan
@@ -215,3 +216,5 @@ class SQLiteFile(SQLiteConnection, Generic[E]):
         """Raise unless entries could be written now."""
         with self._planned("BEGIN IMMEDIATE") as (connection, plan):
             connection.execute(plan.probe)
+        if isinstance(plan, TablePlan):
+            report_unfilled(plan.table, plan.unfilled)

@@ -73,11 +73,13 @@ class TablePlan(Plan[E]):
         table: its declaration.
         codecs: the codec of each field, by name.
         version: the version of the schema, which changes with every change of a table.
+        unfilled: the fields that may be None, though their columns are NOT NULL.
     """
 
     table: Table[E]
     codecs: Mapping[str, Codec]
     version: int
+    unfilled: Sequence[TableField]
 
     def delete_where(self, before: object, equals: Mapping[str, object]) -> tuple[str, list[Cell]]:
         """Return the statement that deletes rows, and its parameters except the last, the limit.
@@ -107,7 +109,9 @@ class TablePlan(Plan[E]):
         return cell
 
 
-def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> TablePlan[E]:
+def plan_of(
+    table: Table[E], codecs: Mapping[str, Codec], version: int, unfilled: Sequence[TableField]
+) -> TablePlan[E]:
     """Return the plan for ``table``, whose columns need these codecs."""
     name = quoted(table.name)
     columns = ", ".join(quoted(field.column) for field in table.fields)
@@ -125,6 +129,7 @@ def plan_of(table: Table[E], codecs: Mapping[str, Codec], version: int) -> Table
         table=table,
         codecs=codecs,
         version=version,
+        unfilled=unfilled,
         upsert=_upsert(table, columns),
         select=f"SELECT {columns} FROM {name} WHERE {is_key}",
         probe=f"DELETE FROM {name} WHERE false",
