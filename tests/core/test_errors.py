@@ -42,7 +42,7 @@ async def test_every_error_can_be_copied_and_pickled_with_its_attributes(
         metrics = queue.metrics()
     errors: list[ProvcacheError] = [
         QueueClosedError("m", accepted=3),
-        EntryRejectedError("m", index=4, **KNOWN),
+        EntryRejectedError("m", index=4, local=True, **KNOWN),
         StoreError("m", **KNOWN),
         StoreUnavailableError("m", too_slow=True, **KNOWN),
         StoreMisconfiguredError("m", too_slow=False, **KNOWN),

@@ -41,5 +41,6 @@ def _json_or_repr(key: object) -> str:
 
 def _in_utc(part: object) -> object:
     """Return a moment in UTC, so that equal keys have equal texts."""
-    is_moment = isinstance(part, datetime) and part.tzinfo is not None
-    return part.astimezone(UTC) if is_moment else part
+    if isinstance(part, datetime) and part.tzinfo is not None:
+        return part.astimezone(UTC)
+    return part
