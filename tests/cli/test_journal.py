@@ -272,6 +272,74 @@ def test_what_the_store_refuses_stays_in_the_journal(
     assert len(entries_in(cache)) == 3
 
 
+def test_a_replay_fails_and_says_where_entries_are_that_it_could_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "changed.py").write_text(CHANGED)
+    path, store = tmp_path / "journal", tmp_path / "store.db"
+    leave(path, Decision("a"), Decision("b"), entry_type=Decision)
+    named = ["--table", "changed:JUDGEMENTS"]
+    script = [sys.executable, "-m", "provcache_trio"]
+    made = subprocess.run([*script, "init", "--to", url(store), *named], cwd=tmp_path, check=False)
+    assert made.returncode == 0
+    replay = ["journal", "replay", path, "--to", url(store), *named, "--alias", FORMER]
+    # Also when it was an earlier command that set them aside.
+    for _ in range(2):
+        done = subprocess.run(
+            [*script, *replay], cwd=tmp_path, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stdout == (
+            "replayed 0 entries: 0 written; 0 stay in the journal; "
+            f"2 set aside in {path}.set-aside\n"
+        )
+
+
+CHANGED = """
+import msgspec
+from provcache_trio import Table
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    veri_key: str
+    judge: str
+
+
+JUDGEMENTS = Table(Judgement, "judgements", key="veri_key")
+"""
+
+
+@pytest.mark.one_lane
+def test_a_replay_fails_if_records_were_damaged(
+    path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = key_of(2).encode()
+    path.write_bytes(path.read_bytes().replace(key, key.upper()))
+    assert run("replay", path, "--to", url(cache)) == 1
+    assert capsys.readouterr().out == (
+        "replayed 2 entries: 2 written; 0 stay in the journal; "
+        "some of its records were damaged or missing\n"
+    )
+
+
+def test_a_replay_whose_journal_is_gone_at_its_end_does_not_call_it_empty(
+    path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    upsert_many = SQLiteRepository.upsert_many
+
+    async def last(store: SQLiteRepository, entries: Sequence[ProvcacheEntry], /) -> int:
+        path.rename(path.with_name("elsewhere"))
+        return await upsert_many(store, entries)
+
+    monkeypatch.setattr(SQLiteRepository, "upsert_many", last)
+    status = run("replay", path, "--to", url(cache))
+    assert status != 0
+    assert "; 0 stay" not in capsys.readouterr().out
+
+
 def test_however_many_the_store_refuses_the_others_are_written(
     tmp_path: Path,
     cache: Path,

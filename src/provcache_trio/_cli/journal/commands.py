@@ -108,8 +108,10 @@ async def replay(
 ) -> int:
     """Write the entries of a journal that a dead process left to a store.
 
-    Written entries are removed from the journal. Entries that the store refuses stay in it; then
-    the status is 1. It is 3 if the journal or the store can't be used. SIGINT (Ctrl-C), SIGTERM and
+    Written entries are removed from the journal. Entries that the store refuses stay in it, and
+    those that can't be read are set aside in PATH.set-aside. The status is 1 if any stays or is set
+    aside, by this command or before it, or if records were damaged or missing. It is 3 if the
+    journal or the store can't be used. SIGINT (Ctrl-C), SIGTERM and
     SIGHUP end it with status 130, 143 or 129; the rest stays in the journal.
 
     Args:

@@ -45,10 +45,14 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     set_aside: SetAside
 
     @property
+    def intact(self) -> bool:
+        """Whether the file lacks nothing except a last record that a crash cut off."""
+        return not self.missing and self.damaged_bytes == self.unfinished_bytes
+
+    @property
     def sound(self) -> bool:
-        """Whether nothing is wrong except a last record that a crash cut off."""
-        damaged = self.damaged_bytes != self.unfinished_bytes
-        return not (self.missing or damaged or self.set_aside.entries)
+        """Whether it is intact, and no entry is set aside."""
+        return self.intact and not self.set_aside.entries
 
 
 def inspect_journal(path: Path) -> Inspection:

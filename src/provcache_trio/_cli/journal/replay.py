@@ -13,7 +13,7 @@ from provcache_trio import (
 )
 from provcache_trio._cli.running import Status
 from provcache_trio._cli.sending import AT_ONCE, Kept, Resending
-from provcache_trio._cli.text import counted
+from provcache_trio._cli.text import counted, printable
 from provcache_trio.journal import open_journal
 
 from .inspection import check_type, inspect_journal
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from provcache_trio import Journal
     from provcache_trio._cli.progress import Progress
     from provcache_trio._cli.stores import Target
+
+    from .inspection import Inspection
 
 _PAGE: Final = 500
 _OPTIONS: Final = WriteBehindOptions(
@@ -43,6 +45,8 @@ class Replay(Resending):
     Attributes:
         replayed: the number of entries that were tried.
         left: the number of entries that stay in the journal.
+        found: the journal as it was, or None as long as that is not known.
+        set_aside: the number of entries that are set aside beside it, by this job or before.
     """
 
     name = "replay"
@@ -51,6 +55,8 @@ class Replay(Resending):
         super().__init__(path, target, _OPTIONS, give_up_after)
         self.replayed = 0
         self.left = 0
+        self.found: Inspection | None = None
+        self.set_aside = 0
 
     async def run(self, progress: Progress) -> None:
         """Do the whole job; if cancelled, the rest stays in the journal.
@@ -60,9 +66,11 @@ class Replay(Resending):
             StoreError: the store can't be used, or was given up.
         """
         # A missing journal must not be created.
-        found = inspect_journal(self.path)
+        self.found = found = inspect_journal(self.path)
         entries = self.target.entries
         check_type(self.path, found, entries)
+        # Until the journal was read again, nothing counts as written.
+        self.left, self.set_aside = found.entries, found.set_aside.entries
         try:
             with self.outage.scope, suppress(DrainTimeoutError):
                 async with open_journal(
@@ -71,7 +79,8 @@ class Replay(Resending):
                     await self._write_all(journal, progress)
         finally:
             with suppress(ProvcacheError, OSError):
-                self.left = inspect_journal(self.path).entries
+                at_end = inspect_journal(self.path)
+                self.left, self.set_aside = at_end.entries, at_end.set_aside.entries
         self.outage.check()
 
     async def _write_all(self, journal: Journal[Any], progress: Progress) -> None:
@@ -105,9 +114,19 @@ class Replay(Resending):
         if not self.started:
             return []
         tried = f"replayed {counted(self.replayed, 'entry', 'entries')}"
-        return [f"{tried}: {self.stored:,} written; {self.left:,} stay in the journal"]
+        aside = f"; {self.set_aside:,} set aside in {printable(f'{self.path}.set-aside')}"
+        lost = "" if self._was_intact else "; some of its records were damaged or missing"
+        return [
+            f"{tried}: {self.stored:,} written; {self.left:,} stay in the journal"
+            f"{aside if self.set_aside else ''}{lost}"
+        ]
 
     @property
     def status(self) -> Status:
-        """DONE if nothing stays in the journal."""
-        return Status.NOT_ALL if self.left else Status.DONE
+        """DONE if every entry that was ever in the journal was written."""
+        is_whole = self._was_intact and not (self.left or self.set_aside)
+        return Status.DONE if is_whole else Status.NOT_ALL
+
+    @property
+    def _was_intact(self) -> bool:
+        return self.found is None or self.found.intact
