@@ -464,7 +464,7 @@ def test_retry_does_not_take_its_own_file_for_a_store(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("retry", path, "--to", url(path)) == 3
-    assert "another application" in capsys.readouterr().err
+    assert "database of another application; or give --table MODULE" in capsys.readouterr().err
     assert left_in(path) == [1, 2, 3]
 
 

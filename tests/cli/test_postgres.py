@@ -86,7 +86,22 @@ def test_reading_makes_no_schema(
         assert main([*command, "--from", url]) == 3
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
-        assert err.endswith("no schema 'provcache' of provcache's; provcache init --to makes it\n")
+        assert err.endswith(
+            "no schema 'provcache' of provcache's; provcache init --to makes it; or give "
+            "--table MODULE:NAME, if the entries are those of a table of yours\n"
+        )
+
+
+def test_a_role_that_may_not_make_the_schema_is_asked_for_its_table(
+    url: str, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    role = f"role of {url.rpartition('/')[2]}"
+    trio.run(run_sql, url, f'CREATE ROLE "{role}" LOGIN')
+    guest = url.replace("://postgres@", f"://{quote(role)}@")
+    assert main(["ingest", str(source), "--to", guest]) == 3
+    err = capsys.readouterr().err
+    assert "42501" in err
+    assert "; or give --table MODULE:NAME" in err
 
 
 def test_a_server_that_is_not_there_is_told_in_one_line_without_the_password(

@@ -16,6 +16,7 @@ import trio
 from provcache_trio import StoreMisconfiguredError
 from provcache_trio._cli import main
 from provcache_trio._cli.arguments import address_of
+from provcache_trio._cli.entries import entries_of
 from provcache_trio._cli.progress import Progress
 from provcache_trio._cli.relay import RelayJob
 from provcache_trio._cli.running import Status
@@ -23,7 +24,7 @@ from provcache_trio._cli.urls import stream_target, target_of
 
 from tests.cli.support import entry, url
 from tests.support.nats import nats_server, stream_detail, unused_stream
-from tests.support.servers import unused_port
+from tests.support.servers import postgres, query, unused_port
 from tests.support.waiting import HANG_SECONDS, until, wait_until
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def test_entries_go_through_a_stream_to_a_store(
     assert f"into {stream}" in capsys.readouterr().out
     assert messages(stream) >= 2  # one holds at most 500
     cache, letters = tmp_path / "cache.db", tmp_path / "dead.db"
+    assert main(["init", "--to", url(cache)]) == 0
     page = f"127.0.0.1:{unused_port()}"
     command = ["relay", "--from", stream, "--to", url(cache), "--dead-letters", str(letters)]
     relay = subprocess.Popen(
@@ -108,6 +110,8 @@ async def test_a_relay_shows_how_it_is_doing(stream: str, lines: Path, tmp_path:
             await target.facts()
 
     await ingest()
+    async with target_of(url(tmp_path / "cache.db")).open(create=True) as cache:
+        await cache.check()
     status = ("127.0.0.1", unused_port())
     store, letters = target_of(url(tmp_path / "cache.db")), tmp_path / "dead.db"
     job = RelayJob(stream_target(stream), store, letters, status)
@@ -163,7 +167,7 @@ def test_nothing_is_read_from_a_stream(
 ) -> None:
     key = [] if command == "stats" else [f"sha256:{'0' * 64}"]
     assert main([command, *key, "--from", stream]) == 3
-    assert "a relay takes entries to a store" in capsys.readouterr().err
+    assert "a relay takes entries to a store: name that store, as sqlite:PATH" in capsys.readouterr().err
 
 
 def test_a_stream_that_is_not_there_is_not_made(
@@ -213,6 +217,33 @@ def test_a_relay_whose_store_is_away_says_so_when_it_ends(
     missing = tmp_path / "nowhere" / "cache.db"
     assert main(["relay", "--from", stream, "--to", url(missing)]) == 3
     assert "there is no directory" in capsys.readouterr().err
+
+
+async def test_a_relay_waits_for_a_store_that_needs_a_person_and_makes_none(
+    stream: str, tmp_path: Path
+) -> None:
+    database = postgres().create_database(unused_stream())
+    target = target_of(database, entries_of(None))
+    async with stream_target(stream).open() as source:
+        await source.upsert_many([entry(1)])
+    job = RelayJob(stream_target(stream), target, None, None)
+    shown = io.StringIO()
+    progress = Progress(job.where, shown)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(job.run, progress)
+        await until(lambda: job.outage.metrics and job.outage.metrics.state == "waiting")
+        await progress.finish()
+        assert (
+            f"database {database.rpartition('/')[2]}: the database has no schema 'provcache' of "
+            "provcache's; provcache init --to makes it; or give --table MODULE:NAME, if the entries "
+            "are those of a table of yours; the relay waits until that is mended\n"
+        ) in shown.getvalue()
+        schemas = "SELECT nspname FROM pg_namespace WHERE nspname = 'provcache'"
+        assert await query(database, schemas) == []
+        async with target.open(create=True) as made:
+            await made.check()
+        await until(lambda: job.outage.metrics and job.outage.metrics.total_persisted == 1)
+        nursery.cancel_scope.cancel()
 
 
 def test_the_address_of_a_status_page_may_be_one_of_ipv6() -> None:

@@ -422,6 +422,7 @@ async def test_a_message_that_cannot_be_read_stops_the_relay_until_it_is_gone(
         await until(lambda: stream.messages() == 2)
         assert "message 2 of stream" in caplog.text
         assert "format 9 is not known here" in caplog.text
+        assert "provcache relay --from … --skip 2 --into FILE" in caplog.text
         assert caplog.text.count("can't be read") == 1
         # Everything else goes back: a newer relay may know all of it.
         await until(lambda: stream.consumer()["num_waiting"] == 0)

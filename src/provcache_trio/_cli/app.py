@@ -236,8 +236,8 @@ async def relay(
 
     Args:
         from_: The stream, such as nats://HOST,HOST,HOST/STREAM.
-        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is created if it
-            does not exist; the table of --table has to exist.
+        to: The store, such as sqlite:cache.db or postgresql://HOST/DATABASE. It is not created; as
+            long as it does not exist or needs a person, the relay waits, and logs that as an error.
         table: The Table that declares the entries, as MODULE:NAME; by default ProvcacheEntry.
         dead_letters: A file for entries that the store refuses; without it, they are logged by key
             and lost.

@@ -46,6 +46,7 @@ class Entries:
         any_type: the same, where any type is accepted unless a table is named.
         aliases: former names of that type, which journals and dead letters may still have.
         no_such_key: the message for an entry that was not found.
+        hint: what the user may have forgotten, where a store holds something else; or "".
     """
 
     table: Table[Any] | None = None
@@ -53,8 +54,9 @@ class Entries:
     any_type: Any = msgspec.Raw
     no_such_key = "no entry has this VeriKey"
 
-    def __init__(self, aliases: Sequence[str] = ()) -> None:
+    def __init__(self, aliases: Sequence[str] = (), hint: str = "") -> None:
         self.aliases = tuple(aliases)
+        self.hint = hint
 
     @property
     def name(self) -> str:
@@ -73,7 +75,7 @@ class Entries:
             MisuseError: ``words`` are not a key.
         """
         if len(words) != 1 or not _is_veri_key(words[0]):
-            raise MisuseError("a VeriKey is 'sha256:' and 64 lower-case hex digits")
+            raise MisuseError(f"a VeriKey is 'sha256:' and 64 lower-case hex digits{self.hint}")
         return words[0]
 
     def letter_key(self, word: str) -> str:
@@ -132,6 +134,8 @@ class TableEntries(Entries):
 
 
 PROVCACHE: Final = Entries()
+_HINT: Final = "; or give --table MODULE:NAME, if the entries are those of a table of yours"
+_NOT_NAMED: Final = Entries(hint=_HINT)
 
 
 def entries_of(named: str | None, aliases: Sequence[str] | None = None) -> Entries:
@@ -147,7 +151,7 @@ def entries_of(named: str | None, aliases: Sequence[str] | None = None) -> Entri
         MisuseError: it does not name a table.
     """
     if named is None:
-        return Entries(aliases) if aliases else PROVCACHE
+        return Entries(aliases, _HINT) if aliases else _NOT_NAMED
     module_name, colon, attribute = named.partition(":")
     if not (colon and _are_names(module_name) and _are_names(attribute)):
         # Not quoted, as it may be a URL with a password.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class PostgresTarget:
-    """A PostgreSQL database; a missing schema ``provcache`` is created, a missing table is not.
+    """A PostgreSQL database.
 
     Args:
         dsn: its URL.
@@ -52,8 +52,7 @@ class PostgresTarget:
         Args:
             create: see ``Target``.
         """
-        create = create or self.entries.table is None
-        with for_users():
+        with for_users(self.entries):
             async with open_postgres_repository(
                 self._dsn, table=self._table, create=create
             ) as repository:
@@ -62,7 +61,7 @@ class PostgresTarget:
     @asynccontextmanager
     async def open_existing(self) -> AsyncGenerator[Store]:
         """Open the database for reading; the first call raises its errors."""
-        with for_users():
+        with for_users(self.entries):
             async with open_postgres_repository(self._dsn, table=self._table) as repository:
                 yield repository
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from provcache_trio import WriteBehindOptions
+from provcache_trio import StoreError, WriteBehindOptions
 from provcache_trio.dead_letters import open_dead_letters
 from provcache_trio.nats import open_relay
 from provcache_trio.status import open_status_server
 
 from .accounting import in_words, places_of
 from .running import Job, Status
-from .stores import wait_until_ready
+from .stores import for_users
 from .text import counted, printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .progress import Progress
-    from .stores import Target
+    from .stores import Store, Target
     from .stream import StreamTarget
 
 
@@ -52,18 +52,19 @@ class RelayJob(Job):
         """Move entries from the stream until cancelled; then drain, and return the rest.
 
         Raises:
-            StoreError: the store can't be used.
+            StoreError: the store can't exist, or the dead letters can't be used.
             WriteBehindCrashedError: the relay gave up.
             OSError: the address of the status page can't be used.
         """
-        async with self.target.open() as store, AsyncExitStack() as stack:
-            await wait_until_ready(store, progress.notice)
+        async with AsyncExitStack() as stack:
             letters = None
             if self._dead_letters is not None:
                 kind = self.target.entries.entry_type
                 letters = await stack.enter_async_context(
                     open_dead_letters(self._dead_letters, entry_type=kind)
                 )
+            # Not created: of a forgotten --table it would make another store.
+            store = await stack.enter_async_context(self.target.open())
             server = None
             if self._status is not None:
                 host, port = self._status
@@ -75,7 +76,19 @@ class RelayJob(Job):
             self.outage.queue = relay
             if server is not None:
                 server.app.add(relay)
+            await self._look_at(store, progress)
             await trio.sleep_forever()
+
+    async def _look_at(self, store: Store, progress: Progress) -> None:
+        """Report what is wrong with the store, even if the stream holds nothing yet.
+
+        It does not end the relay, which tries again as long as the store needs a person.
+        """
+        try:
+            with for_users(self.target.entries):
+                await store.check()
+        except StoreError as error:
+            progress.add_line(f"{error}; the relay waits until that is mended")
 
     def where(self) -> str:
         """Describe what was done so far."""

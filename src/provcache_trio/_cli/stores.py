@@ -43,6 +43,9 @@ _MADE_BY_CREATE: Final = (
     "with create=True it is made",
     "make it, or open the repository with create=True",
 )
+# How errors of a store that holds something else look: by their text, or by their SQLSTATE.
+_OF_ANOTHER_KIND: Final = ("database of another application", "has no schema")
+_NOT_OURS: Final = frozenset({"42501", "42P01", "42703", "3F000"})
 
 
 class Store(Protocol):
@@ -81,12 +84,10 @@ class Target(Protocol):
     entries: Entries
 
     def open(self, *, create: bool = False) -> AbstractAsyncContextManager[Store]:
-        """Open the store.
-
-        A missing store of ``ProvcacheEntry`` is always created.
+        """Open the store for writing.
 
         Args:
-            create: create a user's table, too.
+            create: create what is missing of it.
 
         Raises:
             StoreError: at entry: it can't be used.
@@ -149,19 +150,23 @@ async def patiently(call: Callable[[], Awaitable[T]], notice: Callable[[str], No
 
 
 @contextmanager
-def for_users() -> Generator[None]:
-    """Change errors to name the command that creates a store, not the argument."""
+def for_users(entries: Entries = PROVCACHE) -> Generator[None]:
+    """Change errors to name the command that creates a store, not the argument.
+
+    Where the store holds something else than ``entries``, name the option that says what, too.
+    """
     try:
         yield
     except StoreMisconfiguredError as error:
         text = str(error)
         for words in _MADE_BY_CREATE:
             text = text.replace(words, "provcache init --to makes it")
-        raise reworded(error, text) from None
+        is_other = error.sqlstate in _NOT_OURS or any(words in text for words in _OF_ANOTHER_KIND)
+        raise reworded(error, text + entries.hint if is_other else text) from None
 
 
 class SqliteTarget:
-    """A SQLite file, which is created if it is missing.
+    """A SQLite file.
 
     Args:
         path: the file.
@@ -190,8 +195,7 @@ class SqliteTarget:
             raise StoreMisconfiguredError(f"there is no directory {directory}")
         if not os.access(self.path if self.path.exists() else directory, os.W_OK):
             raise StoreMisconfiguredError("no permission to write there")
-        create = create or self.entries.table is None
-        with for_users():
+        with for_users(self.entries):
             async with open_sqlite_repository(
                 self.path, table=self._table, create=create
             ) as repository:
@@ -207,7 +211,7 @@ class SqliteTarget:
             StoreMisconfiguredError: the file can't exist.
         """
         self._check_kind()
-        with for_users():
+        with for_users(self.entries):
             async with open_sqlite_repository(
                 self.path, table=self._table, create=False
             ) as repository:

@@ -83,7 +83,10 @@ class StreamTarget:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise StoreMisconfiguredError("a stream holds no rows; a relay takes entries to a store")
+        raise StoreMisconfiguredError(
+            "a stream holds no rows; a relay takes entries to a store: name that store, as sqlite:PATH "
+            "or postgresql://HOST/DATABASE"
+        )
 
     async def create(self, max_bytes: int, replicas: int) -> None:
         """Create the stream."""

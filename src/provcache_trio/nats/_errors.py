@@ -43,6 +43,8 @@ FULL: Final = 10077
 NO_STREAM: Final = 10059
 NO_CONSUMER: Final = 10014
 NO_MESSAGE: Final = 10037
+OTHER_STREAM: Final = 10058
+OTHER_CONSUMER: Final = 10148
 _SERVICE_UNAVAILABLE: Final = 503
 _NO_ROOM: Final = 10047
 _NO_PEERS: Final = 10005
@@ -53,9 +55,10 @@ _WORDS: Final[Mapping[int, str]] = {
     NO_CONSUMER: "the stream has no consumer; create_stream makes it",
     _NO_ROOM: "the servers have too little room for a stream of that size",
     _NO_PEERS: "too few servers, or too little room on them, for that many replicas",
-    10074: "a single server can't hold several replicas",
-    10058: "the stream is there, with other settings",
-    10148: "the stream's consumer is there, with other settings",
+    10074: "a single server can't hold several replicas; with one server, set replicas=1, or "
+    "--replicas 1",
+    OTHER_STREAM: "the stream is there, with other settings",
+    OTHER_CONSUMER: "the stream's consumer is there, with other settings",
 }
 _SLOW_LOGIN: Final = "authentication timeout"
 _CUT_OFF: Final = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)

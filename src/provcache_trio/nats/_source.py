@@ -156,11 +156,13 @@ class StreamSource(Generic[E]):
         """
         log(
             logging.ERROR,
-            "%s: message %d of %s can't be read, and nothing is taken until it is gone: %s",
+            "%s: message %d of %s can't be read, and nothing is taken until it is gone: %s; a newer "
+            "program may read it, or provcache relay --from … --skip %d --into FILE takes it out",
             self._relay,
             number,
             self.label,
             why,
+            number,
             queue=self._relay,
             sequence=number,
         )

@@ -13,8 +13,13 @@ import msgspec
 from provcache_trio._asyncio.bridge import DEFAULT_KIND
 from provcache_trio._asyncio.calls import call_once
 from provcache_trio._vocabulary.checks import check_int, check_seconds, check_text
-from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
+from provcache_trio._vocabulary.errors import (
+    StoreMisconfiguredError,
+    StoreUnavailableError,
+    reworded,
+)
 
+from ._errors import OTHER_CONSUMER, OTHER_STREAM
 from ._monitor import syncs_always
 from ._servers import read_access
 from ._session import Answer, Session, ask
@@ -50,6 +55,9 @@ class Names(NamedTuple):
         """Return the subject of a request about it."""
         of = f".{CONSUMER}" if consumer else ""
         return f"$JS.API.{verb}.{self.stream}{of}"
+
+
+_OTHERS: Final = {f"JetStream {number}" for number in (OTHER_STREAM, OTHER_CONSUMER)}
 
 
 def names_of(stream: object) -> Names:
@@ -104,6 +112,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     messages: int = 0
     bytes: int = 0
     first_ts: datetime | None = None
+
+
+class _Found(Answer, frozen=True, kw_only=True):
+    """The settings of a stream or a consumer, as the servers have them."""
+
+    config: dict[str, Any] = {}
 
 
 class StreamInfo(Answer, frozen=True, kw_only=True):
@@ -256,23 +270,50 @@ def consumer_settings(ack_wait: int) -> dict[str, Any]:
 
 
 async def _create(session: Session, names: Names, settings: dict[str, Any], wait: int) -> None:
+    config = consumer_settings(wait)
+    consumer = {"stream_name": names.stream, "config": config, "action": "create"}
     try:
-        await session.ask(
-            names.api("STREAM.CREATE"), msgspec.json.encode(settings), StreamInfo, patience=10
-        )
-        consumer = {
-            "stream_name": names.stream,
-            "config": consumer_settings(wait),
-            "action": "create",
-        }
-        await session.ask(
-            names.api("CONSUMER.CREATE", consumer=True),
-            msgspec.json.encode(consumer),
-            ConsumerInfo,
-            patience=10,
-        )
+        await _make(session, names, settings, settings)
+        await _make(session, names, consumer, config, consumer=True)
     finally:
         await session.close()  # noqa: ASYNC102  # asyncio's, and bounded
+
+
+async def _make(
+    session: Session,
+    names: Names,
+    request: dict[str, Any],
+    wanted: dict[str, Any],
+    *,
+    consumer: bool = False,
+) -> None:
+    """Make the stream or its consumer; an error names the settings in which an existing one differs.
+
+    Raises:
+        StoreError: it can't be made.
+    """
+    what = "CONSUMER" if consumer else "STREAM"
+    try:
+        subject = names.api(f"{what}.CREATE", consumer=consumer)
+        await session.ask(subject, msgspec.json.encode(request), Answer, patience=10)
+    except StoreMisconfiguredError as error:
+        if error.error_class not in _OTHERS:
+            raise
+        subject = names.api(f"{what}.INFO", consumer=consumer)
+        found = await session.ask(subject, b"", _Found)
+        differing = [
+            f"{name} is {_shown(name, found.config.get(name))}, not {_shown(name, value)}"
+            for name, value in wanted.items()
+            if found.config.get(name) != value
+        ]
+        if not differing:
+            raise
+        raise reworded(error, f"{error}: {', '.join(differing)}") from None
+
+
+def _shown(name: str, value: object) -> str:
+    is_duration = name == "ack_wait" and isinstance(value, int)
+    return f"{value / _NANOSECONDS:g} s" if is_duration else str(value)
 
 
 # Checking them

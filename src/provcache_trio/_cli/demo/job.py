@@ -79,7 +79,7 @@ class Demo(Job):
         if not account.distributions:
             self._nothing_there = True
             return
-        async with self.target.open() as store:
+        async with self.target.open(create=True) as store:
             await wait_until_ready(store, progress.notice)
             began = perf_counter()
             try:

@@ -114,7 +114,7 @@ class Ingest(Job):
     async def _run(self, progress: Progress) -> None:
         # First, so that without input no store is created.
         await self.source.open()
-        async with self.target.open() as store:
+        async with self.target.open(create=self.target.entries.table is None) as store:
             await wait_until_ready(store, progress.notice)
             async with open_write_behind_queue(store, self.options, name="ingest") as queue:
                 self.outage.queue = queue
