@@ -16,7 +16,8 @@ Instruments, each with the attribute ``provcache.queue.name``; those of a stream
                                                                        store that is under way
 ``provcache.write_behind.state``                 gauge                 1 for ``state``, 0 for others
 ``provcache.write_behind.entries``               counter               by ``outcome``: ok, retry,
-                                                                       failed, coalesced, abandoned
+                                                                       failed, coalesced, abandoned,
+                                                                       kept (of those abandoned)
 ``provcache.write_behind.flushes``               counter               batches, by ``reason``
 ``provcache.write_behind.flush.duration``        histogram, s          successful calls
 ``provcache.write_behind.persisted_age``         histogram, s          age of a batch when persisted
@@ -96,6 +97,7 @@ _OUTCOMES: Final = {
     "failed": "total_failed",
     "coalesced": "total_coalesced",
     "abandoned": "total_abandoned",
+    "kept": "total_kept",
 }
 _CACHE_COUNTERS: Final = ("computations", "shared_waits", "errors")
 # Fields of ``WriteBehindMetrics`` and of ``CacheMetrics``; none has the name of another.

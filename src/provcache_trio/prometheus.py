@@ -62,6 +62,7 @@ _COUNTERS: Final = (
     _Number("coalesced", "total_coalesced", "Entries replaced in line by a newer version."),
     _Number("failed", "total_failed", "Entries dead-lettered."),
     _Number("abandoned", "total_abandoned", "Entries handed back at the end."),
+    _Number("kept", "total_kept", "Abandoned entries that a journal or a stream still has."),
     _Number("retries", "total_retries", "Entries tried again."),
     _Number("batches", "total_batches", "Calls of the store that succeeded."),
     _Number("unchanged", "total_unchanged", "Persisted entries that changed nothing."),

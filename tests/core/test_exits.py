@@ -745,12 +745,17 @@ async def test_a_start_and_a_clean_end_are_three_log_lines(
     store: MemoryRepository[Item], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with open_write_behind_queue(store, PATIENT, name="q"):
-        pass
-    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-        (logging.INFO, "q: started: batch size 2, flush interval 60 s, capacity 4"),
-        (logging.INFO, "q: drained"),
-        (logging.INFO, "q: stopped"),
+    store.reject("bad")
+    async with open_write_behind_queue(store, PATIENT, name="q") as queue:
+        await queue.enqueue_many([Item("a"), Item("a", 1), Item("bad"), Item("b")])
+    lines = [(record.levelno, record.getMessage()) for record in caplog.records]
+    assert [line for line in lines if line[0] == logging.INFO] == [
+        (
+            logging.INFO,
+            "q: started: batch size 2, flush interval 60 s, capacity 4, store MemoryRepository",
+        ),
+        (logging.INFO, "q: drained: 2 persisted, 1 coalesced, 1 dead-lettered"),
+        (logging.INFO, "q: stopped: 4 accepted, 0 recovered, 0 abandoned"),
     ]
     assert {record.__dict__["queue"] for record in caplog.records} == {"q"}
 

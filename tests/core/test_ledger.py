@@ -28,7 +28,7 @@ CORE = Path(provcache_trio.__file__).parent / "_core"
 # An accepted entry is on the left side of the identity once, and on the right side once.
 LEFT = {"enqueued", "recovered"}
 RIGHT = {"persisted", "coalesced", "failed", "abandoned", "depth", "in_flight"}
-BESIDE = {"retries", "batches", "unchanged", "refused", "flush_seconds", "age_seconds"}
+BESIDE = {"kept", "retries", "batches", "unchanged", "refused", "flush_seconds", "age_seconds"}
 BESIDE |= {"flushes_full", "flushes_due", "flushes_requested", "flushes_drain"}
 BOOKS = {
     "Line.accept",

@@ -86,7 +86,7 @@ ACCOUNTING = (
     mutant(
         "letters that the sink never took are forgotten",
         "core/letters::what_the_sink_never_took_is_handed_back",
-        ("_core/assembly.py", "            *self.outbox.abandon(),\n", ""),
+        ("_core/assembly.py", "            *self.outbox.abandon(kept=kept),\n", ""),
     ),
 )
 

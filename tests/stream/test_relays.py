@@ -295,6 +295,7 @@ async def test_what_could_not_be_written_is_given_back_at_once(stream: Stream) -
         await until(lambda: relay.metrics().current_queue_depth == 20)
     metrics = relay.metrics()
     assert metrics.total_abandoned == len(relay.undelivered) > 0
+    assert metrics.total_kept == metrics.total_abandoned
     assert stream.messages() == 20
     with without_a_hang():  # else it would take as long as ack_wait
         async with stream.relay(other):

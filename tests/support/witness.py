@@ -30,6 +30,7 @@ NEVER_FALL: Final = attrgetter(
     "total_coalesced",
     "total_failed",
     "total_abandoned",
+    "total_kept",
     "total_retries",
     "total_batches",
     "total_unchanged",

@@ -330,6 +330,7 @@ async def test_every_instrument_tells_what_metrics_tells(
             "failed": 1,
             "coalesced": 1,
             "abandoned": 0,
+            "kept": 0,
         }
         assert {key[1]: one.value for key, one in sdk.points(f"{prefix}flushes").items()} == {
             "full": metrics.flushes_full,

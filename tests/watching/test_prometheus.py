@@ -114,6 +114,7 @@ async def test_a_scrape_shows_every_counter_and_gauge(  # noqa: ASYNC124  # its 
         "coalesced_total": metrics.total_coalesced,
         "failed_total": 1,
         "abandoned_total": 0,
+        "kept_total": 0,
         "retries_total": metrics.total_retries,
         "batches_total": metrics.total_batches,
         "unchanged_total": metrics.total_unchanged,

@@ -378,6 +378,14 @@ async def test_a_count_of_dead_letters_that_is_not_known_is_null(
                 "program."
             ),
         ),
+        (
+            "closed",
+            {"total_abandoned": 2, "total_kept": 2},
+            (
+                "The queue has ended; 2 entries that are not known to be stored stayed in the "
+                "journal, or went back to the stream."
+            ),
+        ),
     ],
 )
 async def test_the_summary_says_in_one_sentence_what_the_queue_does(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic
 import trio
 
 from provcache_trio._vocabulary.errors import QueueClosedError
+from provcache_trio._vocabulary.observed import store_name_of
 from provcache_trio._vocabulary.metrics import FlushReason
 from provcache_trio._vocabulary.protocols import E
 
@@ -103,14 +104,17 @@ class Assembly(Generic[E]):
         """Report to the log and to telemetry that the queue is open."""
         setup, options = self.setup, self.setup.options
         if setup.telemetry is not None:
-            store = getattr(setup.repository, "db_system_name", None)
-            setup.telemetry.opened(self.queue, store)
+            system = getattr(setup.repository, "db_system_name", None)
+            setup.telemetry.opened(self.queue, system)
+        store = store_name_of(setup.repository)
         self.lifetime.log(
             logging.INFO,
-            "started: batch size %d, flush interval %g s, capacity %d",
+            "started: batch size %d, flush interval %g s, capacity %d, store %s",
             options.batch_size,
             options.flush_interval_seconds,
             options.queue_capacity,
+            store,
+            store=store,
             batch_size=options.batch_size,
             flush_interval_seconds=options.flush_interval_seconds,
             queue_capacity=options.queue_capacity,
@@ -132,17 +136,23 @@ class Assembly(Generic[E]):
         self.lifetime.scope.cancel()
         self.calls.cancelled()
 
+    @property
+    def kept(self) -> bool:
+        """Whether the journal holds everything that is left at the end, or the stream gets it back."""
+        return self.intake is not None or (self.recorder is not None and self.recorder.kept)
+
     def abandon_rest(self) -> None:
         """Settle what is left as abandoned, so that every entry has its fate."""
         lifetime = self.lifetime
         if lifetime.forked:
             # The entries are the parent's.
             return
-        name = lifetime.name
+        name, kept = lifetime.name, self.kept
         batches = [
-            *self.outbox.abandon(),
+            *self.outbox.abandon(kept=kept),
             *self.lanes.abandon(
-                lambda: QueueClosedError(f"queue {name!r} ended before the entry was stored")
+                lambda: QueueClosedError(f"queue {name!r} ended before the entry was stored"),
+                kept=kept,
             ),
         ]
         batches.sort(key=lambda batch: batch[0])

@@ -60,6 +60,8 @@ class Lanes(Generic[E]):
         each = (line.oldest() for line in self.lines)
         return min((opened_at for opened_at in each if opened_at is not None), default=None)
 
-    def abandon(self, error: Callable[[], ProvcacheError]) -> list[tuple[float, list[E]]]:
-        """Abandon everything; return each batch's time of opening and its entries."""
-        return [batch for line in self.lines for batch in line.abandon(error)]
+    def abandon(
+        self, error: Callable[[], ProvcacheError], *, kept: bool
+    ) -> list[tuple[float, list[E]]]:
+        """Abandon everything; see ``Line.abandon``."""
+        return [batch for line in self.lines for batch in line.abandon(error, kept=kept)]

@@ -30,6 +30,7 @@ class Ledger:
         "flushes_full",
         "flushes_requested",
         "in_flight",
+        "kept",
         "persisted",
         "recovered",
         "refused",
@@ -44,6 +45,7 @@ class Ledger:
         self.coalesced: int = 0
         self.failed: int = 0
         self.abandoned: int = 0
+        self.kept: int = 0
         self.depth: int = 0
         self.in_flight: int = 0
         self.retries: int = 0

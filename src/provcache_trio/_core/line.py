@@ -375,8 +375,15 @@ class Line(Generic[E]):
             versions.append(holder.entries[key])
         return reduce(self.merge, versions) if versions else None
 
-    def abandon(self, error: Callable[[], ProvcacheError]) -> list[tuple[float, list[E]]]:
-        """Abandon everything; return each batch's time of opening and its entries."""
+    def abandon(
+        self, error: Callable[[], ProvcacheError], *, kept: bool
+    ) -> list[tuple[float, list[E]]]:
+        """Abandon everything; return each batch's time of opening and its entries.
+
+        Args:
+            error: makes the error of those who wait for a fate.
+            kept: whether the next queue gets the entries all the same.
+        """
         given_up: list[tuple[float, list[E]]] = []
         ledger = self._ledger
         if self.writing is not None:
@@ -384,19 +391,23 @@ class Line(Generic[E]):
             refused = [refusal.entry for refusal in batch.refused.values()]
             given_up.append((batch.opened_at, [*refused, *batch.entries.values()]))
             moved = batch.unsettled()
+            saved = moved if kept else 0
             self._give_up(batch, error)
             self.writing = None
             ledger.in_flight -= moved
             ledger.abandoned += moved
+            ledger.kept += saved
         self.open = None
         self._forget_holders()
         while self.batches:
             batch = self.batches.popleft()
             given_up.append((batch.opened_at, [*batch.entries.values()]))
             moved = batch.unsettled()
+            saved = moved if kept else 0
             self._give_up(batch, error)
             ledger.depth -= moved
             ledger.abandoned += moved
+            ledger.kept += saved
         return given_up
 
     @staticmethod

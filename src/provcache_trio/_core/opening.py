@@ -390,7 +390,7 @@ class _Life(Generic[E]):
         """Log the end, and raise the error that the caller has to know about."""
         parts, name = self._parts, self._lifetime.name
         left = self._lifetime.undelivered
-        kept = parts.intake is not None or (parts.recorder is not None and parts.recorder.kept)
+        kept = parts.kept
         self._log_end(len(left), kept=kept)
         last_straw = parts.supervisor.last_straw
         if last_straw is not None:
@@ -423,7 +423,7 @@ class _Life(Generic[E]):
         error.add_note(message)
 
     def _log_end(self, left: int, *, kept: bool) -> None:
-        log, recorder = self._lifetime.log, self._parts.recorder
+        log, recorder, ledger = self._lifetime.log, self._parts.recorder, self._lifetime.ledger
         unread = recorder is not None and self._lifetime.recovering
         if recorder is not None and unread:
             recorder.replay.log_rest()
@@ -438,8 +438,20 @@ class _Life(Generic[E]):
                 count=left,
             )
         elif not unread:
-            log(logging.INFO, "drained")
-        log(logging.INFO, "stopped")
+            log(
+                logging.INFO,
+                "drained: %d persisted, %d coalesced, %d dead-lettered",
+                ledger.persisted,
+                ledger.coalesced,
+                ledger.failed,
+            )
+        log(
+            logging.INFO,
+            "stopped: %d accepted, %d recovered, %d abandoned",
+            ledger.enqueued,
+            ledger.recovered,
+            ledger.abandoned,
+        )
 
 
 def _holds_interrupt(error: BaseException | None) -> bool:

@@ -278,13 +278,18 @@ class Outbox(Generic[E]):
         self._changed.set()
         self._changed = trio.Event()
 
-    def abandon(self) -> list[tuple[float, list[E]]]:
-        """Abandon what the sink has not taken; return each batch's time of opening and its entries."""
+    def abandon(self, *, kept: bool) -> list[tuple[float, list[E]]]:
+        """Abandon what the sink has not taken; return each batch's time of opening and its entries.
+
+        Args:
+            kept: see ``Line.abandon``.
+        """
         given_up = [
             (at, [letter.entry]) for at, letter in zip(self._opened_at, self.letters, strict=True)
         ]
         given_up += [(at, [letter.entry]) for at, letter in self._unfit]
         moved = len(given_up)
+        saved = moved if kept else 0
         self._unfit.clear()
         self._unfit_places.clear()
         self._lifetime.unfit = 0
@@ -295,6 +300,7 @@ class Outbox(Generic[E]):
         ledger = self._lifetime.ledger
         ledger.in_flight -= moved
         ledger.abandoned += moved
+        ledger.kept += saved
         self._is_over = True
         self._wake()
         return given_up

@@ -326,6 +326,7 @@ class WriteBehindQueue(Generic[E]):
             total_coalesced=ledger.coalesced,
             total_failed=ledger.failed,
             total_abandoned=ledger.abandoned,
+            total_kept=ledger.kept,
             current_queue_depth=ledger.depth,
             in_flight=ledger.in_flight,
             total_retries=ledger.retries,

@@ -192,6 +192,8 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
         total_coalesced: entries replaced in line by a newer version of their key.
         total_failed: entries dead-lettered: taken by the sink or, without one, logged.
         total_abandoned: entries in ``undelivered`` after the exit.
+        total_kept: those of them that are safe all the same: the journal has them for the next
+            queue, or they went back to the stream. Not a term of its own in the sum above.
         current_queue_depth: entries in line: the open batch and those behind a writer.
         in_flight: entries with the writer, and letters that wait for a failing sink.
         total_retries: entries tried again unchanged, in outages too; calls that narrow a refusal
@@ -226,6 +228,7 @@ class WriteBehindMetrics(msgspec.Struct, frozen=True, kw_only=True):
     total_coalesced: int
     total_failed: int
     total_abandoned: int
+    total_kept: int = 0
     current_queue_depth: int
     in_flight: int
     total_retries: int

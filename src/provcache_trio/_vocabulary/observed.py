@@ -17,6 +17,12 @@ def cache_of(queue: ObservedQueue) -> CacheMetrics | None:
     return None if read is None else read()
 
 
+def store_name_of(repository: object) -> str:
+    """Return what the log calls the store: its ``label``, else the class of the repository."""
+    label: object = getattr(repository, "label", None)
+    return label if isinstance(label, str) else type(repository).__name__
+
+
 def stream_of(queue: ObservedQueue) -> StreamMetrics | None:
     """Return what is known of the stream behind ``queue``; None if nobody looks at one."""
     read: Callable[[], StreamMetrics | None] | None = getattr(queue, "stream_metrics", None)

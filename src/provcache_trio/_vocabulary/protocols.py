@@ -30,7 +30,8 @@ class Repository(Protocol[E_contra]):
     writer is free is cancelled; after three such calls in a row it is not called again.
 
     It may have an attribute ``entry_type``, the class of its entries. Then opening a queue refuses
-    a journal or a file of dead letters for another class. What wraps a ``StreamRepository`` should
+    a journal or a file of dead letters for another class. An attribute ``label`` is its store's name
+    in the log, and holds no secret. What wraps a ``StreamRepository`` should
     forward ``stream_metrics``, by which exporters know the stream.
     """
 

@@ -215,6 +215,7 @@ class StreamRepository(Generic[E]):
     Attributes:
         table: what it was opened with, or None.
         entry_type: the class of its entries.
+        label: the name of the stream, as the log has it.
     """
 
     def __init__(
@@ -227,6 +228,7 @@ class StreamRepository(Generic[E]):
         looks: Looks,
     ) -> None:
         self.table: Table[E] | None = table
+        self.label: str = f"stream {names.stream}"
         self._codec = Codec(table)
         self.entry_type: type[E] = self._codec.entry_type
         self._session = session

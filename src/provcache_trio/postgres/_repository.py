@@ -91,6 +91,7 @@ class PostgresRepository(Generic[E]):
     Attributes:
         table: the table given to ``open_postgres_repository``; None: entries are
             ``ProvcacheEntry``.
+        label: the server and the database, as the log has them.
     """
 
     # As the semantic conventions of OpenTelemetry name it.
@@ -104,6 +105,7 @@ class PostgresRepository(Generic[E]):
         bridge: Bridge,
     ) -> None:
         self.table: Table[E] | None = table
+        self.label: str = connector.label
         self._place = connector.place
         # The server keeps a plan that it made while the table was small. And compiling the statement
         # takes longer than running it.

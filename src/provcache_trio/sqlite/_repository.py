@@ -125,6 +125,7 @@ class SQLiteRepository(Generic[E]):
 
     Attributes:
         table: the table given to ``open_sqlite_repository``; None: entries are ``ProvcacheEntry``.
+        label: the path of the file, as the log has it.
     """
 
     # As the semantic conventions of OpenTelemetry name it.
@@ -136,6 +137,7 @@ class SQLiteRepository(Generic[E]):
         self._calls = calls
         by_veri_key = cast("Callable[[E], Hashable]", attrgetter("veri_key"))
         self._key_of = by_veri_key if table is None else table.key
+        self.label: str = file.path
 
     @property
     def entry_type(self) -> type:

@@ -128,6 +128,12 @@ def _summarize(metrics: WriteBehindMetrics) -> str:
         case QueueState.CLOSED:  # pragma: no branch  # there is no other
             if metrics.total_abandoned == 0:
                 return "The queue has ended, and nothing was left behind."
+            if metrics.total_kept == metrics.total_abandoned:
+                kept = metrics.total_kept
+                return (
+                    f"The queue has ended; {counted_entries(kept)} that {_are(kept)} not known to be "
+                    "stored stayed in the journal, or went back to the stream."
+                )
             handed_back = metrics.total_abandoned
             return (
                 f"The queue has ended; {counted_entries(handed_back)} that {_are(handed_back)} not known "

@@ -31,7 +31,7 @@ const TOTALS = [
   ["Tried again", "total_retries"],
   ["Turned away", "total_refused"],
   ["Callers waiting", "producers_waiting", "alarming"],
-  ["Handed back", "total_abandoned", "alarming"],
+  ["Handed back", "handed_back", "alarming"],
 ];
 
 const CACHE_TOTALS = [
@@ -89,7 +89,11 @@ class QueueView {
 
   take(queue, now) {
     // A relay takes entries over, and accepts none.
-    const metrics = { ...queue.metrics, accepted: queue.metrics.total_enqueued + queue.metrics.total_recovered };
+    const metrics = {
+      ...queue.metrics,
+      accepted: queue.metrics.total_enqueued + queue.metrics.total_recovered,
+      handed_back: queue.metrics.total_abandoned - queue.metrics.total_kept,
+    };
     // Smaller than before: the program was started anew.
     const anew = this.metrics && metrics.accepted < this.metrics.accepted;
     this.samples = this.samples.filter(({ at }) => now - at <= MOST_SECONDS);
