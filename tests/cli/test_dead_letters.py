@@ -68,8 +68,8 @@ def run(command: str, path: Path, *more: object) -> int:
 
 
 @contextmanager
-def owned(path: Path) -> Generator[None]:
-    """Have somebody else own the file, as a service does."""
+def owned(path: Path) -> Generator[int]:
+    """Have somebody else own the file, as a service does; yield the number of the process."""
     program = (
         "import sys, trio\n"
         "from provcache_trio.dead_letters import open_dead_letters\n"
@@ -85,7 +85,7 @@ def owned(path: Path) -> Generator[None]:
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
         try:
-            yield
+            yield process.pid
         finally:
             process.communicate(b"")
 
@@ -762,7 +762,7 @@ def test_a_service_that_owns_the_file_is_told_in_one_line(
     command: str, path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    with owned(path):
+    with owned(path) as pid:
         reads = command in {"list", "show 1"}
         assert run(command, path, *arguments(command, cache)) == (0 if reads else 3)
         out, err = capsys.readouterr()
@@ -771,9 +771,7 @@ def test_a_service_that_owns_the_file_is_told_in_one_line(
         assert err == ""
     else:
         assert out == ""
-        assert err == (
-            f"provcache: {path}: in use: another process, or another part of this one, owns it\n"
-        )
+        assert err == f"provcache: {path}: in use: process {pid} owns it\n"
     assert left_in(path) == [1, 2, 3]
 
 

@@ -238,8 +238,7 @@ def test_a_journal_that_a_service_owns_is_named_once(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        f"provcache: journal {path} can't be opened: in use: another process, or another part of "
-        "this one, owns it\n"
+        f"provcache: journal {path} can't be opened: in use: another part of this process owns it\n"
     )
 
 

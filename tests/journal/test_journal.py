@@ -1050,6 +1050,20 @@ def names_in(path: Path) -> list[str]:
     return sorted(found.name for found in path.parent.iterdir())
 
 
+async def test_whoever_waits_for_a_journal_says_so_once_and_for_whom(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "provcache_trio")
+    async with open_journal(path):
+        # What passes within a moment is no wait.
+        await fails(path, "in use")
+        assert caplog.messages == []
+        await fails(path, "in use", lock_timeout_seconds=0.3)
+    assert caplog.messages == [
+        f"journal {path}: in use: another part of this process owns it; waiting for it, at most 0.3 s"
+    ]
+
+
 async def test_a_second_owner_is_refused_at_once_or_waits(path: Path) -> None:
     async with open_journal(path):
         await fails(path, "in use")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import fcntl
 import logging
 import os
 import random
@@ -36,6 +37,7 @@ from provcache_trio import (
     dead_letters as module,
     open_write_behind_queue,
 )
+from provcache_trio._disk import owner_lock
 from provcache_trio._disk.owner_lock import OwnerLock
 from provcache_trio.dead_letters import (
     DeadLetters,
@@ -45,6 +47,7 @@ from provcache_trio.dead_letters import (
     _file as _dead_letters_file,
     open_dead_letters,
 )
+from provcache_trio.journal import open_journal
 from provcache_trio.sqlite import open_sqlite_repository
 from provcache_trio.testing import MemoryRepository
 
@@ -55,15 +58,16 @@ from tests.support.items import Item, assert_settled, items
 from tests.support.letters import letter, numbered
 from tests.support.programs import press_ctrl_c, run_python
 from tests.support.strategies import provcache_entries
-from tests.support.waiting import until
+from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T")
 
 SECRET = "s3cr3t"  # noqa: S105  # what no message may quote
-IN_USE = r"in use: another process, or another part of this one, owns it$"
+IN_USE = r"in use: (another part of this process|process \d+) owns it$"
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -507,6 +511,7 @@ async def test_arguments_are_checked(
         ({"max_letters": 0}, ValueError, "max_letters"),
         ({"max_letters": 1.0}, TypeError, "max_letters"),
         ({"max_bytes": True}, TypeError, "max_bytes"),
+        ({"lock_timeout_seconds": -1}, ValueError, "lock_timeout_seconds"),
         ({"max_bytes": 2**63}, ValueError, "max_bytes"),
         ({"create": 1}, TypeError, "create"),
         ({"read_only": None}, TypeError, "read_only"),
@@ -908,8 +913,70 @@ trio.run(main)
 @pytest.mark.whole_process
 async def test_there_is_one_owner_at_a_time_among_processes(path: Path) -> None:
     async with open_dead_letters(path):
-        assert b"in use" in await run_python(OPEN, str(path))
+        said = await run_python(OPEN, str(path))
+        assert f"in use: process {os.getpid()} owns it\n".encode() in said
     assert await run_python(OPEN, str(path)) == b"0\n"
+
+
+@pytest.mark.parametrize("locks", ["1: FLOCK  ADVISORY  WRITE 1 00:00:1 0 EOF\n", None])
+async def test_an_owner_that_the_kernel_does_not_name_is_not_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch, locks: str | None
+) -> None:
+    listed = path.with_name("locks")
+    if locks is not None:
+        listed.write_text(locks)
+    monkeypatch.setattr(owner_lock, "_LOCKS", listed)
+    # As if another process had taken it.
+    with path.with_name("dead.db.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreUnavailableError, match="another process, or another part of this"):
+            async with open_dead_letters(path):
+                raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("letters_first", [True, False])
+async def test_a_successor_waits_for_its_predecessor_whatever_it_opens_first(
+    path: Path, caplog: pytest.LogCaptureFixture, letters_first: bool
+) -> None:
+    caplog.set_level(logging.INFO, "provcache_trio")
+    log = path.with_name("journal")
+    letters: AbstractAsyncContextManager[object] = open_dead_letters(
+        path, lock_timeout_seconds=HANG_SECONDS
+    )
+    journal: AbstractAsyncContextManager[object] = open_journal(
+        log, lock_timeout_seconds=HANG_SECONDS
+    )
+    first, second = (letters, journal) if letters_first else (journal, letters)
+    entered = trio.Event()
+
+    async def succeed() -> None:
+        async with first, second:
+            entered.set()
+
+    waits = "waiting for it, at most"
+    async with trio.open_nursery() as nursery:
+        async with open_journal(log), open_dead_letters(path):
+            nursery.start_soon(succeed)
+            await until(lambda: waits in caplog.text)
+        await entered.wait()
+    place = f"dead letters: {path}" if letters_first else f"journal {log}"
+    [said] = [line for line in caplog.messages if waits in line and line.startswith(place)]
+    assert said == (
+        f"{place}: in use: another part of this process owns it; {waits} {HANG_SECONDS:g} s"
+    )
+
+
+async def test_a_lock_is_waited_for_no_longer_than_was_asked_and_other_trouble_is_not(
+    path: Path,
+) -> None:
+    async with open_dead_letters(path):
+        with pytest.raises(StoreUnavailableError, match=IN_USE):
+            async with open_dead_letters(path, lock_timeout_seconds=0.01):
+                raise AssertionError("unreachable")
+    path.write_bytes(b"no database at all, and longer than a header of SQLite is" * 9)
+    with trio.fail_after(HANG_SECONDS / 2), pytest.raises(StoreMisconfiguredError):
+        async with open_dead_letters(path, lock_timeout_seconds=HANG_SECONDS):
+            raise AssertionError("unreachable")
 
 
 async def test_files_of_one_directory_have_owners_of_their_own(tmp_path: Path) -> None:

@@ -1,14 +1,23 @@
-"""The lock of the process that owns a journal or a file of dead letters."""
+"""The lock of the process that owns a journal or a file of dead letters, and waiting for it."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import weakref
 from contextlib import suppress
-from typing import Final
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
 
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
+from provcache_trio._vocabulary.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 if os.name == "nt":
     raise ImportError(
@@ -18,6 +27,41 @@ import fcntl
 
 # Another try is needed only if the file was replaced meanwhile.
 _MOST_TRIES: Final = 10
+_POLL_SECONDS: Final = 0.05
+# Linux lists all locks there, with the processes that took them.
+_LOCKS: Final = Path("/proc/locks")
+_LOOKS: Final = 3
+# The ``error_class`` of an error that is raised because another owner holds the lock.
+_IN_USE: Final = BlockingIOError.__name__
+
+
+async def owned(
+    own: Callable[[], Awaitable[None]], name: str, seconds: float, *, moment: float = 0
+) -> None:
+    """Call ``own`` until there is no other owner, or the time is up.
+
+    Args:
+        own: takes the lock.
+        name: the name of the owned file in the log.
+        seconds: how long to wait for another owner.
+        moment: how long to wait in any case, without a word.
+
+    Raises:
+        StoreUnavailableError: there is still another owner.
+        Exception: what else ``own`` raises.
+    """
+    deadline = trio.current_time() + max(seconds, moment)
+    is_logged = seconds <= moment
+    while True:
+        try:
+            return await own()
+        except StoreUnavailableError as error:
+            if error.error_class != _IN_USE or trio.current_time() >= deadline:
+                raise
+            if not is_logged:
+                is_logged = True
+                log(logging.INFO, "%s: %s; waiting for it, at most %g s", name, error, seconds)
+        await trio.sleep(_POLL_SECONDS)
 
 
 class OwnerLock:
@@ -54,6 +98,10 @@ class OwnerLock:
                 raise _translated(self._path, error) from None
         self.release()
         raise StoreMisconfiguredError(f"its lock file {self._path} is replaced again and again")
+
+    def is_at(self, path: str) -> bool:
+        """Return whether this is the lock at ``path``, and we hold it."""
+        return self._path == path and self._is_held()
 
     def _is_held(self) -> bool:
         """Return whether we hold the lock on the file that has the name now."""
@@ -109,9 +157,7 @@ def is_owned(path: str) -> bool:
 
 def _translated(path: str, error: OSError) -> StoreUnavailableError:
     if isinstance(error, BlockingIOError):
-        return StoreUnavailableError(
-            "in use: another process, or another part of this one, owns it"
-        )
+        return StoreUnavailableError(f"in use: {_owner_of(path)} owns it", error_class=_IN_USE)
     name = type(error).__name__
     if error.errno == errno.ELOOP:
         return StoreMisconfiguredError(f"its lock file {path} is a symbolic link", error_class=name)
@@ -119,6 +165,24 @@ def _translated(path: str, error: OSError) -> StoreUnavailableError:
     return StoreMisconfiguredError(
         f"its lock file {path} can't be opened: {reason}", error_class=name
     )
+
+
+def _owner_of(path: str) -> str:
+    """Return who owns the lock at ``path``, as far as that is known for certain."""
+    if any(lock.is_at(path) for lock in tuple(_ALL)):
+        return "another part of this process"
+    with suppress(OSError):
+        status = os.lstat(path)
+        device = status.st_dev
+        file = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
+        # Several times, as a long list may change while it is read.
+        lines = chain.from_iterable(_LOCKS.read_text("ascii").splitlines() for _ in range(_LOOKS))
+        for line in lines:
+            # Such as "1: FLOCK  ADVISORY  WRITE 4711 fe:00:2149065 0 EOF".
+            _, kind, _, mode, number, place, *_ = line.split()
+            if (kind, mode, place) == ("FLOCK", "WRITE", file):
+                return f"process {number}"
+    return "another process, or another part of this one,"
 
 
 _ALL: Final[weakref.WeakSet[OwnerLock]] = weakref.WeakSet()

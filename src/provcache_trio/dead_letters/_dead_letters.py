@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
 
 import msgspec
 
 from provcache_trio._disk.documents import check_evolution
+from provcache_trio._disk.owner_lock import owned
 from provcache_trio._disk.private_files import absolute
 from provcache_trio._disk.sqlite_calls import SQLiteCalls
-from provcache_trio._vocabulary.checks import check_int, check_moment, check_type
+from provcache_trio._vocabulary.checks import (
+    check_int,
+    check_moment,
+    check_seconds,
+    check_type,
+)
 from provcache_trio._vocabulary.columns import microseconds_of
 from provcache_trio._vocabulary.log import log
 from provcache_trio._vocabulary.opening import Opening
@@ -74,6 +81,7 @@ def open_dead_letters(
     max_bytes: int = ...,
     create: bool = ...,
     read_only: bool = ...,
+    lock_timeout_seconds: float = ...,
     upgrade: Callable[[Any], Any] | None = ...,
     aliases: Iterable[str] = ...,
 ) -> AbstractAsyncContextManager[DeadLetters[ProvcacheEntry]]: ...
@@ -88,6 +96,7 @@ def open_dead_letters(
     max_bytes: int = ...,
     create: bool = ...,
     read_only: bool = ...,
+    lock_timeout_seconds: float = ...,
     upgrade: Callable[[Any], Any] | None = ...,
     aliases: Iterable[str] = ...,
 ) -> AbstractAsyncContextManager[DeadLetters[E]]: ...
@@ -101,6 +110,7 @@ def open_dead_letters(
     max_bytes: int = 256 * 1024 * 1024,
     create: bool = True,
     read_only: bool = False,
+    lock_timeout_seconds: float = 0,
     upgrade: Callable[[Any], Any] | None = None,
     aliases: Iterable[str] = (),
 ) -> AbstractAsyncContextManager[DeadLetters[E]]:
@@ -132,6 +142,8 @@ def open_dead_letters(
         read_only: read the file, which may have another owner. Nothing is created or changed. It
             can be read even where no file can be created beside it, unless a crash left its last
             changes beside it.
+        lock_timeout_seconds: how long to wait for another process that has the file open, as in a
+            rolling restart; not with ``read_only``.
         upgrade: called with the decoded JSON of an entry that can't be read as ``entry_type``, such
             as one that an older program wrote; returns JSON that can be.
         aliases: former names of ``entry_type``, as ``package.module.Class``. Letters with
@@ -141,7 +153,7 @@ def open_dead_letters(
     Raises:
         TypeError: an argument has the wrong type, or msgspec does not support ``entry_type``.
         ValueError: ``path`` names no file, or a limit is below 1 or above 2**63 - 1.
-        StoreUnavailableError: at entry: the file has another owner, in this or another process.
+        StoreUnavailableError: at entry: the file still has another owner, in this or another process.
             Trying again later may help.
         StoreMisconfiguredError: at entry: a person is needed: no permission, a symbolic link,
             a file of another application or of a newer version, or not a database.
@@ -150,6 +162,7 @@ def open_dead_letters(
     check_int("max_bytes", max_bytes, at_least=1)
     check_type("create", create, bool)
     check_type("read_only", read_only, bool)
+    check_seconds("lock_timeout_seconds", lock_timeout_seconds)
     rows = LetterRows(
         class_of(entry_type),
         upgrade=upgrade,
@@ -162,7 +175,7 @@ def open_dead_letters(
         max_letters=max_letters,
         max_bytes=max_bytes,
     )
-    return _Opening(file, rows)
+    return _Opening(file, rows, lock_timeout_seconds)
 
 
 @final
@@ -172,13 +185,18 @@ class _Opening(Opening["DeadLetters[E]"], Generic[E]):
     what = "a file of dead letters"
     function = "open_dead_letters"
 
-    def __init__(self, file: DeadLettersFile, rows: LetterRows[E]) -> None:
+    def __init__(
+        self, file: DeadLettersFile, rows: LetterRows[E], lock_timeout_seconds: float
+    ) -> None:
+        self._lock_timeout_seconds = lock_timeout_seconds
         self._file = file
         self._rows = rows
         self._calls = SQLiteCalls(file, f"the file of dead letters {file.path}")
 
     async def _open(self) -> DeadLetters[E]:
-        await self._calls.run(self._file.open)
+        await owned(
+            partial(self._calls.run, self._file.open), "dead letters", self._lock_timeout_seconds
+        )
         return DeadLetters(self._file, self._calls, self._rows)
 
     async def _close(self, _error: BaseException | None, /) -> None:

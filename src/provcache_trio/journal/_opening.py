@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, final, overload
 import trio
 
 from provcache_trio._disk.documents import check_evolution
-from provcache_trio._disk.owner_lock import OwnerLock
+from provcache_trio._disk.owner_lock import OwnerLock, owned
 from provcache_trio._disk.private_files import absolute, make_directory
 from provcache_trio._disk.threads import end_in_thread
 from provcache_trio._vocabulary.checks import check_seconds
-from provcache_trio._vocabulary.errors import (
-    JournalError,
-    StoreMisconfiguredError,
-    StoreUnavailableError,
-)
+from provcache_trio._vocabulary.errors import JournalError, StoreUnavailableError
 from provcache_trio._vocabulary.log import log
 from provcache_trio._vocabulary.opening import Opening
 from provcache_trio._vocabulary.plurals import counted, counted_entries
@@ -41,7 +37,6 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 
-_POLL_SECONDS: Final = 0.05
 # The longest time for which a process that looks for the owner holds the lock.
 _MOMENT_SECONDS: Final = 0.2
 
@@ -163,12 +158,20 @@ class JournalOpening(Opening["FileJournal[E]"], Generic[E]):
         return self._journal
 
     async def _own(self) -> None:
-        deadline = trio.current_time() + max(self._lock_timeout_seconds, _MOMENT_SECONDS)
-        while (refusal := await on_disk(self._path, self._refusal)) is not None:
-            needs_a_person = isinstance(refusal, StoreMisconfiguredError)
-            if needs_a_person or trio.current_time() >= deadline:
-                raise JournalError(f"journal {self._path} can't be opened: {refusal}")
-            await trio.sleep(_POLL_SECONDS)
+        try:
+            await owned(
+                self._try_to_own,
+                f"journal {self._path}",
+                self._lock_timeout_seconds,
+                moment=_MOMENT_SECONDS,
+            )
+        except StoreUnavailableError as error:
+            raise JournalError(f"journal {self._path} can't be opened: {error}") from None
+
+    async def _try_to_own(self) -> None:
+        refusal = await on_disk(self._path, self._refusal)
+        if refusal is not None:
+            raise refusal
 
     def _refusal(self) -> StoreUnavailableError | None:
         """Own the file, or return the error if another process does."""

@@ -51,7 +51,7 @@ calls(
 # Dead letters
 
 
-@walk(OPEN, StoreUnavailableError, f"{HERE}/dead.db", "another process")
+@walk(OPEN, StoreUnavailableError, f"{HERE}/dead.db", "this process owns it")
 async def of_another_owner(path: Path) -> None:
     async with open_dead_letters(path / "dead.db"), open_dead_letters(path / "dead.db"):
         raise AssertionError("it has two owners")
@@ -126,7 +126,7 @@ for method, call in {
 # Journals
 
 
-@walk(JOURNAL, JournalError, f"journal {HERE}/log", "another process")
+@walk(JOURNAL, JournalError, f"journal {HERE}/log", "this process owns it")
 async def of_another_process(path: Path) -> None:
     async with open_journal(path / "log"), open_journal(path / "log"):
         raise AssertionError("it has two owners")
