@@ -307,7 +307,11 @@ def test_what_the_store_refuses_is_told_by_the_status(
         )
     source.write_bytes(line(1) + line(2, trust_score=99) + line(3))
     assert ingest(source, store) == 1
-    assert "1 dead-lettered" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "1 dead-lettered" in out
+    # It is in the input.
+    assert "dead-lettered" in err
+    assert "payload is gone" not in err
     assert stored(store) == 2
 
 

@@ -379,16 +379,16 @@ def test_a_key_of_several_fields_is_read_from_words_or_one_array() -> None:
 @pytest.mark.parametrize(
     ("key", "words", "message"),
     [
-        ("number", ["s3cr3t"], "the key's field 'number' is an int"),
-        ("blob", ["s3cr3t"], "the key's field 'blob' is bytes in Base64"),
-        ("uuid", ["s3cr3t"], "the key's field 'uuid' is a UUID"),
-        ("colour", ["s3cr3t"], "the key's field 'colour' is one of the values that it may have"),
+        ("number", ["s3cr3t"], "the key's field 'number' has to be an int"),
+        ("blob", ["s3cr3t"], "the key's field 'blob' has to be bytes in Base64"),
+        ("uuid", ["s3cr3t"], "the key's field 'uuid' has to be a UUID"),
+        ("colour", ["s3cr3t"], "the key's field 'colour' has to be one of 'red'"),
         *[
-            ("at", [text], "the key's field 'at' is a datetime such as 2026-11-25T12:00:00Z")
+            ("at", [text], "the key's field 'at' has to be a datetime such as 2026-11-25T12:00:00Z")
             for text in ("2026-11-25T12:00:00", "2026-11-25T12:00Z")
         ],
-        (("number", "name"), ['["s3cr3t", "x"]'], "the key's field 'number' is an int"),
-        (("number", "name"), ["[1, 2]"], "the key's field 'name' is a str"),
+        (("number", "name"), ['["s3cr3t", "x"]'], "the key's field 'number' has to be an int"),
+        (("number", "name"), ["[1, 2]"], "the key's field 'name' has to be a str"),
         *[
             (("number", "name"), words, "the key of thing has to be given in full: number, name")
             for words in ([], ["1"], ["[1]"], ["{"], ["1", "2", "3"])

@@ -359,6 +359,32 @@ async def test_opening_in_a_cancelled_scope_opens_nothing(
 # The time is up
 
 
+@pytest.mark.parametrize("state", [None, "57P03"])
+async def test_an_error_at_the_deadline_names_what_the_store_said(
+    store: MemoryRepository[Item], autojump_clock: MockClock, state: str | None
+) -> None:
+    store.fail_next(StoreUnavailableError("away", error_class="Away", sqlstate=state), times=99)
+    with pytest.raises(DrainTimeoutError) as caught:
+        async with open_write_behind_queue(store, PATIENT) as queue:
+            await queue.enqueue(Item("a"))
+    sqlstate = f", SQLSTATE {state}" if state else ""
+    assert str(caught.value) == (
+        f"queue 'default' could not write 1 entry within 10 s, as the last call failed (Away{sqlstate}); "
+        "save what is in .undelivered"
+    )
+
+
+async def test_an_error_at_the_deadline_blames_nothing_that_is_over(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    store.fail_next(StoreUnavailableError("away"))
+    with pytest.raises(DrainTimeoutError, match="within 10 s; save"):
+        async with open_write_behind_queue(store, PATIENT) as queue:
+            await queue.persist(Item("stored"))
+            store.stall()
+            await queue.enqueue(Item("a"))
+
+
 async def test_at_the_deadline_what_is_left_is_handed_back_in_order_of_acceptance(
     store: MemoryRepository[Item], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -767,7 +767,10 @@ async def test_interval_goes_on_while_the_disk_fails_and_says_so_and_heals(
 
 @pytest.mark.one_lane
 async def test_always_tells_the_producer_that_the_disk_failed_and_heals(
-    path: Path, store: MemoryRepository[Item], disk: SlowDisk
+    path: Path,
+    store: MemoryRepository[Item],
+    disk: SlowDisk,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     store.down()
     async with queue_with_journal(path, store, SOON, durability="always") as queue:
@@ -778,6 +781,9 @@ async def test_always_tells_the_producer_that_the_disk_failed_and_heals(
                 await queue.enqueue(Item("b", 1))
             assert not queue.metrics().durable
         assert queue.metrics().total_enqueued == 1
+        # Nothing is in danger, and nobody is told so.
+        assert "default: no entry is accepted now, and what was accepted is safe: " in caplog.text
+        assert "would not survive" not in caplog.text
         disk.fails = False
         await until(lambda: queue.metrics().durable)  # though nobody comes
         await queue.enqueue(Item("c", 1))

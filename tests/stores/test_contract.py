@@ -230,6 +230,22 @@ class Swallowing(Good):
             return 0  # noqa: ASYNC104  # likewise
 
 
+class Abandoning(Good):
+    """As one that leaves its thread behind, with abandon_on_cancel=True."""
+
+    async def upsert_many(self, entries: Sequence[Item], /) -> int:
+        try:
+            return await super().upsert_many(entries)
+        except trio.Cancelled:
+            trio.lowlevel.spawn_system_task(self.go_on, entries)
+            raise
+
+    async def go_on(self, entries: Sequence[Item]) -> None:
+        await trio.sleep(0.3)
+        for one in entries:
+            self.put(one)
+
+
 class Broken(Good):
     stuck = False
 
@@ -326,6 +342,7 @@ class Offended(Good):
         (Partial, "a call that was cancelled after 0.001 s stored .* of 500 entries"),
         (Stubborn, "a call that was cancelled after 0.0 s took more than 5 s to return"),
         (Swallowing, "a call that was cancelled after 0.0 s returned, and stored nothing"),
+        (Abandoning, "a call that was cancelled after 0.0 s went on writing when it had returned"),
         (Broken, "after a call was cancelled, the next one did not store its entries"),
         (Preparing, "prepare did not return the same entries"),
         (Forgetting, "what prepare returned was not stored"),

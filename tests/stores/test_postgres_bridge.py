@@ -27,6 +27,7 @@ from provcache_trio.postgres import _repository as postgres_module, open_postgre
 from tests.support.bridges import Client, each_bridge, silent_server, somebody, threads_left
 from tests.support.entries import by_key, entry, key_of
 from tests.support.postgres import connections, quoted
+from tests.support.programs import run_python
 from tests.support.servers import postgres, unused_schema
 from tests.support.waiting import HANG_SECONDS, until, without_a_hang
 
@@ -633,6 +634,55 @@ def test_an_interrupt_in_the_middle_of_the_import_leaves_trio_asyncio_whole() ->
     command = [sys.executable, "-c", INTERRUPTED_IMPORT]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("interrupted\nopened\n", "")
+
+
+AFTERWARDS = """
+import asyncio, sys, threading, trio
+if sys.argv[1] == "theirs":
+    import trio_asyncio
+from provcache_trio.postgres import open_postgres_repository
+
+async def main():
+    async with open_postgres_repository("postgresql://127.0.0.1:1/x", bridge="trio-asyncio"):
+        await trio.sleep(0)
+
+async def other():
+    print(type(asyncio.get_running_loop()).__module__.partition(".")[0])
+    try:
+        async with open_postgres_repository("postgresql://127.0.0.1:1/x"):
+            pass
+    except RuntimeError as error:
+        print(error)
+
+trio.run(main)
+if sys.argv[1] == "theirs":
+    asyncio.new_event_loop().close()
+    print(type(asyncio.new_event_loop()).__module__.partition(".")[0])
+else:
+    asyncio.run(other())
+    thread = threading.Thread(target=asyncio.run, args=(other(),))
+    thread.start()
+    thread.join()
+    trio.run(main)
+"""
+
+
+@pytest.mark.skipif(DEFAULT_KIND == "thread", reason="trio-asyncio can't be imported here")
+@pytest.mark.whole_process
+async def test_after_trio_a_program_of_asyncio_has_a_loop_of_asyncio_s_own() -> None:
+    needs = (
+        "open_postgres_repository needs trio, and this is not a task of trio's: begin the program "
+        "by trio.run(main), not by asyncio.run"
+    )
+    said = (await run_python(AFTERWARDS, "ours")).decode()
+    assert said.splitlines() == ["asyncio", needs] * 2
+
+
+@pytest.mark.skipif(DEFAULT_KIND == "thread", reason="trio-asyncio can't be imported here")
+@pytest.mark.whole_process
+@pytest.mark.filterwarnings("ignore")
+async def test_who_imports_trio_asyncio_before_keeps_what_it_does_to_asyncio() -> None:
+    assert (await run_python(AFTERWARDS, "theirs")).decode().splitlines() == ["trio_asyncio"]
 
 
 # Cancelling

@@ -126,6 +126,22 @@ def test_a_defect_is_reported_by_its_class_and_its_place_in_the_package(connecte
     assert str(told) == f"{defect}: KeyError"
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (exceptions.InternalClientError("got result for unknown protocol state 3"), True),
+        (exceptions.InterfaceError("the underlying connection is closed"), True),
+        (exceptions.InterfaceError("another operation is in progress"), False),
+        (ConnectionResetError("x"), False),
+    ],
+)
+def test_a_lost_connection_is_called_so_whatever_asyncpg_calls_it(
+    error: Exception, words: bool
+) -> None:
+    message = str(translated(error, meaning_of_error(error, connected=True)))
+    assert message.endswith(": the connection was lost") == words
+
+
 def test_behind_pgbouncer_a_protocol_violation_is_a_server_that_is_away() -> None:
     error = exceptions.ProtocolViolationError("x")
     for connected in (True, False):

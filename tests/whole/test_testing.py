@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -496,3 +498,51 @@ async def test_rows_of_a_table_without_newer_are_deleted_by_their_fields() -> No
     await store.upsert_many([Item("a", 1), Item("b", 2)])
     assert await store.delete_where(version=2) == 1
     assert set(store.rows) == {"a"}
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Reading(msgspec.Struct, frozen=True):
+    probe: int
+    at: datetime | None = None
+    lowest: Decimal = Decimal(1)
+    colour: Colour = Colour.RED
+    tags: list[str] = []
+
+
+READINGS = Table(Reading, "readings", key="probe")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "message"),
+    [
+        ({"probe": "1"}, "probe", "probe must be an int, not str"),
+        ({"at": datetime(2026, 11, 23)}, "at", "at must be an aware datetime, not a naive one"),  # noqa: DTZ001  # that is it
+        ({"lowest": 0.5}, "lowest", "lowest must be a Decimal, not float"),
+        ({"colour": "red"}, "colour", "colour must be a member of its Enum"),
+        ({"tags": ("a",)}, "tags", "tags must be written as JSON and read back as it is"),
+    ],
+)
+async def test_values_are_checked_if_a_test_asks_for_it(
+    wrong: dict[str, Any], field: str, message: str
+) -> None:
+    good, bad = Reading(1), Reading(**{"probe": 2, **wrong})
+    strict = MemoryRepository(table=READINGS, check_values=True)
+    with pytest.raises(EntryRejectedError) as caught:
+        await strict.upsert_many([good, bad])
+    assert str(caught.value) == message
+    assert (caught.value.index, caught.value.field) == (1, field)
+    assert strict.rows == {}
+    assert await strict.upsert_many([good, Reading(3, NOW, tags=["a"])]) == 2
+    lax = MemoryRepository(table=READINGS)
+    assert await lax.upsert_many([good, bad]) == 2
+
+
+async def test_an_entry_of_another_type_is_refused_if_values_are_checked() -> None:
+    store: MemoryRepository[Any] = MemoryRepository(table=READINGS, check_values=True)
+    with pytest.raises(EntryRejectedError, match="an entry must be a Reading, not Item"):
+        await store.upsert_many([Item("a")])
+    with pytest.raises(TypeError, match="check_values needs a table"):
+        MemoryRepository[Item](check_values=True)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import _asyncio
+import sys
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
 import trio
+
+_IS_OURS: Final = "trio_asyncio" not in sys.modules
 
 with warnings.catch_warnings():
     # It uses functions that Python 3.12 deprecated. Our users should not see that, and it would be
@@ -18,6 +22,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
+
+
+
+def _leave_asyncio_alone() -> None:
+    """Let ``asyncio.run`` make loops of asyncio's own, as it did before trio-asyncio was imported.
+
+    The import makes it run trio-asyncio's synchronous loop instead, in every thread that sets no
+    policy. A program that imports trio-asyncio itself, before, may want that.
+    """
+    # There is no public way for all threads; without these names, nothing changes.
+    with suppress(ImportError, AttributeError):
+        from trio_asyncio import _loop  # noqa: PLC0415  # it may be missing
+
+        _loop._FakedPolicy.policy = _loop._original_policy  # noqa: SLF001  # see above
+
+
+if _IS_OURS:  # pragma: no branch  # a process of its own tests the other way
+    _leave_asyncio_alone()
 
 # The most threads that wait for a name server.
 _MOST_LOOKUPS: Final = 8

@@ -258,5 +258,5 @@ def _key_value(field: TableField, value: object) -> object:
             return found
     kind = _KINDS.get(field.kind, f"a {field.kind}")
     if field.members is not None:
-        kind = "one of the values that it may have"
-    raise MisuseError(f"the key's field {field.name!r} is {kind}")
+        kind = f"one of {', '.join(map(repr, field.members))}"
+    raise MisuseError(f"the key's field {field.name!r} has to be {kind}")

@@ -67,6 +67,7 @@ class Assembly(Generic[E]):
     setup: Setup[E]
     lifetime: Lifetime
     calls: Calls
+    watch: StoreWatch
     lanes: Lanes[E]
     room: WaitingRoom[E]
     outbox: Outbox[E]
@@ -220,6 +221,7 @@ def assemble(setup: Setup[E]) -> Assembly[E]:
         setup=setup,
         lifetime=lifetime,
         calls=calls,
+        watch=watch,
         lanes=lanes,
         room=room,
         outbox=outbox,

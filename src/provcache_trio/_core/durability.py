@@ -18,6 +18,9 @@ _LONGEST_WRITE_SECONDS: Final = 5.0
 _LATE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _MOST_DOUBLINGS: Final = 20
+_UNSAFE: Final = "accepted entries would not survive a crash now"
+# With "always", what was accepted is on disk.
+_REFUSED: Final = "no entry is accepted now, and what was accepted is safe"
 
 
 class Durability(Generic[E]):
@@ -34,7 +37,15 @@ class Durability(Generic[E]):
     The first call after a failure is made at once; then the pause doubles, up to a second.
     """
 
-    def __init__(self, notes: Notes[E], lifetime: Lifetime, interval_seconds: float) -> None:
+    def __init__(
+        self,
+        notes: Notes[E],
+        lifetime: Lifetime,
+        interval_seconds: float,
+        *,
+        always: bool = False,
+    ) -> None:
+        self._always = always
         self._notes = notes
         self._lifetime = lifetime
         self._interval_seconds = interval_seconds
@@ -71,9 +82,8 @@ class Durability(Generic[E]):
     def fail(self, error: JournalError) -> None:
         """Note that a call failed."""
         if self.error is None:
-            self._lifetime.log(
-                logging.ERROR, "accepted entries would not survive a crash now: %s", error
-            )
+            consequence = _REFUSED if self._always else _UNSAFE
+            self._lifetime.log(logging.ERROR, f"{consequence}: %s", error)
         self.error = error
         doublings = min(self._failures, _MOST_DOUBLINGS)
         pause = 0.0 if not doublings else self._interval_seconds * 2.0 ** (doublings - 1)

@@ -360,8 +360,18 @@ class _Life(Generic[E]):
                 else:
                     why = "store is closed" if lifetime.store_is_closed else "sink refuses them"
                     self._shortfall = f": the {why}"
-                    break
+                    return interrupt
+        self._shortfall += self._cause()
         return interrupt
+
+    def _cause(self) -> str:
+        """Return what fails at the end of the drain, or "" if nothing does."""
+        watch = self._parts.watch
+        error = watch.last_error
+        if error is None or (watch.trouble is None and not self._parts.outbox.failing):
+            return ""
+        state = "" if error.sqlstate is None else f", SQLSTATE {error.sqlstate}"
+        return f", as the last call failed ({error.error_class}{state})"
 
     async def _stop_tasks(self) -> KeyboardInterrupt | None:
         """End our tasks; a repository that does not return when cancelled delays this."""

@@ -63,8 +63,10 @@ class Recorder(Generic[E]):
         self._room = room
         self._notes = notes
         self._lifetime = lifetime
-        self._durability = Durability(notes, lifetime, journal.sync_interval_seconds)
         self.always: bool = journal.always
+        self._durability = Durability(
+            notes, lifetime, journal.sync_interval_seconds, always=self.always
+        )
         # At the end, whether the journal holds everything that is left.
         self.kept: bool = False
         self.replay: Replay[E] = Replay(

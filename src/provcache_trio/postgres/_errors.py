@@ -135,7 +135,7 @@ def translated(
             sqlstate=error.sqlstate if isinstance(error, PostgresError) else None,
         )
     if not isinstance(error, PostgresError):
-        reason = _joined(f"asyncpg reported {name}", _reason_of(error), hint)
+        reason = _joined(f"asyncpg reported {name}", _reason_of(error, meaning), hint)
         if meaning is UNKNOWN or not isinstance(error, (*_LOST, *_OF_ARGUMENTS)):
             reason = described_defect(error)
         # SSLCertVerificationError has OpenSSL's code there; none of these has an SQLSTATE.
@@ -158,10 +158,12 @@ def _joined(*parts: str) -> str:
     return ": ".join(filter(None, parts))
 
 
-def _reason_of(error: Exception) -> str:
+def _reason_of(error: Exception, meaning: Meaning) -> str:
     """Return in plain words why there is no connection, without anything that asyncpg quotes."""
     reason = ""
-    if isinstance(error, ssl.SSLCertVerificationError):
+    if meaning is AWAY and _is_of_a_lost_connection(error):
+        reason = "the connection was lost"
+    elif isinstance(error, ssl.SSLCertVerificationError):
         reason = f"the server's certificate is not accepted, {error.verify_message}"
     elif _is_without_tls(error):
         reason = "the server offers no TLS, and sslmode demands it"
@@ -174,6 +176,13 @@ def _reason_of(error: Exception) -> str:
     elif isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
         reason = os.strerror(error.errno)
     return reason
+
+
+def _is_of_a_lost_connection(error: Exception) -> bool:
+    """Return whether asyncpg raises such an error where the server or the network ended it."""
+    if type(error) is InterfaceError:
+        return "closed" in str(error)
+    return type(error) is InternalClientError
 
 
 def _is_without_tls(error: Exception) -> bool:

@@ -25,6 +25,8 @@ _MANY: Final = 500
 # The seconds within which a cancelled call has to return.
 _PROMPT_SECONDS: Final = 5.0
 _CUTS_SECONDS: Final = (0.0, 0.001, 0.01, 0.1)
+# The seconds after which a cancelled call must have stored nothing more.
+_LATER_SECONDS: Final = 0.5
 
 
 class ReadableRepository(Protocol[E_repository]):
@@ -55,7 +57,8 @@ async def check_repository(
         async def test_our_store_keeps_its_promises() -> None:
             await check_repository(open_empty_store, lambda number, version: Visit(number, version))
 
-    It stores some thousand entries, cancels calls, and takes a second or two with a quick store.
+    It stores some thousand entries, cancels calls, looks half a second later whether they have
+    really ended, and takes some seconds with a quick store.
 
     Args:
         open: returns a context manager that enters a repository without rows, which has
@@ -300,6 +303,14 @@ class _Contract(Generic[E]):
                     f"{_PROMPT_SECONDS:g} s to return",
                 )
                 found = await self._stored(repository, entries)
+                if not returned:
+                    await trio.sleep(_LATER_SECONDS)
+                    _promise_same(
+                        await self._stored(repository, entries),
+                        found,
+                        f"a call that was cancelled after {seconds} s went on writing when it had "
+                        "returned: wait for its thread or its task before trio.Cancelled leaves it",
+                    )
                 _promise(
                     not found or found == self._merged(repository, entries),
                     f"a call that was cancelled after {seconds} s stored {len(found)} of "

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections import deque
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic
 
 import trio
 
+from provcache_trio._vocabulary import values
 from provcache_trio._vocabulary.checks import check_int, check_moment
 from provcache_trio._vocabulary.entries import merge_or_replace
 from provcache_trio._vocabulary.errors import EntryRejectedError, StoreUnavailableError
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from provcache_trio._vocabulary.entries import ProvcacheEntry
+    from provcache_trio._vocabulary.fields import TableField
     from provcache_trio._vocabulary.protocols import DeadLetter
     from provcache_trio._vocabulary.table import Table
+    from provcache_trio._vocabulary.values import Codec
 
     E = TypeVar("E", default=ProvcacheEntry)
 else:
@@ -116,8 +119,12 @@ class MemoryRepository(_Scripted, Generic[E]):
         key: returns the key of an entry; by default its ``veri_key``.
         merge: called as ``merge(stored, arriving)``; returns the entry to store. By default
             ``merge_entries`` for a ``ProvcacheEntry``; any other entry is replaced.
-        table: gives both, as for the built-in repositories. Values are not checked: it stores
+        table: gives both, as for the built-in repositories. Without ``check_values`` it stores
             even what SQLite or PostgreSQL would refuse.
+        check_values: whether to refuse, with a ``table``, entries of another type and values that
+            neither SQLite nor PostgreSQL stores in a column that was made for the field: of another
+            type, a naive datetime, a Decimal that is not finite. What a column of yours declares, such as
+            a length or a scale, only a real store checks.
         latency_seconds: see the attribute.
         reject_with_index: whether an ``EntryRejectedError`` has the entry's position, as with
             some stores.
@@ -141,10 +148,14 @@ class MemoryRepository(_Scripted, Generic[E]):
         key: Callable[[E], Hashable] | None = None,
         merge: Callable[[E, E], E] | None = None,
         table: Table[E] | None = None,
+        check_values: bool = False,
         latency_seconds: float = 0.0,
         reject_with_index: bool = False,
     ) -> None:
         super().__init__(latency_seconds)
+        if check_values and table is None:
+            raise TypeError("check_values needs a table")
+        self._codecs = _codecs_of(table) if check_values and table is not None else None
         if table is not None:
             key, merge = key or table.key, merge or table.merge
         self.table: Table[E] | None = table
@@ -175,7 +186,7 @@ class MemoryRepository(_Scripted, Generic[E]):
 
         Raises:
             StoreUnavailableError: it is down, or lost its answer.
-            EntryRejectedError: an entry's key was given to ``reject``.
+            EntryRejectedError: an entry's key was given to ``reject``, or a value does not fit.
             BaseException: what ``fail_next`` or ``crash_next`` asked for.
         """
         batch = tuple(entries)
@@ -292,6 +303,7 @@ class MemoryRepository(_Scripted, Generic[E]):
     def _store(self, batch: tuple[E, ...]) -> int:
         updates: dict[Hashable, E] = {}
         for index, entry in enumerate(batch):
+            self._check(index, entry)
             key = self._key(entry)
             if key in self._rejected:
                 raise EntryRejectedError(
@@ -303,6 +315,17 @@ class MemoryRepository(_Scripted, Generic[E]):
         changed = sum(key not in self.rows or self.rows[key] != updates[key] for key in updates)
         self.rows.update(updates)
         return changed
+
+    def _check(self, index: int, entry: E) -> None:
+        table = self.table
+        if table is None or self._codecs is None:
+            return
+        is_one = type(entry) is table.entry_type
+        error = values.refusal(table, self._codecs, entry) if is_one else None
+        if error is not None or not is_one:
+            error = error or values.wrong_type(table, entry)
+            error.index = index
+            raise error
 
 
 class MemoryDeadLetters(_Scripted, Generic[E]):
@@ -329,6 +352,37 @@ class MemoryDeadLetters(_Scripted, Generic[E]):
         """
         taken = tuple(letters)
         await self._write(lambda: self.letters.extend(taken))
+
+
+def _codecs_of(table: Table[Any]) -> dict[str, Codec]:
+    """Return codecs whose ``encode`` refuses what no store takes, by field."""
+    return {field.name: _codec_of(field) for field in table.fields}
+
+
+def _codec_of(field: TableField) -> Codec:
+    if field.members is not None:
+        codec = values.of_members(field)
+    elif field.kind == "JSON":
+        codec = values.document(field.annotation)
+    else:
+        check = _CHECKS[field.kind]
+        codec = values.Codec(check, check)
+    return values.or_null(codec) if field.optional else codec
+
+
+_CHECKS: Final[dict[str, Callable[[object], object]]] = {
+    "str": values.text,
+    "int": values.integer(64),
+    "float": values.real,
+    "bool": values.boolean,
+    "bytes": values.blob,
+    "UUID": values.uuid,
+    "Decimal": values.decimal,
+    "datetime": values.moment,
+    "date": values.day,
+    "time": values.clock,
+    "timedelta": values.duration,
+}
 
 
 def _copy_of(error: BaseException) -> BaseException:

@@ -6,6 +6,8 @@ import codecs
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 from provcache_trio import (
     DrainTimeoutError,
     WriteBehindOptions,
@@ -21,7 +23,7 @@ from .lines import BadLineError, reader_of, why_not_lines
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from provcache_trio import WriteBehindQueue
     from provcache_trio._cli.input import Input
@@ -35,6 +37,13 @@ _MOST_UNWRITTEN: Final = 16 * 1024 * 1024
 _MOST_REPORTED: Final = 20
 # These are in the summary even if there are none.
 _ALWAYS: Final = ("persisted", "coalesced", "dead-lettered")
+
+
+class _StaysInTheInput:
+    """A sink that keeps nothing, since the input still has every entry."""
+
+    async def put_many(self, _letters: Sequence[object], /) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 class Ingest(Job):
@@ -116,7 +125,9 @@ class Ingest(Job):
         await self.source.open()
         async with self.target.open(create=self.target.entries.table is None) as store:
             await wait_until_ready(store, progress.notice)
-            async with open_write_behind_queue(store, self.options, name="ingest") as queue:
+            async with open_write_behind_queue(
+                store, self.options, name="ingest", dead_letters=_StaysInTheInput()
+            ) as queue:
                 self.outage.queue = queue
                 await self._read(queue, progress)
                 await queue.flush()
