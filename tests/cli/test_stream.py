@@ -167,7 +167,10 @@ def test_nothing_is_read_from_a_stream(
 ) -> None:
     key = [] if command == "stats" else [f"sha256:{'0' * 64}"]
     assert main([command, *key, "--from", stream]) == 3
-    assert "a relay takes entries to a store: name that store, as sqlite:PATH" in capsys.readouterr().err
+    assert (
+        "a relay takes entries to a store: name that store, as sqlite:PATH"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_stream_that_is_not_there_is_not_made(

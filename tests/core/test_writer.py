@@ -457,7 +457,7 @@ async def test_an_outage_is_two_log_lines(
         await trio.sleep(3600)
         store.up()
         await queue.flush()
-    lines = [r.getMessage() for r in caplog.records if "store" in r.getMessage()]
+    lines = [r.getMessage() for r in caplog.records if "decisions: store" in r.getMessage()]
     assert len(lines) == 2
     assert "lost" in lines[0]
     assert lines[1] == "decisions: store found again"

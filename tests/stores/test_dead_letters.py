@@ -966,6 +966,10 @@ async def test_a_successor_waits_for_its_predecessor_whatever_it_opens_first(
     )
 
 
+def make_damaged(path: Path) -> None:
+    path.write_bytes(b"no database at all, and longer than a header of SQLite is" * 9)
+
+
 async def test_a_lock_is_waited_for_no_longer_than_was_asked_and_other_trouble_is_not(
     path: Path,
 ) -> None:
@@ -973,7 +977,7 @@ async def test_a_lock_is_waited_for_no_longer_than_was_asked_and_other_trouble_i
         with pytest.raises(StoreUnavailableError, match=IN_USE):
             async with open_dead_letters(path, lock_timeout_seconds=0.01):
                 raise AssertionError("unreachable")
-    path.write_bytes(b"no database at all, and longer than a header of SQLite is" * 9)
+    make_damaged(path)
     with trio.fail_after(HANG_SECONDS / 2), pytest.raises(StoreMisconfiguredError):
         async with open_dead_letters(path, lock_timeout_seconds=HANG_SECONDS):
             raise AssertionError("unreachable")

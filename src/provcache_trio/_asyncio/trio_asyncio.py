@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-
 def _leave_asyncio_alone() -> None:
     """Let ``asyncio.run`` make loops of asyncio's own, as it did before trio-asyncio was imported.
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Generic
 import trio
 
 from provcache_trio._vocabulary.errors import QueueClosedError
-from provcache_trio._vocabulary.observed import store_name_of
 from provcache_trio._vocabulary.metrics import FlushReason
+from provcache_trio._vocabulary.observed import store_name_of
 from provcache_trio._vocabulary.protocols import E
 
 from .batch import Batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
@@ -117,7 +118,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class _Found(Answer, frozen=True, kw_only=True):
     """The settings of a stream or a consumer, as the servers have them."""
 
-    config: dict[str, Any] = {}
+    config: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class StreamInfo(Answer, frozen=True, kw_only=True):
@@ -293,27 +294,32 @@ async def _make(
         StoreError: it can't be made.
     """
     what = "CONSUMER" if consumer else "STREAM"
+    subject = names.api(f"{what}.CREATE", consumer=consumer)
+    other: StoreMisconfiguredError | None = None
     try:
-        subject = names.api(f"{what}.CREATE", consumer=consumer)
         await session.ask(subject, msgspec.json.encode(request), Answer, patience=10)
     except StoreMisconfiguredError as error:
         if error.error_class not in _OTHERS:
             raise
+        other = error
+    if other is not None:
         subject = names.api(f"{what}.INFO", consumer=consumer)
         found = await session.ask(subject, b"", _Found)
-        differing = [
-            f"{name} is {_shown(name, found.config.get(name))}, not {_shown(name, value)}"
-            for name, value in wanted.items()
-            if found.config.get(name) != value
-        ]
-        if not differing:
-            raise
-        raise reworded(error, f"{error}: {', '.join(differing)}") from None
+        words = filter(None, (str(other), _difference(found.config, wanted)))
+        raise reworded(other, ": ".join(words))
 
 
-def _shown(name: str, value: object) -> str:
-    is_duration = name == "ack_wait" and isinstance(value, int)
-    return f"{value / _NANOSECONDS:g} s" if is_duration else str(value)
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Name the settings in which the two differ, with both values, which are no secrets."""
+    return ", ".join(
+        f"{name} is {_shown(name, found.get(name))}, not {_shown(name, value)}"
+        for name, value in wanted.items()
+        if found.get(name) != value
+    )
+
+
+def _shown(name: str, value: Any) -> str:  # noqa: ANN401  # of any setting
+    return f"{value / _NANOSECONDS:g} s" if name == "ack_wait" and value else str(value)
 
 
 # Checking them

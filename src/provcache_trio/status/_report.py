@@ -126,19 +126,20 @@ def _summarize(metrics: WriteBehindMetrics) -> str:
                 f"No more entries are accepted; {counted_entries(left)} {_are(left)} left to write."
             )
         case QueueState.CLOSED:  # pragma: no branch  # there is no other
-            if metrics.total_abandoned == 0:
-                return "The queue has ended, and nothing was left behind."
-            if metrics.total_kept == metrics.total_abandoned:
-                kept = metrics.total_kept
-                return (
-                    f"The queue has ended; {counted_entries(kept)} that {_are(kept)} not known to be "
-                    "stored stayed in the journal, or went back to the stream."
-                )
-            handed_back = metrics.total_abandoned
-            return (
-                f"The queue has ended; {counted_entries(handed_back)} that {_are(handed_back)} not known "
-                f"to be stored went back to the program."
-            )
+            return _summarize_end(metrics)
+
+
+def _summarize_end(metrics: WriteBehindMetrics) -> str:
+    left = metrics.total_abandoned
+    if left == 0:
+        return "The queue has ended, and nothing was left behind."
+    is_safe = metrics.total_kept == left
+    where = (
+        "stayed in the journal, or went back to the stream"
+        if is_safe
+        else "went back to the program"
+    )
+    return f"The queue has ended; {counted_entries(left)} that {_are(left)} not known to be stored {where}."
 
 
 def _summarize_running(metrics: WriteBehindMetrics, left: int) -> str:

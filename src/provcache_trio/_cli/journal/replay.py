@@ -116,10 +116,8 @@ class Replay(Resending):
         tried = f"replayed {counted(self.replayed, 'entry', 'entries')}"
         aside = f"; {self.set_aside:,} set aside in {printable(f'{self.path}.set-aside')}"
         lost = "" if self._was_intact else "; some of its records were damaged or missing"
-        return [
-            f"{tried}: {self.stored:,} written; {self.left:,} stay in the journal"
-            f"{aside if self.set_aside else ''}{lost}"
-        ]
+        counts = f"{self.stored:,} written; {self.left:,} stay in the journal"
+        return [f"{tried}: {counts}{aside if self.set_aside else ''}{lost}"]
 
     @property
     def status(self) -> Status:
