@@ -127,18 +127,19 @@ def test_a_defect_is_reported_by_its_class_and_its_place_in_the_package(connecte
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "ended", "words"),
     [
-        (exceptions.InternalClientError("got result for unknown protocol state 3"), True),
-        (exceptions.InterfaceError("the underlying connection is closed"), True),
-        (exceptions.InterfaceError("another operation is in progress"), False),
-        (ConnectionResetError("x"), False),
+        (exceptions.InternalClientError("got result for unknown protocol state 3"), False, True),
+        (exceptions.InterfaceError("the underlying connection is closed"), True, True),
+        (exceptions.InterfaceError("another operation is in progress"), False, False),
+        (exceptions.TargetServerAttributeNotMatched("x"), False, False),
+        (ConnectionResetError("x"), False, False),
     ],
 )
 def test_a_lost_connection_is_called_so_whatever_asyncpg_calls_it(
-    error: Exception, words: bool
+    error: Exception, ended: bool, words: bool
 ) -> None:
-    message = str(translated(error, meaning_of_error(error, connected=True)))
+    message = str(translated(error, meaning_of_error(error, connected=True, ended=ended)))
     assert message.endswith(": the connection was lost") == words
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
@@ -27,7 +26,7 @@ from ._session import Answer, Session, ask
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from ._connection import Connection
@@ -118,7 +117,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class _Found(Answer, frozen=True, kw_only=True):
     """The settings of a stream or a consumer, as the servers have them."""
 
-    config: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    config: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class StreamInfo(Answer, frozen=True, kw_only=True):

@@ -161,7 +161,8 @@ def _joined(*parts: str) -> str:
 def _reason_of(error: Exception, meaning: Meaning) -> str:
     """Return in plain words why there is no connection, without anything that asyncpg quotes."""
     reason = ""
-    if meaning is AWAY and _is_of_a_lost_connection(error):
+    if meaning is AWAY and type(error) in {InterfaceError, InternalClientError}:
+        # This is what asyncpg raises on a connection that the server or the network has ended.
         reason = "the connection was lost"
     elif isinstance(error, ssl.SSLCertVerificationError):
         reason = f"the server's certificate is not accepted, {error.verify_message}"
@@ -176,13 +177,6 @@ def _reason_of(error: Exception, meaning: Meaning) -> str:
     elif isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
         reason = os.strerror(error.errno)
     return reason
-
-
-def _is_of_a_lost_connection(error: Exception) -> bool:
-    """Return whether asyncpg raises such an error where the server or the network ended it."""
-    if type(error) is InterfaceError:
-        return "closed" in str(error)
-    return type(error) is InternalClientError
 
 
 def _is_without_tls(error: Exception) -> bool:
