@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from provcache_trio import EntryRejectedError, ProvcacheEntry, Table
-from provcache_trio.nats._messages import Codec, Encoded, Piece, UnreadableError
+from provcache_trio.nats._messages import Codec, Encoded, Piece, UnreadableError, as_lines
 
 from tests.support.entries import NOW, entry
 from tests.support.strategies import provcache_entries
@@ -110,6 +110,22 @@ async def test_a_compressed_message_that_is_not_whole_is_unreadable(
     head, _, body = message.partition(b"\n")
     with pytest.raises(UnreadableError, match=why):
         came(codec, [head + b"\n" + change(body)])
+
+
+async def test_a_compressed_message_that_is_taken_out_is_written_as_lines() -> None:
+    codec: Codec[ProvcacheEntry] = Codec(None)
+    some = [entry(number) for number in range(300)]
+    (message,) = await sent(codec, some)
+    lines = as_lines(message)
+    assert json.loads(lines.partition(b"\n")[0])["provcache"] == 1
+    assert len(lines.splitlines()) == 301
+    assert came(codec, [lines]) == some
+    assert as_lines(lines) == lines
+
+
+@pytest.mark.parametrize("data", [b"", b"hello\n", b'{"provcache":2,"of":"x","count":1}\nhello'])
+def test_what_cannot_be_read_is_written_as_it_is(data: bytes) -> None:
+    assert as_lines(data) == data
 
 
 async def test_no_entries_are_no_message() -> None:

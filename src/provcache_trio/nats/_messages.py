@@ -234,6 +234,20 @@ class Codec(Generic[E]):
         return envelope
 
 
+def as_lines(data: bytes) -> bytes:
+    """Return a message as people and ``provcache ingest`` read it; if it can't be read, as it is."""
+    head_ends = data.find(b"\n") + 1
+    try:
+        envelope = msgspec.json.decode(data[:head_ends], type=Envelope)
+        if envelope.provcache != COMPRESSED:
+            return data
+        lines = b"".join([some for some, _ in _unpacked(data, head_ends)])
+    except (msgspec.MsgspecError, UnreadableError):
+        return data
+    plain = msgspec.structs.replace(envelope, provcache=PLAIN)
+    return msgspec.json.encode(plain) + b"\n" + lines
+
+
 def _compress(lines: bytes) -> bytes:
     return zlib.compress(lines, _LEVEL)
 

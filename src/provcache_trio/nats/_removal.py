@@ -12,6 +12,7 @@ from provcache_trio._asyncio.bridge import DEFAULT_KIND
 from provcache_trio._asyncio.calls import call_once
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError
 
+from ._messages import as_lines
 from ._servers import read_access
 from ._session import Answer, Session
 from ._stream import names_of
@@ -35,7 +36,7 @@ class _Got(Answer, frozen=True, kw_only=True):
 async def take_out(
     servers: str | Sequence[str], stream: str, number: int, keep: Callable[[bytes], None]
 ) -> None:
-    """Remove the message with that sequence, after ``keep`` was called with its payload.
+    """Remove the message with that sequence, after ``keep`` was called with what is in it.
 
     Raises:
         StoreError: there is no such message, or no server answers.
@@ -52,7 +53,7 @@ async def _take_out(
     wanted = msgspec.json.encode({"seq": number})
     try:
         found = await session.ask(names.api("STREAM.MSG.GET"), wanted, _Got)
-        keep(base64.b64decode(found.message.data))
+        keep(as_lines(base64.b64decode(found.message.data)))
         await session.ask(names.api("STREAM.MSG.DELETE"), wanted, Answer)
     except StoreMisconfiguredError as error:
         raise StoreMisconfiguredError(f"message {number}: {error}") from None
