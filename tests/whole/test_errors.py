@@ -79,6 +79,7 @@ QUIET = {
     "cache.Cache.refused",
     "cache.CacheMetrics.plus",
     "journal.FileJournal.begin",
+    "journal.FileJournal.fault_of",
     "journal.FileJournal.set_aside",  # tries again later
     "journal.FileJournal.tidy",  # logs what fails
     "nats.Relay.metrics",
