@@ -2993,6 +2993,91 @@ WATCHING = (
 )
 
 
+STRANGERS = (
+    mutant(
+        "a replay is well although entries were set aside",
+        "cli/journal::a_replay_fails_and_says_where_entries_are_that_it_could_not_read",
+        (
+            "_cli/journal/replay.py",
+            "        is_whole = self._was_intact and not (self.left or self.set_aside)\n",
+            "        is_whole = self._was_intact and not self.left\n",
+        ),
+    ),
+    mutant(
+        "a replay is well although records were damaged",
+        "cli/journal::a_replay_fails_if_records_were_damaged",
+        (
+            "_cli/journal/replay.py",
+            "        is_whole = self._was_intact and not (self.left or self.set_aside)\n",
+            "        is_whole = not (self.left or self.set_aside)\n",
+        ),
+    ),
+    mutant(
+        "a replay that can't look at its end says that nothing is left",
+        "cli/journal::a_replay_whose_journal_is_gone_at_its_end_does_not_call_it_empty",
+        (
+            "_cli/journal/replay.py",
+            "        self.left, self.set_aside = found.entries, found.set_aside.entries\n",
+            "        self.left, self.set_aside = 0, found.set_aside.entries\n",
+        ),
+    ),
+    mutant(
+        "what a journal keeps is counted as lost",
+        "core/journaled_exits::what_was_not_read_by_the_deadline_stays_in_the_journal_and_is_counted",
+        (
+            "_core/assembly.py",
+            "        name, kept = lifetime.name, self.kept\n",
+            "        name, kept = lifetime.name, False\n",
+        ),
+    ),
+    mutant(
+        "dead letters do not wait for their predecessor",
+        "stores/dead_letters::a_successor_waits_for_its_predecessor_whatever_it_opens_first",
+        (
+            "dead_letters/_dead_letters.py",
+            'partial(self._calls.run, self._file.open), "dead letters", self._lock_timeout_seconds\n',
+            'partial(self._calls.run, self._file.open), "dead letters", 0\n',
+        ),
+    ),
+    mutant(
+        "a file that is no one's is waited for",
+        "stores/dead_letters::a_lock_is_waited_for_no_longer_than_was_asked_and_other_trouble_is_not",
+        (
+            "_disk/owner_lock.py",
+            "            if error.error_class != _IN_USE or trio.current_time() >= deadline:\n",
+            "            if trio.current_time() >= deadline:\n",
+        ),
+    ),
+    mutant(
+        "a store that goes on writing after a cancelled call passes",
+        "stores/contract::each_broken_promise_is_told",
+        (
+            "testing/_contract.py",
+            "                    await trio.sleep(_LATER_SECONDS)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "asyncio.run is left with a loop of trio-asyncio's",
+        "stores/postgres_bridge::after_trio_a_program_of_asyncio_has_a_loop_of_asyncio_s_own",
+        ("_asyncio/trio_asyncio.py", "    _leave_asyncio_alone()\n", "    pass\n"),
+    ),
+    mutant(
+        "a fake that was asked to check values takes all",
+        "whole/testing::values_are_checked_if_a_test_asks_for_it",
+        ("testing/_fakes.py", "            self._check(index, entry)\n", ""),
+    ),
+    mutant(
+        "a drain blames an error that is over",
+        "core/exits::an_error_at_the_deadline_blames_nothing_that_is_over",
+        (
+            "_core/opening.py",
+            "        if error is None or (watch.trouble is None and not self._parts.outbox.failing):\n",
+            "        if error is None:\n",
+        ),
+    ),
+)
+
 MUTANTS = (
     *ACCOUNTING,
     *ACCEPTING,
@@ -3013,4 +3098,5 @@ MUTANTS = (
     *STREAM,
     *CACHE,
     *WATCHING,
+    *STRANGERS,
 )
