@@ -428,6 +428,74 @@ WRITING = (
         ("_core/watch.py", "_STORE: Final = 20", "_STORE: Final = 10**9"),
     ),
     mutant(
+        "the store is blamed for what the repository refuses by itself",
+        "core/local_refusals::any_number_of_them_in_a_row_becomes_letters_at_once_and_stops_nothing",
+        (
+            "_core/writer.py",
+            "        if not (condemned or failure.local):\n",
+            "        if not condemned:\n",
+        ),
+    ),
+    mutant(
+        "what the repository refuses by itself is tried again under suspicion",
+        "core/local_refusals::under_suspicion_they_are_final_and_wait_for_nothing",
+        (
+            "_core/writer.py",
+            "            final=condemned or failure.local or (",
+            "            final=condemned or (",
+        ),
+    ),
+    mutant(
+        "what the repository refuses by itself waits under suspicion",
+        "core/local_refusals::under_suspicion_they_are_final_and_wait_for_nothing",
+        (
+            "_core/writer.py",
+            "        if self._watch.suspecting and not failure.local:\n",
+            "        if self._watch.suspecting:\n",
+        ),
+    ),
+    mutant(
+        "the words of a store become part of a letter",
+        "core/local_refusals::the_words_of_a_store_are_not_kept",
+        (
+            "_vocabulary/failures.py",
+            'getattr(self.error, "reason", None) if self.local else None',
+            'getattr(self.error, "reason", None)',
+        ),
+    ),
+    mutant(
+        "a run of bad entries stops the good ones behind it",
+        "core/probes::the_drain_stores_what_is_behind_a_run_of_bad_entries",
+        (
+            "_core/writer.py",
+            "            await self.backoff.wait(self._failures)\n            await self._probe()\n",
+            "            await self.backoff.wait(self._failures)\n",
+        ),
+    ),
+    mutant(
+        "an entry from behind that changes nothing speaks for the store",
+        "core/probes::what_was_there_already_proves_nothing",
+        (
+            "_core/writer.py",
+            "isinstance(result, Failure) and _changed(result, 1):\n",
+            "isinstance(result, Failure):\n",
+        ),
+    ),
+    mutant(
+        "the same entry from behind is tried again and again",
+        "core/probes::a_store_that_refuses_everything_is_still_to_blame",
+        ("_core/writer.py", "        self._probes += 1\n", ""),
+    ),
+    mutant(
+        "an entry from behind overtakes an older version of its key",
+        "core/probes::an_entry_of_which_an_older_version_is_open_is_not_tried",
+        (
+            "_core/line.py",
+            "        if any(key in older.entries for older in before):\n            return None\n",
+            "",
+        ),
+    ),
+    mutant(
         "a repository's own cancellation is taken for the end (n)",
         "core/verdict::a_foreign_cancelled_is_an_unknown_error",
         (

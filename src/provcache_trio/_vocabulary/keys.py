@@ -30,17 +30,16 @@ def shown_key(key: object) -> str:
 
 def _json_or_repr(key: object) -> str:
     try:
-        parts = cast("tuple[object, ...]", key) if isinstance(key, tuple) else None
-        plain: object = msgspec.to_builtins(
-            _in_utc(key) if parts is None else tuple(map(_in_utc, parts))
-        )
+        plain: object = msgspec.to_builtins(_in_utc(key))
         return plain if isinstance(plain, str) else _encode(plain).decode()
     except Exception:  # noqa: BLE001  # msgspec does not know its type, or its class raised
         return repr(key)
 
 
-def _in_utc(part: object) -> object:
-    """Return a moment in UTC, so that equal keys have equal texts."""
-    if isinstance(part, datetime) and part.tzinfo is not None:
-        return part.astimezone(UTC)
-    return part
+def _in_utc(key: object) -> object:
+    """Return a key with its moments in UTC, so that equal keys have equal texts."""
+    if isinstance(key, datetime) and key.tzinfo is not None:
+        return key.astimezone(UTC)
+    if isinstance(key, tuple):
+        return tuple(map(_in_utc, cast("tuple[object, ...]", key)))
+    return key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast, get_origin, get_type_hints
 
 import msgspec
 
@@ -55,7 +55,8 @@ class Documents(Generic[E]):
 
     def fault_of(self, entry: object) -> str:
         """Return why an entry has no document, in words that name types and fields and no value."""
-        kind: object = self.entry_type
+        # It may be a union.
+        kind = cast("object", self.entry_type)
         if isinstance(kind, type) and not isinstance(entry, kind):
             found = type(entry).__name__
             return f"it is a {found}, not a {kind.__name__}; see entry_type of the journal"
