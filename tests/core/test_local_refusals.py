@@ -59,12 +59,10 @@ async def test_any_number_of_them_in_a_row_becomes_letters_at_once_and_stops_not
     options = WriteBehindOptions(batch_size=50, writers=writers)
     async with open_write_behind_queue(store, options, dead_letters=letters) as queue:
         await queue.enqueue_many(items(range(600), -1))
-        await queue.flush()
-        assert queue.metrics().state is QueueState.RUNNING
-        assert trio.current_time() < 1
-        await queue.enqueue(Item("good"))
-        await queue.flush()
-        assert trio.current_time() < 1
+        with trio.fail_after(1):
+            await queue.flush()
+            assert queue.metrics().state is QueueState.RUNNING
+            await queue.persist(Item("good"))
     assert_settled(queue, persisted=1, failed=600)
     assert {letter.reason for letter in letters.letters} == {REASON}
 
@@ -100,7 +98,8 @@ async def test_under_suspicion_they_are_final_and_wait_for_nothing(
         assert len(letters.letters) == 10
         assert queue.metrics().state is QueueState.WAITING
         store.accept(*blamed)
-        await queue.flush()
+        with trio.fail_after(60):
+            await queue.flush()
         assert queue.metrics().state is QueueState.RUNNING
     assert {letter.attempts for letter in letters.letters} == {2}
     assert_settled(queue, persisted=20, failed=10)
