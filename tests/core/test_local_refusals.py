@@ -53,7 +53,7 @@ class Checking(MemoryRepository[Item]):
 @pytest.mark.parametrize("with_index", [True, False], ids=["index", "halving"])
 @pytest.mark.parametrize("writers", [1, 4])
 async def test_any_number_of_them_in_a_row_becomes_letters_at_once_and_stops_nothing(
-    writers: int, with_index: bool, autojump_clock: MockClock
+    writers: int, with_index: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, letters = Checking(with_index=with_index), MemoryDeadLetters[Item]()
     options = WriteBehindOptions(batch_size=50, writers=writers)
@@ -64,6 +64,7 @@ async def test_any_number_of_them_in_a_row_becomes_letters_at_once_and_stops_not
             assert queue.metrics().state is QueueState.RUNNING
             await queue.persist(Item("good"))
     assert_settled(queue, persisted=1, failed=600)
+    assert "misconfigured" not in caplog.text
     assert {letter.reason for letter in letters.letters} == {REASON}
 
 

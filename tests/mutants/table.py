@@ -437,15 +437,6 @@ WRITING = (
         ),
     ),
     mutant(
-        "what the repository refuses by itself is tried again under suspicion",
-        "core/local_refusals::under_suspicion_they_are_final_and_wait_for_nothing",
-        (
-            "_core/writer.py",
-            "            final=condemned or failure.local or (",
-            "            final=condemned or (",
-        ),
-    ),
-    mutant(
         "what the repository refuses by itself waits under suspicion",
         "core/local_refusals::under_suspicion_they_are_final_and_wait_for_nothing",
         (
