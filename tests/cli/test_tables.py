@@ -513,6 +513,9 @@ def test_letters_of_a_table_are_listed_shown_and_purged_by_their_key(
     assert left_in(dead) == [1]
     assert run("dead-letters", "list", "--in", str(dead), "--key", '["a"]') == 2
     assert "has to be given in full: site, number" in capsys.readouterr().err
+    # A key of the table that no letter has is no misunderstanding.
+    assert run("dead-letters", "list", "--in", str(dead), "--key", '["a", 9]') == 0
+    assert "written like this" not in capsys.readouterr().err
 
 
 def refused(entry: Any, **changes: Any) -> DeadLetter[Any]:  # noqa: ANN401

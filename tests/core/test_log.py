@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from provcache_trio import WriteBehindOptions, open_write_behind_queue
+from provcache_trio._vocabulary.keys import shown_key
 from provcache_trio._vocabulary.log import Lines, escaped, log
 from provcache_trio.testing import MemoryRepository
 
@@ -36,6 +37,15 @@ class Shy:
 )
 def test_what_can_not_be_printed_is_escaped(value: object, text: str) -> None:
     assert escaped(value) == text
+
+
+def test_a_key_whose_class_raises_is_named_by_its_class() -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise ValueError("not today")
+
+    assert shown_key(Broken()).endswith("Broken that can't be shown>")
+    assert shown_key(("a", 2)) == '["a",2]'
 
 
 def test_every_argument_of_a_line_is_escaped_but_for_lines_of_our_own(

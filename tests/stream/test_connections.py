@@ -164,9 +164,15 @@ async def test_what_a_former_leader_left_unanswered_is_published_to_the_next_one
     assert came[0] == came[1]
 
 
+@pytest.mark.parametrize("answers", [True, False], ids=["there", "no answer"])
 async def test_while_a_leader_is_elected_publishing_waits_and_sends_only_what_is_unanswered(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, *, answers: bool
 ) -> None:
+    async def ask_in_vain(_: object, _connection: Connection) -> None:
+        await asyncio.sleep(HANG_SECONDS)
+
+    if not answers:
+        monkeypatch.setattr(StreamRepository, "_demand_stream", ask_in_vain)
     tried: list[int] = []
     send_once = StreamRepository._send_once
 

@@ -226,6 +226,17 @@ async def test_what_would_not_be_read_back_as_it_is_is_refused_by_its_index(bad:
     assert caught.value.index == 300
 
 
+async def test_an_entry_of_a_derived_class_is_refused() -> None:
+    class Derived(ProvcacheEntry, frozen=True, kw_only=True):
+        pass
+
+    fields = {name: getattr(entry(1), name) for name in ProvcacheEntry.__struct_fields__}
+    codec: Codec[ProvcacheEntry] = Codec(None)
+    with pytest.raises(EntryRejectedError, match="read back") as caught:
+        await codec.encode([entry(2), Derived(**fields)])
+    assert caught.value.index == 1
+
+
 async def test_an_entry_of_another_class_with_the_same_fields_is_refused() -> None:
     other = dataclasses.make_dataclass("Other", [(f.name, Any) for f in READINGS.fields])
     values = READINGS.values(Reading("a", 1))

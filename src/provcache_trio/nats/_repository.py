@@ -332,15 +332,16 @@ class StreamRepository(Generic[E]):
         until = asyncio.get_running_loop().time() + self._patience
         asking = asyncio.create_task(self._demand_stream(connection))
         try:
-            while why is not None and asyncio.get_running_loop().time() < until:
+            while asyncio.get_running_loop().time() < until:
                 await asyncio.wait((asking,), timeout=_PAUSE_SECONDS)
                 if asking.done():
                     asking.result()
                     await asyncio.sleep(_PAUSE_SECONDS)
                 left, why = await self._send_once(left, connection)
-            if why is not None:
-                await asking
-                raise why
+                if why is None:
+                    return
+            await asking
+            raise why
         finally:
             asking.cancel()
 
