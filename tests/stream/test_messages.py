@@ -74,7 +74,7 @@ async def test_a_message_of_some_size_is_compressed() -> None:
     assert len(message) < len(lines) / 3
 
 
-async def test_what_compression_does_not_make_smaller_is_sent_as_it_is() -> None:
+def test_what_compression_does_not_make_smaller_is_sent_as_it_is() -> None:
     codec = Codec(READINGS)
     noise = random.Random(7).randbytes(8000).replace(b"\n", b"") + b"\n"  # noqa: S311  # no secret
     (message,) = codec.messages(Encoded([Piece(0, 1, noise, b"")]), MOST)

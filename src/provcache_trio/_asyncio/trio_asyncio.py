@@ -34,7 +34,8 @@ def _leave_asyncio_alone() -> None:
     with suppress(ImportError, AttributeError):
         from trio_asyncio import _loop  # noqa: PLC0415  # it may be missing
 
-        _loop._FakedPolicy.policy = _loop._original_policy  # noqa: SLF001  # see above
+        names: Any = _loop
+        names._FakedPolicy.policy = names._original_policy  # noqa: SLF001  # see above
 
 
 if _IS_OURS:  # pragma: no branch  # a process of its own tests the other way

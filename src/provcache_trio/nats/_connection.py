@@ -252,7 +252,7 @@ class Connection:
             Exception: whatever nats-py raises.
         """
 
-        async def elected(_message: Msg) -> None:
+        async def elected(_message: Msg) -> None:  # noqa: ASYNC124  # nats-py awaits it
             self._fail_requests(LeaderChangedError())
 
         await self.subscribe(f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream}", elected)

@@ -117,7 +117,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class _Found(Answer, frozen=True, kw_only=True):
     """The settings of a stream or a consumer, as the servers have them."""
 
-    config: dict[str, Any] = msgspec.field(default_factory=dict)
+    config: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
 class StreamInfo(Answer, frozen=True, kw_only=True):
