@@ -17,6 +17,7 @@ import trio
 from provcache_trio import (
     EntryRejectedError,
     StoreUnavailableError,
+    Table,
 )
 from provcache_trio._cli import main
 from provcache_trio._cli.journal.replay import Replay
@@ -160,6 +161,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 FORMER = f"{__name__}.Decision"
+JUDGEMENTS = Table(Judgement, "judgement", key="veri_key")
 
 
 def set_some_aside(path: Path) -> None:
@@ -191,7 +193,17 @@ def test_what_was_set_aside_is_counted_and_brought_back(
 
     assert run("restore", path) == 1
     stays = f"3 entries of type {FORMER}, and 0 damaged bytes stay set aside"
-    assert capsys.readouterr() == (f"0 entries restored; {stays}\n", "")
+    kept = f"0 entries restored; {stays}\n"
+    and_now = f"entries of type {FORMER}, and the journal is for {__name__}.Judgement"
+    assert capsys.readouterr() == (kept, f"provcache: {path}: {and_now}: --alias {FORMER}\n")
+    # A table of the new class can't read them, whatever their names.
+    table = ("--table", f"{__name__}:JUDGEMENTS")
+    assert run("restore", path, *table, "--alias", FORMER) == 1
+    unread = "can't be read by --table; leave it out to put them back unread"
+    assert capsys.readouterr() == (
+        kept,
+        f"provcache: {path}: entries of type {FORMER} {unread}\n",
+    )
     assert run("restore", path, "--alias", FORMER) == 0
     restored = "3 entries restored; 0 entries, and 0 damaged bytes stay set aside\n"
     assert capsys.readouterr() == (restored, "")

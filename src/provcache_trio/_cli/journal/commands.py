@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path  # noqa: TC003  # cyclopts reads annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cyclopts import App, Parameter
@@ -20,6 +21,9 @@ from provcache_trio.journal import Restored, restore_set_aside
 
 from .inspection import as_text, as_words, check_type, inspect_journal
 from .replay import Replay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 app = App(
     name="journal", help="Inspect the journal of a dead process, and write its entries to a store."
@@ -85,7 +89,11 @@ async def restore(
 
     async def work() -> Restored:
         with warnings_shown_by(complain):
-            return await restore_set_aside(path, entry_type=entry_type, aliases=alias or ())
+            found = await restore_set_aside(path, entry_type=entry_type, aliases=alias or ())
+        if found.left.entries:
+            for line in _why_left(found, inspect_journal(path).entry_type, alias or ()):
+                complain(line, str(path))
+        return found
 
     status, found = await attempt(work, str(path))
     if found is None:
@@ -94,6 +102,17 @@ async def restore(
     left = f"{found.left.entries:,} {as_words(found.left)}"
     put_line(f"{restored} restored; {left} stay set aside", sys.stdout)
     return status or (Status.NOT_ALL if found.left.entries else Status.DONE)
+
+
+def _why_left(found: Restored, journal_type: str, aliases: Sequence[str]) -> Iterator[str]:
+    """Say of each type that stays set aside what to do about it."""
+    for name in found.left.entry_types:
+        about = f"entries of type {name}"
+        if name in {journal_type, *aliases}:
+            yield f"{about} can't be read by --table; leave it out to put them back unread"
+        else:
+            option = f"--alias {shlex.quote(name)}"
+            yield f"{about}, and the journal is for {journal_type}: {option}"
 
 
 @app.command
