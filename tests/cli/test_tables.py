@@ -572,11 +572,31 @@ def test_why_an_entry_was_refused_is_in_every_answer(
     assert [line.removeprefix("provcache: ") for line in err.splitlines()] == [
         "letter 2 is no View, and stays: it was refused, hits must be an int, not str",
         "letter 3 is no View, and stays: it was refused, field hits",
-        "letter 4 is no View, and stays",
+        "letter 4 is no View, and stays: Expected `int`, got `str` - at `$.hits`",
         f"letter 1 was refused, and stays: EntryRejectedError, field seen_at: {naive_one}",
     ]
-    assert "2 no View, kept: their values do not fit the type" in out
-    assert "1 no View, kept: for the program that has their type" in out
+    assert "3 no View, kept: they do not fit the type; a program can read them, by upgrade=" in out
+    assert "for the program that has their type" not in out
+
+
+def test_a_field_that_letters_of_a_former_class_lack_is_named(
+    views: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Former(msgspec.Struct):
+        site: str
+        number: int
+
+    former = f"{Former.__module__}.{Former.__qualname__}"
+    put(here / "dead.db", [refused(Former("a", 1))], Former)
+    file = ("--in", str(here / "dead.db"), "--alias", former)
+    assert run("dead-letters", "retry", *file, "--to", views) == 1
+    out, err = capsys.readouterr()
+    assert err == "provcache: letter 1 is no View, and stays: missing required field `seen_at`\n"
+    assert "1 no View, kept: they do not fit the type; a program can read them, by upgrade=" in out
+    assert run("dead-letters", "show", "1", *file) == 1
+    assert 'can\'t be read (key ["a",1]): missing required field `seen_at`' in (
+        capsys.readouterr().err
+    )
 
 
 def test_letters_of_another_type_can_not_be_read_with_a_table(

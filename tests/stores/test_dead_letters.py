@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -322,7 +322,8 @@ async def test_an_entry_that_is_not_what_its_type_says_is_kept_for_a_person(
         assert isinstance(found[0], StoredLetter)
         assert found[0].letter.entry == good
         if kind is not object:
-            assert found[1] == UnreadableLetter(id=2, key="bad")
+            assert isinstance(found[1], UnreadableLetter)
+            assert (found[1].id, found[1].key, found[1].reason) == (2, "bad", None)
     async with open_dead_letters(path, entry_type=object) as store:
         raw = await store.get(2)
         assert isinstance(raw, StoredLetter)
@@ -413,6 +414,52 @@ class Picky(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         raise RuntimeError(SECRET)
+
+
+class Former(msgspec.Struct, frozen=True):
+    """What was kept before fields were added."""
+
+    veri_key: str
+    version: str
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """Allows only some versions."""
+
+    veri_key: str
+    version: Literal["new"]
+
+
+class Checked(Former, frozen=True):
+    """Says the value that it refuses."""
+
+    def __post_init__(self) -> None:
+        raise ValueError(self.version)
+
+
+class Grown(Former, frozen=True, kw_only=True):
+    """Has a field more."""
+
+    source: str
+
+
+@pytest.mark.parametrize(
+    ("kind", "misfit"),
+    [
+        (Grown, "missing required field `source`"),
+        (Item, "Expected `int`, got `str` - at `$.version`"),
+        (Chosen, None),
+        (Checked, None),
+    ],
+)
+async def test_the_misfit_of_a_letter_names_a_field_and_never_a_value(
+    path: Path, kind: type[object], misfit: str | None
+) -> None:
+    async with open_dead_letters(path, entry_type=Former) as store:
+        await store.put_many([letter(Former("a", SECRET), "a")])
+    former = f"{Former.__module__}.Former"
+    async with open_dead_letters(path, entry_type=kind, aliases=[former]) as store:
+        assert await store.get(1) == UnreadableLetter(id=1, key="a", misfit=misfit)
 
 
 async def test_a_row_of_another_type_can_not_be_read(path: Path) -> None:

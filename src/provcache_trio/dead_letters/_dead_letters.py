@@ -66,11 +66,14 @@ class UnreadableLetter(msgspec.Struct, frozen=True, kw_only=True):
         key: its key, as far as it can be read.
         reason: why its entry was refused, if it is of the given type and may not fit for that
             very reason; or None.
+        misfit: in which field its entry does not fit the given type, as far as that can be said
+            without a value, such as "missing required field `source`"; or None.
     """
 
     id: int
     key: str
     reason: str | None = None
+    misfit: str | None = None
 
 
 @overload
@@ -323,7 +326,9 @@ class DeadLetters(Generic[E]):
             letter = self._rows.letter_of(row)
             return StoredLetter(id=number, entry_type=str(entry_type), letter=letter)
         except UnreadableLetterError as error:
-            return UnreadableLetter(id=number, key=str(key), reason=error.reason)
+            return UnreadableLetter(
+                id=number, key=str(key), reason=error.reason, misfit=error.misfit
+            )
 
 
 # Annotated as object, since callers may pass values that the annotations do not allow.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
@@ -27,6 +28,11 @@ E = TypeVar("E")
 # Types that allow any entry; with them, letters with any entry can be read.
 _ANYTHING: Final[tuple[object, ...]] = (msgspec.Raw, dict, Any, object)
 
+# Other messages of msgspec, and those of a user's own checks, may quote a value.
+_is_misfit: Final = re.compile(
+    r"(?:Object )?(missing required field `\w+`|Expected `[^`]+`, got `\w+`)( - at `[^`]+`)"
+).fullmatch
+
 # Deterministic, as two equal sets may be iterated in different orders.
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _decode_any: Final = msgspec.json.Decoder(DeadLetter[object]).decode
@@ -37,11 +43,13 @@ class UnreadableLetterError(Exception):
 
     Attributes:
         reason: why the entry was refused, if the row is a letter with an entry of this type.
+        misfit: in what the entry does not fit this type, without any of its values.
     """
 
-    def __init__(self, reason: str | None = None) -> None:
+    def __init__(self, reason: str | None = None, misfit: str | None = None) -> None:
         super().__init__()
         self.reason = reason
+        self.misfit = misfit
 
 
 class LetterRows(Generic[E]):
@@ -147,8 +155,8 @@ class LetterRows(Generic[E]):
             raise UnreadableLetterError
         try:
             return self._read(cast("bytes", row[2]))
-        except Exception:  # noqa: BLE001  # some of it is the check of a user's type
-            raise UnreadableLetterError(_reason_in(row[2])) from None
+        except Exception as error:  # noqa: BLE001  # some of it is the check of a user's type
+            raise UnreadableLetterError(_reason_in(row[2]), _misfit_in(error)) from None
 
 
 def _reason_in(document: object) -> str | None:
@@ -158,6 +166,12 @@ def _reason_in(document: object) -> str | None:
     except Exception:  # noqa: BLE001  # a damaged row may hold anything
         return None
     return letter.reason or (letter.field and f"field {letter.field}")
+
+
+def _misfit_in(error: Exception) -> str | None:
+    """Return what msgspec says of a field, unless it may quote a value."""
+    found = _is_misfit(str(error)) if isinstance(error, msgspec.ValidationError) else None
+    return found and f"{found[1]}{found[2]}".replace("`$.entry", "`$").removesuffix(" - at `$`")
 
 
 def text_of(value: object) -> str:

@@ -87,8 +87,9 @@ def as_row(stored: StoredLetter[Any]) -> str:
 
 def unreadable(letter: UnreadableLetter) -> str:
     """Return the line for a letter that can't be read, with the reason if it is known."""
-    reason = f": {letter.reason}" if letter.reason else ""
-    return f"letter {letter.id} can't be read (key {letter.key}){reason}"
+    reason = letter.reason or letter.misfit
+    why = f": {reason}" if reason else ""
+    return f"letter {letter.id} can't be read (key {letter.key}){why}"
 
 
 def facts_as_json(stored: StoredLetter[Any]) -> str:

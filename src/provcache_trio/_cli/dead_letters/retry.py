@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _OTHER_TYPE: Final = "for the program that has their type, --table or --alias"
 
-_UNFIT: Final = "their values do not fit the type; a program can mend them, by upgrade="
+_UNFIT: Final = "they do not fit the type; a program can read them, by upgrade="
 
 
 class Retry(Resending):
@@ -111,8 +111,10 @@ class Retry(Resending):
                         readable.append(Kept(each.id, f"letter {each.id}", each.letter.entry))
                     else:
                         self.unreadable += 1
-                        self._unfit += each.reason is not None
-                        why = f": it was refused, {each.reason}" if each.reason else ""
+                        reason = each.reason and f"it was refused, {each.reason}"
+                        reason = reason or each.misfit
+                        self._unfit += reason is not None
+                        why = f": {reason}" if reason else ""
                         progress.add_line(f"letter {each.id} is no {name}, and stays{why}")
                 await self.send(store, readable, partial(self._remove, letters), progress)
 
