@@ -38,6 +38,7 @@ from provcache_trio import (
     ProvcacheEntry,
     ReplaySeed,
     StoreError,
+    StoreMisconfiguredError,
     WriteBehindOptions,
     build_veri_key,
     open_write_behind_queue,
@@ -215,6 +216,7 @@ def make_app(dsn: str, state: Path, program: str) -> Starlette:
             Mount("/status", status),
         ],
         exception_handlers={
+            StoreMisconfiguredError: refusing(503, "the database needs a person"),
             StoreError: refusing(503, "the database can't be reached"),
             trio.TooSlowError: refusing(503, f"it took more than {REQUEST_SECONDS:.0f} s"),
             trio.ClosedResourceError: refusing(503, "the service is ending"),

@@ -25,7 +25,7 @@ from tests.support.entries import key_of
 from tests.support.http_load import answers
 from tests.support.pgserver import run_postgres_server
 from tests.support.programs import ROOT
-from tests.support.servers import QUIET, postgres, query, unused_port
+from tests.support.servers import QUIET, postgres, query, run_sql, unused_port
 from tests.support.waiting import HANG_SECONDS, until
 
 if TYPE_CHECKING:
@@ -262,8 +262,17 @@ async def test_a_database_that_is_away_or_frozen_takes_no_answer_away(
             await until(lambda: replayed(service))
             assert told <= (await stored(server.dsn)).keys()
             assert (await service.invalidate(NEW)).json == {"deleted": 20}
+            await is_told_what_needs_a_person(service, server)
             assert await service.end() == 0
         assert {policy for policy, _ in await stored(server.dsn)} == {OLD}
+
+
+async def is_told_what_needs_a_person(service: Service, server: PostgresServer) -> None:
+    """Break the table, which is no reason to say that the database is away."""
+    await run_sql(server.dsn, "ALTER TABLE provcache.entries RENAME policy_hash TO policy")
+    refusal = await service.invalidate(NEW)
+    assert refusal == (503, b'{"error":"the database needs a person"}')
+    await run_sql(server.dsn, "ALTER TABLE provcache.entries RENAME policy TO policy_hash")
 
 
 async def store_is_away(service: Service) -> bool:
