@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -12,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from provcache_trio import (
     ProvcacheEntry,
     StoreUnavailableError,
+    Table,
     WriteBehindOptions,
     merge_entries,
     open_write_behind_queue,
@@ -340,6 +342,34 @@ async def test_a_key_that_can_not_be_hashed_is_a_type_error(autojump_clock: Mock
             await cache.get(unhashable)
         with pytest.raises(TypeError, match="unhashable"):
             cache.peek(unhashable)
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """Has a key of two fields."""
+
+    tenant_id: int
+    digest: str
+
+
+async def test_a_list_for_a_key_of_two_fields_is_told_to_be_a_tuple(
+    autojump_clock: MockClock,
+) -> None:
+    store = MemoryRepository(table=Table(Scan, "scan", key=("tenant_id", "digest")))
+    listed = cast("tuple[int, str]", [7, "d"])
+    why = r"^a key of 2 fields is a tuple \(tenant_id, digest\), not a list$"
+
+    async def compute() -> Scan:
+        raise AssertionError
+
+    async with open_write_behind_queue(store) as queue, open_cache(queue, store) as cache:
+        with pytest.raises(TypeError, match=why):
+            await cache.get(listed)
+        with pytest.raises(TypeError, match=why):
+            cache.peek(listed)
+        with pytest.raises(TypeError, match=why):
+            await cache.get_or_compute(listed, compute)
+        with pytest.raises(TypeError, match="unhashable type: 'dict'"):
+            await cache.get(cast("tuple[int, str]", {}))
 
 
 async def test_a_key_that_the_store_does_not_take_fails_nobody_else(

@@ -19,6 +19,7 @@ from provcache_trio import (
     Histogram,
     QueueClosedError,
     QueueState,
+    Table,
     WriteBehindOptions,
     open_write_behind_queue,
 )
@@ -526,6 +527,19 @@ async def test_an_entry_without_a_usable_key_is_a_type_error_and_not_counted(
         assert queue.metrics().total_enqueued == 1
         await queue.flush()
     assert queue.metrics().total_batches == len(store.rows) == 1
+
+
+async def test_a_queue_with_a_table_says_which_class_an_entry_must_be(
+    autojump_clock: MockClock,
+) -> None:
+    table = Table(Item, "item", key="veri_key")
+    async with open_write_behind_queue(MemoryRepository(table=table)) as queue:
+        row: Item = {"veri_key": "a"}  # type: ignore[assignment]  # that is it
+        with pytest.raises(TypeError, match=r"type dict can't be .*; an entry must be a Item$"):
+            await queue.enqueue(row)
+        # It is an Item, so what is wrong is its key.
+        with pytest.raises(TypeError, match=r"type Item can't be read or hashed \(TypeError\)$"):
+            await queue.enqueue(Item([]))  # type: ignore[arg-type]  # likewise
 
 
 async def test_persist_waits_until_the_entry_is_stored_but_not_for_the_interval(

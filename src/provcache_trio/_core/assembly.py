@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from provcache_trio._vocabulary.options import WriteBehindOptions
     from provcache_trio._vocabulary.protocols import DeadLetterSink, Journal, Repository
+    from provcache_trio._vocabulary.table import Table
     from provcache_trio._vocabulary.telemetry import Telemetry
 
     from .intake import Source
@@ -56,6 +57,8 @@ class Setup(Generic[E]):
     wall_clock: Callable[[], datetime]
     telemetry: Telemetry | None
     journal: Journal[E] | None
+    # That of the repository, if it has one.
+    table: Table[E] | None = None
     # Only a relay has one; it has no journal.
     source: Source[E] | None = None
 
@@ -239,6 +242,7 @@ def assemble(setup: Setup[E]) -> Assembly[E]:
             calls,
             recorder,
             key=setup.key,
+            table=setup.table,
             stream_metrics=getattr(source or setup.repository, "stream_metrics", None),
         ),
     )

@@ -174,8 +174,8 @@ def open_write_behind_queue(
             raise TypeError(f"{argument} must be callable, not {type(value).__name__}")
     # A wrapper of a repository forwards ``table``; another class may use that name differently.
     table = getattr(repository, "table", None)
-    if isinstance(table, Table):
-        declared = cast("Table[E]", table)
+    declared = cast("Table[E]", table) if isinstance(table, Table) else None
+    if declared is not None:
         key, merge = key or declared.key, merge or declared.merge
     wall_clock = _utc_now if wall_clock is None else wall_clock
     _check_time(wall_clock())
@@ -190,6 +190,7 @@ def open_write_behind_queue(
             wall_clock=wall_clock,
             telemetry=telemetry,
             journal=journal,
+            table=declared,
         )
     )
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from provcache_trio._vocabulary.metrics import CacheMetrics, StreamMetrics
     from provcache_trio._vocabulary.protocols import EntryObserver
+    from provcache_trio._vocabulary.table import Table
 
     from .backoff import Backoff
     from .calls import Calls
@@ -59,6 +60,7 @@ class WriteBehindQueue(Generic[E]):
         recorder: Recorder[E] | None = None,
         *,
         key: Callable[[E], Hashable],
+        table: Table[E] | None = None,
         stream_metrics: Callable[[], StreamMetrics | None] | None = None,
     ) -> None:
         self._lifetime = lifetime
@@ -85,6 +87,7 @@ class WriteBehindQueue(Generic[E]):
         self._caches: tuple[EntryObserver[E] | None, CacheMetrics | None] = (None, None)
         self._stream_metrics = stream_metrics
         self._key = key
+        self._table = table
         # Reading the attribute in place costs a third of what calling this getter does.
         self._reads_veri_key = key is by_veri_key
 
@@ -454,8 +457,11 @@ class WriteBehindQueue(Generic[E]):
         try:
             hash(self._key(entry))
         except Exception as error:  # noqa: BLE001  # whatever the user's key raises
-            hint = "; it is entry.veri_key, unless key= is given or the repository has a table"
-            hint = hint if self._reads_veri_key else ""
+            hint = ""
+            if self._reads_veri_key:
+                hint = "; it is entry.veri_key, unless key= is given or the repository has a table"
+            elif self._table is not None and isinstance(error, AttributeError):
+                hint = f"; an entry must be a {self._table.entry_type.__name__}"
             raise TypeError(
                 f"the key of an entry of type {type(entry).__qualname__} can't be read or "
                 f"hashed ({type(error).__qualname__}){hint}"

@@ -102,6 +102,9 @@ class Cache(Generic[E]):
             slot = self._slots[key]
         except KeyError:
             return None
+        except TypeError:
+            self._rules.check_key(key)
+            raise
         # In a variable, since CPython 3.11 is slow to call an attribute of an instance.
         clock = self._clock
         if slot.until > clock():
@@ -122,7 +125,11 @@ class Cache(Generic[E]):
             Exception: any other error of the repository's ``get_many``, or of ``merge``.
         """
         await trio.lowlevel.checkpoint()
-        slot = self._slots.get(key)
+        try:
+            slot = self._slots.get(key)
+        except TypeError:
+            self._rules.check_key(key)
+            raise
         if slot is not None and self._clock() < slot.until:
             slot.used = True
             self._counts.hits_memory += 1
@@ -256,6 +263,7 @@ class Cache(Generic[E]):
         try:
             return await self._find(key, as_base=True), False
         except Exception as error:
+            self._rules.check_key(key)
             if not self._may_miss or classify(error).kind not in _AWAY:
                 raise
             return None, True

@@ -41,6 +41,13 @@ class Rules(Generic[E]):
         field = None if self.table is None else self.table.expires_field
         self._expires: str | None = None if field is None else field.name
 
+    def check_key(self, key: object) -> None:
+        """Raise TypeError for a list in the place of a tuple."""
+        if isinstance(key, list) and self.table is not None and len(self.table.key_fields) > 1:
+            fields = self.table.key_fields
+            wanted = ", ".join(field.name for field in fields)
+            raise TypeError(f"a key of {len(fields)} fields is a tuple ({wanted}), not a list")
+
     def now(self) -> datetime:
         """Return the time of the wall clock, or the system time if the given clock fails."""
         if self._wall_clock is not None:
