@@ -4,8 +4,8 @@
   pass from it.
 - Built from the tree and from the unpacked distribution, under another umask and at another time,
   the wheel is the same, byte for byte.
-- What README says to try in a clone does what it says there; and so does, in an empty environment,
-  every command of the quickstart: from the installation to the first row, in SQLite and in PostgreSQL.
+- What README says to try, with a release and in a clone, does what it says there; and so does, in an
+  empty environment, every command of the quickstart: from the installation to the first row, in SQLite and in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -81,9 +81,10 @@ def build_twice(scratch: Path) -> tuple[Path, Path]:
 
 
 def follow_the_pages(scratch: Path, wheels: Path) -> None:
-    """Type what README says in a copy of the tree, and the quickstart's commands in an empty folder."""
-    folder = scratch / "newcomer"
+    """Type what README and the quickstart say, each in an empty folder, or in a copy of the tree."""
+    folder, empty = scratch / "newcomer", scratch / "empty"
     folder.mkdir()
+    empty.mkdir()
     environment = {
         **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
         "HOME": str(folder),
@@ -92,10 +93,11 @@ def follow_the_pages(scratch: Path, wheels: Path) -> None:
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_FIND_LINKS": f"{wheels} {os.environ.get('PIP_FIND_LINKS', '')}",
     }
-    # The other one runs all tests, this one among them.
-    [demo] = [command for command in README_COMMANDS if not command.endswith("/nox")]
-    report(demo)
-    run(demo, scratch / "tree", environment)
+    # The third one runs all tests, this one among them.
+    released, cloned = [command for command in README_COMMANDS if not command.endswith("/nox")]
+    for demo, where in ((released, empty), (cloned, scratch / "tree")):
+        report(demo)
+        run(demo, where, environment)
     save_files(folder)
     with run_postgres_server() as server:
         dsn = server.create_database("shop")
