@@ -68,6 +68,7 @@ async def test_any_number_of_them_in_a_row_becomes_letters_at_once_and_stops_not
     assert {letter.reason for letter in letters.letters} == {REASON}
 
 
+@pytest.mark.one_lane
 async def test_the_store_s_own_refusals_still_count(autojump_clock: MockClock) -> None:
     store, letters = Checking(local=False), MemoryDeadLetters[Item]()
     options = WriteBehindOptions(drain_timeout_seconds=0)

@@ -767,6 +767,7 @@ async def test_a_defect_on_a_connection_that_works_is_no_outage(
         assert await other.upsert_many([row(0)]) == 1
 
 
+@pytest.mark.one_lane
 async def test_a_defect_that_some_entry_meets_costs_no_other_entry_and_is_seen_at_once(
     store: PostgresRepository, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

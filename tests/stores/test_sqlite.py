@@ -139,6 +139,7 @@ def no_such_cell(cells: Sequence[object]) -> Sequence[object]:
     return dict(enumerate(cells))[SECRET]  # type: ignore[index, return-value]  # the defect
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     ("defect", "error", "message"),
     [
