@@ -643,6 +643,14 @@ def test_what_comes_when_it_was_stopped_goes_back() -> None:
     assert (source._back, source._arrived) == (["here"], {})
 
 
+async def test_who_was_stopped_takes_nothing_more(autojump_clock: MockClock) -> None:
+    source = a_source()
+    source.stop()
+    with trio.move_on_after(3600) as scope:
+        await source.take(1)
+    assert scope.cancelled_caught
+
+
 async def test_what_is_held_is_extended_again_when_nobody_could_be_told(
     autojump_clock: MockClock,
 ) -> None:
