@@ -158,7 +158,10 @@ async def poison(seen: Seen) -> None:
     assert status["metrics"]["total_persisted"] == 6
     assert status["metrics"]["last_error"]["sqlstate"] == "23514"
     [letter] = seen.logged()
-    assert letter == f"entry dead-lettered: {key_of('bad')} (CheckViolationError, SQLSTATE 23514, constraint few)"
+    assert (
+        letter
+        == f"entry dead-lettered: {key_of('bad')} (CheckViolationError, SQLSTATE 23514, constraint few)"
+    )
     assert seen.last_span().status.description == "CheckViolationError 23514"
     _, scraped = await seen.get("metrics")
     assert 'provcache_write_behind_failed_total{queue="decisions"} 1.0' in scraped

@@ -30,7 +30,7 @@ from provcache_trio._vocabulary.log import log
 from provcache_trio._vocabulary.plurals import counted
 from provcache_trio._vocabulary.protocols import E
 
-from ._messages import UnreadableError
+from ._messages import DECODED_IN_A_STEP, UnreadableError
 from ._puller import ACKNOWLEDGED, GIVEN_BACK
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_IN_A_STEP: Final = 250  # entries that are decoded
 # Of trio's scheduler, from the answer to one call until the next one is sent.
 _ROUNDS_TO_SEND: Final = 4
 _PAUSE_SECONDS: Final = 0.25
@@ -131,13 +130,16 @@ class StreamSource(Generic[E]):
                 held.reply = message.reply  # it was redelivered
 
     async def _decode(self) -> None:
-        while self._arrived and len(self._ready) < _IN_A_STEP:
+        while self._arrived and len(self._ready) < DECODED_IN_A_STEP:
             number, message = next(iter(self._arrived.items()))
             entries: list[E] = []
+            in_step = 0
             try:
                 for some in self._codec.decode(message.data):
                     entries += some
-                    if len(some) == _IN_A_STEP:
+                    in_step += len(some)
+                    if in_step >= DECODED_IN_A_STEP:
+                        in_step = 0
                         await _let_others_run()
             except UnreadableError as error:
                 if not self._ready:
