@@ -20,10 +20,12 @@ from provcache_trio import (
     EntryRejectedError,
     QueueClosedError,
     QueueState,
+    StoreMisconfiguredError,
     StoreUnavailableError,
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio._vocabulary.errors import reworded
 from provcache_trio.testing import MemoryRepository, RepositoryCrash
 
 from tests.support.items import Item, assert_settled, balance, items
@@ -371,6 +373,22 @@ async def test_an_error_at_the_deadline_names_what_the_store_said(
     assert str(caught.value) == (
         f"queue 'default' could not write 1 entry within 10 s, as the last call failed (Away{sqlstate}); "
         "save what is in .undelivered"
+    )
+
+
+async def test_the_last_lines_name_what_a_person_has_to_mend_now(
+    store: MemoryRepository[Item], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.fail_next(reworded(StoreMisconfiguredError(""), "no column"))
+    now = reworded(StoreMisconfiguredError("", sqlstate="42501"), "no grant")
+    store.fail_next(now, times=99)
+    with pytest.raises(DrainTimeoutError) as caught:
+        async with open_write_behind_queue(store, PATIENT) as queue:
+            await queue.enqueue(Item("a"))
+    cause = ", as the last call failed (StoreMisconfiguredError: no grant, SQLSTATE 42501)"
+    assert f"within 10 s{cause}; save" in str(caught.value)
+    assert caplog.messages[-1] == (
+        f"default: 1 entry not written, and handed back in .undelivered{cause}"
     )
 
 

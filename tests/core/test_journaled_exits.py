@@ -11,9 +11,11 @@ import trio
 from provcache_trio import (
     DrainTimeoutError,
     QueueState,
+    StoreMisconfiguredError,
     WriteBehindOptions,
     open_write_behind_queue,
 )
+from provcache_trio._vocabulary.errors import reworded
 from provcache_trio.testing import MemoryRepository
 
 from tests.support.items import Item, assert_settled, items
@@ -56,6 +58,19 @@ async def test_leaving_writes_everything_that_the_journal_holds(
     assert "default: drained: 103 persisted, 0 coalesced, 0 dead-lettered" in caplog.messages
     replayed = [one for one in caplog.messages if "journal replayed" in one]
     assert replayed == ["default: journal replayed: 103 entries taken over"]
+
+
+async def test_what_stays_in_the_journal_is_logged_with_what_a_person_has_to_mend(
+    store: MemoryRepository[Item], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    denied = reworded(StoreMisconfiguredError("", sqlstate="42501"), "no grant")
+    store.fail_next(denied, times=99)
+    async with open_write_behind_queue(store, SMALL, journal=journal_with(0)) as queue:
+        await queue.enqueue(Item("a"))
+    assert caplog.messages[-1] == (
+        "default: 1 entry left in the journal, as the last call failed "
+        "(StoreMisconfiguredError: no grant, SQLSTATE 42501)"
+    )
 
 
 @pytest.mark.one_lane

@@ -14,10 +14,13 @@ from provcache_trio._core.ledger import Ledger
 from provcache_trio._core.lifetime import Lifetime
 from provcache_trio._core.verdict import classify
 from provcache_trio._core.watch import StoreWatch
+from provcache_trio._vocabulary.errors import reworded
 from provcache_trio._vocabulary.failures import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from provcache_trio._vocabulary.failures import Failure
 
 REFUSED = classify(EntryRejectedError("no"))
 AWAY = classify(OSError("gone"))
@@ -170,6 +173,65 @@ def test_a_lane_first_lost_then_misconfigured_logs_both(
     assert levels == [logging.WARNING, logging.ERROR]
     scene.watch.lost(scene.lanes[0], AWAY)  # and the other way round
     assert [record.levelno for record in caplog.records] == [*levels, logging.WARNING]
+
+
+def needs(what: str, sqlstate: str | None = None) -> Failure:
+    """Return the failure of a store in which a person has to mend ``what``."""
+    return classify(reworded(StoreMisconfiguredError("", sqlstate=sqlstate), what))
+
+
+def test_each_new_cause_that_a_person_has_to_mend_is_logged_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    lane = scene.lanes[0]
+    causes = [
+        needs("no column"),
+        needs("no grant", "42501"),
+        needs("no sequence", "42501"),
+        needs("no sequence", "42704"),
+    ]
+    for cause in causes:
+        for _ in range(3):
+            scene.watch.lost(lane, cause)
+            scene.now += 100
+    assert [line.partition("mends it: ")[2] for line in caplog.messages] == [
+        "no column",
+        "no grant, SQLSTATE 42501",
+        "no sequence, SQLSTATE 42501",
+        "no sequence, SQLSTATE 42704",
+    ]
+
+
+def test_causes_that_alternate_are_a_line_each_a_minute_and_ten_at_most(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    lane = scene.lanes[0]
+    lines: list[int] = []
+    for now in (0, 1, 30, 59, 60, 61):
+        scene.now = now
+        scene.watch.lost(lane, needs("one"))
+        scene.watch.lost(lane, needs("other"))
+        lines.append(len(caplog.records))
+    assert lines == [2, 2, 2, 2, 4, 4]
+    for number in range(20):
+        scene.watch.lost(lane, needs(f"number {number}"))
+    assert len(caplog.records) == 4 + 8
+
+
+def test_what_an_outage_is_called_meanwhile_is_not_logged(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    for error in (OSError("gone"), ConnectionRefusedError("no"), TimeoutError("late")):
+        scene.watch.lost(scene.lanes[0], classify(error))
+    assert len(caplog.records) == 1
+
+
+def test_a_cause_is_news_again_after_another_state(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    for cause in (needs("one"), AWAY, needs("other"), needs("one")):
+        scene.watch.lost(scene.lanes[0], cause)
+    assert len(caplog.records) == 4
 
 
 def test_a_lane_that_finishes_its_batch_leaves_held_waiting_and_doubt(scene: Scene) -> None:

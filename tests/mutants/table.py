@@ -974,6 +974,33 @@ FAILURES = (
         ),
     ),
     mutant(
+        "of several causes that a person has to mend only the first is logged",
+        "core/watch::each_new_cause_that_a_person_has_to_mend_is_logged_once",
+        (
+            "_core/watch.py",
+            "            if not misconfigured or not self._is_news(cause):\n",
+            "            if True:\n",
+        ),
+    ),
+    mutant(
+        "causes that alternate flood the log",
+        "core/watch::causes_that_alternate_are_a_line_each_a_minute_and_ten_at_most",
+        (
+            "_core/watch.py",
+            " and cause not in self._causes",
+            "",
+        ),
+    ),
+    mutant(
+        "what an outage is called is logged each time it changes",
+        "core/watch::what_an_outage_is_called_meanwhile_is_not_logged",
+        (
+            "_core/watch.py",
+            "            if not misconfigured or not self._is_news(cause):\n",
+            "            if not self._is_news(cause):\n",
+        ),
+    ),
+    mutant(
         "a lost store is logged at every try",
         "core/watch::the_twentieth_refusal_brings_suspicion_a_new_epoch_and_one_line core/writer::an_outage_is_two_log_lines",
         (
@@ -3131,8 +3158,8 @@ STRANGERS = (
         "core/exits::an_error_at_the_deadline_blames_nothing_that_is_over",
         (
             "_core/opening.py",
-            "        if error is None or (watch.trouble is None and not self._parts.outbox.failing):\n",
-            "        if error is None:\n",
+            "        if not watch.last_cause or (watch.trouble is None and not self._parts.outbox.failing):\n",
+            "        if not watch.last_cause:\n",
         ),
     ),
 )

@@ -306,6 +306,8 @@ class _Life(Generic[E]):
         self._nursery = nursery
         # Why the drain left something; empty if it did not.
         self._shortfall = ""
+        # What failed at its end; empty if nothing did.
+        self._cause = ""
 
     @trio.lowlevel.enable_ki_protection
     async def host(self) -> None:
@@ -362,17 +364,16 @@ class _Life(Generic[E]):
                     why = "store is closed" if lifetime.store_is_closed else "sink refuses them"
                     self._shortfall = f": the {why}"
                     return interrupt
-        self._shortfall += self._cause()
+        self._cause = self._described_cause()
+        self._shortfall += self._cause
         return interrupt
 
-    def _cause(self) -> str:
+    def _described_cause(self) -> str:
         """Return what fails at the end of the drain, or "" if nothing does."""
         watch = self._parts.watch
-        error = watch.last_error
-        if error is None or (watch.trouble is None and not self._parts.outbox.failing):
+        if not watch.last_cause or (watch.trouble is None and not self._parts.outbox.failing):
             return ""
-        state = "" if error.sqlstate is None else f", SQLSTATE {error.sqlstate}"
-        return f", as the last call failed ({error.error_class}{state})"
+        return f", as the last call failed ({watch.last_cause})"
 
     async def _stop_tasks(self) -> KeyboardInterrupt | None:
         """End our tasks; a repository that does not return when cancelled delays this."""
@@ -440,12 +441,13 @@ class _Life(Generic[E]):
             recorder.replay.log_rest()
         if left and kept:
             where = "left in the journal" if recorder is not None else "given back to the stream"
-            log(logging.WARNING, f"%s {where}", counted_entries(left), count=left)
+            log(logging.WARNING, f"%s {where}%s", counted_entries(left), self._cause, count=left)
         elif left:
             log(
                 logging.ERROR,
-                "%s not written, and handed back in .undelivered",
+                "%s not written, and handed back in .undelivered%s",
                 counted_entries(left),
+                self._cause,
                 count=left,
             )
         elif not unread:

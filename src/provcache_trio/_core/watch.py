@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 
 _REFUSALS_THAT_BLAME_THE_STORE: Final = 20
 _FLAPPING_SECONDS: Final = 60
+# While a person is needed, each cause that differs from the last one is reported, so that whoever
+# mends one sees the next. Causes that alternate, or never recur, must not flood the log.
+_REPEAT_SECONDS: Final = 60
+_MOST_CAUSES: Final = 10
 
 
 class StoreWatch:
@@ -57,11 +61,14 @@ class StoreWatch:
         suspecting: whether the store is blamed, after twenty refusals in a row.
         epoch: rises with each change of ``suspecting``.
         last_error: the last error of the store or the sink.
+        last_cause: what a log may say of it; "" if there was none.
         run: the calls of the refusals in a row.
     """
 
     __slots__ = (
         "_calls",
+        "_cause",
+        "_causes",
         "_doubts",
         "_doubts_reported",
         "_flapped_at",
@@ -70,6 +77,7 @@ class StoreWatch:
         "_suspected_at",
         "_waiting",
         "epoch",
+        "last_cause",
         "last_error",
         "run",
         "suspecting",
@@ -78,6 +86,7 @@ class StoreWatch:
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
         self.last_error: LastError | None = None
+        self.last_cause: str = ""
         self.suspecting: bool = False
         self.epoch: int = 0
         self._calls = 0
@@ -91,6 +100,9 @@ class StoreWatch:
         self._doubts: dict[Backoff, int] = {}
         self._doubts_reported = False
         self._flapped_at = -inf
+        # The trouble that was reported last, and when each was since the state changed.
+        self._cause = ""
+        self._causes: dict[str, float] = {}
 
     # What is known
 
@@ -125,6 +137,7 @@ class StoreWatch:
             sqlstate=failure.sqlstate,
             at=self._lifetime.now(),
         )
+        self.last_cause = _described(failure)
 
     def refused(self, lane: Backoff, call: int, failure: Failure, *, counts: bool) -> None:
         """Note an entry that ``call`` refused; ``counts``: it may belong to a run."""
@@ -211,9 +224,15 @@ class StoreWatch:
     # Log lines: one per change
 
     def _report_change(self, before: Kind | None, failure: Failure) -> None:
-        if self.trouble == before:
-            return
         misconfigured = failure.kind == Kind.MISCONFIGURED
+        cause = _described(failure)
+        if self.trouble == before:
+            if not misconfigured or not self._is_news(cause):
+                return
+        else:
+            self._causes.clear()
+        self._cause = cause
+        self._causes[cause] = self._lifetime.clock()
         self._lifetime.log(
             logging.ERROR if misconfigured else logging.WARNING,
             "store %s: %s",
@@ -225,6 +244,16 @@ class StoreWatch:
             sqlstate=failure.sqlstate,
         )
 
+    def _is_news(self, cause: str) -> bool:
+        """Return whether ``cause`` differs from what was reported last, and not too often."""
+        now = self._lifetime.clock()
+        for known, at in tuple(self._causes.items()):
+            if now - at >= _REPEAT_SECONDS:
+                del self._causes[known]
+        return (
+            cause != self._cause and cause not in self._causes and len(self._causes) < _MOST_CAUSES
+        )
+
     def _report_end(self, *, wake: bool, had: bool) -> None:
         if wake:
             for lane, kind in self._waiting.items():
@@ -232,3 +261,10 @@ class StoreWatch:
                     lane.cut()
         if had and self.trouble in {None, Kind.UNKNOWN}:
             self._lifetime.log(logging.INFO, "store found again")
+
+
+def _described(failure: Failure) -> str:
+    """Return the class of the error and what else is known, which may begin with the class."""
+    described = failure.described()
+    name = failure.error_class
+    return described if described.startswith(name) else f"{name}: {described}"
