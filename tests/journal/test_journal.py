@@ -1065,9 +1065,13 @@ async def test_whoever_waits_for_a_journal_says_so_once_and_for_whom(
         await fails(path, "in use")
         assert caplog.messages == []
         await fails(path, "in use", lock_timeout_seconds=0.3)
-    assert caplog.messages == [
-        f"journal {path}: in use: another part of this process owns it; waiting for it, at most 0.3 s"
-    ]
+    said = (
+        f"journal {path}: in use: another part of this process owns it; waiting for it, at most 0.3 s: it "
+        "should be the predecessor in a restart, and not one of several workers, each of which needs files "
+        "of its own"
+    )
+    assert caplog.messages == [said]
+    assert caplog.records[0].levelno == logging.WARNING
 
 
 async def test_a_second_owner_is_refused_at_once_or_waits(path: Path) -> None:

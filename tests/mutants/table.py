@@ -974,6 +974,24 @@ FAILURES = (
         ),
     ),
     mutant(
+        "a sequence that may not be used is found at the first entry only",
+        "stores/postgres_tables::a_sequence_that_fills_a_column_and_may_not_be_used_is_named_with_its_grant",
+        (
+            "postgres/_requests.py",
+            "    await _check_sequences(connection, plan)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a sequence for which a field has the values has to be granted",
+        "stores/postgres_tables::a_sequence_that_fills_a_column_and_may_not_be_used_is_named_with_its_grant",
+        (
+            "postgres/_statements.py",
+            " AND a.attname <> ALL ($2::text[])\n",
+            " AND $2::text[] IS NOT NULL\n",
+        ),
+    ),
+    mutant(
         "of several causes that a person has to mend only the first is logged",
         "core/watch::each_new_cause_that_a_person_has_to_mend_is_logged_once",
         (

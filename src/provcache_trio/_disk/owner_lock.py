@@ -33,6 +33,10 @@ _LOCKS: Final = Path("/proc/locks")
 _LOOKS: Final = 3
 # The ``error_class`` of an error that is raised because another owner holds the lock.
 _IN_USE: Final = BlockingIOError.__name__
+_WAITS: Final = (
+    "%s: %s; waiting for it, at most %g s: it should be the predecessor in a restart, and not one of"
+    " several workers, each of which needs files of its own"
+)
 
 
 async def owned(
@@ -60,7 +64,7 @@ async def owned(
                 raise
             if not is_logged:
                 is_logged = True
-                log(logging.INFO, "%s: %s; waiting for it, at most %g s", name, error, seconds)
+                log(logging.WARNING, _WAITS, name, error, seconds)
         await trio.sleep(_POLL_SECONDS)
 
 

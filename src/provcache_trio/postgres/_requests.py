@@ -9,7 +9,7 @@ import asyncpg
 from provcache_trio._vocabulary.errors import StoreMisconfiguredError, StoreUnavailableError
 
 from ._plan import MOST_DELETED_AT_ONCE
-from ._statements import COMMIT_IN_LOG, CURSOR, MAY_NOT_COMMIT_IN_LOG
+from ._statements import COMMIT_IN_LOG, CURSOR, FORBIDDEN_SEQUENCES, MAY_NOT_COMMIT_IN_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -103,7 +103,25 @@ async def check(connection: asyncpg.Connection, plan: Plan[Any]) -> None:
             "a retry would not wait for standbys: grant EXECUTE on"
             " pg_logical_emit_message(boolean, text, text) to this role"
         )
+    await _check_sequences(connection, plan)
     plan.report()
+
+
+async def _check_sequences(connection: asyncpg.Connection, plan: Plan[Any]) -> None:
+    """Raise unless this role may use the sequences that fill columns which no field fills.
+
+    Storing nothing takes no number from them, so the server has not asked for that right.
+    """
+    filled = [*plan.fields_by_column]
+    # The built-in table has no sequence.
+    for column, sequence, role in filled and await connection.fetch(
+        FORBIDDEN_SEQUENCES, plan.target, filled
+    ):
+        raise StoreMisconfiguredError(
+            f"column {column!r} of table {plan.target} takes its default from a sequence that this role "
+            f"may not use: GRANT USAGE ON SEQUENCE {sequence} TO {role}",
+            column=column,
+        )
 
 
 async def commit_in_log(connection: asyncpg.Connection, packed: Prepared[Any]) -> int:

@@ -25,6 +25,20 @@ FROM pg_proc
 WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = 'pg_logical_emit_message'
     AND proargtypes[2] = 'text'::regtype
 """
+# A sequence in a default that this role may not use. Identity columns need no right on theirs.
+# CASE, as the function raises for what is no sequence, and joins have no order.
+FORBIDDEN_SEQUENCES: Final = """
+SELECT a.attname, quote_ident(n.nspname) || '.' || quote_ident(s.relname), quote_ident(current_user)
+FROM pg_attribute AS a
+JOIN pg_attrdef AS f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+    AND d.refclassid = 'pg_class'::regclass
+JOIN pg_class AS s ON s.oid = d.refobjid
+JOIN pg_namespace AS n ON n.oid = s.relnamespace
+WHERE a.attrelid = $1::text::regclass AND a.attname <> ALL ($2::text[])
+    AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END
+ORDER BY a.attnum LIMIT 1
+"""
 CURSOR: Final = "provcache_doomed"
 
 
