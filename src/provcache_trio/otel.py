@@ -54,22 +54,24 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
 
-from opentelemetry import context, metrics, trace
-from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.trace import (
-    INVALID_SPAN,
-    Link,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-)
-
+from ._vocabulary.faces import needing_extra
 from ._vocabulary.metrics import FLUSHES, LOOKUPS, Histogram, QueueState
 from ._vocabulary.observed import cache_of, stream_of
+
+with needing_extra("otel", "opentelemetry"):
+    from opentelemetry import context, metrics, trace
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.trace import (
+        INVALID_SPAN,
+        Link,
+        Span,
+        SpanContext,
+        SpanKind,
+        Status,
+        StatusCode,
+        TraceFlags,
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping

@@ -22,15 +22,17 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
-from prometheus_client.registry import Collector
-
+from ._vocabulary.faces import needing_extra
 from ._vocabulary.metrics import FLUSHES, LOOKUPS, QueueState
 from ._vocabulary.observed import cache_of, stream_of
+
+with needing_extra("prometheus", "prometheus_client"):
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+    from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping

@@ -18,6 +18,7 @@ import pytest
 
 import provcache_trio
 import provcache_trio.testing
+from provcache_trio._vocabulary.faces import needing_extra
 
 from tests.support.exports import MODULES, is_protocol
 
@@ -187,3 +188,55 @@ def test_checkers_are_told_that_the_package_is_typed() -> None:
 
 def test_the_version_is_the_one_of_the_distribution() -> None:
     assert provcache_trio.__version__ == importlib.metadata.version("provcache-trio")
+
+
+# Extras
+
+
+@pytest.mark.whole_process
+def test_a_module_whose_extra_is_not_installed_names_it() -> None:
+    needed = {
+        "nats": "nats",
+        "otel": "opentelemetry",
+        "postgres": "asyncpg",
+        "prometheus": "prometheus_client",
+    }
+    program = f"""
+import importlib, sys
+
+class Hider:
+    def find_spec(self, name, *_):
+        if name in {[*needed.values()]}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hider())
+for extra in {[*needed]}:
+    try:
+        importlib.import_module("provcache_trio." + extra)
+    except ModuleNotFoundError as error:
+        print(error.name, error, sep=": ")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"{module}: provcache_trio.{extra} needs {module}: pip install 'provcache-trio[{extra}]'"
+        for extra, module in needed.items()
+    ]
+
+
+def test_the_extra_is_named_for_its_own_module_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pytest.raises(ModuleNotFoundError, match=r"^No module named 'asyncpg.part'$"),
+        needing_extra("postgres", "asyncpg"),
+    ):
+        importlib.import_module("asyncpg.part")
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with (
+        pytest.raises(
+            ModuleNotFoundError, match=r"install 'provcache-trio\[postgres\]'$"
+        ) as caught,
+        needing_extra("postgres", "asyncpg"),
+    ):
+        importlib.import_module("asyncpg")
+    assert caught.value.name == "asyncpg"

@@ -15,18 +15,19 @@ The client is nats-py, an asyncio library, which runs over the same bridges as t
 # It may import the vocabulary, ``_asyncio``, and the core: a relay is one of its queues.
 # It must never import a store, and nothing outside of this folder may call nats-py.
 
-from provcache_trio._vocabulary.faces import show_public_names
+from provcache_trio._vocabulary.faces import needing_extra, show_public_names
 from provcache_trio._vocabulary.metrics import (
     StreamLook as StreamLook,
     StreamMetrics as StreamMetrics,
 )
 
-from ._relay import Relay as Relay, open_relay as open_relay
-from ._repository import (
-    StreamRepository as StreamRepository,
-    open_stream_repository as open_stream_repository,
-)
-from ._stream import StreamReport as StreamReport, create_stream as create_stream
+with needing_extra("nats", "nats"):
+    from ._relay import Relay as Relay, open_relay as open_relay
+    from ._repository import (
+        StreamRepository as StreamRepository,
+        open_stream_repository as open_stream_repository,
+    )
+    from ._stream import StreamReport as StreamReport, create_stream as create_stream
 
 __all__ = [
     "Relay",

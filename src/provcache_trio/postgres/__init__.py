@@ -18,10 +18,11 @@ be imported.
 # It may import the vocabulary, and ``_asyncio``, whose bridges call asyncpg.
 # It must never import the core or another store; calls of asyncpg stay in this folder.
 
-from provcache_trio._vocabulary.faces import show_public_names
+from provcache_trio._vocabulary.faces import needing_extra, show_public_names
 
-from ._opening import open_postgres_repository as open_postgres_repository
-from ._repository import PostgresRepository as PostgresRepository
+with needing_extra("postgres", "asyncpg"):
+    from ._opening import open_postgres_repository as open_postgres_repository
+    from ._repository import PostgresRepository as PostgresRepository
 
 __all__ = ["PostgresRepository", "open_postgres_repository"]
 

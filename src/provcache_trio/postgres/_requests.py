@@ -113,10 +113,9 @@ async def _check_sequences(connection: asyncpg.Connection, plan: Plan[Any]) -> N
     Storing nothing takes no number from them, so the server has not asked for that right.
     """
     filled = [*plan.fields_by_column]
-    # The built-in table has no sequence.
-    for column, sequence, role in filled and await connection.fetch(
-        FORBIDDEN_SEQUENCES, plan.target, filled
-    ):
+    denied = await connection.fetchrow(FORBIDDEN_SEQUENCES, plan.target, filled)
+    if denied is not None:
+        column, sequence, role = denied
         raise StoreMisconfiguredError(
             f"column {column!r} of table {plan.target} takes its default from a sequence that this role "
             f"may not use: GRANT USAGE ON SEQUENCE {sequence} TO {role}",
