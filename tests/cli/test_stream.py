@@ -235,12 +235,15 @@ async def test_a_relay_waits_for_a_store_that_needs_a_person_and_makes_none(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(job.run, progress)
         await until(lambda: job.outage.metrics and job.outage.metrics.state == "waiting")
-        await progress.finish()
-        assert (
+        wrong = (
             f"database {database.rpartition('/')[2]}: the database has no schema 'provcache' of "
             "provcache's; provcache init --to makes it; or give --table MODULE:NAME, if the entries "
             "are those of a table of yours; the relay waits until that is mended\n"
-        ) in shown.getvalue()
+        )
+        with trio.fail_after(HANG_SECONDS):
+            while wrong not in shown.getvalue():
+                await progress.finish()
+                await trio.sleep(0.01)
         schemas = "SELECT nspname FROM pg_namespace WHERE nspname = 'provcache'"
         assert await query(database, schemas) == []
         async with target.open(create=True) as made:

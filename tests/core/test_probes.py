@@ -56,6 +56,8 @@ async def test_good_entries_behind_a_run_of_bad_ones_are_stored_and_the_bad_beco
             await queue.flush()
         assert queue.metrics().state is QueueState.RUNNING
     assert {letter.key for letter in letters.letters} == {*BAD}
+    # Calls that only tried an entry from behind count, too.
+    assert all(letter.attempts == tries(store, str(letter.key)) for letter in letters.letters)
     assert sorted(map(str, store.rows)) == [item.veri_key for item in good]
     assert_settled(queue, persisted=3, failed=60)
 
@@ -139,8 +141,12 @@ def test_an_entry_of_which_an_older_version_is_open_is_not_tried() -> None:
     line.take(first)
     assert [[*batch.entries] for batch in line.batches] == [["a", "d"], ["b", "e"]]
     first.refused["b"] = first.entries.pop("b")  # type: ignore[assignment]  # only its key counts
-    tried = [line.behind(turn) for turn in range(8)]
-    assert tried == 2 * [Item("e", 3), Item("d", 2), None, None]
+
+    def found(turns: int) -> list[Item | None]:
+        places = map(line.behind, range(turns))
+        return [None if place is None else place[0].entries[place[1]] for place in places]
+
+    assert found(8) == 2 * [Item("e", 3), Item("d", 2), None, None]
     # Now an older one waits in line.
     line.accept("d", Item("d", 4), 99)
-    assert [line.behind(turn) for turn in range(4)] == [None, Item("e", 3), Item("d", 2), None]
+    assert found(4) == [None, Item("e", 3), Item("d", 2), None]

@@ -473,6 +473,11 @@ WRITING = (
         ),
     ),
     mutant(
+        "a letter does not count the call that tried its entry from behind",
+        "core/probes::good_entries_behind_a_run_of_bad_ones_are_stored_and_the_bad_become_letters",
+        ("_core/writer.py", "        tries[key] = tries.get(key, 0) + 1\n", ""),
+    ),
+    mutant(
         "the same entry from behind is tried again and again",
         "core/probes::a_store_that_refuses_everything_is_still_to_blame",
         ("_core/writer.py", "        self._probes += 1\n", ""),

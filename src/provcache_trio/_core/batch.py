@@ -157,6 +157,7 @@ class Batch(Generic[E]):
         self.entries.update(batch.entries)
         self.receipts.update(batch.receipts)
         self.fates += batch.fates
+        self.progress.tries.update(batch.progress.tries)
         for producer in batch.producers:
             self.note_producer(producer)
 

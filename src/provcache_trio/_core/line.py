@@ -342,8 +342,10 @@ class Line(Generic[E]):
         refusal = batch.refused.get(key)
         return None if refusal is None else refusal.entry
 
-    def behind(self, turn: int) -> E | None:
-        """Return an entry in line, the newest first, then in each turn another; None: there is none.
+    def behind(self, turn: int) -> tuple[Batch[E], Hashable] | None:
+        """Return an entry in line by its batch and key, or None if there is none.
+
+        The newest is the first; in each turn it is another.
 
         It stays where it is. No older version of its key is open, so that writing it before what
         stands in front of it, and once more later, changes nothing.
@@ -358,7 +360,7 @@ class Line(Generic[E]):
             return None
         if any(key in older.entries for older in before):
             return None
-        return batch.entries[key]
+        return batch, key
 
     def folded(self, key: Hashable) -> E | None:
         """Return all versions of ``key`` with open fates, merged oldest first; None if there is none."""

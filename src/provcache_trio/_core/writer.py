@@ -369,9 +369,14 @@ class Writer(Generic[E]):
         written once more in its turn, which changes nothing.
         """
         watch = self._watch
-        entry = self._line.behind(self._probes) if watch.suspecting else None
-        if entry is None:
+        found = self._line.behind(self._probes) if watch.suspecting else None
+        if found is None:
             return
+        batch, key = found
+        entry = batch.entries[key]
+        # A letter says in how many calls its entry was.
+        tries = batch.progress.tries
+        tries[key] = tries.get(key, 0) + 1
         self._probes += 1
         call = watch.begin()
         result = await result_of(
