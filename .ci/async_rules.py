@@ -112,8 +112,8 @@ class Tree(MetadataWrapper):
 
 
 @functools.lru_cache(maxsize=1)
-def wrap(module: Module, *, unsafe_skip_copy: bool) -> Tree:  # noqa: ARG001  # as it is called
-    """Return the same tree as before if it is asked for again."""
+def wrap(module: Module, **_options: bool) -> Tree:
+    """Be ``MetadataWrapper``, but return the same tree as before if it is asked for again."""
     return Tree(module)
 
 

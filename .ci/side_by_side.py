@@ -71,7 +71,7 @@ class Session(NamedTuple):
 
 def find_sessions() -> list[Session]:
     """Return all of them, in the order of beginning."""
-    done = subprocess.run([NOX, "--list", "--json"], stdout=subprocess.PIPE, check=True)  # noqa: S603  # ours
+    done = subprocess.run([NOX, "--list", "--json"], stdout=subprocess.PIPE, check=True)
     found = [
         Session(one["session"], one["name"], one["python"] or OWN_PYTHON)
         for one in json.loads(done.stdout)
@@ -84,7 +84,7 @@ def run_nox(name: str, arguments: list[str], folder: Path) -> Outcome:
     report, output = folder / "report.json", folder / "output"
     began = time.monotonic()
     with output.open("wb") as file:
-        process = subprocess.Popen(  # noqa: S603  # ours
+        process = subprocess.Popen(
             [NOX, *arguments, "--report", str(report)],
             env={**os.environ, "PYTEST_DEBUG_TEMPROOT": str(folder), "TEST_WORKERS": WORKERS},
             stdout=file,

@@ -115,6 +115,6 @@ def make_entries(keys: Iterable[int], version: int, seed_bytes: int = 0) -> list
 
 def _seed(number: int, size: int) -> ReplaySeed:
     """Return a seed whose ids take ``size`` bytes that don't compress much."""
-    digits = random.Random(number).randbytes((size + 1) // 2).hex()  # noqa: S311  # no secret
+    digits = random.Random(number).randbytes((size + 1) // 2).hex()
     ids = [digits[at : at + _ID_CHARACTERS] for at in range(0, size, _ID_CHARACTERS)]
     return ReplaySeed(feed_ids=tuple(ids[::2]), rule_ids=tuple(ids[1::2]))

@@ -62,7 +62,7 @@ class Steps(trio.abc.Instrument):
     def __init__(self, *names: str) -> None:
         self.milliseconds: dict[str, list[float]] = {name: [] for name in names}
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # trio's names
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # trio passes it
         """Begin."""
         self._began = time.thread_time_ns()
 
@@ -151,7 +151,7 @@ async def checkpoints() -> AsyncIterator[None]:
     """Have as many tasks beside the block as there are producers; they do nothing but yield."""
 
     async def spin() -> None:
-        while True:  # noqa: ASYNC110  # the load itself
+        while True:  # noqa: ASYNC110  # it waits for nothing: these checkpoints are the load
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,7 @@ HOT_KEYS: Final = 1000
 REWRITES: Final = 50  # of each, so that the first version weighs little
 
 
-async def raw_channel(items: list[Item]) -> None:  # noqa: ASYNC124  # the floor has no checkpoint
+async def raw_channel(items: list[Item]) -> None:  # noqa: ASYNC124  # async like what it is the floor of
     """Send and receive through a bare memory channel."""
     sender, receiver = trio.open_memory_channel[Item](1)
     for item in items:
@@ -154,7 +155,7 @@ def _compare_peers(findings: Findings, distinct: list[Item], rounds: int) -> Non
         if why := peers.here(module):
             findings.absent.append(f"{name}: {why}")
         else:
-            cases[name] = lambda measure=measure: measure(distinct)  # type: ignore[misc]  # a default binds it
+            cases[name] = partial(measure, distinct)
     timings = interleaved(cases, rounds)
     findings.figures += [
         ratio(PART, name, timings, name, RAW) for name in peers.PEERS if name in timings

@@ -198,9 +198,9 @@ def make_app(dsn: str, state: Path, program: str) -> Starlette:
                 connect_timeout_seconds=STORE_SECONDS,
                 command_timeout_seconds=STORE_SECONDS,
             ) as repository,
-            # First, as only the journal waits for a predecessor that still drains.
+            # Both wait for a predecessor that still drains.
             open_journal(state / "journal", lock_timeout_seconds=30) as journal,
-            open_dead_letters(state / "dead-letters.db") as letters,
+            open_dead_letters(state / "dead-letters.db", lock_timeout_seconds=30) as letters,
             open_write_behind_queue(
                 repository, OPTIONS, name="decisions", journal=journal, dead_letters=letters
             ) as queue,

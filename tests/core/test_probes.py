@@ -132,6 +132,21 @@ async def test_the_drain_stores_what_is_behind_a_run_of_bad_entries(
     assert_settled(queue, persisted=1, failed=20)
 
 
+@pytest.mark.one_lane
+async def test_a_forked_child_tries_no_entry_from_behind(
+    store: MemoryRepository[Item], autojump_clock: MockClock
+) -> None:
+    async with open_write_behind_queue(store, WriteBehindOptions(batch_size=20)) as queue:
+        await queue.enqueue_many(items(BAD[:20]))
+        await trio.sleep(600)
+        assert queue.metrics().state is QueueState.WAITING
+        queue._lifetime.forked = True  # as the hook does in a child that goes on
+        queue._lanes.lines[0].accept("good", Item("good"), 99)
+        calls = len(store.calls)
+        await trio.sleep(3600)
+    assert len(store.calls) == calls
+
+
 def test_an_entry_of_which_an_older_version_is_open_is_not_tried() -> None:
     line = Line[Item](batch_size=2, coalesce=False, merge=None, ledger=Ledger(), clock=lambda: 0.0)
     assert line.behind(0) is None

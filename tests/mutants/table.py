@@ -459,7 +459,7 @@ WRITING = (
         "core/probes::the_drain_stores_what_is_behind_a_run_of_bad_entries",
         (
             "_core/writer.py",
-            "            await self.backoff.wait(self._failures)\n            await self._probe()\n",
+            "            await self.backoff.wait(self._failures)\n            await self._try_from_behind()\n",
             "            await self.backoff.wait(self._failures)\n",
         ),
     ),
@@ -473,6 +473,11 @@ WRITING = (
         ),
     ),
     mutant(
+        "a forked child writes its parent's entries",
+        "core/probes::a_forked_child_tries_no_entry_from_behind",
+        ("_core/writer.py", "        if self._lifetime.forked:\n", "        if False:\n"),
+    ),
+    mutant(
         "a letter does not count the call that tried its entry from behind",
         "core/probes::good_entries_behind_a_run_of_bad_ones_are_stored_and_the_bad_become_letters",
         ("_core/writer.py", "        tries[key] = tries.get(key, 0) + 1\n", ""),
@@ -480,7 +485,7 @@ WRITING = (
     mutant(
         "the same entry from behind is tried again and again",
         "core/probes::a_store_that_refuses_everything_is_still_to_blame",
-        ("_core/writer.py", "        self._probes += 1\n", ""),
+        ("_core/writer.py", "        self._tried_from_behind += 1\n", ""),
     ),
     mutant(
         "an entry from behind overtakes an older version of its key",
@@ -824,7 +829,7 @@ FAILURES = (
         "a drain that gave up at once says that its time was up",
         "core/evidence::a_store_that_was_closed_before_its_queue_costs_nothing_and_ends_the_drain core/unfit_letters::letters_that_never_fit_are_found_whatever_the_sink_says_of_them",
         (
-            "_core/opening.py",
+            "_core/exits.py",
             '                    self._shortfall = f": the {why}"\n',
             "",
         ),
@@ -1256,7 +1261,7 @@ LEAVING = (
         "the drain is not shielded",
         "core/exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
         (
-            "_core/opening.py",
+            "_core/exits.py",
             "move_on_after(seconds, shield=True)",
             "move_on_after(seconds, shield=False)",
         ),
@@ -1265,7 +1270,7 @@ LEAVING = (
         "the tasks that drain are cancelled (m)",
         "core/exits::a_cancelled_scope_drains_first_and_absorbs_a_bare_cancelled",
         (
-            "_core/opening.py",
+            "_core/exits.py",
             "with trio.CancelScope(shield=True), parts.tasks()",
             "with trio.CancelScope(), parts.tasks()",
         ),
@@ -1274,7 +1279,7 @@ LEAVING = (
         "the drain does not keep its deadline (h)",
         "core/exits::at_the_deadline_what_is_left_is_handed_back_in_order_of_acceptance",
         (
-            "_core/opening.py",
+            "_core/exits.py",
             "trio.move_on_after(seconds, shield",
             "trio.move_on_after(seconds + 100, shield",
         ),
@@ -1283,7 +1288,7 @@ LEAVING = (
         "the body's exception passes through our nursery",
         "core/exits::the_body_s_exception_goes_on_as_the_very_same_object",
         (
-            "_core/opening.py",
+            "_core/exits.py",
             "            interrupt = await self._stop_tasks() or interrupt",
             "            self._parts.cancel_tasks()\n"
             "            kind, trace = type(error), getattr(error, '__traceback__', None)\n"
@@ -3180,7 +3185,7 @@ STRANGERS = (
         "a drain blames an error that is over",
         "core/exits::an_error_at_the_deadline_blames_nothing_that_is_over",
         (
-            "_core/opening.py",
+            "_core/exits.py",
             "        if not watch.last_cause or (watch.trouble is None and not self._parts.outbox.failing):\n",
             "        if not watch.last_cause:\n",
         ),

@@ -4,7 +4,7 @@
   pass from it.
 - Built from the tree and from the unpacked distribution, under another umask and at another time,
   the wheel is the same, byte for byte.
-- What README says to try, with a release and in a clone, does what it says there; and so does, in an
+- What README says to try, in a clone and with a wheel, does what it says there; and so does, in an
   empty environment, every command of the quickstart: from the installation to the first row, in SQLite and in PostgreSQL.
 """
 
@@ -82,9 +82,9 @@ def build_twice(scratch: Path) -> tuple[Path, Path]:
 
 def follow_the_pages(scratch: Path, wheels: Path) -> None:
     """Type what README and the quickstart say, each in an empty folder, or in a copy of the tree."""
-    folder, empty = scratch / "newcomer", scratch / "empty"
+    folder, beside_a_wheel = scratch / "newcomer", scratch / "beside a wheel"
     folder.mkdir()
-    empty.mkdir()
+    shutil.copytree(wheels, beside_a_wheel)
     environment = {
         **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
         "HOME": str(folder),
@@ -94,8 +94,8 @@ def follow_the_pages(scratch: Path, wheels: Path) -> None:
         "PIP_FIND_LINKS": f"{wheels} {os.environ.get('PIP_FIND_LINKS', '')}",
     }
     # The third one runs all tests, this one among them.
-    released, cloned = [command for command in README_COMMANDS if not command.endswith("/nox")]
-    for demo, where in ((released, empty), (cloned, scratch / "tree")):
+    cloned, of_a_wheel = [command for command in README_COMMANDS if not command.endswith("/nox")]
+    for demo, where in ((cloned, scratch / "tree"), (of_a_wheel, beside_a_wheel)):
         report(demo)
         run(demo, where, environment)
     save_files(folder)

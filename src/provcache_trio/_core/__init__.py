@@ -5,7 +5,8 @@ It must never import a store, a journal, a sink or an exporter; it uses them thr
 
 Reading order is the order in which an entry travels; imports point down this list, never up::
 
-    opening         the exits       open_write_behind_queue: the nursery and the drain
+    opening         the way in      open_write_behind_queue: the arguments and the nursery
+    exits           the way out     the drain, and what every exit reports
     entry_types     agreement       whether repository, journal and sink have one type of entries
     assembly        the parts       built in one step from what the caller asked for
     queue           accept          WriteBehindQueue: one synchronous step per entry

@@ -25,8 +25,8 @@ any        a lane finishes its batch   same       it is not held, does not wait,
 ========== =========================== ========== ============================================
 
 A refusal is an entry that the store refused, or that failed alone for an unknown reason for the
-first time; one that the repository refused without asking the store is none. An entry that did both counts once in a run. A second try under the table of
-``progress`` does not count.
+first time. One that the repository refused without asking the store is none. An entry that did both
+counts once in a run. A second try under the table of ``progress`` does not count.
 """
 
 from __future__ import annotations

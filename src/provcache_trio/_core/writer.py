@@ -21,7 +21,7 @@ from .progress import Refusal
 from .verdict import result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from provcache_trio._vocabulary.telemetry import FlushTelemetry
 
@@ -72,8 +72,8 @@ class Writer(Generic[E]):
         self._closed = 0
         # The number of the last call that changed something.
         self._last_stored = 0
-        # The number of entries from behind that were tried.
-        self._probes = 0
+        # How many entries from behind were tried.
+        self._tried_from_behind = 0
         self._pace = Pace(lifetime.options.batch_size)
         self.backoff = Backoff(lifetime)
 
@@ -142,19 +142,24 @@ class Writer(Generic[E]):
 
     # One call
 
-    async def _try(self, batch: Batch[E], progress: Progress, part: Part) -> None:
+    async def _call(self, entries: Sequence[E]) -> tuple[int, object]:
+        """Have the store write ``entries``; return the number of the call, and how it ended."""
         if self._lifetime.forked:
-            # The parent writes this batch.
+            # They are the parent's to write.
             await trio.sleep_forever()
-        entries = batch.to_send(part)
-        part.tries += 1
         call = self._watch.begin()
-        began_at = self._lifetime.clock()
         result = await result_of(
             lambda: self._repository.upsert_many(entries),
             self._lifetime.scope,
             self._repository.watched,
         )
+        return call, result
+
+    async def _try(self, batch: Batch[E], progress: Progress, part: Part) -> None:
+        entries = batch.to_send(part)
+        part.tries += 1
+        began_at = self._lifetime.clock()
+        call, result = await self._call(entries)
         if not isinstance(result, Failure):
             self._persisted(batch, progress, part, call, result)
             self._measure(batch, len(entries), began_at, None)
@@ -360,16 +365,16 @@ class Writer(Generic[E]):
             self._watch.hold(self.backoff, failure)
             self._failures += 1
             await self.backoff.wait(self._failures)
-            await self._probe()
+            await self._try_from_behind()
 
-    async def _probe(self) -> None:
+    async def _try_from_behind(self) -> None:
         """Try an entry from behind: a store that takes it is well, and the ones in front are bad.
 
         Otherwise a run of bad entries would stop the good ones behind it. It stays in line, and is
         written once more in its turn, which changes nothing.
         """
         watch = self._watch
-        found = self._line.behind(self._probes) if watch.suspecting else None
+        found = self._line.behind(self._tried_from_behind) if watch.suspecting else None
         if found is None:
             return
         batch, key = found
@@ -377,13 +382,8 @@ class Writer(Generic[E]):
         # A letter says in how many calls its entry was.
         tries = batch.progress.tries
         tries[key] = tries.get(key, 0) + 1
-        self._probes += 1
-        call = watch.begin()
-        result = await result_of(
-            lambda: self._repository.upsert_many((entry,)),
-            self._lifetime.scope,
-            self._repository.watched,
-        )
+        self._tried_from_behind += 1
+        call, result = await self._call((entry,))
         # What else it may be is met by the next call for the batch.
         if not isinstance(result, Failure) and _changed(result, 1):
             self._last_stored = call
