@@ -261,9 +261,12 @@ async def _terminate_again_and_again(site: Site) -> None:
 @fault(allowed=SILENT | BUSY, lasts_seconds=0.8, line=True)
 @asynccontextmanager
 async def a_session_s_process_is_stopped(site: Site) -> AsyncGenerator[None]:
-    stopped = await site.processes()
-    for process in stopped:
-        os.kill(process, signal.SIGSTOP)
+    stopped: list[int] = []
+    for process in await site.processes():
+        # In a storm another fault may have ended it by now.
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
+            stopped.append(process)
     yield
     for process in stopped:
         with suppress(ProcessLookupError):
