@@ -2643,6 +2643,11 @@ STREAM = (
         ("nats/_puller.py", "        await self.answer(GIVEN_BACK, arrived)\n", ""),
     ),
     mutant(
+        "each message is acknowledged alone",
+        "stream/connections::messages_that_are_done_one_soon_after_the_other_are_acknowledged_together",
+        ("nats/_source.py", "            await trio.sleep(_GATHER_SECONDS)\n", ""),
+    ),
+    mutant(
         "the consumer gives up",
         "stream/producers::create_stream_changes_nothing_the_second_time",
         ("nats/_stream.py", '"max_deliver": -1,', '"max_deliver": 1,'),

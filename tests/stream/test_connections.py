@@ -671,6 +671,35 @@ async def test_what_is_held_is_extended_again_when_nobody_could_be_told(
     assert told[:4] == [False, True, False, True]
 
 
+async def test_messages_that_are_done_one_soon_after_the_other_are_acknowledged_together(
+    autojump_clock: MockClock,
+) -> None:
+    sent: list[Sequence[str]] = []
+
+    class Noting:
+        """A bridge that notes what is to be sent."""
+
+        async def run(self, call: partial[object], /) -> None:
+            await trio.lowlevel.checkpoint()
+            sent.append(call.args[1])
+
+    source = a_source()
+    source._bridge = Noting()  # type: ignore[assignment]  # in its place
+    source._receive([Message(number, f"reply {number}", b"") for number in range(4)])
+    source._codec.decode = lambda _: iter([ENTRIES[:1]])  # type: ignore[method-assign, assignment]
+    await source._decode()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(source._answer)
+        for number in range(3):
+            source.settled([number])
+            await trio.sleep(0.01)
+        await trio.sleep(10)
+        source.settled([3])
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert sent == [("reply 0", "reply 1", "reply 2"), ("reply 3",)]
+
+
 async def test_what_is_given_back_while_it_is_decoded_is_not_held() -> None:
     source = a_source()
 

@@ -49,6 +49,8 @@ T = TypeVar("T")
 _ROUNDS_TO_SEND: Final = 4
 _PAUSE_SECONDS: Final = 0.25
 _FINISH_SECONDS: Final = 2.0
+# Every server writes to its disk each time that answers arrive, so those of this time are sent together.
+_GATHER_SECONDS: Final = 0.05
 _EXTENSIONS: Final = 3  # in the time after which a message would be given to others
 
 
@@ -212,6 +214,7 @@ class StreamSource(Generic[E]):
     async def _answer(self) -> None:
         while True:
             await self._bell.wait()
+            await trio.sleep(_GATHER_SECONDS)
             self._bell = trio.Event()
             try:
                 await self._send_answers()
