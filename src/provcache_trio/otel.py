@@ -15,9 +15,19 @@ Instruments, each with the attribute ``provcache.queue.name``; those of a stream
 ``provcache.write_behind.call_age``              gauge, s              age of the oldest call of the
                                                                        store that is under way
 ``provcache.write_behind.state``                 gauge                 1 for ``state``, 0 for others
-``provcache.write_behind.entries``               counter               by ``outcome``: ok, retry,
-                                                                       failed, coalesced, abandoned,
-                                                                       kept (of those abandoned)
+``provcache.write_behind.durable``               gauge                 1 if the journal can be
+                                                                       written, else 0; missing
+                                                                       without a journal
+``provcache.write_behind.producers_waiting``     gauge                 tasks that wait for room
+``provcache.write_behind.refused``               counter               calls of ``enqueue_nowait``
+                                                                       that found no room
+``provcache.write_behind.accepted``              counter               entries, by ``source``:
+                                                                       enqueue, recovery (from a
+                                                                       journal or a stream)
+``provcache.write_behind.entries``               counter               by ``outcome``: ok, unchanged
+                                                                       (of those ok), retry, failed,
+                                                                       coalesced, abandoned, kept
+                                                                       (of those abandoned)
 ``provcache.write_behind.flushes``               counter               batches, by ``reason``
 ``provcache.write_behind.flush.duration``        histogram, s          successful calls
 ``provcache.write_behind.persisted_age``         histogram, s          age of a batch when persisted
@@ -95,15 +105,25 @@ _CACHE_PREFIX: Final = "provcache.cache."
 _STREAM_PREFIX: Final = "provcache.stream."
 _OUTCOMES: Final = {
     "ok": "total_persisted",
+    "unchanged": "total_unchanged",
     "retry": "total_retries",
     "failed": "total_failed",
     "coalesced": "total_coalesced",
     "abandoned": "total_abandoned",
     "kept": "total_kept",
 }
+_SOURCES: Final = {"enqueue": "total_enqueued", "recovery": "total_recovered"}
+_REFUSED: Final = "total_refused"
 _CACHE_COUNTERS: Final = ("computations", "shared_waits", "errors")
 # Fields of ``WriteBehindMetrics`` and of ``CacheMetrics``; none has the name of another.
-_SUMMED: Final = (*_OUTCOMES.values(), *FLUSHES.values(), *LOOKUPS.values(), *_CACHE_COUNTERS)
+_SUMMED: Final = (
+    *_OUTCOMES.values(),
+    *_SOURCES.values(),
+    _REFUSED,
+    *FLUSHES.values(),
+    *LOOKUPS.values(),
+    *_CACHE_COUNTERS,
+)
 
 
 class _Queues(NamedTuple):
@@ -154,12 +174,19 @@ class OpenTelemetry:
             ("in_flight", "in_flight", "{entry}"),
             ("oldest_pending_age", "oldest_pending_seconds", "s"),
             ("call_age", "call_seconds", "s"),
+            ("producers_waiting", "producers_waiting", "{task}"),
         ):
             meter.create_observable_gauge(_PREFIX + name, [self._gauge(field)], unit)
         meter.create_observable_gauge(f"{_PREFIX}state", [self._states])
-        entries, flushes = self._counter("outcome", _OUTCOMES), self._counter("reason", FLUSHES)
-        meter.create_observable_counter(f"{_PREFIX}entries", [entries], "{entry}")
-        meter.create_observable_counter(f"{_PREFIX}flushes", [flushes], "{batch}")
+        meter.create_observable_gauge(f"{_PREFIX}durable", [self._durable])
+        for name, label, fields, unit in (
+            ("entries", "outcome", _OUTCOMES, "{entry}"),
+            ("accepted", "source", _SOURCES, "{entry}"),
+            ("refused", None, {"": _REFUSED}, "{call}"),
+            ("flushes", "reason", FLUSHES, "{batch}"),
+        ):
+            counter = self._counter(label, fields)
+            meter.create_observable_counter(_PREFIX + name, [counter], unit)
         self._make_instruments_of_caches(meter)
         self._make_instruments_of_streams(meter)
 
@@ -248,6 +275,12 @@ class OpenTelemetry:
             for state in QueueState:
                 if states:
                     yield Observation(states.count(state), {_QUEUE: queue, "state": state})
+
+    def _durable(self, _: CallbackOptions) -> Iterator[Observation]:
+        for queue, queues in self._queues.open.items():
+            durable = [one.metrics().durable for one in queues]
+            if known := [one for one in durable if one is not None]:
+                yield Observation(int(all(known)), {_QUEUE: queue})
 
     def _counter(
         self, label: str | None, fields: Mapping[str, str]

@@ -3109,6 +3109,20 @@ WATCHING = (
         "watching/otel::a_stream_is_exported_as_far_as_it_is_known_now",
         ("otel.py", "stream.look is not None and stream.look.current", "stream.look is not None"),
     ),
+    mutant(
+        "OpenTelemetry lacks a counter",
+        "watching/every_number::each_number_of_a_queue_is_exported",
+        ("otel.py", "    _REFUSED,\n", ""),
+    ),
+    mutant(
+        "Prometheus lacks a gauge",
+        "watching/every_number::each_number_of_a_queue_is_exported",
+        (
+            "prometheus.py",
+            '    _Number("producers_waiting", "producers_waiting", "Tasks that wait for room."),\n',
+            "",
+        ),
+    ),
 )
 
 

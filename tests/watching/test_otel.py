@@ -326,12 +326,18 @@ async def test_every_instrument_tells_what_metrics_tells(
         }
         assert {key[0]: one.value for key, one in sdk.points(f"{prefix}entries").items()} == {
             "ok": metrics.total_persisted,
+            "unchanged": 0,
             "retry": metrics.total_retries,
             "failed": 1,
             "coalesced": 1,
             "abandoned": 0,
             "kept": 0,
         }
+        assert {key[1]: one.value for key, one in sdk.points(f"{prefix}accepted").items()} == {
+            "enqueue": 10,
+            "recovery": 0,
+        }
+        assert sdk.points(f"{prefix}durable") == {}
         assert {key[1]: one.value for key, one in sdk.points(f"{prefix}flushes").items()} == {
             "full": metrics.flushes_full,
             "due": metrics.flushes_due,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from provcache_trio._vocabulary.fields import TableField
 
 _is_veri_key: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
-_KINDS: Final = {
+_IN_WORDS: Final = {
     "int": "an int",
     "bytes": "bytes in Base64",
     "datetime": "a datetime such as 2026-11-25T12:00:00Z",
@@ -256,7 +256,7 @@ def _key_value(field: TableField, value: object) -> object:
         found: object = msgspec.convert(value, field.annotation, strict=not isinstance(value, str))
         if not isinstance(found, datetime) or found.tzinfo is not None:
             return found
-    kind = _KINDS.get(field.kind, f"a {field.kind}")
+    kind = _IN_WORDS.get(field.kind, f"a {field.kind}")
     if field.members is not None:
         kind = f"one of {', '.join(map(repr, field.members))}"
     raise MisuseError(f"the key's field {field.name!r} has to be {kind}")

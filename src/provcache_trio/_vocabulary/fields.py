@@ -19,7 +19,7 @@ FieldKind: TypeAlias = Literal[
 ]  # fmt: skip
 
 
-_KINDS: Final[dict[type[inspect.Type], FieldKind]] = {
+_KIND_OF: Final[dict[type[inspect.Type], FieldKind]] = {
     inspect.StrType: "str",
     inspect.IntType: "int",
     inspect.FloatType: "float",
@@ -107,7 +107,7 @@ def _check_constructor(entry_type: type) -> None:
 def field_of(field: inspect.Field, annotation: object, column: str, rule: str | None) -> TableField:
     """Return the table field for a field as msgspec describes it."""
     found, optional = without_none(field.type)
-    kind = _KINDS.get(type(found), "JSON")
+    kind = _KIND_OF.get(type(found), "JSON")
     members: dict[str | int, object] | None = None
     if isinstance(found, inspect.EnumType):
         members = {member.value: member for member in found.cls}

@@ -106,7 +106,7 @@ WHERE c.relname::text = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
     AND CASE WHEN $2::text IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname::text = $2 END
 """  # noqa: S608  # made of text from here
 
-_KINDS: Final = {"m": "a materialized view", "f": "a foreign table"}
+_UNFIT_KINDS: Final = {"m": "a materialized view", "f": "a foreign table"}
 _VIEW: Final = "v"
 
 
@@ -146,8 +146,10 @@ def read_catalogue(table: Table[Any], document: str | None) -> Catalogue:
             table=table.name,
         )
     relation = msgspec.json.decode(document, type=_Relation)
-    if relation.kind in _KINDS:
-        raise _misfit(table, f"it is {_KINDS[relation.kind]}, into which PostgreSQL can't upsert")
+    if relation.kind in _UNFIT_KINDS:
+        raise _misfit(
+            table, f"it is {_UNFIT_KINDS[relation.kind]}, into which PostgreSQL can't upsert"
+        )
     columns = {one["name"]: Column(**one) for one in relation.columns or ()}
     fields = {field.column: field for field in table.fields}
     for name, field in fields.items():
