@@ -12,21 +12,6 @@ import nox
 nox.needs_version = ">=2025.11.12"
 nox.options.default_venv_backend = "uv|virtualenv"  # uv installs in two seconds, not seventeen
 nox.options.error_on_external_run = True
-nox.options.sessions = [
-    "lint",
-    "types",
-    "tests",
-    "lowest",
-    "heavy",
-    "tools",
-    "unkind",
-    "mutants",
-    "benchmark",
-    "docs",
-    "package",
-    "coverage",
-]
-
 # Else every worker of every session compiles all tests anew: four seconds, instead of once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -59,6 +44,9 @@ def find_pythons(minors: list[str]) -> list[str]:
 PYTHONS = find_pythons(SUPPORTED)
 # Not promised yet; tested wherever it is.
 COMING = find_pythons(["3.14"])
+# The oldest measures coverage, the newest is unkind, and those between have the oldest dependencies.
+ENDS = list(dict.fromkeys([*PYTHONS[:1], *PYTHONS[-1:], *COMING]))
+BETWEEN = PYTHONS[1:-1] or PYTHONS[:1]
 CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
 PROMTOOL = shutil.which("promtool")
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
@@ -84,6 +72,21 @@ QUICK = "not heavy and not browser and not promtool"
 WITHIN = f"{QUICK} and not whole_process and not two_pythons"
 # Which keys share a lane depends on it. Here it is the same in every run; `unkind` draws one.
 STEADY = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
+
+nox.options.sessions = [
+    "lint",
+    "types",
+    *(f"tests-{minor}" for minor in ENDS),
+    "lowest",
+    "heavy",
+    "tools",
+    "unkind",
+    "mutants",
+    "benchmark",
+    "docs",
+    "package",
+    "coverage",
+]
 
 
 def find_code() -> list[Path]:
@@ -148,12 +151,13 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=[*PYTHONS, *COMING])
 def tests(session: nox.Session) -> None:
-    """Run the tests that take no time, on every CPython; the oldest one measures coverage.
+    """Run the tests that take no time; the oldest CPython measures coverage.
 
     What one session does, others need not. Tests of whole processes run on the oldest one, and on
     the newest in ``unkind``; what no Python changes runs there and in ``lowest``, where no tracer
     makes it slow. ``unkind`` runs all but a few tests on the newest one, and draws a tenth of the
-    examples: here it draws them in full, and runs those few. With arguments, it is any of them.
+    examples: here it draws them in full, and runs those few. ``lowest`` runs on those between, so
+    ``nox`` alone leaves them out here. With arguments, it is any of them.
     """
     install(session, *ALL_TESTS, extras=EVERYTHING)
     chosen: tuple[str, ...]
@@ -170,9 +174,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *AT_ONCE, "-m", *chosen, *session.posargs, env=STEADY)
 
 
-@nox.session(python=PYTHONS[:1])
+@nox.session(python=BETWEEN)
 def lowest(session: nox.Session) -> None:
-    """Run them with the oldest trio and msgspec that are allowed, and four writers a queue."""
+    """Run them with the oldest trio and msgspec that are allowed, and four writers a queue.
+
+    On the CPythons between the oldest and the newest one, if there are any: so each supported one
+    runs the tests once, and none of what differs is in one session only.
+    """
     install(session, "test", extras=EVERYTHING)
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
     session.install(*oldest)
@@ -277,7 +285,8 @@ def full(session: nox.Session) -> None:
     """Run everything at full counts; anything that can't be run is a failure."""
     if MISSING:
         session.error("; ".join(f"not run: {line}" for line in MISSING))
-    for name in ("lint", "types", *(f"tests-{minor}" for minor in PYTHONS), f"lowest-{PYTHONS[0]}"):
+    every_tests = [f"tests-{minor}" for minor in PYTHONS]
+    for name in ("lint", "types", *every_tests, *(f"lowest-{minor}" for minor in BETWEEN)):
         session.notify(name)
     session.notify("heavy", ["--full"])
     session.notify("tools")
