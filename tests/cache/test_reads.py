@@ -368,8 +368,12 @@ async def test_a_list_for_a_key_of_two_fields_is_told_to_be_a_tuple(
             cache.peek(listed)
         with pytest.raises(TypeError, match=why):
             await cache.get_or_compute(listed, compute)
+        with pytest.raises(TypeError, match=why):
+            await cache.get_many([(8, "d"), listed])
         with pytest.raises(TypeError, match="unhashable type: 'dict'"):
             await cache.get(cast("tuple[int, str]", {}))
+        with pytest.raises(TypeError, match="unhashable type: 'dict'"):
+            await cache.get_many([(8, "d"), cast("tuple[int, str]", {})])
 
 
 async def test_a_key_that_the_store_does_not_take_fails_nobody_else(

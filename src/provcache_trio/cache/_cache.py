@@ -148,7 +148,13 @@ class Cache(Generic[E]):
         """
         if isinstance(keys, (str, bytes)) or not isinstance(cast("object", keys), Iterable):
             raise TypeError(f"keys must be an iterable of keys, not {type(keys).__name__}")
-        wanted = dict.fromkeys(keys)
+        keys = list(keys)
+        try:
+            wanted = dict.fromkeys(keys)
+        except TypeError:
+            for key in keys:
+                self._rules.check_key(key)
+            raise
         await trio.lowlevel.checkpoint()
         self._raise_if_closed()
         found: dict[Hashable, E] = {}

@@ -198,7 +198,8 @@ class SQLiteRepository(Generic[E]):
 
         They are deleted in steps, so that others may write in between; if the call is cancelled or
         fails, some may be deleted. ``flush`` the queue first, or the entries that it still holds
-        are stored afterwards.
+        are stored afterwards. If a trigger of yours keeps rows by ``RAISE(IGNORE)``, the call may end
+        before it has come to all others.
 
         Args:
             before: delete only versions whose ``newer`` field (of a ``ProvcacheEntry``
