@@ -246,6 +246,22 @@ class Abandoning(Good):
             self.put(one)
 
 
+class GivingUp(Abandoning):
+    """As one that asks its server to stop, and leaves it when it has not answered in time."""
+
+    async def upsert_many(self, entries: Sequence[Item], /) -> int:
+        try:
+            return await super().upsert_many(entries)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+            raise
+
+    async def go_on(self, entries: Sequence[Item]) -> None:
+        await trio.sleep(0.9)
+        await super().go_on(entries)
+
+
 class Broken(Good):
     stuck = False
 
@@ -369,6 +385,12 @@ async def test_every_broken_promise_is_a_line(autojump_clock: MockClock) -> None
     assert head == f"the repository breaks {len(lines)} of its promises:"
     assert len(lines) > 2
     assert all(line.startswith("- ") for line in lines)
+
+
+async def test_one_that_waits_for_a_server_and_then_gives_it_up_passes(
+    autojump_clock: MockClock,
+) -> None:
+    await check(GivingUp)
 
 
 async def test_one_that_prepares_well_passes(autojump_clock: MockClock) -> None:
