@@ -12,6 +12,7 @@ import nox
 nox.needs_version = ">=2025.11.12"
 nox.options.default_venv_backend = "uv|virtualenv"  # uv installs in two seconds, not seventeen
 nox.options.error_on_external_run = True
+
 # Else every worker of every session compiles all tests anew: four seconds, instead of once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -178,8 +179,8 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Run them with the oldest trio and msgspec that are allowed, and four writers a queue.
 
-    On the CPythons between the oldest and the newest one, if there are any: so each supported one
-    runs the tests once, and none of what differs is in one session only.
+    They run on the CPythons between the oldest and the newest one, which no other session of CI
+    tests; without any, on the oldest.
     """
     install(session, "test", extras=EVERYTHING)
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]

@@ -88,8 +88,8 @@ NOTES: Final = """\
   queue's own tasks (the line with a store that costs nothing) and the way to asyncio and back (an
   empty call), together more than the bar leaves; and asyncpg takes longer in trio-asyncio's loop
   than in asyncio's. A caller that can't wait calls `enqueue`.
-- Into the stream, through a relay and directly, the same entries are written in each round, once all are connected. Three servers that sync
-  always, PostgreSQL and the relay share this machine, so the relay's ratio is one of a machine that does
+- Into the stream, through a relay and directly, the same entries are written in each round. Connecting does not
+  count, nor does a relay's first batch. Three servers that sync always, PostgreSQL and the relay share this machine, so the relay's ratio is one of a machine that does
   everything; the lines of CPU time say what a relay costs where the servers are elsewhere.
 - What could not be measured is named at the end.
 """

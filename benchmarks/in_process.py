@@ -24,7 +24,7 @@ HOT_KEYS: Final = 1000
 REWRITES: Final = 50  # of each, so that the first version weighs little
 
 
-async def raw_channel(items: list[Item]) -> None:  # noqa: ASYNC124  # async like what it is the floor of
+async def raw_channel(items: list[Item]) -> None:  # noqa: ASYNC124  # time_floor awaits it
     """Send and receive through a bare memory channel."""
     sender, receiver = trio.open_memory_channel[Item](1)
     for item in items:

@@ -131,7 +131,7 @@ def count_instructions() -> dict[str, float]:
     """Run every case in a child under callgrind; return the instructions per entry by name."""
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(  # noqa: S603  # our own program
-            [  # noqa: S607  # wherever it is installed
+            [  # noqa: S607  # valgrind, wherever it is installed
                 "valgrind",
                 "--quiet",
                 "--tool=callgrind",
@@ -233,7 +233,7 @@ async def case_peek(entries: int, mark: Callable[[], object]) -> None:
         mark()
 
 
-async def one_by_one(queue: WriteBehindQueue[Item], items: Sequence[Item]) -> None:  # noqa: ASYNC124  # like the others
+async def one_by_one(queue: WriteBehindQueue[Item], items: Sequence[Item]) -> None:  # noqa: ASYNC124  # measured as the others are, which wait
     """Accept without waiting."""
     for item in items:
         queue.enqueue_nowait(item)

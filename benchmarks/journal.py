@@ -176,11 +176,11 @@ class Steps(trio.abc.Instrument):
         self.longest = 0.0
         self._began: float | None = None
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # an instrument's
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # trio passes it
         """Note when it began."""
         self._began = thread_time()
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # an instrument's
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # trio passes it
         """Note how long it took; the first one began before there was an instrument."""
         if self._began is not None:
             self.longest = max(self.longest, thread_time() - self._began)
