@@ -2632,6 +2632,15 @@ STREAM = (
         ("nats/_puller.py", "_IN_PROGRESS, [*replies, *arrived])", "_IN_PROGRESS, [])"),
     ),
     mutant(
+        "answers that a crash left wait for the next one",
+        "stream/connections::a_defect_of_a_relay_s_answers_is_a_crash_after_which_they_are_sent",
+        (
+            "nats/_source.py",
+            "        self._bell.set()\n        while True:\n",
+            "        while True:\n",
+        ),
+    ),
+    mutant(
         "a message that comes again is held twice",
         "stream/relays::a_message_that_comes_again_is_held_once",
         ("nats/_source.py", "            elif held is None:\n", "            elif True:\n"),

@@ -12,7 +12,7 @@ from provcache_trio.nats import create_stream, open_relay, open_stream_repositor
 from provcache_trio.nats._session import Answer
 
 from tests.support.bridges import BRIDGES
-from tests.support.nats import MEGABYTE, nats_server, stream_detail, unused_stream
+from tests.support.nats import BETWEEN_LOOKS, MEGABYTE, nats_server, stream_detail, unused_stream
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Stream:
                     heard.setdefault(sequence, []).append(trio.current_time())
 
     async def until_empty(self) -> None:
-        await until(lambda: self.messages() == 0)
+        await until(lambda: self.messages() == 0, every=BETWEEN_LOOKS)
 
 
 async def request(repository: StreamRepository[Any], subject: str, data: bytes) -> Msg:

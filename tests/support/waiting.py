@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 HANG_SECONDS: Final = int(os.environ.get("HANG_SECONDS", "60"))
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until ``condition``, for which there is no event, has come true; it may be async."""
+async def until(condition: Callable[[], object], *, every: float = 0.005) -> None:
+    """Wait until ``condition``, for which there is no event, has come true; it may be async.
+
+    Args:
+        condition: what must come true.
+        every: seconds between two looks; more where a look takes work, of others, too.
+    """
     with trio.fail_after(HANG_SECONDS):
         while True:
             answer = condition()
@@ -27,16 +32,11 @@ async def until(condition: Callable[[], object]) -> None:
                 answer = await answer
             if answer:
                 return
-            await trio.sleep(0.005)
+            await trio.sleep(every)
 
 
 def wait_until(condition: Callable[[], object], *, every: float = 0.005) -> None:
-    """Do what ``until`` does, in a thread of which nobody else has need.
-
-    Args:
-        condition: what must come true.
-        every: seconds between two looks; more where a look takes work, of others, too.
-    """
+    """Do what ``until`` does, in a thread of which nobody else has need."""
     latest = time.monotonic() + HANG_SECONDS
     while not condition():
         assert time.monotonic() < latest, "it does not come true"

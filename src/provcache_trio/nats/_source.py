@@ -212,6 +212,8 @@ class StreamSource(Generic[E]):
         return self._looks.metrics()
 
     async def _answer(self) -> None:
+        # When this begins anew after a crash, nobody else would say that there is something to send.
+        self._bell.set()
         while True:
             await self._bell.wait()
             await trio.sleep(_GATHER_SECONDS)
