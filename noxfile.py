@@ -156,9 +156,10 @@ def tests(session: nox.Session) -> None:
 
     What one session does, others need not. Tests of whole processes run on the oldest one, and on
     the newest in ``unkind``; what no Python changes runs there and in ``lowest``, where no tracer
-    makes it slow. ``unkind`` runs all but a few tests on the newest one, and draws a tenth of the
-    examples: here it draws them in full, and runs those few. ``lowest`` runs on those between, so
-    ``nox`` alone leaves them out here. With arguments, it is any of them.
+    makes it slow. ``unkind`` runs all but a few tests on the newest one: here it runs those few, and
+    draws the examples in full, of which all others draw a tenth, since they are the same each time.
+    ``lowest`` runs on those between, so ``nox`` alone leaves them out here. With arguments, it is
+    any of them.
     """
     install(session, *ALL_TESTS, extras=EVERYTHING)
     chosen: tuple[str, ...]
@@ -185,8 +186,8 @@ def lowest(session: nox.Session) -> None:
     install(session, "test", extras=EVERYTHING)
     oldest = [need.replace(">=", "==") for need in PROJECT["project"]["dependencies"]]
     session.install(*oldest)
-    chosen = f"{QUICK} and not whole_process"
-    session.run("pytest", *AT_ONCE, "-m", chosen, "--writers", "4", *session.posargs, env=STEADY)
+    chosen = (f"{QUICK} and not whole_process", "--few", "--writers", "4")
+    session.run("pytest", *AT_ONCE, "-m", *chosen, *session.posargs, env=STEADY)
 
 
 @nox.session

@@ -69,7 +69,7 @@ def lasting_entries() -> list[ProvcacheEntry]:
 def run(*, quick: bool) -> Findings:
     """Measure."""
     entries = lasting_entries()
-    rounds = 10 if quick else 50
+    rounds = 2 if quick else 50
     found = Findings()
     _looks(found, entries, rounds)
     _many(found, entries, rounds)
