@@ -90,6 +90,31 @@ async def test_what_is_accepted_meanwhile_stays(autojump_clock: MockClock) -> No
         assert await cache.get(KEY) == newer
 
 
+async def test_what_was_deleted_before_its_fate_was_known_is_not_remembered(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened(WriteBehindOptions(flush_interval_seconds=0)) as (store, queue, cache):
+        async with trio.open_nursery() as nursery:
+            store.delete.close()
+            done = await put_aside(nursery, lambda: cache.invalidate_where(policy_hash=BAD))
+            store.written.close()
+            await cache.put(bad(0))
+            await wait_all_tasks_blocked()
+            assert KEY in store.rows
+            store.delete.open()
+            await wait_all_tasks_blocked()
+            assert done == [1]
+            # The queue still holds it.
+            assert await cache.get(KEY) == bad(0)
+            store.written.open()
+            await queue.flush()
+        assert cache.peek(KEY) is None
+        assert await cache.get(KEY) is None
+        await cache.put(bad(0))
+        assert await cache.get(KEY) == bad(0)
+        assert cache.peek(KEY) == bad(0)
+
+
 async def test_what_a_read_brings_back_meanwhile_is_not_remembered(
     autojump_clock: MockClock,
 ) -> None:

@@ -2985,6 +2985,20 @@ CACHE = (
         ),
     ),
     mutant(
+        "what an invalidation deleted before its fate was known is remembered",
+        "cache/invalidation::what_was_deleted_before_its_fate_was_known_is_not_remembered",
+        ("cache/_reads.py", "        if fates:\n", "        if False:\n"),
+    ),
+    mutant(
+        "an invalidation that is over is never forgotten",
+        "cache/invalidation::what_was_deleted_before_its_fate_was_known_is_not_remembered",
+        (
+            "cache/_reads.py",
+            "            if not all(fate.known.is_set() for fate in fates)\n",
+            "",
+        ),
+    ),
+    mutant(
         "what a read brings back during an invalidation is remembered",
         "cache/invalidation::what_a_read_brings_back_meanwhile_is_not_remembered",
         ("cache/_reads.py", "return not invalidations or not (", "return True or not ("),

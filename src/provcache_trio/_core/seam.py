@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final, Generic, final
 from provcache_trio._vocabulary.protocols import E
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterable
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 
     from provcache_trio._vocabulary.protocols import EntryObserver
 
+    from .batch import Fate
     from .lanes import Lanes
     from .lifetime import Lifetime
     from .outbox import Outbox
@@ -61,6 +62,10 @@ class Seam(Generic[E]):
         self._room = room
         self._outbox = outbox
         self._note_cache = note_cache
+
+    def tails(self) -> Sequence[Fate]:
+        """Return fates that are open; once they are known, so is that of everything accepted by now."""
+        return self._lanes.tails()
 
     def observe(self, observer: EntryObserver[E] | None) -> None:
         """Report every accepted version and every dead letter to ``observer``; None: to nobody.

@@ -322,12 +322,14 @@ class Cache(Generic[E]):
         invalidation = Invalidation[E](self._invalidations, equals)
         self._reads.begin(invalidation)
         self._computations.overtake(invalidation)
+        may_have_deleted = False
         try:
             await self._forget(invalidation)
             await self._seam.flush()
+            may_have_deleted = True
             return await repository.delete_where(before=before, **equals)
         finally:
-            self._reads.end(invalidation)
+            self._reads.end(invalidation, self._seam.tails() if may_have_deleted else ())
 
     async def _forget(self, invalidation: Invalidation[E]) -> None:
         """Forget what matches. ``Reads`` and ``accepted`` keep it from being remembered again."""

@@ -22,6 +22,8 @@ from ._rules import any_matches
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+    from provcache_trio._core.batch import Fate
+
     from ._counts import Counts
     from ._foreign import Tasks
     from ._memory import Memory
@@ -124,6 +126,8 @@ class Reads(Generic[E]):
         self._runners = 0
         # Those under way.
         self.invalidations: list[Invalidation[E]] = []
+        # Those that are over, each with fates that were open then.
+        self._over: list[tuple[Invalidation[E], Sequence[Fate]]] = []
 
     def join(self, key: Hashable) -> Reading[E]:
         """Return the reading that will answer for ``key``."""
@@ -186,7 +190,9 @@ class Reads(Generic[E]):
         for older in self.under_way:
             older.unkept |= older.keys.keys() & reading.keys.keys()
         reading.began_at = self._clock()
+        self._drop_settled()
         reading.invalidations += self.invalidations
+        reading.invalidations += [invalidation for invalidation, _ in self._over]
         try:
             reading.folded = self._open_versions(reading.keys)
         except Exception:  # noqa: BLE001  # whatever somebody's merge raised
@@ -295,9 +301,23 @@ class Reads(Generic[E]):
         for reading in self.under_way:
             reading.invalidations.append(invalidation)
 
-    def end(self, invalidation: Invalidation[E]) -> None:
-        """Stop marking calls."""
+    def end(self, invalidation: Invalidation[E], fates: Sequence[Fate]) -> None:
+        """Stop marking calls, once these fates are known.
+
+        A version that was accepted meanwhile may have been stored and deleted, and nobody knows of
+        the former yet. Merged into a read, it would be remembered although the store has lost it.
+        """
         self.invalidations.remove(invalidation)
+        self._drop_settled()
+        if fates:
+            self._over.append((invalidation, fates))
+
+    def _drop_settled(self) -> None:
+        self._over = [
+            (invalidation, fates)
+            for invalidation, fates in self._over
+            if not all(fate.known.is_set() for fate in fates)
+        ]
 
     def close(self) -> None:
         """Wake up everyone who waits."""
