@@ -69,11 +69,24 @@ class Model:
             begins_at = max(due_at, self.free_at)
             if begins_at >= now:
                 return
-            self.written.append((begins_at, list(head.entries.values())))
             self.line.remove(head)
             if head is self.open:
                 self.open = None
+            else:
+                self.join(head)
+            self.written.append((begins_at, list(head.entries.values())))
             self.free_at = begins_at + self.latency
+
+    def join(self, head: Batch) -> None:
+        """Add the batches that can't grow any more either, as far as they fit."""
+        while self.line and self.line[0] is not self.open:
+            entries = self.line[0].entries
+            if len(head.entries) + len(entries) > self.options.batch_size:
+                return
+            if not head.entries.keys().isdisjoint(entries):
+                return
+            head.entries.update(entries)
+            del self.line[0]
 
     def flush(self, now: float) -> None:
         for batch in self.line:
@@ -106,6 +119,8 @@ def model(
         queue.write_until(now)
         if what == FLUSH:
             queue.flush(now)
+            # Whoever flushes lets the writer begin what is due, before more comes at this moment.
+            queue.write_until(math.nextafter(now, math.inf))
         else:
             queue.arrive(now, Item(what, version))
     queue.write_until(math.inf)
