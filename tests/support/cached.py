@@ -166,8 +166,8 @@ class World:
             allowed.append(None)
         allowed += also
         if (unstored or self.overlaps(since)) and answer is not None:
-            # It may be merged with what is being deleted, or was not stored. What is in the queue
-            # may not be merged with what is being deleted.
+            # What is being deleted may be part of it, or may be missing from it already, so that it
+            # is a version of the queue alone; and what was computed may not have been stored.
             in_queue = [one for span in spans for one in span.in_queue]
             payloads = {payload(one) for one in (*allowed, *in_queue) if one is not None}
             assert payload(answer) in payloads, (self.plan.seed, what, answer, payloads)
@@ -259,7 +259,7 @@ def noted(world: World) -> Generator[None]:
         line: Line[ProvcacheEntry], batch: Batch[ProvcacheEntry], part: Part, unchanged: int
     ) -> None:
         persisted(line, batch, part, unchanged)
-        # It may be deleted already: what an invalidation finds in the store may be on its way there.
+        # An invalidation may have deleted it before the queue learned that it was stored.
         world.note()
 
     def take_over_and_note(outbox: Outbox[ProvcacheEntry], batch: Batch[ProvcacheEntry]) -> None:
